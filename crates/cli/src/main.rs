@@ -1,0 +1,2 @@
+//! The bert4rs program.
+fn main() {}

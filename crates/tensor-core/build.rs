@@ -1,0 +1,71 @@
+//! Compiles the C++ shim against libtorch's headers and makes libtorch loadable for
+//! whatever cargo runs: programs, tests and doc tests.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+const SHIM_SOURCES: [&str; 3] =
+    ["csrc/custom_function.cpp", "csrc/random_state.cpp", "csrc/library.cpp"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let torch = PathBuf::from(variable("LIBTORCH_INCLUDE")?);
+    if !torch.join("include").is_dir() {
+        return Err(format!(
+            "no libtorch at {}: run `cargo xtask setup` first, it finds or fetches one",
+            torch.display()
+        )
+        .into());
+    }
+    let lib = PathBuf::from(variable("LIBTORCH_LIB")?).join("lib");
+    compile_shim(&torch.join("include"));
+    let loadable = link_libraries(&lib)?;
+    // Cargo puts a search path below the target folder on the loader's path of all it runs.
+    println!("cargo:rustc-link-search=native={}", loadable.display());
+    // The program links an rpath to the real place, so that it also starts without cargo.
+    let real = fs::canonicalize(lib.join("libtorch_cpu.so"))?;
+    if let Some(folder) = real.parent() {
+        println!("cargo:library_dir={}", folder.display());
+    }
+    Ok(())
+}
+
+fn variable(name: &str) -> Result<String, Box<dyn Error>> {
+    println!("cargo:rerun-if-env-changed={name}");
+    env::var(name).map_err(|_| {
+        format!("{name} is not set: build inside the workspace, whose .cargo/config.toml sets it")
+            .into()
+    })
+}
+
+fn compile_shim(include: &Path) {
+    for source in SHIM_SOURCES {
+        println!("cargo:rerun-if-changed={source}");
+    }
+    println!("cargo:rerun-if-changed=csrc/shim.h");
+    cc::Build::new()
+        .cpp(true)
+        .pic(true)
+        .std("c++17")
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .flag(format!("-isystem{}", include.display()))
+        .flag(format!("-isystem{}", include.join("torch/csrc/api/include").display()))
+        .flag("-Wno-unused-parameter")
+        .files(SHIM_SOURCES)
+        .compile("bert4rs_shim");
+}
+
+/// Links every library of `lib` into a folder below the target folder.
+fn link_libraries(lib: &Path) -> Result<PathBuf, Box<dyn Error>> {
+    let loadable = PathBuf::from(env::var("OUT_DIR")?).join("lib");
+    fs::create_dir_all(&loadable)?;
+    for entry in fs::read_dir(lib)? {
+        let entry = entry?;
+        let target = loadable.join(entry.file_name());
+        if target.symlink_metadata().is_ok() {
+            fs::remove_file(&target)?;
+        }
+        std::os::unix::fs::symlink(fs::canonicalize(entry.path())?, &target)?;
+    }
+    Ok(loadable)
+}

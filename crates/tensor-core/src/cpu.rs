@@ -1,0 +1,62 @@
+//! What this CPU can do, asked at run time.
+
+use raw_cpuid::CpuId;
+use serde::Serialize;
+
+/// The instruction sets that matter for training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct CpuFeatures {
+    /// 256-bit vectors with fused multiply-add.
+    pub avx2_fma: bool,
+    /// 512-bit vectors (F, BW, DQ and VL).
+    pub avx512: bool,
+    /// BF16 dot products on 512-bit vectors.
+    pub avx512_bf16: bool,
+    /// BF16 matrix units.
+    pub amx_bf16: bool,
+}
+
+impl CpuFeatures {
+    /// Asks the CPU, and the operating system where that must save the registers.
+    #[cfg(target_arch = "x86_64")]
+    pub fn detect() -> Self {
+        let extended = CpuId::new().get_extended_feature_info();
+        let bf16 = extended.as_ref().is_some_and(|info| info.has_avx512_bf16());
+        let amx = extended.as_ref().is_some_and(|info| info.has_amx_bf16() && info.has_amx_tile());
+        let avx512 = std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512dq")
+            && std::arch::is_x86_feature_detected!("avx512vl");
+        Self {
+            avx2_fma: std::arch::is_x86_feature_detected!("avx2")
+                && std::arch::is_x86_feature_detected!("fma"),
+            avx512,
+            avx512_bf16: avx512 && bf16,
+            amx_bf16: avx512 && amx,
+        }
+    }
+
+    /// Other processors take the portable paths.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn detect() -> Self {
+        Self { avx2_fma: false, avx512: false, avx512_bf16: false, amx_bf16: false }
+    }
+
+    /// Whether BF16 matrix products run on units made for them.
+    pub fn has_bf16_products(&self) -> bool {
+        self.amx_bf16 || self.avx512_bf16
+    }
+}
+
+/// The processor's own name, such as `AMD EPYC`.
+#[cfg(target_arch = "x86_64")]
+pub fn name() -> String {
+    let brand = CpuId::new().get_processor_brand_string();
+    brand.map_or_else(|| "unknown x86-64".into(), |brand| brand.as_str().trim().to_owned())
+}
+
+/// The processor's architecture, where it has no name to ask for.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn name() -> String {
+    std::env::consts::ARCH.to_owned()
+}

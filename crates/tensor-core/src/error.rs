@@ -1,0 +1,142 @@
+//! The one error type of this crate, and the border that panics do not cross.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use tch::TchError;
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong below the models: devices, files, and all that libtorch throws.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// libtorch refused an operation.
+    #[error("{op}: {message}")]
+    Torch {
+        /// The operation that was asked for.
+        op: String,
+        /// libtorch's own words, without its C++ backtrace.
+        message: String,
+    },
+    /// The device's memory, or the process's, does not hold what was asked for.
+    #[error("{op}: out of memory: {message} (try a smaller batch, sequence or model)")]
+    OutOfMemory {
+        /// The operation that was asked for.
+        op: String,
+        /// libtorch's own words.
+        message: String,
+    },
+    /// A tensor has another shape than the operation takes.
+    #[error("{op}: {tensor} has shape {found:?}, expected {expected}")]
+    Shape {
+        /// The operation that was asked for.
+        op: &'static str,
+        /// The tensor's name in that operation.
+        tensor: &'static str,
+        /// The shape it has.
+        found: Vec<i64>,
+        /// The shape it should have, in words.
+        expected: String,
+    },
+    /// A device that is not there, or a name that is none.
+    #[error("device {asked:?}: {reason}")]
+    Device {
+        /// What the user asked for.
+        asked: String,
+        /// Why it can't be had and what can.
+        reason: String,
+    },
+    /// Something that this machine, device or dtype can't do.
+    #[error("{what} is not possible here: {reason}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// Why not, and what to choose instead.
+        reason: String,
+    },
+    /// A file or folder could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file's contents are not what its name promises.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it and what was expected.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// An error of libtorch while doing `op`, sorted by its text.
+    pub fn torch(op: impl Into<String>, error: TchError) -> Self {
+        let text = match error {
+            TchError::Torch(text) => text,
+            other => other.to_string(),
+        };
+        Self::from_torch_text(op.into(), &text)
+    }
+
+    pub(crate) fn from_torch_text(op: String, text: &str) -> Self {
+        let message = without_backtrace(text);
+        let lower = message.to_lowercase();
+        if ["out of memory", "not enough memory", "can't allocate memory"]
+            .iter()
+            .any(|sign| lower.contains(sign))
+        {
+            Self::OutOfMemory { op, message }
+        } else {
+            Self::Torch { op, message }
+        }
+    }
+}
+
+/// libtorch appends "Exception raised from ..." and C++ frames, which help no user.
+fn without_backtrace(text: &str) -> String {
+    let end = text.find("Exception raised from").unwrap_or(text.len());
+    text[..end].trim().trim_start_matches("Internal torch error: ").to_owned()
+}
+
+/// Runs `body` and turns a panic inside, such as that of a `tch` operator on a C++ exception,
+/// into an error of `op`.
+///
+/// The panic hook still runs: a program that wants silence sets its own.
+pub fn contain<T>(op: &str, body: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(body)).map_err(|payload| {
+        let text = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or("panic without a message");
+        Error::from_torch_text(op.to_owned(), &unquote_unwrap(text))
+    })
+}
+
+/// `called Result::unwrap() on an Err value: Torch("...")` becomes the text inside, with its
+/// escaped line ends made real.
+fn unquote_unwrap(text: &str) -> String {
+    match text.split_once("value: Torch(\"") {
+        Some((_, inner)) => {
+            inner.trim_end_matches("\")").replace("\\n", "\n").replace("\\\"", "\"")
+        }
+        None => text.to_owned(),
+    }
+}
+
+/// Adds the operation's name to `tch`'s errors.
+pub trait Context<T> {
+    /// `self`, with `op` named in its error.
+    fn during(self, op: &str) -> Result<T>;
+}
+
+impl<T> Context<T> for std::result::Result<T, TchError> {
+    fn during(self, op: &str) -> Result<T> {
+        self.map_err(|error| Error::torch(op, error))
+    }
+}

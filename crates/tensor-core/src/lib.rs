@@ -1,0 +1,37 @@
+//! The floor of bert4rs: libtorch, and what `tch` leaves out of it.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`device`] | which device to use, CUDA loaded at run time |
+//! | [`precision`] | dtypes of weights and compute, chosen once and passed on |
+//! | [`param`] | parameters, each with a [`param::Role`] from birth |
+//! | [`autograd`] | autograd functions written in Rust, and their check |
+//! | [`attention`] | attention, plain and fused |
+//! | [`random`] | seeds, and saving and restoring the random state |
+//! | [`safetensors`] | tensors to and from files, never half-written |
+//! | [`memory`], [`cpu`], [`library`], [`speed_of_light`] | what this machine and process are |
+//!
+//! Only this crate names the version of `tch`; all others take [`Tensor`] from here.
+//!
+//! Errors: what a user's input can cause is a [`Error`]. A wrong shape inside a model is a
+//! programmer's error and panics as in `tch`; [`error::contain`] turns such a panic, and the C++
+//! exception behind it, back into an [`Error`] at the border of a program.
+
+pub mod attention;
+pub mod autograd;
+pub mod cpu;
+pub mod device;
+pub mod error;
+pub mod library;
+pub mod memory;
+pub mod param;
+pub mod precision;
+pub mod random;
+pub mod safetensors;
+mod shim;
+pub mod speed_of_light;
+
+pub use error::{Error, Result};
+pub use tch::{
+    Device, IndexOp, Kind, Tensor, get_num_threads, no_grad, no_grad_guard, set_num_threads,
+};

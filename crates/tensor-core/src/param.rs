@@ -1,0 +1,209 @@
+//! Parameters: named, owned in one place, each with a role from birth.
+
+use std::cell::{Ref, RefCell};
+use std::ops::Div;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Context, Error, Result};
+
+/// What a parameter is in its model. Optimizers group by it, so it is never guessed from a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// A hidden matrix `[out, in]` of attention or feed-forward.
+    Matrix,
+    /// A lookup table `[entries, features]`, tied to the output or not.
+    Embedding,
+    /// An output projection of its own, to vocabulary, classes or answers.
+    Head,
+    /// A gain or bias of a normalisation.
+    Norm,
+    /// A bias of a linear map.
+    Bias,
+    /// T5's table of relative-position biases.
+    RelativeBias,
+    /// A small learned gate or scale.
+    Gate,
+}
+
+impl Role {
+    /// Every role, for checks that a partition leaves none out.
+    pub const ALL: [Self; 7] = [
+        Self::Matrix,
+        Self::Embedding,
+        Self::Head,
+        Self::Norm,
+        Self::Bias,
+        Self::RelativeBias,
+        Self::Gate,
+    ];
+}
+
+/// How a parameter starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// Normal of mean 0 and this standard deviation.
+    Normal(f64),
+    /// Zeros.
+    Zeros,
+    /// Ones.
+    Ones,
+}
+
+/// One parameter.
+#[derive(Debug)]
+pub struct Param {
+    /// Its path in the model, such as `bert.embeddings.word_embeddings.weight`.
+    pub name: String,
+    /// What it is.
+    pub role: Role,
+    /// The leaf that the model computes with, in the store's compute dtype.
+    pub weight: Tensor,
+    /// The exact FP32 value that the optimizer updates, where `weight` is of lower precision.
+    pub master: Option<Tensor>,
+}
+
+impl Param {
+    /// The most exact value there is: the master if any, else the weight.
+    pub fn exact(&self) -> &Tensor {
+        self.master.as_ref().unwrap_or(&self.weight)
+    }
+
+    /// Sets weight and master to `value`, which has the same shape.
+    pub fn set(&mut self, value: &Tensor) -> Result<()> {
+        if value.size() != self.weight.size() {
+            return Err(Error::Shape {
+                op: "set a parameter",
+                tensor: "value",
+                found: value.size(),
+                expected: format!("{:?}, that of {}", self.weight.size(), self.name),
+            });
+        }
+        tch::no_grad(|| {
+            if let Some(master) = &mut self.master {
+                master.f_copy_(value).during(&self.name)?;
+            }
+            self.weight.f_copy_(value).during(&self.name)
+        })
+    }
+}
+
+/// All parameters of a model, in the order in which they were made.
+#[derive(Debug)]
+pub struct ParamStore {
+    device: Device,
+    kind: Kind,
+    params: RefCell<Vec<Param>>,
+}
+
+impl ParamStore {
+    /// An empty store whose weights will be of `kind` on `device`. A `kind` other than FP32 and
+    /// FP64 gets FP32 masters.
+    pub fn new(device: Device, kind: Kind) -> Self {
+        Self { device, kind, params: RefCell::new(Vec::new()) }
+    }
+
+    /// Where names begin.
+    pub fn root(&self) -> Path<'_> {
+        Path { store: self, prefix: String::new() }
+    }
+
+    /// The device that all parameters are on.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The dtype of the weights.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The parameters, in the order in which they were made.
+    pub fn params(&self) -> Ref<'_, Vec<Param>> {
+        self.params.borrow()
+    }
+
+    /// The parameters, to be changed in place.
+    pub fn params_mut(&mut self) -> &mut Vec<Param> {
+        self.params.get_mut()
+    }
+
+    /// Number of trained values.
+    pub fn count(&self) -> usize {
+        self.params().iter().map(|param| param.weight.numel()).sum()
+    }
+}
+
+/// A place in a model's tree of names; `path / "query"` goes down.
+#[derive(Debug, Clone)]
+pub struct Path<'a> {
+    store: &'a ParamStore,
+    prefix: String,
+}
+
+impl<'a> Path<'a> {
+    /// Makes the parameter `name` here and returns the leaf to compute with.
+    ///
+    /// The starting value is drawn in FP32 whatever the compute dtype, so that models of one
+    /// seed start alike.
+    ///
+    /// # Errors
+    /// A name made twice, and what libtorch throws.
+    pub fn param(&self, name: &str, shape: &[i64], role: Role, init: Init) -> Result<Tensor> {
+        let name = self.full_name(name);
+        let store = self.store;
+        if store.params().iter().any(|param| param.name == name) {
+            return Err(Error::Torch { op: name, message: "made twice".into() });
+        }
+        let exact_kind = if store.kind == Kind::Double { Kind::Double } else { Kind::Float };
+        let exact = initial_value(shape, init, exact_kind, store.device).during(&name)?;
+        let weight = exact.f_to_kind(store.kind).during(&name)?.set_requires_grad(true);
+        let master = (store.kind != exact_kind).then_some(exact);
+        let leaf = weight.shallow_clone();
+        store.params.borrow_mut().push(Param { name, role, weight, master });
+        Ok(leaf)
+    }
+
+    /// The device that parameters made here are on.
+    pub fn device(&self) -> Device {
+        self.store.device
+    }
+
+    /// The dtype that parameters made here have.
+    pub fn kind(&self) -> Kind {
+        self.store.kind
+    }
+
+    fn full_name(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+}
+
+impl<'a, T: std::fmt::Display> Div<T> for &Path<'a> {
+    type Output = Path<'a>;
+
+    fn div(self, name: T) -> Path<'a> {
+        Path { store: self.store, prefix: self.full_name(&name.to_string()) }
+    }
+}
+
+impl<'a, T: std::fmt::Display> Div<T> for Path<'a> {
+    type Output = Path<'a>;
+
+    fn div(self, name: T) -> Path<'a> {
+        &self / name
+    }
+}
+
+fn initial_value(
+    shape: &[i64],
+    init: Init,
+    kind: Kind,
+    device: Device,
+) -> std::result::Result<Tensor, tch::TchError> {
+    match init {
+        Init::Zeros => Tensor::f_zeros(shape, (kind, device)),
+        Init::Ones => Tensor::f_ones(shape, (kind, device)),
+        Init::Normal(std) => Tensor::f_empty(shape, (kind, device))?.f_normal_(0.0, std),
+    }
+}

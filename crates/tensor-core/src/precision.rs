@@ -1,0 +1,44 @@
+//! Dtypes, chosen once and passed on: no autocast, no hidden casts.
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
+
+use crate::cpu::CpuFeatures;
+
+/// How numbers are held while training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// BF16 where the device multiplies it faster than FP32, else FP32.
+    Auto,
+    /// FP32 weights and activations.
+    Fp32,
+    /// BF16 weights and activations, beside FP32 master weights that the optimizer updates;
+    /// FP32 statistics and losses.
+    Bf16,
+}
+
+impl Precision {
+    /// The same with `Auto` decided for `device`, and the reason to print.
+    pub fn resolve(self, device: Device) -> (Self, &'static str) {
+        match (self, device) {
+            (Self::Auto, Device::Cuda(_)) => (Self::Bf16, "the GPU has BF16 matrix units"),
+            (Self::Auto, _) => match CpuFeatures::detect() {
+                CpuFeatures { amx_bf16: true, .. } => (Self::Bf16, "the CPU has AMX"),
+                CpuFeatures { avx512_bf16: true, .. } => {
+                    (Self::Bf16, "the CPU has AVX-512 BF16 products")
+                }
+                _ => (Self::Fp32, "the CPU has no BF16 products"),
+            },
+            (chosen, _) => (chosen, "as configured"),
+        }
+    }
+
+    /// Dtype of weights and activations. `Auto` must be resolved before.
+    pub fn compute_kind(self) -> Kind {
+        match self {
+            Self::Bf16 => Kind::BFloat16,
+            Self::Fp32 | Self::Auto => Kind::Float,
+        }
+    }
+}

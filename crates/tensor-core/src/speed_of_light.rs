@@ -1,0 +1,68 @@
+//! The machine's own best matrix-product rate: what training speed is held against.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Context, Result};
+
+/// Matrix-product rates measured on this machine, now.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SpeedOfLight {
+    /// FLOP/s of the best FP32 product.
+    pub fp32_flops: f64,
+    /// FLOP/s of the best BF16 product.
+    pub bf16_flops: f64,
+}
+
+impl SpeedOfLight {
+    /// The better of both rates: no choice of dtype does better.
+    pub fn best_flops(&self) -> f64 {
+        self.fp32_flops.max(self.bf16_flops)
+    }
+}
+
+/// Square sizes tried: which is fastest depends on the caches.
+const CPU_SIZES: [i64; 2] = [768, 1024];
+const GPU_SIZES: [i64; 2] = [4096, 8192];
+const BUDGET: Duration = Duration::from_millis(100);
+
+/// Measures `device`, in about half a second.
+pub fn measure(device: Device) -> Result<SpeedOfLight> {
+    let sizes = if device.is_cuda() { GPU_SIZES } else { CPU_SIZES };
+    let best = |kind: Kind| -> Result<f64> {
+        let mut best = 0f64;
+        for size in sizes {
+            best = best.max(product_rate(size, kind, device)?);
+        }
+        Ok(best)
+    };
+    tch::no_grad(|| {
+        Ok(SpeedOfLight { fp32_flops: best(Kind::Float)?, bf16_flops: best(Kind::BFloat16)? })
+    })
+}
+
+/// FLOP/s of the fastest of the `size`³ products that fit the time budget.
+fn product_rate(size: i64, kind: Kind, device: Device) -> Result<f64> {
+    let op = "speed of light";
+    let left = Tensor::f_ones([size, size], (kind, device)).during(op)?;
+    let right = Tensor::f_ones([size, size], (kind, device)).during(op)?;
+    let started = Instant::now();
+    let mut fastest = f64::INFINITY;
+    // The first product sets the library up and is not counted.
+    for round in 0.. {
+        let start = Instant::now();
+        let _product = left.f_matmul(&right).during(op)?;
+        if let Device::Cuda(index) = device {
+            tch::Cuda::synchronize(index as i64);
+        }
+        if round > 0 {
+            fastest = fastest.min(start.elapsed().as_secs_f64());
+        }
+        if round > 2 && started.elapsed() > BUDGET {
+            break;
+        }
+    }
+    Ok(2.0 * (size as f64).powi(3) / fastest)
+}
