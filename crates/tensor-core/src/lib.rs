@@ -33,5 +33,6 @@ pub mod speed_of_light;
 
 pub use error::{Error, Result};
 pub use tch::{
-    Device, IndexOp, Kind, Tensor, get_num_threads, no_grad, no_grad_guard, set_num_threads,
+    Device, IndexOp, Kind, Reduction, Tensor, get_num_threads, no_grad, no_grad_guard,
+    set_num_threads,
 };

@@ -1,0 +1,160 @@
+//! BERT's configuration, with the keys of transformers' `config.json`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::layers::Activation;
+
+/// What a BERT is made of. Keys that are absent from a file have the values of
+/// [`BertSize::Base`], as in transformers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BertConfig {
+    /// Number of tokens.
+    pub vocab_size: i64,
+    /// Features of a token, a multiple of the number of heads.
+    pub hidden_size: i64,
+    /// Number of blocks.
+    pub num_hidden_layers: i64,
+    /// Number of attention heads.
+    pub num_attention_heads: i64,
+    /// Inner features of the feed-forward half.
+    pub intermediate_size: i64,
+    /// Activation of the feed-forward half and of the MLM head.
+    pub hidden_act: Activation,
+    /// Probability of dropping a feature, in training.
+    pub hidden_dropout_prob: f64,
+    /// Probability of dropping an attention weight, in training.
+    pub attention_probs_dropout_prob: f64,
+    /// The longest sequence.
+    pub max_position_embeddings: i64,
+    /// Number of token types: sentence A, sentence B.
+    pub type_vocab_size: i64,
+    /// Standard deviation of matrices and tables at the start.
+    pub initializer_range: f64,
+    /// Added to the variance in layer norms.
+    pub layer_norm_eps: f64,
+    /// The padding token, whose embedding gets no gradient from being looked up.
+    pub pad_token_id: Option<i64>,
+}
+
+/// The published sizes. Sources: arXiv 1810.04805 (base, large), 1908.08962 (the smaller ones).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BertSize {
+    /// 2 layers of 128 features.
+    Tiny,
+    /// 4 layers of 256 features.
+    Mini,
+    /// 4 layers of 512 features.
+    Small,
+    /// 8 layers of 512 features.
+    Medium,
+    /// 12 layers of 768 features.
+    Base,
+    /// 24 layers of 1024 features.
+    Large,
+}
+
+impl BertSize {
+    /// Every size, smallest first.
+    pub const ALL: [Self; 6] =
+        [Self::Tiny, Self::Mini, Self::Small, Self::Medium, Self::Base, Self::Large];
+}
+
+impl Default for BertConfig {
+    fn default() -> Self {
+        Self::published(BertSize::Base)
+    }
+}
+
+impl BertConfig {
+    /// The uncased English model of this size, as published.
+    pub fn published(size: BertSize) -> Self {
+        let (num_hidden_layers, hidden_size) = match size {
+            BertSize::Tiny => (2, 128),
+            BertSize::Mini => (4, 256),
+            BertSize::Small => (4, 512),
+            BertSize::Medium => (8, 512),
+            BertSize::Base => (12, 768),
+            BertSize::Large => (24, 1024),
+        };
+        Self {
+            vocab_size: 30522,
+            hidden_size,
+            num_hidden_layers,
+            num_attention_heads: hidden_size / 64,
+            intermediate_size: 4 * hidden_size,
+            hidden_act: Activation::Gelu,
+            hidden_dropout_prob: 0.1,
+            attention_probs_dropout_prob: 0.1,
+            max_position_embeddings: 512,
+            type_vocab_size: 2,
+            initializer_range: 0.02,
+            layer_norm_eps: 1e-12,
+            pad_token_id: Some(0),
+        }
+    }
+
+    /// Refuses what no model can have, naming key and value.
+    pub fn validate(&self) -> Result<()> {
+        let positive = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("type_vocab_size", self.type_vocab_size),
+        ];
+        for (key, value) in positive {
+            if value < 1 {
+                return Err(Error::config(key, value, "must be at least 1"));
+            }
+        }
+        if self.hidden_size % self.num_attention_heads != 0 {
+            let heads = self.num_attention_heads;
+            let reason = format!("does not divide hidden_size = {}", self.hidden_size);
+            return Err(Error::config("num_attention_heads", heads, reason));
+        }
+        let probabilities = [
+            ("hidden_dropout_prob", self.hidden_dropout_prob),
+            ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
+        ];
+        for (key, value) in probabilities {
+            if !(0.0..1.0).contains(&value) {
+                return Err(Error::config(key, value, "must be at least 0 and below 1"));
+            }
+        }
+        let scales = [
+            ("initializer_range", self.initializer_range),
+            ("layer_norm_eps", self.layer_norm_eps),
+        ];
+        for (key, value) in scales {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(Error::config(key, value, "must be above 0"));
+            }
+        }
+        match self.pad_token_id {
+            Some(id) if !(0..self.vocab_size).contains(&id) => {
+                let reason = format!("must be a token, below vocab_size = {}", self.vocab_size);
+                Err(Error::config("pad_token_id", id, reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Floating-point operations of training on one token, forward and backward: those of matrix
+    /// products alone, at two a multiply-add, with logits for masked tokens alone.
+    ///
+    /// `3 · 2 · [layers · (4 d² + 2 d f + 2 t d) + masked · (d² + d v)]` with features `d`, inner
+    /// features `f`, sequence length `t`, vocabulary `v`: the backward pass does each product
+    /// twice, once for each operand; `2 t d` is `q kᵀ` and its product with the values.
+    pub fn flops_per_token(&self, seq_len: i64, masked_fraction: f64) -> f64 {
+        let (d, f) = (self.hidden_size as f64, self.intermediate_size as f64);
+        let (t, v) = (seq_len as f64, self.vocab_size as f64);
+        let layer = 4.0 * d * d + 2.0 * d * f + 2.0 * t * d;
+        let head = d * d + d * v;
+        6.0 * (self.num_hidden_layers as f64 * layer + masked_fraction * head)
+    }
+}

@@ -1,0 +1,36 @@
+//! Activation functions, by their names in `config.json`.
+
+use bert4rs_tensor_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// An elementwise nonlinearity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x Φ(x)`, exact. Source: arXiv 1606.08415.
+    Gelu,
+    /// The same with `Φ` by `tanh`, as GPT-2 and T5 v1.1 have it.
+    #[serde(alias = "gelu_pytorch_tanh")]
+    GeluNew,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)²`. Source: arXiv 2109.08668.
+    #[serde(rename = "relu2")]
+    ReluSquared,
+    /// `x σ(x)`, also called swish. Source: arXiv 1702.03118.
+    #[serde(alias = "swish")]
+    Silu,
+}
+
+impl Activation {
+    /// Elementwise; shape and dtype stay.
+    pub fn forward(self, x: &Tensor) -> Tensor {
+        match self {
+            Self::Gelu => x.gelu("none"),
+            Self::GeluNew => x.gelu("tanh"),
+            Self::Relu => x.relu(),
+            Self::ReluSquared => x.relu().square(),
+            Self::Silu => x.silu(),
+        }
+    }
+}
