@@ -1,6 +1,7 @@
 //! Scaled dot-product attention: one function, several implementations.
 //!
-//! Axes: `b` batch, `h` heads, `t` queries, `s` keys, `d` features of a head.
+//! Axes: `b` batch, `h` heads, `g` heads of keys and values (a divisor of `h`), `t` queries, `s`
+//! keys, `d` features of a head.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -13,7 +14,7 @@ use crate::error::{Context, Error, Result};
 pub enum Implementation {
     /// Products and softmax one by one, holding all scores: the reference.
     Plain,
-    /// libtorch's fused kernel, which never holds all scores.
+    /// The best of libtorch's kernels for the inputs; see [`tier`] for which that is.
     Fused,
 }
 
@@ -41,44 +42,186 @@ impl Options {
     }
 }
 
-/// `softmax(q kᵀ / √d + mask) v`.
-///
-/// `q_bhtd`, `k_bhsd` and `v_bhsd` share a float dtype. `mask` is boolean, true where a query may
-/// see a key, and broadcasts to `[b, h, t, s]`; every query sees at least one key.
-pub fn attention(
-    q_bhtd: &Tensor,
-    k_bhsd: &Tensor,
-    v_bhsd: &Tensor,
-    mask: Option<&Tensor>,
-    options: &Options,
-) -> Result<Tensor> {
-    options.check()?;
-    match options.implementation {
-        Implementation::Plain => plain(q_bhtd, k_bhsd, v_bhsd, mask, options.dropout),
-        Implementation::Fused => Tensor::f_scaled_dot_product_attention(
-            q_bhtd, k_bhsd, v_bhsd, mask, 0.0, false, None, false,
-        )
-        .during("fused attention"),
+/// Which keys a query sees. It sees at least one.
+#[derive(Debug, Clone, Copy)]
+pub enum Visible<'a> {
+    /// Every key.
+    All,
+    /// Keys at its own place and before; as many keys as queries.
+    Causal,
+    /// What this says, broadcast to `[b, h, t, s]`: a boolean is true where the key is seen, a
+    /// float is added to the score (minus infinity hides the key).
+    Mask(&'a Tensor),
+}
+
+/// How scores are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Scores<'a> {
+    /// Which keys a query sees.
+    pub visible: Visible<'a>,
+    /// What products are multiplied with; `1 / √d` if absent.
+    pub scale: Option<f64>,
+}
+
+/// libtorch's kernels for attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// Products and softmax one by one, holding all scores.
+    Math,
+    /// Flash attention: scores exist only block by block. On CPU and GPU.
+    Flash,
+    /// Memory-efficient attention: the same for more dtypes and with a mask. On GPUs.
+    Efficient,
+    /// cuDNN's. On GPUs.
+    Cudnn,
+}
+
+/// The kernel that [`attend`] takes for such inputs, with [`Implementation::Fused`].
+pub fn tier(q_bhtd: &Tensor, k_bgsd: &Tensor, v_bgsd: &Tensor, scores: &Scores) -> Result<Tier> {
+    let (mask, causal) = scores.visible.for_kernel(q_bhtd, k_bgsd)?;
+    let grouped = is_grouped(q_bhtd, k_bgsd)?;
+    let choice = Tensor::f_internal_fused_sdp_choice(
+        q_bhtd,
+        k_bgsd,
+        v_bgsd,
+        mask,
+        0.0,
+        causal,
+        scores.scale,
+        grouped,
+    )
+    .during("attention tier")?;
+    match choice {
+        0 => Ok(Tier::Math),
+        1 => Ok(Tier::Flash),
+        2 => Ok(Tier::Efficient),
+        3 => Ok(Tier::Cudnn),
+        other => Err(Error::Unsupported {
+            what: "fused attention".into(),
+            reason: format!("libtorch has no kernel for it (choice {other}); use plain attention"),
+        }),
     }
 }
 
-/// The formula as it stands, with softmax in FP32 whatever the inputs' dtype.
+/// [`attend`] with scores scaled by `1 / √d` and an optional mask.
+pub fn attention(
+    q_bhtd: &Tensor,
+    k_bgsd: &Tensor,
+    v_bgsd: &Tensor,
+    mask: Option<&Tensor>,
+    options: &Options,
+) -> Result<Tensor> {
+    let visible = mask.map_or(Visible::All, Visible::Mask);
+    attend(q_bhtd, k_bgsd, v_bgsd, &Scores { visible, scale: None }, options)
+}
+
+/// `softmax(q kᵀ · scale + mask) v`, `[b, h, t, d]`. Source: arXiv 1706.03762.
+///
+/// Queries, keys and values share a float dtype. With fewer heads of keys and values than of
+/// queries, each serves `h / g` heads of queries in turn (grouped queries, arXiv 2305.13245).
+///
+/// # Errors
+/// Heads that don't divide, [`Visible::Causal`] with unlike lengths, attention dropout where the
+/// implementation has none, and what libtorch throws.
+pub fn attend(
+    q_bhtd: &Tensor,
+    k_bgsd: &Tensor,
+    v_bgsd: &Tensor,
+    scores: &Scores,
+    options: &Options,
+) -> Result<Tensor> {
+    options.check()?;
+    let (mask, causal) = scores.visible.for_kernel(q_bhtd, k_bgsd)?;
+    let grouped = is_grouped(q_bhtd, k_bgsd)?;
+    match options.implementation {
+        Implementation::Fused => Tensor::f_scaled_dot_product_attention(
+            q_bhtd,
+            k_bgsd,
+            v_bgsd,
+            mask,
+            0.0,
+            causal,
+            scores.scale,
+            grouped,
+        )
+        .during("fused attention"),
+        Implementation::Plain => {
+            let repeats = if grouped { q_bhtd.size()[1] / k_bgsd.size()[1] } else { 1 };
+            let k_bhsd = repeat_heads(k_bgsd, repeats);
+            let v_bhsd = repeat_heads(v_bgsd, repeats);
+            plain(q_bhtd, &k_bhsd, &v_bhsd, scores, options.dropout)
+        }
+    }
+}
+
+impl<'a> Visible<'a> {
+    /// The mask and the flag that libtorch's kernels take.
+    fn for_kernel(self, q_bhtd: &Tensor, k_bgsd: &Tensor) -> Result<(Option<&'a Tensor>, bool)> {
+        match self {
+            Self::All => Ok((None, false)),
+            Self::Mask(mask) => Ok((Some(mask), false)),
+            Self::Causal if q_bhtd.size().get(2) == k_bgsd.size().get(2) => Ok((None, true)),
+            Self::Causal => Err(Error::Shape {
+                op: "causal attention",
+                tensor: "keys",
+                found: k_bgsd.size(),
+                expected: format!("as many as queries, of shape {:?}", q_bhtd.size()),
+            }),
+        }
+    }
+}
+
+/// Whether keys have fewer heads than queries.
+fn is_grouped(q_bhtd: &Tensor, k_bgsd: &Tensor) -> Result<bool> {
+    match (&q_bhtd.size()[..], &k_bgsd.size()[..]) {
+        ([_, h, _, _], [_, g, _, _]) if *g > 0 && h % g == 0 => Ok(h != g),
+        (_, keys) => Err(Error::Shape {
+            op: "attention",
+            tensor: "keys",
+            found: keys.to_vec(),
+            expected: format!(
+                "[batch, heads, time, features] with heads that divide those of queries {:?}",
+                q_bhtd.size()
+            ),
+        }),
+    }
+}
+
+/// `[b, g, s, d]` to `[b, g · repeats, s, d]`, each head `repeats` times in turn.
+fn repeat_heads(x_bgsd: &Tensor, repeats: i64) -> Tensor {
+    if repeats == 1 {
+        return x_bgsd.shallow_clone();
+    }
+    x_bgsd.repeat_interleave_self_int(repeats, 1, None)
+}
+
+/// The formula as it stands, with softmax in FP32 (or FP64) whatever the inputs' dtype.
 fn plain(
     q_bhtd: &Tensor,
     k_bhsd: &Tensor,
     v_bhsd: &Tensor,
-    mask: Option<&Tensor>,
+    scores: &Scores,
     dropout: f64,
 ) -> Result<Tensor> {
     let op = "attention";
     let features = q_bhtd.size().last().copied().unwrap_or(1) as f64;
-    let mut scores_bhts = q_bhtd.f_matmul(&k_bhsd.transpose(-2, -1)).during(op)? / features.sqrt();
-    if let Some(mask) = mask {
-        scores_bhts =
-            scores_bhts.f_masked_fill(&mask.logical_not(), f64::NEG_INFINITY).during(op)?;
-    }
-    let mut weights_bhts =
-        scores_bhts.f_softmax(-1, Kind::Float).during(op)?.to_kind(v_bhsd.kind());
+    let scale = scores.scale.unwrap_or(1.0 / features.sqrt());
+    let mut scores_bhts = q_bhtd.f_matmul(&k_bhsd.transpose(-2, -1)).during(op)? * scale;
+    let hidden = f64::NEG_INFINITY;
+    scores_bhts = match scores.visible {
+        Visible::All => scores_bhts,
+        Visible::Causal => {
+            let future = scores_bhts.ones_like().to_kind(Kind::Bool).triu(1);
+            scores_bhts.f_masked_fill(&future, hidden).during(op)?
+        }
+        Visible::Mask(mask) if mask.kind() == Kind::Bool => {
+            scores_bhts.f_masked_fill(&mask.logical_not(), hidden).during(op)?
+        }
+        Visible::Mask(bias) => scores_bhts.f_add(bias).during(op)?,
+    };
+    let exact = if q_bhtd.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    let mut weights_bhts = scores_bhts.f_softmax(-1, exact).during(op)?.to_kind(v_bhsd.kind());
     if dropout > 0.0 {
         weights_bhts = weights_bhts.f_dropout(dropout, true).during(op)?;
     }

@@ -1,0 +1,80 @@
+//! Recorded results of transformers, and comparisons with them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::{Kind, Tensor, safetensors};
+
+/// One file of `tests/vectors`, made by `make_vectors.py`.
+pub(crate) struct Vectors {
+    tensors: BTreeMap<String, Tensor>,
+    config: String,
+}
+
+impl Vectors {
+    pub(crate) fn load(name: &str) -> Self {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
+        Self {
+            tensors: safetensors::load(&folder.join(format!("{name}.safetensors"))).unwrap(),
+            config: std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap(),
+        }
+    }
+
+    pub(crate) fn config<C: serde::de::DeserializeOwned>(&self) -> C {
+        serde_json::from_str(&self.config).unwrap()
+    }
+
+    pub(crate) fn tensor(&self, name: &str) -> &Tensor {
+        self.tensors.get(name).unwrap_or_else(|| panic!("the vectors have no {name}"))
+    }
+
+    /// The tensors whose names begin with `prefix`, without it.
+    pub(crate) fn under(&self, prefix: &str) -> BTreeMap<String, Tensor> {
+        let with = |(name, tensor): (&String, &Tensor)| {
+            Some((name.strip_prefix(prefix)?.to_owned(), tensor.shallow_clone()))
+        };
+        self.tensors.iter().filter_map(with).collect()
+    }
+
+    /// Sets every parameter to the recorded weight of its name; both have the same names.
+    pub(crate) fn set_weights(&self, store: &mut ParamStore) {
+        let mut weights = self.under("weight.");
+        for param in store.params_mut() {
+            let weight = weights.remove(&param.name);
+            let weight = weight.unwrap_or_else(|| panic!("the vectors have no {}", param.name));
+            param.set(&weight).unwrap();
+        }
+        assert!(weights.is_empty(), "the model has no {:?}", weights.keys());
+    }
+
+    /// Holds every parameter's gradient against the recorded one, within 1e-4 of its largest
+    /// value. The gradient of a key's bias is 0 but for rounding, hence the absolute floor.
+    pub(crate) fn check_grads(&self, store: &ParamStore) {
+        let mut worst = 0f64;
+        for param in store.params().iter() {
+            let want = self.tensor(&format!("grad.{}", param.name));
+            let found = param.weight.grad();
+            assert!(found.defined(), "{} has no gradient", param.name);
+            let scale = max_abs(want).max(1e-3);
+            let relative = max_abs(&(found - want)) / scale;
+            worst = worst.max(relative);
+            assert!(relative <= 1e-4, "gradient of {}: off by {relative:.1e}", param.name);
+        }
+        println!("gradients: largest relative deviation {worst:.1e}");
+    }
+}
+
+/// The largest absolute value.
+pub(crate) fn max_abs(x: &Tensor) -> f64 {
+    x.abs().max().double_value(&[])
+}
+
+/// Asserts that no value differs by more than `tolerance`.
+#[track_caller]
+pub(crate) fn assert_close(what: &str, found: &Tensor, want: &Tensor, tolerance: f64) {
+    assert_eq!(found.size(), want.size(), "{what}: shape");
+    let off = max_abs(&(found.to_kind(Kind::Double) - want.to_kind(Kind::Double)));
+    println!("{what}: largest deviation {off:.1e}");
+    assert!(off <= tolerance, "{what}: off by {off:.1e}, more than {tolerance:.0e}");
+}
