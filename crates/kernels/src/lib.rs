@@ -1,1 +1,19 @@
-//! kernels
+//! Fused kernels: what libtorch does in many passes over memory, done in one.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`adamw`] | AdamW in one pass: moments, master weight and working weight |
+//! | [`norm`] | sum of squares of many tensors |
+//! | [`isa`] | which instruction set a kernel runs on |
+//!
+//! Each kernel is written once on slices, as a function that is always inlined, and compiled
+//! for every instruction set of [`isa::Isa`]; the one to run is chosen on the machine that it
+//! runs on. Only multiplications and additions are used, never fused ones, so that all of them
+//! give the same bits.
+//!
+//! This is the only crate with `unsafe` kernels in it. Its public functions are safe.
+
+pub mod adamw;
+pub mod isa;
+pub mod norm;
+mod slices;
