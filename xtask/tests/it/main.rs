@@ -1,0 +1,10 @@
+//! What holds for the workspace as a whole, and how xtask meets bad input.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot read what it checks has failed")]
+
+mod architecture;
+mod commands;
+mod layering;
+mod rust_text;
+mod tidy;
+mod workspace;
