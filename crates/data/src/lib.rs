@@ -1,1 +1,70 @@
-//! data
+//! From plain text to batches for masked language modelling.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`corpus`] | text files, read in pieces of whole documents |
+//! | [`tokenizer`] | WordPiece, trained or loaded |
+//! | [`shard`] | tokens on disk, mapped into memory |
+//! | [`prepare`](mod@prepare) | corpus and tokenizer to a cached dataset |
+//! | [`packing`] | documents into sequences of one length |
+//! | [`mlm`], [`batch`] | masked batches |
+//! | [`prefetch`] | batches made ahead by threads |
+//! | [`unigram`] | losses that a model must beat |
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use bert4rs_data::{
+//!     DatasetOptions, MlmBatches, MlmOptions, Prefetcher, TokenizerChoice, prepare,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = tempfile::tempdir()?;
+//! let text = folder.path().join("corpus.txt");
+//! std::fs::write(&text, "A cat sat on a mat.\n\nThe cat saw the mat.\n\n".repeat(50))?;
+//!
+//! let dataset = prepare(
+//!     &DatasetOptions {
+//!         corpus: vec![text],
+//!         tokenizer: TokenizerChoice::Train { vocab_size: 100 },
+//!         held_out_fraction: 0.1,
+//!         cache: folder.path().join("cache"),
+//!     },
+//!     &mut |_progress| {},
+//! )?;
+//! let options =
+//!     MlmOptions { batch_size: 2, sequence_length: 64, mask_rate: 0.15, seed: 1 };
+//! let batches = MlmBatches::train(dataset.train, dataset.summary.vocabulary, options)?;
+//!
+//! let mut prefetcher = Prefetcher::new(Arc::new(batches), 0, 4, 2)?;
+//! let batch = prefetcher.next()?;
+//! assert_eq!((batch.rows, batch.columns), (2, 64));
+//! assert_eq!(batch.masked_positions.len(), 2 * 10);
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod batch;
+pub mod corpus;
+pub mod error;
+pub mod mlm;
+mod order;
+pub mod packing;
+pub mod prefetch;
+pub mod prepare;
+pub mod progress;
+mod random;
+mod rounds;
+pub mod shard;
+pub mod tokenizer;
+pub mod unigram;
+
+pub use batch::{MlmBatch, MlmTensors};
+pub use corpus::Corpus;
+pub use error::{Error, Result};
+pub use mlm::{MlmBatches, MlmOptions};
+pub use prefetch::{BatchSource, Prefetcher};
+pub use prepare::{Dataset, DatasetOptions, Summary, TokenizerChoice, prepare};
+pub use progress::{Phase, Progress};
+pub use shard::TokenShard;
+pub use tokenizer::{SpecialTokens, TextTokenizer, Vocabulary};

@@ -9,6 +9,7 @@
 //! | [`attention`] | attention, plain and fused |
 //! | [`random`] | seeds, and saving and restoring the random state |
 //! | [`safetensors`] | tensors to and from files, never half-written |
+//! | [`files`] | files mapped into memory |
 //! | [`memory`], [`cpu`], [`library`], [`speed_of_light`] | what this machine and process are |
 //!
 //! Only this crate names the version of `tch`; all others take [`Tensor`] from here.
@@ -22,6 +23,7 @@ pub mod autograd;
 pub mod cpu;
 pub mod device;
 pub mod error;
+pub mod files;
 pub mod library;
 pub mod memory;
 pub mod param;

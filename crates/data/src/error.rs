@@ -1,0 +1,93 @@
+//! The one error type of this crate.
+
+use std::path::{Path, PathBuf};
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong between a folder of text and a batch.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The system refused to read or write.
+    #[error("can't {doing} {}: {source}", path.display())]
+    Io {
+        /// What was tried: `read`, `create`, ...
+        doing: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A corpus is not text, or not there.
+    #[error("corpus {}: {reason}", path.display())]
+    Corpus {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it and what was expected.
+        reason: String,
+    },
+    /// A tokenizer can't be read, trained, or used for masked language modelling.
+    #[error("tokenizer {origin}: {reason}")]
+    Tokenizer {
+        /// Its file, or how it was made.
+        origin: String,
+        /// What is wrong with it and what was expected.
+        reason: String,
+    },
+    /// A file in the cache is not what was written there.
+    #[error(
+        "{}: {reason}; delete {} to have it made anew", path.display(), remedy.display()
+    )]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What to delete.
+        remedy: PathBuf,
+    },
+    /// A setting has a value that can't be used.
+    #[error("{key} is {value}, expected {expected}")]
+    Setting {
+        /// The setting's name.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// Which values can be used.
+        expected: String,
+    },
+    /// There is no batch of that number.
+    #[error("batch {index} was asked for, but there are only {count}")]
+    NoSuchBatch {
+        /// The number asked for.
+        index: u64,
+        /// How many there are.
+        count: u64,
+    },
+    /// A thread that makes batches can't be had, or panicked.
+    #[error("making batch {index}: {reason}")]
+    Worker {
+        /// The batch's number.
+        index: u64,
+        /// The thread's last words.
+        reason: String,
+    },
+    /// libtorch, or a file behind it.
+    #[error(transparent)]
+    Tensor(#[from] bert4rs_tensor_core::Error),
+}
+
+impl Error {
+    /// Adds what was done to which file to a system error.
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { doing, path: path.to_owned(), source }
+    }
+
+    pub(crate) fn setting(
+        key: &'static str,
+        value: impl ToString,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self::Setting { key, value: value.to_string(), expected: expected.into() }
+    }
+}

@@ -1,0 +1,274 @@
+//! Masked language modelling: which slots are hidden, and the batches made of them.
+//!
+//! Devlin et al. 2018, <https://arxiv.org/abs/1810.04805>, section 3.1: of the tokens, 15% are to
+//! be predicted; of these, 80% are replaced by `[MASK]`, 10% by a random token, 10% are kept.
+
+use std::sync::Arc;
+
+use rand::Rng;
+
+use crate::batch::MlmBatch;
+use crate::error::{Error, Result};
+use crate::order::ShuffledEpochs;
+use crate::packing::{LastSequence, Packing};
+use crate::prefetch::BatchSource;
+use crate::random::{Purpose, stream};
+use crate::shard::TokenShard;
+use crate::tokenizer::Vocabulary;
+
+/// How batches are made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MlmOptions {
+    /// Sequences of a batch.
+    pub batch_size: usize,
+    /// Slots of a sequence.
+    pub sequence_length: usize,
+    /// The share of a sequence's slots that is to be predicted: above 0, at most 1.
+    pub mask_rate: f64,
+    /// Decides order and masks.
+    pub seed: u64,
+}
+
+impl MlmOptions {
+    fn check(&self) -> Result<()> {
+        if self.batch_size == 0 {
+            return Err(Error::setting("the batch size", 0, "at least 1"));
+        }
+        if !(self.mask_rate > 0.0 && self.mask_rate <= 1.0) {
+            return Err(Error::setting("the mask rate", self.mask_rate, "above 0, at most 1"));
+        }
+        if self.masked_per_sequence() == 0 {
+            let expected = format!("more, to mask a slot of {}", self.sequence_length);
+            return Err(Error::setting("the mask rate", self.mask_rate, expected));
+        }
+        Ok(())
+    }
+
+    /// Slots to predict in a sequence, unless it has too few that can be.
+    pub fn masked_per_sequence(&self) -> usize {
+        (self.mask_rate * self.sequence_length as f64).round() as usize
+    }
+}
+
+/// Batches over the documents of a token file. Each is a pure function of the options and its
+/// number.
+#[derive(Debug)]
+pub struct MlmBatches {
+    shard: Arc<TokenShard>,
+    vocabulary: Vocabulary,
+    options: MlmOptions,
+    packing: Packing,
+    order: Order,
+}
+
+#[derive(Debug)]
+enum Order {
+    /// Endless, with new masks each epoch.
+    Shuffled(ShuffledEpochs),
+    /// Each sequence once, with the same masks always.
+    Once,
+}
+
+impl MlmBatches {
+    /// Endless full batches for training: each epoch shows every sequence once, in another order
+    /// and with other masks, and batches cross from epoch to epoch. A last sequence that the
+    /// documents don't fill is left out, unless it is the only one.
+    ///
+    /// # Errors
+    /// Options that can't be used, and a file without tokens.
+    pub fn train(
+        shard: Arc<TokenShard>,
+        vocabulary: Vocabulary,
+        options: MlmOptions,
+    ) -> Result<Self> {
+        let packing = packing(&shard, vocabulary, &options, LastSequence::DropPartial)?;
+        let count = u32::try_from(packing.len()).map_err(|_| {
+            Error::setting(
+                "the number of sequences",
+                packing.len(),
+                format!("at most {}", u32::MAX),
+            )
+        })?;
+        let order = Order::Shuffled(ShuffledEpochs::new(options.seed, count));
+        Ok(Self { shard, vocabulary, options, packing, order })
+    }
+
+    /// Batches for evaluation: every sequence once, in order, with the same masks each time. The
+    /// last batch may have fewer rows, and its last sequence padding.
+    ///
+    /// # Errors
+    /// Options that can't be used, and a file without tokens.
+    pub fn held_out(
+        shard: Arc<TokenShard>,
+        vocabulary: Vocabulary,
+        options: MlmOptions,
+    ) -> Result<Self> {
+        let packing = packing(&shard, vocabulary, &options, LastSequence::Pad)?;
+        Ok(Self { shard, vocabulary, options, packing, order: Order::Once })
+    }
+
+    /// Number of sequences that the documents give.
+    pub fn sequence_count(&self) -> usize {
+        self.packing.len()
+    }
+
+    /// Batches that show every sequence once, the last of them perhaps not full.
+    pub fn batches_per_epoch(&self) -> u64 {
+        self.packing.len().div_ceil(self.options.batch_size) as u64
+    }
+
+    /// The options they are made with.
+    pub fn options(&self) -> &MlmOptions {
+        &self.options
+    }
+
+    /// For each row of a batch: epoch and sequence.
+    fn rows(&self, batch: u64) -> Result<Vec<(u64, usize)>> {
+        let size = self.options.batch_size as u64;
+        match &self.order {
+            Order::Shuffled(epochs) => {
+                let first = batch
+                    .checked_mul(size)
+                    .ok_or(Error::NoSuchBatch { index: batch, count: u64::MAX / size })?;
+                Ok((first..first.saturating_add(size))
+                    .map(|position| epochs.at(position))
+                    .collect())
+            }
+            Order::Once => {
+                let count = self.batches_per_epoch();
+                if batch >= count {
+                    return Err(Error::NoSuchBatch { index: batch, count });
+                }
+                let end = ((batch + 1) * size).min(self.packing.len() as u64);
+                Ok((batch * size..end).map(|sequence| (0, sequence as usize)).collect())
+            }
+        }
+    }
+
+    /// Appends one sequence to `batch`.
+    fn push_row(&self, epoch: u64, sequence: usize, batch: &mut MlmBatch) {
+        let start = batch.input_ids.len();
+        self.lay_out(sequence, batch);
+        let purpose = match self.order {
+            Order::Shuffled(_) => Purpose::TrainMask,
+            Order::Once => Purpose::HeldOutMask,
+        };
+        let mut random = stream(purpose, self.options.seed, epoch, sequence as u64);
+        let count = self.options.masked_per_sequence();
+        for (slot, label) in
+            mask(&mut batch.input_ids[start..], count, &self.vocabulary, &mut random)
+        {
+            batch.masked_positions.push((start + slot) as i64);
+            batch.masked_labels.push(label);
+        }
+        batch.rows += 1;
+    }
+
+    /// Appends the slots of one sequence, unmasked.
+    fn lay_out(&self, sequence: usize, batch: &mut MlmBatch) {
+        let special = &self.vocabulary.special;
+        let end = batch.input_ids.len() + self.options.sequence_length;
+        let mut number = 0;
+        for piece in self.packing.pieces(self.shard.offsets(), sequence) {
+            let slots = piece.len() + 2;
+            batch.input_ids.push(i64::from(special.cls));
+            let first = batch.input_ids.len();
+            batch.input_ids.resize(first + piece.len(), 0);
+            self.shard.tokens(piece).copy_to(&mut batch.input_ids[first..]);
+            batch.input_ids.push(i64::from(special.sep));
+            batch.position_ids.extend(0..slots as i64);
+            batch.document_ids.resize(batch.input_ids.len(), number);
+            batch.real_tokens += slots;
+            number += 1;
+        }
+        let padding = end - batch.input_ids.len();
+        batch.input_ids.resize(end, i64::from(special.pad));
+        batch.position_ids.extend(0..padding as i64);
+        batch.document_ids.resize(end, number);
+    }
+}
+
+fn packing(
+    shard: &TokenShard,
+    vocabulary: Vocabulary,
+    options: &MlmOptions,
+    last: LastSequence,
+) -> Result<Packing> {
+    options.check()?;
+    if vocabulary.size <= 5 {
+        let expected = "more than the 5 special tokens";
+        return Err(Error::setting("the vocabulary size", vocabulary.size, expected));
+    }
+    Packing::new(shard.offsets(), options.sequence_length, last)
+}
+
+impl BatchSource for MlmBatches {
+    type Batch = MlmBatch;
+
+    fn batch(&self, index: u64) -> Result<MlmBatch> {
+        let rows = self.rows(index)?;
+        let slots = rows.len() * self.options.sequence_length;
+        let masked = rows.len() * self.options.masked_per_sequence();
+        let mut batch = MlmBatch {
+            columns: self.options.sequence_length,
+            input_ids: Vec::with_capacity(slots),
+            position_ids: Vec::with_capacity(slots),
+            document_ids: Vec::with_capacity(slots),
+            masked_positions: Vec::with_capacity(masked),
+            masked_labels: Vec::with_capacity(masked),
+            ..MlmBatch::default()
+        };
+        for (epoch, sequence) in rows {
+            self.push_row(epoch, sequence, &mut batch);
+        }
+        Ok(batch)
+    }
+}
+
+/// Hides `count` of the ordinary tokens in `ids`, or all where there are fewer, and returns their
+/// slots, ascending, with the tokens that were there.
+///
+/// Every set of `count` slots is equally likely: each slot is taken with the probability of those
+/// still needed among those still to come (Knuth, The Art of Computer Programming, vol. 2, 3.4.2,
+/// algorithm S).
+fn mask(
+    ids: &mut [i64],
+    count: usize,
+    vocabulary: &Vocabulary,
+    random: &mut impl Rng,
+) -> Vec<(usize, i64)> {
+    let special = &vocabulary.special;
+    let is_ordinary = |id: i64| !special.contains(id as u32);
+    let mut left = ids.iter().filter(|&&id| is_ordinary(id)).count() as u32;
+    let mut needed = left.min(count as u32);
+    let mut masked = Vec::with_capacity(needed as usize);
+    for (slot, id) in ids.iter_mut().enumerate() {
+        if needed == 0 {
+            break;
+        }
+        if !is_ordinary(*id) {
+            continue;
+        }
+        if random.random_range(0..left) < needed {
+            masked.push((slot, *id));
+            *id = replacement(*id, vocabulary, random);
+            needed -= 1;
+        }
+        left -= 1;
+    }
+    masked
+}
+
+/// What stands in the place of a token that is to be predicted.
+fn replacement(id: i64, vocabulary: &Vocabulary, random: &mut impl Rng) -> i64 {
+    match random.random_range(0..10u32) {
+        0..8 => i64::from(vocabulary.special.mask),
+        8 => loop {
+            let other = random.random_range(0..vocabulary.size as u32);
+            if !vocabulary.special.contains(other) {
+                break i64::from(other);
+            }
+        },
+        _ => id,
+    }
+}

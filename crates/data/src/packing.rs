@@ -1,0 +1,107 @@
+//! Which tokens go into which sequence: documents packed end to end, with nothing lost.
+//!
+//! A sequence of `t` slots holds pieces of documents, each `[CLS] tokens [SEP]`. A document that
+//! does not fit goes on as another piece in the next sequence. Fewer than [`MIN_PIECE`] slots left
+//! over are padding.
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+
+/// The fewest slots for which a piece is begun, with its `[CLS]` and `[SEP]`.
+pub const MIN_PIECE: usize = 8;
+/// `[CLS]` and `[SEP]`.
+const FRAME: u64 = 2;
+
+/// What becomes of a last sequence that the documents don't fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastSequence {
+    /// It is left out, unless it is the only one.
+    DropPartial,
+    /// It is padded.
+    Pad,
+}
+
+/// Where each sequence begins; the rest follows from the documents. 8 bytes a sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packing {
+    sequence_length: usize,
+    starts: Vec<u64>,
+}
+
+impl Packing {
+    /// Packs documents, of which number `i` has the tokens `offsets[i]..offsets[i + 1]`.
+    ///
+    /// # Errors
+    /// A length below [`MIN_PIECE`], and documents without a token.
+    pub fn new(offsets: &[u64], sequence_length: usize, last: LastSequence) -> Result<Self> {
+        if sequence_length < MIN_PIECE {
+            let expected = format!("at least {MIN_PIECE}");
+            return Err(Error::setting("the sequence length", sequence_length, expected));
+        }
+        let mut starts = Vec::new();
+        let mut left = 0;
+        for document in offsets.windows(2) {
+            let (mut token, end) = (document[0], document[1]);
+            while token < end {
+                if left < MIN_PIECE as u64 {
+                    starts.push(token);
+                    left = sequence_length as u64;
+                }
+                let piece = (left - FRAME).min(end - token);
+                token += piece;
+                left -= piece + FRAME;
+            }
+        }
+        if starts.is_empty() {
+            return Err(Error::setting("the number of tokens", 0, "at least 1"));
+        }
+        let partial = left >= MIN_PIECE as u64;
+        if partial && last == LastSequence::DropPartial && starts.len() > 1 {
+            starts.pop();
+        }
+        Ok(Self { sequence_length, starts })
+    }
+
+    /// Number of sequences.
+    pub fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// Never: there is at least one sequence.
+    pub fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+    }
+
+    /// Slots of a sequence.
+    pub fn sequence_length(&self) -> usize {
+        self.sequence_length
+    }
+
+    /// The tokens of each piece of a sequence, in order. `offsets` are those it was made from.
+    ///
+    /// # Panics
+    /// If there is no such sequence.
+    pub fn pieces<'a>(
+        &self,
+        offsets: &'a [u64],
+        sequence: usize,
+    ) -> impl Iterator<Item = Range<usize>> + use<'a> {
+        let mut token = self.starts[sequence];
+        let mut left = self.sequence_length as u64;
+        // The first offset beyond the token: where its document ends.
+        let mut end = offsets.partition_point(|&offset| offset <= token);
+        std::iter::from_fn(move || {
+            while offsets.get(end).is_some_and(|&offset| offset == token) {
+                end += 1;
+            }
+            if left < MIN_PIECE as u64 || end == offsets.len() {
+                return None;
+            }
+            let piece = token..offsets[end].min(token + left - FRAME);
+            token = piece.end;
+            left -= piece.end - piece.start + FRAME;
+            Some(piece.start as usize..piece.end as usize)
+        })
+    }
+}

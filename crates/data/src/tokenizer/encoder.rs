@@ -1,0 +1,91 @@
+//! Encoding a corpus: the same ids as [`TextTokenizer::encode`], each word looked up only once.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::TextTokenizer;
+use crate::corpus::{documents, joined};
+use crate::error::Result;
+
+/// Words remembered by a thread. Frequent words come early, so that those beyond are rare.
+const CACHE_WORDS: usize = 1 << 20;
+
+/// Cuts at ASCII spaces, tabs and line ends; nothing else is a space to every normalizer.
+pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split([' ', '\t', '\n', '\r']).filter(|word| !word.is_empty())
+}
+
+/// Documents as tokens, end to end.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct EncodedDocuments {
+    /// The tokens of all documents.
+    pub(crate) tokens: Vec<u32>,
+    /// Where each document ends in `tokens`; none is empty.
+    pub(crate) ends: Vec<usize>,
+}
+
+/// Encodes the documents in `text`, leaving out those without a token.
+pub(crate) fn encode_chunk(
+    tokenizer: &TextTokenizer,
+    caches: &CacheStore,
+    text: &str,
+) -> Result<EncodedDocuments> {
+    let mut encoded = EncodedDocuments::default();
+    let mut cache = caches.take();
+    let by_word = tokenizer.splits_at_spaces();
+    for document in documents(text) {
+        if by_word {
+            for word in words(document) {
+                cache.encode(tokenizer, word, &mut encoded.tokens)?;
+            }
+        } else {
+            encoded.tokens.extend(tokenizer.encode(&joined(document))?);
+        }
+        if encoded.tokens.len() > encoded.ends.last().copied().unwrap_or(0) {
+            encoded.ends.push(encoded.tokens.len());
+        }
+    }
+    caches.give_back(cache);
+    Ok(encoded)
+}
+
+/// Word caches that are not in use now. Each thread takes one, and so none waits for another.
+#[derive(Default)]
+pub(crate) struct CacheStore {
+    idle: Mutex<Vec<WordCache>>,
+}
+
+impl CacheStore {
+    fn take(&self) -> WordCache {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, cache: WordCache) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
+    }
+}
+
+/// Ids of words seen before.
+#[derive(Default)]
+struct WordCache {
+    /// Word to its place in `ids`.
+    places: HashMap<Box<str>, (u32, u32)>,
+    ids: Vec<u32>,
+}
+
+impl WordCache {
+    fn encode(&mut self, tokenizer: &TextTokenizer, word: &str, out: &mut Vec<u32>) -> Result<()> {
+        if let Some(&(start, end)) = self.places.get(word) {
+            out.extend_from_slice(&self.ids[start as usize..end as usize]);
+            return Ok(());
+        }
+        let ids = tokenizer.encode(word)?;
+        out.extend_from_slice(&ids);
+        if self.places.len() < CACHE_WORDS && word.len() <= 64 {
+            let start = self.ids.len() as u32;
+            self.ids.extend_from_slice(&ids);
+            self.places.insert(word.into(), (start, self.ids.len() as u32));
+        }
+        Ok(())
+    }
+}

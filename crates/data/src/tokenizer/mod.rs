@@ -1,0 +1,195 @@
+//! From text to token ids: a WordPiece tokenizer, trained here or loaded.
+
+mod encoder;
+mod train;
+mod vocab_txt;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
+
+use crate::error::{Error, Result};
+
+pub(crate) use encoder::{CacheStore, encode_chunk};
+pub use train::{MIN_VOCAB_SIZE, train_tokenizer};
+
+/// Ids of the tokens that are no text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecialTokens {
+    /// `[PAD]`: fills up sequences.
+    pub pad: u32,
+    /// `[UNK]`: stands for a word that the vocabulary can't spell.
+    pub unk: u32,
+    /// `[CLS]`: begins each piece of a document.
+    pub cls: u32,
+    /// `[SEP]`: ends each piece of a document.
+    pub sep: u32,
+    /// `[MASK]`: hides a token that is to be predicted.
+    pub mask: u32,
+}
+
+impl SpecialTokens {
+    /// Their texts, in the order of the ids that a trained tokenizer gives them.
+    pub const TEXTS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+
+    /// Whether `id` is one of them.
+    pub fn contains(&self, id: u32) -> bool {
+        [self.pad, self.unk, self.cls, self.sep, self.mask].contains(&id)
+    }
+}
+
+/// What a batch needs to know of a tokenizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vocabulary {
+    /// One more than the greatest token id.
+    pub size: usize,
+    /// The ids that are no text.
+    pub special: SpecialTokens,
+}
+
+/// A tokenizer for masked language modelling: it has all of [`SpecialTokens::TEXTS`].
+#[derive(Debug, Clone)]
+pub struct TextTokenizer {
+    inner: Tokenizer,
+    vocabulary: Vocabulary,
+    /// Where it came from, for messages.
+    origin: String,
+}
+
+impl TextTokenizer {
+    /// Reads a `tokenizer.json`, a `vocab.txt`, or a folder that holds one of them (the first is
+    /// preferred).
+    ///
+    /// Padding and truncation in a `tokenizer.json` are switched off. A `vocab.txt` lower-cases
+    /// text unless it holds a token with an upper-case letter.
+    ///
+    /// # Errors
+    /// A missing or malformed file, and a tokenizer that lacks a special token.
+    pub fn load(path: &Path) -> Result<Self> {
+        let file = tokenizer_file(path)?;
+        let origin = file.display().to_string();
+        let bytes = fs::read(&file).map_err(Error::io("read the tokenizer", &file))?;
+        let inner = if file.extension().is_some_and(|extension| extension == "txt") {
+            vocab_txt::parse(&origin, &bytes)?
+        } else {
+            Tokenizer::from_bytes(&bytes).map_err(|error| {
+                let reason = format!("{error}; expected a tokenizer.json of Hugging Face");
+                bad(&origin, reason)
+            })?
+        };
+        Self::from_inner(inner, origin)
+    }
+
+    fn from_inner(mut inner: Tokenizer, origin: String) -> Result<Self> {
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| bad(&origin, error.to_string()))?;
+        // `[MASK]` in a corpus is five ordinary characters and a word, not a mask.
+        inner.set_encode_special_tokens(true);
+        let [pad, unk, cls, sep, mask] = SpecialTokens::TEXTS.map(|text| {
+            inner.token_to_id(text).ok_or_else(|| {
+                let reason = format!(
+                    "lacks the token {text}; masked language modelling needs all of {:?}",
+                    SpecialTokens::TEXTS
+                );
+                bad(&origin, reason)
+            })
+        });
+        let special = SpecialTokens { pad: pad?, unk: unk?, cls: cls?, sep: sep?, mask: mask? };
+        let size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+        Ok(Self { inner, vocabulary: Vocabulary { size, special }, origin })
+    }
+
+    /// Token ids of `text`, without `[CLS]` and `[SEP]`.
+    ///
+    /// # Errors
+    /// What the tokenizer's model refuses; WordPiece refuses nothing.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        match self.inner.encode_fast(text, false) {
+            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Err(error) => Err(bad(&self.origin, format!("can't encode: {error}"))),
+        }
+    }
+
+    /// Text of `ids`, without special tokens.
+    ///
+    /// # Errors
+    /// What the tokenizer's decoder refuses.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner
+            .decode(ids, true)
+            .map_err(|error| bad(&self.origin, format!("can't decode: {error}")))
+    }
+
+    /// The token of this id, if there is one.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Size and special ids.
+    pub fn vocabulary(&self) -> Vocabulary {
+        self.vocabulary
+    }
+
+    /// One more than the greatest token id. A trained tokenizer may have fewer tokens than asked
+    /// for, if its corpus is small.
+    pub fn vocab_size(&self) -> usize {
+        self.vocabulary.size
+    }
+
+    /// Writes a `tokenizer.json` that Hugging Face's `PreTrainedTokenizerFast` loads. Equal
+    /// tokenizers give equal bytes.
+    ///
+    /// # Errors
+    /// A place that can't be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let text = self.to_json()?;
+        Ok(bert4rs_tensor_core::safetensors::write_whole(path, text.as_bytes())?)
+    }
+
+    /// A hash of everything that decides which ids a text gets.
+    pub(crate) fn fingerprint(&self) -> Result<[u8; 32]> {
+        Ok(*blake3::hash(self.to_json()?.as_bytes()).as_bytes())
+    }
+
+    fn to_json(&self) -> Result<String> {
+        self.inner.to_string(false).map_err(|error| bad(&self.origin, error.to_string()))
+    }
+
+    /// Whether encoding word by word, where words are cut at ASCII spaces and line ends, gives
+    /// what encoding the whole text gives.
+    ///
+    /// BERT's normalizer changes characters one by one or within a word, and its pre-tokenizer
+    /// cuts at spaces, so only an added token with a space inside could span words.
+    fn splits_at_spaces(&self) -> bool {
+        let bert_steps =
+            matches!(self.inner.get_normalizer(), Some(NormalizerWrapper::BertNormalizer(_)))
+                && matches!(
+                    self.inner.get_pre_tokenizer(),
+                    Some(PreTokenizerWrapper::BertPreTokenizer(_))
+                );
+        let added = self.inner.get_added_tokens_decoder();
+        bert_steps && !added.values().any(|token| token.content.contains(char::is_whitespace))
+    }
+}
+
+/// The file that `path` means.
+pub(crate) fn tokenizer_file(path: &Path) -> Result<PathBuf> {
+    let metadata = fs::metadata(path).map_err(Error::io("read the tokenizer", path))?;
+    if !metadata.is_dir() {
+        return Ok(path.to_owned());
+    }
+    ["tokenizer.json", "vocab.txt"]
+        .map(|name| path.join(name))
+        .into_iter()
+        .find(|file| file.is_file())
+        .ok_or_else(|| {
+            let origin = path.display().to_string();
+            bad(&origin, "this folder holds neither tokenizer.json nor vocab.txt")
+        })
+}
+
+fn bad(origin: &str, reason: impl Into<String>) -> Error {
+    Error::Tokenizer { origin: origin.to_owned(), reason: reason.into() }
+}

@@ -1,0 +1,223 @@
+//! Training a WordPiece vocabulary, the same on every machine and with any number of threads.
+//!
+//! The trainer of the `tokenizers` crate numbers the single characters in the order of a randomly
+//! seeded hash map, and breaks ties between merges by those numbers. Here characters are numbered
+//! beforehand, sorted, which leaves it nothing to decide by chance.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use ahash::AHashMap;
+use compact_str::CompactString;
+use rayon::prelude::*;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{
+    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer, Tokenizer, decoders,
+};
+
+use super::encoder::words;
+use super::{SpecialTokens, TextTokenizer, bad};
+use crate::corpus::{Chunk, Corpus};
+use crate::error::{Error, Result};
+use crate::progress::{Meter, Phase};
+use crate::random::unit_hash;
+use crate::rounds::for_each_round;
+
+/// The smallest vocabulary that can be trained: special tokens and a few characters.
+pub const MIN_VOCAB_SIZE: usize = 64;
+/// BERT's limit; rarer characters are mostly of other scripts.
+const MAX_ALPHABET: usize = 1000;
+/// Pairs seen less often are not merged, as in BERT's trainer.
+const MIN_FREQUENCY: u64 = 2;
+/// Longer words are `[UNK]` anyway: WordPiece's `max_input_chars_per_word`.
+const MAX_WORD_CHARS: usize = 100;
+/// Of a larger corpus, a sample of about this size is counted.
+const SAMPLE_BYTES: u64 = 200 << 20;
+const ORIGIN: &str = "to be trained";
+
+type Counts = HashMap<CompactString, u64>;
+
+/// Trains a lower-casing WordPiece tokenizer of at most `vocab_size` tokens on `corpus`.
+///
+/// The result depends on the text and `vocab_size` alone. It is smaller than asked for where the
+/// corpus has too few words that occur more than once.
+///
+/// # Errors
+/// A `vocab_size` below [`MIN_VOCAB_SIZE`]; a corpus that can't be read or has no words.
+pub fn train_tokenizer(
+    corpus: &Corpus,
+    vocab_size: usize,
+    progress: &mut dyn FnMut(crate::Progress),
+) -> Result<TextTokenizer> {
+    if vocab_size < MIN_VOCAB_SIZE || vocab_size > u32::MAX as usize {
+        let expected = format!("a number from {MIN_VOCAB_SIZE} to {}", u32::MAX);
+        return Err(Error::setting("the vocabulary size to train", vocab_size, expected));
+    }
+    let raw = count_words(corpus, progress)?;
+    let mut words = normalized(raw)?;
+    if words.is_empty() {
+        return Err(corpus.no_documents());
+    }
+    keep_spellable(&mut words, alphabet_limit(vocab_size));
+    let meter = Meter::new(Phase::TrainTokenizer, vocab_size as u64);
+    meter.report(0, progress);
+    let model = train_word_piece(words, vocab_size)?;
+    meter.report(vocab_size as u64, progress);
+    let inner = bert_tokenizer(ORIGIN, model, true, &SpecialTokens::TEXTS)?;
+    TextTokenizer::from_inner(inner, format!("trained with {vocab_size} tokens"))
+}
+
+/// At most half of the vocabulary goes to single characters, which it holds twice: at a word's
+/// begin and inside.
+fn alphabet_limit(vocab_size: usize) -> usize {
+    MAX_ALPHABET.min((vocab_size - SpecialTokens::TEXTS.len()) / 4)
+}
+
+/// How often each run of characters between spaces occurs.
+fn count_words(corpus: &Corpus, progress: &mut dyn FnMut(crate::Progress)) -> Result<Counts> {
+    let share = SAMPLE_BYTES as f64 / corpus.bytes() as f64;
+    let mut index = 0;
+    let sampled = corpus.chunks().map(|chunk| {
+        let chunk = chunk?;
+        let counted = unit_hash(index) < share;
+        index += 1;
+        Ok(if counted { chunk } else { Chunk { text: String::new(), ..chunk } })
+    });
+    let mut total = Counts::new();
+    let meter = Meter::new(Phase::CountWords, corpus.bytes());
+    for_each_round(
+        sampled,
+        |chunk| {
+            let mut counts = HashMap::<&str, u64>::new();
+            for word in words(&chunk.text) {
+                *counts.entry(word).or_default() += 1;
+            }
+            let owned = counts.into_iter().map(|(word, count)| (CompactString::from(word), count));
+            Ok((owned.collect::<Vec<_>>(), chunk.bytes))
+        },
+        |(counts, bytes)| {
+            for (word, count) in counts {
+                *total.entry(word).or_default() += count;
+            }
+            meter.advance(bytes, progress);
+            Ok(())
+        },
+    )?;
+    Ok(total)
+}
+
+/// Counts of the words after BERT's normalizer and pre-tokenizer.
+fn normalized(raw: Counts) -> Result<BTreeMap<CompactString, u64>> {
+    let raw: Vec<(CompactString, u64)> = raw.into_iter().collect();
+    let counted = raw
+        .par_chunks(4096)
+        .map(|part| {
+            let mut counts = Counts::new();
+            for (word, count) in part {
+                for split in normalize_word(word).map_err(|error| bad(ORIGIN, error.to_string()))? {
+                    *counts.entry(split).or_default() += count;
+                }
+            }
+            Ok(counts)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut total = BTreeMap::new();
+    for (word, count) in counted.into_iter().flatten() {
+        *total.entry(word).or_default() += count;
+    }
+    Ok(total)
+}
+
+fn normalize_word(word: &str) -> tokenizers::Result<Vec<CompactString>> {
+    let mut normalized = NormalizedString::from(word);
+    BertNormalizer::default().normalize(&mut normalized)?;
+    let mut splits = PreTokenizedString::from(normalized);
+    BertPreTokenizer.pre_tokenize(&mut splits)?;
+    Ok(splits
+        .get_splits(OffsetReferential::Normalized, OffsetType::Byte)
+        .into_iter()
+        .map(|(split, _, _)| CompactString::from(split))
+        .collect())
+}
+
+/// Drops words that the `limit` most frequent characters can't spell, and overlong words: both
+/// would be `[UNK]`.
+fn keep_spellable(words: &mut BTreeMap<CompactString, u64>, limit: usize) {
+    words.retain(|word, _| word.chars().count() <= MAX_WORD_CHARS);
+    let mut counts = BTreeMap::<char, u64>::new();
+    for (word, count) in words.iter() {
+        for character in word.chars() {
+            *counts.entry(character).or_default() += count;
+        }
+    }
+    let mut by_count: Vec<(char, u64)> = counts.into_iter().collect();
+    by_count.sort_by_key(|&(character, count)| (std::cmp::Reverse(count), character));
+    by_count.truncate(limit);
+    let alphabet: BTreeSet<char> = by_count.into_iter().map(|(character, _)| character).collect();
+    words.retain(|word, _| word.chars().all(|character| alphabet.contains(&character)));
+}
+
+fn train_word_piece(words: BTreeMap<CompactString, u64>, vocab_size: usize) -> Result<WordPiece> {
+    let mut numbered: Vec<String> = SpecialTokens::TEXTS.map(str::to_owned).to_vec();
+    numbered.extend(single_characters(words.keys()));
+    let trainer = BpeTrainer::builder()
+        .vocab_size(vocab_size)
+        .min_frequency(MIN_FREQUENCY)
+        .show_progress(false)
+        .continuing_subword_prefix("##".into())
+        .special_tokens(numbered.into_iter().map(|token| AddedToken::from(token, true)).collect())
+        .build();
+    let words: AHashMap<CompactString, u64> = words.into_iter().collect();
+    let mut model = BPE::default();
+    trainer.do_train(&words, &mut model).map_err(|error| bad(ORIGIN, error.to_string()))?;
+    Ok(WordPiece::from_bpe(&model))
+}
+
+/// The one-character tokens of `words`, sorted: first those at words' begins, then those inside.
+fn single_characters<'a>(words: impl Iterator<Item = &'a CompactString>) -> Vec<String> {
+    let mut tokens = BTreeSet::new();
+    for word in words {
+        for (index, character) in word.chars().enumerate() {
+            tokens.insert((index > 0, character));
+        }
+    }
+    let text = |(inside, character)| match inside {
+        false => format!("{character}"),
+        true => format!("##{character}"),
+    };
+    tokens.into_iter().map(text).collect()
+}
+
+/// BERT's steps around a WordPiece model: normalizer, pre-tokenizer, `[CLS] … [SEP]`, decoder.
+pub(super) fn bert_tokenizer(
+    origin: &str,
+    model: WordPiece,
+    lower_case: bool,
+    special: &[&str],
+) -> Result<Tokenizer> {
+    let fail = |error: &dyn std::fmt::Display| bad(origin, error.to_string());
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer
+        .with_normalizer(Some(BertNormalizer::new(true, true, None, lower_case)))
+        .map_err(|error| fail(&error))?;
+    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+    tokenizer.with_decoder(Some(decoders::wordpiece::WordPiece::default()));
+    let id = |text: &str| tokenizer.token_to_id(text);
+    if let (Some(cls), Some(sep)) = (id("[CLS]"), id("[SEP]")) {
+        let template = TemplateProcessing::builder()
+            .try_single("[CLS] $A [SEP]")
+            .and_then(|builder| builder.try_pair("[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"))
+            .map_err(|error| fail(&error))?
+            .special_tokens(vec![("[CLS]", cls), ("[SEP]", sep)])
+            .build()
+            .map_err(|error| fail(&error))?;
+        tokenizer.with_post_processor(Some(template));
+    }
+    let special = special.iter().map(|&text| AddedToken::from(text, true));
+    tokenizer.add_special_tokens(special).map_err(|error| fail(&error))?;
+    Ok(tokenizer)
+}

@@ -1,0 +1,43 @@
+//! BERT's first tokenizer format: one token a line, its id the line's number.
+
+use ahash::AHashMap;
+use tokenizers::Tokenizer;
+use tokenizers::models::wordpiece::WordPiece;
+
+use super::train::bert_tokenizer;
+use super::{SpecialTokens, bad};
+use crate::error::Result;
+
+/// A tokenizer with BERT's usual steps around the vocabulary in `bytes`.
+pub(super) fn parse(origin: &str, bytes: &[u8]) -> Result<Tokenizer> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| bad(origin, format!("byte {} is not UTF-8", error.valid_up_to())))?;
+    let mut vocab = AHashMap::new();
+    let mut lower_case = true;
+    for (id, line) in text.strip_suffix('\n').unwrap_or(text).split('\n').enumerate() {
+        let token = line.strip_suffix('\r').unwrap_or(line);
+        if let Some(first) = vocab.insert(token.to_owned(), id as u32) {
+            let reason = format!(
+                "token {token:?} is on lines {} and {}; expected each once",
+                first + 1,
+                id + 1
+            );
+            return Err(bad(origin, reason));
+        }
+        let bracketed = token.starts_with('[') && token.ends_with(']');
+        lower_case &= bracketed || !token.chars().any(char::is_uppercase);
+    }
+    if !vocab.contains_key("[UNK]") {
+        let reason = "lacks the token [UNK]; expected one token a line, as in BERT's vocab.txt";
+        return Err(bad(origin, reason));
+    }
+    let model = WordPiece::builder()
+        .vocab(vocab)
+        .build()
+        .map_err(|error| bad(origin, error.to_string()))?;
+    let special: Vec<&str> = SpecialTokens::TEXTS
+        .into_iter()
+        .filter(|text| tokenizers::Model::token_to_id(&model, text).is_some())
+        .collect();
+    bert_tokenizer(origin, model, lower_case, &special)
+}
