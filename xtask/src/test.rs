@@ -150,7 +150,8 @@ fn short_run(checkout: &Checkout, preset: &str) -> Result<()> {
 #[derive(Deserialize)]
 struct Metrics {
     step: u64,
-    loss: f64,
+    /// JSON has no NaN; `null` stands for it.
+    loss: Option<f64>,
 }
 
 fn read_losses(path: &Path) -> Result<Vec<f64>> {
@@ -158,7 +159,7 @@ fn read_losses(path: &Path) -> Result<Vec<f64>> {
     losses(&text).map_err(|reason| Error::Malformed { path: PathBuf::from(path), reason })
 }
 
-/// The losses in the order of the steps; JSON writes a loss that is no number as `null`.
+/// The losses in the order of the steps.
 fn losses(text: &str) -> std::result::Result<Vec<f64>, String> {
     let lines = text.lines().filter(|line| !line.trim().is_empty()).enumerate();
     let parsed = lines.map(|(index, line)| {
@@ -167,7 +168,7 @@ fn losses(text: &str) -> std::result::Result<Vec<f64>, String> {
     });
     let mut metrics = parsed.collect::<std::result::Result<Vec<_>, _>>()?;
     metrics.sort_by_key(|metrics| metrics.step);
-    Ok(metrics.into_iter().map(|metrics| metrics.loss).collect())
+    Ok(metrics.into_iter().map(|metrics| metrics.loss.unwrap_or(f64::NAN)).collect())
 }
 
 /// The mean loss of the first and the last steps, if it fell.
@@ -177,7 +178,7 @@ fn check_learning(losses: &[f64], path: &Path) -> Result<(f64, f64)> {
         return Err(wrong(format!("{} steps have a loss, 20 should", losses.len())));
     }
     if let Some(step) = losses.iter().position(|loss| !loss.is_finite()) {
-        return Err(wrong(format!("the loss of line {} is {}", step + 1, losses[step])));
+        return Err(wrong(format!("the loss of step {} is {}", step + 1, losses[step])));
     }
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
     let (first, last) = (mean(&losses[..WINDOW]), mean(&losses[losses.len() - WINDOW..]));
@@ -197,8 +198,9 @@ mod tests {
     fn losses_are_read_in_the_order_of_the_steps() {
         let text = "{\"step\":2,\"loss\":1.5,\"lr\":1}\n{\"step\":1,\"loss\":2}\n\n";
         assert_eq!(losses(text).unwrap(), [2.0, 1.5]);
-        assert!(losses("{\"step\":1,\"loss\":null}").is_err());
-        assert!(losses("{\"step\":1}").is_err());
+        assert!(losses("{\"step\":1,\"loss\":null}").unwrap()[0].is_nan());
+        assert!(losses("{\"loss\":1}").is_err());
+        assert!(losses("{\"step\":1,\"loss\":\"low\"}").is_err());
     }
 
     #[test]

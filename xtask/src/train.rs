@@ -53,11 +53,12 @@ impl Plan {
                 _ => forwarded.push(arg.clone()),
             }
         }
-        let given = |flag: &str| {
-            forwarded.iter().any(|arg| arg.split('=').next().is_some_and(|name| name == flag))
-        };
+        let given = |flag| value_of_flag(&forwarded, flag).is_some();
         let asks_for_help = given("--help") || given("-h");
-        let brings_corpus = given("--corpus") || asks_for_help;
+        let brings_corpus = asks_for_help
+            || given("--corpus")
+            || forwarded.iter().any(|arg| arg.contains("data.corpus="))
+            || value_of_flag(&forwarded, "--config").is_some_and(names_corpus);
         let add_preset = !(given("--preset") || given("--config") || asks_for_help);
         let corpus_name = name.or_else(|| (!brings_corpus).then(|| corpus::DEFAULT.to_owned()));
         Ok(Plan { corpus_name, add_preset, forwarded })
@@ -74,6 +75,24 @@ impl Plan {
         words.extend(self.forwarded.iter().map(Into::into));
         words
     }
+}
+
+/// The value of `--flag VALUE` or `--flag=VALUE`; empty if it is the last word.
+fn value_of_flag<'a>(args: &'a [String], flag: &str) -> Option<&'a str> {
+    let place = args.iter().position(|arg| arg.split('=').next() == Some(flag))?;
+    match args[place].split_once('=') {
+        Some((_, value)) => Some(value),
+        None => Some(args.get(place + 1).map_or("", String::as_str)),
+    }
+}
+
+/// Whether a configuration file, such as an earlier run's, says what to train on. One that
+/// cannot be read does not; the program will say so better.
+fn names_corpus(file: &str) -> bool {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .any(|(key, value)| matches!(key.trim(), "corpus" | "data.corpus") && value.trim() != "[]")
 }
 
 fn value_of(next: Option<&String>) -> Result<String> {
@@ -122,7 +141,25 @@ mod tests {
             None,
             &["train", "--preset", "recommended", "--corpus", "mine.txt"],
         );
+        check(
+            &["--set", "data.corpus=[\"a\"]", "--preset", "p"],
+            None,
+            &["train", "--set", "data.corpus=[\"a\"]", "--preset", "p"],
+        );
         check(&["--help"], None, &["train", "--help"]);
+    }
+
+    #[test]
+    fn the_corpus_of_an_earlier_run_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let config = format!("--config={}", path.display());
+        let with = ["train", "--corpus", "/c.txt", &config];
+        check(&[&config], Some("movie-reviews"), &with);
+        std::fs::write(&path, "[data]\ncorpus = []\n").unwrap();
+        check(&[&config], Some("movie-reviews"), &with);
+        std::fs::write(&path, "[data]\ncorpus = [\"mine.txt\"]\n").unwrap();
+        check(&[&config], None, &["train", &config]);
     }
 
     #[test]
