@@ -1,9 +1,10 @@
-//! Models that pretrain: BERT, with the parts that families share.
+//! Models that pretrain: BERT, from parts that they share.
 //!
 //! | module | holds |
 //! | --- | --- |
 //! | [`layers`] | the parts, each written once |
-//! | [`bert`] | BERT's configuration, wiring and heads |
+//! | [`bert`] | a family's configuration, wiring and heads |
+//! | [`switches`] | departures from the published forms, one set for all families |
 //! | [`mask`] | who may attend to whom |
 //! | [`loss`] | cross-entropy with FP32 statistics |
 //! | [`hugging_face`] | model folders that transformers reads |
@@ -16,10 +17,13 @@
 //! between two layers is a programmer's error and panics as in `tch`.
 
 pub mod bert;
+mod check;
 pub mod error;
 pub mod hugging_face;
+mod input;
 pub mod layers;
 pub mod loss;
 pub mod mask;
+pub mod switches;
 
 pub use error::{Error, Result};

@@ -3,7 +3,10 @@
 //! Axes: `b` batch, `t` queries, `s` keys. All masks broadcast to `[b, heads, t, s]` and can be
 //! combined with `logical_and`. Every query must see at least one key.
 
-use bert4rs_tensor_core::Tensor;
+use bert4rs_tensor_core::attention::Visible;
+use bert4rs_tensor_core::{Device, Kind, Tensor};
+
+use crate::error::{Error, Result};
 
 /// `[b, 1, 1, s]` from `keep_bs`, which is nonzero for real tokens and 0 for padding: no query
 /// sees padding.
@@ -15,4 +18,106 @@ pub fn padding(keep_bs: &Tensor) -> Tensor {
 /// its own document alone. Padding that has a number of its own sees only padding.
 pub fn documents(document_bt: &Tensor) -> Tensor {
     document_bt.unsqueeze(2).eq_tensor(&document_bt.unsqueeze(1)).unsqueeze(1)
+}
+
+/// `[1, 1, t, t]`: a token sees itself and what came before.
+pub fn causal(time: i64, device: Device) -> Tensor {
+    Pattern { causal: true, window: None }.mask(time, time, device)
+}
+
+/// Which keys a query may see by their places alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pattern {
+    /// Not those that come later.
+    pub causal: bool,
+    /// Not those at a distance of this many places or more.
+    pub window: Option<i64>,
+}
+
+impl Pattern {
+    /// Every key.
+    pub const ALL: Self = Self { causal: false, window: None };
+
+    /// `[1, 1, t, s]` of queries that are the last `queries` of `keys` places.
+    fn mask(self, queries: i64, keys: i64, device: Device) -> Tensor {
+        let place = (Kind::Int64, device);
+        let query_t = Tensor::arange_start(keys - queries, keys, place).unsqueeze(1);
+        let key_s = Tensor::arange(keys, place).unsqueeze(0);
+        let back_ts = query_t - key_s;
+        let mut mask_ts = match (self.causal, self.window) {
+            (true, Some(window)) => back_ts.ge(0).logical_and(&back_ts.lt(window)),
+            (true, None) => back_ts.ge(0),
+            (false, Some(window)) => back_ts.abs().lt(window),
+            (false, None) => back_ts.ones_like().to_kind(Kind::Bool),
+        };
+        mask_ts = mask_ts.unsqueeze(0).unsqueeze(0);
+        mask_ts
+    }
+
+    /// Joins the pattern with `mask`, once for all layers.
+    ///
+    /// Where both could hide every key from a query, as from padding at the left of a causal
+    /// model, the query sees itself: its result means nothing, but is a number.
+    pub fn visible(self, queries: i64, keys: i64, mask: Option<&Tensor>, on: Device) -> Seen {
+        match (self.causal || self.window.is_some(), mask) {
+            (false, None) => Seen::All,
+            (false, Some(mask)) => Seen::Mask(mask.shallow_clone()),
+            (true, None) if self.window.is_none() && queries == keys => Seen::Causal,
+            // A lone last query sees all that came before.
+            (true, None) if self.window.is_none() && queries == 1 => Seen::All,
+            (true, None) => Seen::Mask(self.mask(queries, keys, on)),
+            (true, Some(mask)) => {
+                let itself = Self { causal: true, window: Some(1) }.mask(queries, keys, on);
+                let both = self.mask(queries, keys, on).logical_and(mask);
+                Seen::Mask(both.logical_or(&itself))
+            }
+        }
+    }
+}
+
+/// What [`Pattern::visible`] makes; the owner behind a [`Visible`].
+#[derive(Debug)]
+pub enum Seen {
+    /// Every key.
+    All,
+    /// Keys at its own place and before.
+    Causal,
+    /// As the mask says, boolean or added to the score.
+    Mask(Tensor),
+}
+
+impl Seen {
+    /// What attention takes.
+    pub fn borrow(&self) -> Visible<'_> {
+        match self {
+            Self::All => Visible::All,
+            Self::Causal => Visible::Causal,
+            Self::Mask(mask) => Visible::Mask(mask),
+        }
+    }
+
+    /// With `bias` `[1, h, t, s]` added to the scores of the keys that are seen.
+    pub fn with_bias(&self, bias: &Tensor) -> Self {
+        let [.., t, s] = bias.size()[..] else { return Self::Mask(bias.shallow_clone()) };
+        let hidden = match self {
+            Self::All => return Self::Mask(bias.shallow_clone()),
+            Self::Causal => {
+                Pattern { causal: true, window: None }.mask(t, s, bias.device()).logical_not()
+            }
+            Self::Mask(mask) => mask.logical_not(),
+        };
+        Self::Mask(bias.masked_fill(&hidden, f64::NEG_INFINITY))
+    }
+}
+
+/// Refuses a mask that is not boolean or does not broadcast to `full`, `[b, h, t, s]`.
+pub(crate) fn check(name: &'static str, mask: &Tensor, full: [i64; 4]) -> Result<()> {
+    let size = mask.size();
+    let fits =
+        size.len() == 4 && size.iter().zip(full).all(|(&found, want)| found == 1 || found == want);
+    if mask.kind() == Kind::Bool && fits {
+        return Ok(());
+    }
+    let found = format!("{:?} of shape {size:?}", mask.kind());
+    Err(Error::Input { name, found, expected: format!("Bool that broadcasts to {full:?}") })
 }

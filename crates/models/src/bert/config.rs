@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::check::{check_divides, check_positive, check_probabilities, check_scales, check_token};
+use crate::error::Result;
 use crate::layers::Activation;
+use crate::switches::Switches;
 
 /// What a BERT is made of. Keys that are absent from a file have the values of
 /// [`BertSize::Base`], as in transformers.
@@ -36,6 +38,9 @@ pub struct BertConfig {
     pub layer_norm_eps: f64,
     /// The padding token, whose embedding gets no gradient from being looked up.
     pub pad_token_id: Option<i64>,
+    /// Departures from BERT as published.
+    #[serde(rename = "bert4rs", skip_serializing_if = "Switches::is_published")]
+    pub switches: Switches,
 }
 
 /// The published sizes. Sources: arXiv 1810.04805 (base, large), 1908.08962 (the smaller ones).
@@ -93,12 +98,13 @@ impl BertConfig {
             initializer_range: 0.02,
             layer_norm_eps: 1e-12,
             pad_token_id: Some(0),
+            switches: Switches::default(),
         }
     }
 
     /// Refuses what no model can have, naming key and value.
     pub fn validate(&self) -> Result<()> {
-        let positive = [
+        check_positive(&[
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("num_hidden_layers", self.num_hidden_layers),
@@ -106,55 +112,25 @@ impl BertConfig {
             ("intermediate_size", self.intermediate_size),
             ("max_position_embeddings", self.max_position_embeddings),
             ("type_vocab_size", self.type_vocab_size),
-        ];
-        for (key, value) in positive {
-            if value < 1 {
-                return Err(Error::config(key, value, "must be at least 1"));
-            }
-        }
-        if self.hidden_size % self.num_attention_heads != 0 {
-            let heads = self.num_attention_heads;
-            let reason = format!("does not divide hidden_size = {}", self.hidden_size);
-            return Err(Error::config("num_attention_heads", heads, reason));
-        }
-        let probabilities = [
+        ])?;
+        check_divides(
+            ("num_attention_heads", self.num_attention_heads),
+            ("hidden_size", self.hidden_size),
+        )?;
+        check_probabilities(&[
             ("hidden_dropout_prob", self.hidden_dropout_prob),
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
-        ];
-        for (key, value) in probabilities {
-            if !(0.0..1.0).contains(&value) {
-                return Err(Error::config(key, value, "must be at least 0 and below 1"));
-            }
-        }
-        let scales = [
+        ])?;
+        check_scales(&[
             ("initializer_range", self.initializer_range),
             ("layer_norm_eps", self.layer_norm_eps),
-        ];
-        for (key, value) in scales {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(Error::config(key, value, "must be above 0"));
-            }
-        }
-        match self.pad_token_id {
-            Some(id) if !(0..self.vocab_size).contains(&id) => {
-                let reason = format!("must be a token, below vocab_size = {}", self.vocab_size);
-                Err(Error::config("pad_token_id", id, reason))
-            }
-            _ => Ok(()),
-        }
+        ])?;
+        check_token("pad_token_id", self.pad_token_id, self.vocab_size)?;
+        self.switches.validate(self.num_attention_heads, self.head_size())
     }
 
-    /// Floating-point operations of training on one token, forward and backward: those of matrix
-    /// products alone, at two a multiply-add, with logits for masked tokens alone.
-    ///
-    /// `3 · 2 · [layers · (4 d² + 2 d f + 2 t d) + masked · (d² + d v)]` with features `d`, inner
-    /// features `f`, sequence length `t`, vocabulary `v`: the backward pass does each product
-    /// twice, once for each operand; `2 t d` is `q kᵀ` and its product with the values.
-    pub fn flops_per_token(&self, seq_len: i64, masked_fraction: f64) -> f64 {
-        let (d, f) = (self.hidden_size as f64, self.intermediate_size as f64);
-        let (t, v) = (seq_len as f64, self.vocab_size as f64);
-        let layer = 4.0 * d * d + 2.0 * d * f + 2.0 * t * d;
-        let head = d * d + d * v;
-        6.0 * (self.num_hidden_layers as f64 * layer + masked_fraction * head)
+    /// Features of an attention head.
+    pub fn head_size(&self) -> i64 {
+        self.hidden_size / self.num_attention_heads
     }
 }

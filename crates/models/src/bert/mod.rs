@@ -3,20 +3,24 @@
 //! Axes: `b` batch, `t` time, `d` features, `v` vocabulary, `n` = b·t tokens, `m` masked tokens.
 
 mod config;
+mod heads;
 
+use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::param::{Init, Path, Role};
-use bert4rs_tensor_core::{Kind, Tensor};
+use bert4rs_tensor_core::param::{Init, Path};
 
 pub use config::{BertConfig, BertSize};
+pub use heads::{BertForMaskedLm, LogitsOf};
 
-use crate::error::{Error, Result};
-use crate::layers::attention::MultiHeadPaths;
+use crate::error::Result;
+use crate::input;
+use crate::layers::attention::{MultiHeadInit, MultiHeadPaths};
+use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
-    Dropout, Embedding, FeedForward, FeedForwardConfig, LayerNorm, Linear, MultiHeadAttention,
-    MultiHeadConfig,
+    AttentionInput, Biased, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind,
+    MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Rotation,
 };
-use crate::loss;
+use crate::mask::{self, Pattern};
 
 /// What BERT reads.
 #[derive(Debug, Clone, Copy)]
@@ -39,67 +43,115 @@ impl<'a> BertInput<'a> {
 
     /// Refuses shapes and dtypes that the model can't take. Values are not looked at.
     fn check_shapes(&self, config: &BertConfig) -> Result<()> {
-        let refuse = |name, tensor: &Tensor, expected: String| {
-            let found = format!("{:?} of shape {:?}", tensor.kind(), tensor.size());
-            Err(Error::Input { name, found, expected })
-        };
-        let [b, t] = self.input_ids.size()[..] else {
-            return refuse("input_ids", self.input_ids, "I64 of shape [batch, time]".into());
-        };
-        if self.input_ids.kind() != Kind::Int64 || b < 1 || t < 1 {
-            return refuse("input_ids", self.input_ids, "I64 of shape [batch, time]".into());
+        let (b, t) = input::batch_and_time("input_ids", self.input_ids)?;
+        if self.position_ids.is_none() && config.switches.rotary.is_none() {
+            let longest = ("max_position_embeddings", config.max_position_embeddings);
+            input::check_length("input_ids", self.input_ids, t, longest)?;
         }
-        if self.position_ids.is_none() && t > config.max_position_embeddings {
-            let longest = config.max_position_embeddings;
-            let expected = format!("at most {longest} tokens (max_position_embeddings)");
-            return refuse("input_ids", self.input_ids, expected);
+        if let Some(types) = self.token_type_ids {
+            input::check_ids("token_type_ids", types, &[[b, t]])?;
         }
-        if let Some(types) = self.token_type_ids
-            && (types.kind() != Kind::Int64 || types.size() != [b, t])
-        {
-            return refuse("token_type_ids", types, format!("Int64 of shape [{b}, {t}]"));
+        if let Some(positions) = self.position_ids {
+            input::check_ids("position_ids", positions, &[[b, t], [1, t]])?;
         }
-        if let Some(positions) = self.position_ids
-            && (positions.kind() != Kind::Int64
-                || (positions.size() != [b, t] && positions.size() != [1, t]))
-        {
-            return refuse("position_ids", positions, format!("Int64 of shape [{b}, {t}]"));
+        match self.mask {
+            Some(mask) => mask::check("mask", mask, [b, config.num_attention_heads, t, t]),
+            None => Ok(()),
         }
-        if let Some(mask) = self.mask {
-            let full = [b, config.num_attention_heads, t, t];
-            let size = mask.size();
-            let fits = size.len() == 4
-                && size.iter().zip(full).all(|(&found, want)| found == 1 || found == want);
-            if mask.kind() != Kind::Bool || !fits {
-                return refuse("mask", mask, format!("Bool that broadcasts to {full:?}"));
-            }
-        }
-        Ok(())
     }
 
     /// Refuses ids that the model has no entry for. Waits for the device: for the border of a
     /// program, not for each step of training.
     pub fn check_values(&self, config: &BertConfig) -> Result<()> {
-        let tables = [
-            ("input_ids", Some(self.input_ids), config.vocab_size, "vocab_size"),
-            ("token_type_ids", self.token_type_ids, config.type_vocab_size, "type_vocab_size"),
-            (
-                "position_ids",
-                self.position_ids,
-                config.max_position_embeddings,
-                "max_position_embeddings",
-            ),
-        ];
-        for (name, ids, entries, key) in tables {
-            let Some(ids) = ids else { continue };
-            let (low, high) = (ids.min().int64_value(&[]), ids.max().int64_value(&[]));
-            if low < 0 || high >= entries {
-                let found = format!("values from {low} to {high}");
-                let expected = format!("0 to {} ({key} = {entries})", entries - 1);
-                return Err(Error::Input { name, found, expected });
-            }
+        input::check_range("input_ids", self.input_ids, ("vocab_size", config.vocab_size))?;
+        if let Some(types) = self.token_type_ids {
+            let entries = ("type_vocab_size", config.type_vocab_size);
+            input::check_range("token_type_ids", types, entries)?;
         }
-        Ok(())
+        match self.position_ids {
+            Some(positions) if config.switches.rotary.is_none() => {
+                let entries = ("max_position_embeddings", config.max_position_embeddings);
+                input::check_range("position_ids", positions, entries)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The published choices, or the switches' in their place.
+impl BertConfig {
+    fn norm(&self, path: &Path) -> Result<Norm> {
+        let kind = self.switches.norm.unwrap_or(NormKind::Layer);
+        Ok(Norm::new(path, kind, self.hidden_size, self.layer_norm_eps)?)
+    }
+
+    fn placement(&self) -> Placement {
+        self.switches.norm_placement.unwrap_or(Placement::Post)
+    }
+
+    fn dropout(&self) -> Dropout {
+        Dropout { probability: self.hidden_dropout_prob }
+    }
+
+    fn init(&self) -> Init {
+        Init::Normal(self.initializer_range)
+    }
+
+    fn init_of_outputs(&self) -> Init {
+        if self.switches.zero_init_outputs { Init::Zeros } else { self.init() }
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern { causal: false, window: self.switches.window }
+    }
+
+    fn feed_forward(&self) -> FeedForwardConfig {
+        let (activation, gated) =
+            self.switches.feed_forward.map_or((self.hidden_act, Gated::No), FeedForwardKind::parts);
+        FeedForwardConfig {
+            hidden: self.hidden_size,
+            inner: self.intermediate_size,
+            activation,
+            gated,
+            biased: Biased::Yes,
+            dropout: Dropout { probability: 0.0 },
+            init_up: self.init(),
+            init_down: self.init_of_outputs(),
+        }
+    }
+
+    fn attention(&self, implementation: Implementation) -> MultiHeadConfig {
+        MultiHeadConfig {
+            hidden: self.hidden_size,
+            heads: self.num_attention_heads,
+            kv_heads: self.switches.kv_heads.unwrap_or(self.num_attention_heads),
+            head_size: self.head_size(),
+            biased: Biased::Yes,
+            scale: None,
+            qk_norm: self.switches.qk_norm.then_some(self.layer_norm_eps),
+            implementation,
+            dropout: self.attention_probs_dropout_prob,
+            init: MultiHeadInit {
+                query: self.init(),
+                key_value: self.init(),
+                output: self.init_of_outputs(),
+            },
+        }
+    }
+
+    /// Floating-point operations of training on one token, forward and backward: those of matrix
+    /// products alone, at two a multiply-add, with logits for masked tokens alone.
+    ///
+    /// `3 · 2 · [layers · (4 d² + 2 d f + 2 t d) + masked · (d² + d v)]` with features `d`, inner
+    /// features `f`, sequence length `t`, vocabulary `v`: the backward pass does each product
+    /// twice, once for each operand; `2 t d` is `q kᵀ` and its product with the values. A gate,
+    /// grouped heads and a window count as what they are.
+    pub fn flops_per_token(&self, seq_len: i64, masked_fraction: f64) -> f64 {
+        let (d, v) = (self.hidden_size as f64, self.vocab_size as f64);
+        let keys = self.switches.window.map_or(seq_len, |window| seq_len.min(2 * window - 1));
+        let attention = self.attention(Implementation::Plain).products(keys as f64);
+        let layer = attention + self.feed_forward().products();
+        6.0 * (self.num_hidden_layers as f64 * layer + masked_fraction * (d * d + d * v))
     }
 }
 
@@ -107,94 +159,96 @@ impl<'a> BertInput<'a> {
 #[derive(Debug)]
 struct Embeddings {
     words: Embedding,
-    positions: Embedding,
+    /// Absent with rotary positions.
+    positions: Option<Embedding>,
     token_types: Embedding,
-    norm: LayerNorm,
+    norm: Norm,
     dropout: Dropout,
 }
 
 impl Embeddings {
     fn new(path: &Path, config: &BertConfig) -> Result<Self> {
-        let d = config.hidden_size;
-        let init = Init::Normal(config.initializer_range);
         let table = |name: &str, entries, padding| {
-            Embedding::new(&(path / name), entries, d, padding, init)
+            Embedding::new(&(path / name), entries, config.hidden_size, padding, config.init())
         };
-        Ok(Self {
-            words: table("word_embeddings", config.vocab_size, config.pad_token_id)?,
-            positions: table("position_embeddings", config.max_position_embeddings, None)?,
-            token_types: table("token_type_embeddings", config.type_vocab_size, None)?,
-            norm: LayerNorm::new(&(path / "LayerNorm"), d, config.layer_norm_eps)?,
-            dropout: Dropout { probability: config.hidden_dropout_prob },
-        })
+        let words = table("word_embeddings", config.vocab_size, config.pad_token_id)?;
+        let positions = match config.switches.rotary {
+            None => Some(table("position_embeddings", config.max_position_embeddings, None)?),
+            Some(_) => None,
+        };
+        let token_types = table("token_type_embeddings", config.type_vocab_size, None)?;
+        let norm = config.norm(&(path / "LayerNorm"))?;
+        Ok(Self { words, positions, token_types, norm, dropout: config.dropout() })
     }
 
     /// `[b, t]` ids to `[b, t, d]`.
     fn forward(&self, input: &BertInput, train: bool) -> Tensor {
         // Without ids, rows are taken as views and broadcast, which is cheaper than looking up.
-        let positions = match input.position_ids {
-            Some(ids) => self.positions.forward(ids),
-            None => self.positions.weight.narrow(0, 0, input.input_ids.size()[1]),
-        };
-        let types = match input.token_type_ids {
+        let mut added = match input.token_type_ids {
             Some(ids) => self.token_types.forward(ids),
             None => self.token_types.weight.select(0, 0),
         };
-        let sum_btd = self.words.forward(input.input_ids) + (positions + types);
+        if let Some(positions) = &self.positions {
+            added = match input.position_ids {
+                Some(ids) => positions.forward(ids) + added,
+                None => positions.weight.narrow(0, 0, input.input_ids.size()[1]) + added,
+            };
+        }
+        let sum_btd = self.words.forward(input.input_ids) + added;
         self.dropout.forward(self.norm.forward(&sum_btd), train)
     }
 }
 
-/// `norm(x + attention(x))`, then `norm(x + feed_forward(x))`.
+/// Attention, then feed-forward, each with its residual connection: as published, `norm(x +
+/// attention(x))`, then `norm(x + feed_forward(x))`.
 #[derive(Debug)]
 struct Block {
     attention: MultiHeadAttention,
-    attention_norm: LayerNorm,
+    around_attention: Residual,
     feed_forward: FeedForward,
-    feed_forward_norm: LayerNorm,
-    dropout: Dropout,
+    around_feed_forward: Residual,
 }
 
 impl Block {
     fn new(path: &Path, config: &BertConfig, implementation: Implementation) -> Result<Self> {
-        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
-        let init = Init::Normal(config.initializer_range);
-        let paths = MultiHeadPaths {
+        let attention = MultiHeadPaths::Separate {
             query: path / "attention.self.query",
             key: path / "attention.self.key",
             value: path / "attention.self.value",
             output: path / "attention.output.dense",
+            norms: path / "attention.self",
         };
-        let attention = MultiHeadConfig {
-            hidden: d,
-            heads: config.num_attention_heads,
-            implementation,
-            dropout: config.attention_probs_dropout_prob,
-            init,
+        let feed_forward = FeedForwardPaths {
+            gate: path / "intermediate.gate",
+            up: path / "intermediate.dense",
+            down: path / "output.dense",
         };
-        let feed_forward = FeedForwardConfig {
-            hidden: d,
-            inner: config.intermediate_size,
-            activation: config.hidden_act,
-            init,
+        let residual = |name: &str| -> Result<Residual> {
+            let (placement, dropout) = (config.placement(), config.dropout());
+            Ok(Residual { placement, norm: config.norm(&(path / name))?, dropout })
         };
-        let (up, down) = (path / "intermediate.dense", path / "output.dense");
         Ok(Self {
-            attention: MultiHeadAttention::new(&paths, &attention)?,
-            attention_norm: LayerNorm::new(&(path / "attention.output.LayerNorm"), d, eps)?,
-            feed_forward: FeedForward::new(&up, &down, &feed_forward)?,
-            feed_forward_norm: LayerNorm::new(&(path / "output.LayerNorm"), d, eps)?,
-            dropout: Dropout { probability: config.hidden_dropout_prob },
+            attention: MultiHeadAttention::new(&attention, &config.attention(implementation))?,
+            around_attention: residual("attention.output.LayerNorm")?,
+            feed_forward: FeedForward::new(&feed_forward, &config.feed_forward())?,
+            around_feed_forward: residual("output.LayerNorm")?,
         })
     }
 
     /// `[b, t, d]` to `[b, t, d]`.
-    fn forward(&self, x_btd: &Tensor, mask: Option<&Tensor>, train: bool) -> Result<Tensor> {
-        let attended_btd = self.attention.forward(x_btd, mask, train)?;
-        let x_btd =
-            self.attention_norm.forward(&(x_btd + self.dropout.forward(attended_btd, train)));
-        let fed_btd = self.feed_forward.forward(&x_btd);
-        Ok(self.feed_forward_norm.forward(&(&x_btd + self.dropout.forward(fed_btd, train))))
+    fn forward(
+        &self,
+        x_btd: &Tensor,
+        seen: &mask::Seen,
+        rotation: Option<&Rotation>,
+        train: bool,
+    ) -> Result<Tensor> {
+        let attended_btd = self.around_attention.forward(x_btd, train, |x_btd| {
+            let visible = seen.borrow();
+            self.attention.forward(x_btd, AttentionInput { visible, rotation, cache: None, train })
+        })?;
+        self.around_feed_forward
+            .forward(&attended_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)))
     }
 }
 
@@ -204,18 +258,24 @@ pub struct BertModel {
     config: BertConfig,
     embeddings: Embeddings,
     blocks: Vec<Block>,
+    /// With [`Placement::Pre`], after the last block.
+    final_norm: Option<Norm>,
 }
 
 impl BertModel {
     /// Makes its parameters under `path`, which is `bert` in models with a head.
     pub fn new(path: &Path, config: &BertConfig, implementation: Implementation) -> Result<Self> {
         config.validate()?;
-        let layers = path / "encoder.layer";
-        let blocks = (0..config.num_hidden_layers)
-            .map(|index| Block::new(&(&layers / index), config, implementation))
-            .collect::<Result<_>>()?;
         let embeddings = Embeddings::new(&(path / "embeddings"), config)?;
-        Ok(Self { config: config.clone(), embeddings, blocks })
+        let encoder = path / "encoder";
+        let blocks = (0..config.num_hidden_layers)
+            .map(|index| Block::new(&(&encoder / "layer" / index), config, implementation))
+            .collect::<Result<_>>()?;
+        let final_norm = match config.placement() {
+            Placement::Pre => Some(config.norm(&(&encoder / "final_norm"))?),
+            Placement::Post => None,
+        };
+        Ok(Self { config: config.clone(), embeddings, blocks, final_norm })
     }
 
     /// Hidden states `[b, t, d]` in the weights' dtype. Dropout acts if `train`.
@@ -224,121 +284,19 @@ impl BertModel {
     /// Shapes and dtypes that don't fit; attention dropout that the implementation can't do.
     pub fn forward(&self, input: &BertInput, train: bool) -> Result<Tensor> {
         input.check_shapes(&self.config)?;
+        let t = input.input_ids.size()[1];
         let mut x_btd = self.embeddings.forward(input, train);
-        for block in &self.blocks {
-            x_btd = block.forward(&x_btd, input.mask, train)?;
-        }
-        Ok(x_btd)
-    }
-}
-
-/// The MLM head: a map, activation and norm, then the word embeddings again as output matrix.
-#[derive(Debug)]
-struct MaskedLmHead {
-    transform: Linear,
-    norm: LayerNorm,
-    /// `[v]`
-    bias: Tensor,
-}
-
-/// For which tokens logits are computed. Loss and gradients are the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogitsOf {
-    /// All, as in transformers.
-    AllTokens,
-    /// The masked ones, about one in seven.
-    MaskedOnly,
-}
-
-/// BERT with its masked-language-model head, as transformers' `BertForMaskedLM`.
-#[derive(Debug)]
-pub struct BertForMaskedLm {
-    bert: BertModel,
-    head: MaskedLmHead,
-}
-
-impl BertForMaskedLm {
-    /// Makes its parameters under `path`, which is the root in Hugging Face's layout.
-    pub fn new(path: &Path, config: &BertConfig, implementation: Implementation) -> Result<Self> {
-        let bert = BertModel::new(&(path / "bert"), config, implementation)?;
-        let predictions = path / "cls.predictions";
-        let transform = &predictions / "transform";
-        let d = config.hidden_size;
-        let init = Init::Normal(config.initializer_range);
-        let head = MaskedLmHead {
-            transform: Linear::new(&(&transform / "dense"), d, d, Role::Matrix, init)?,
-            norm: LayerNorm::new(&(&transform / "LayerNorm"), d, config.layer_norm_eps)?,
-            bias: predictions.param("bias", &[config.vocab_size], Role::Bias, Init::Zeros)?,
-        };
-        Ok(Self { bert, head })
-    }
-
-    /// The configuration it was made from.
-    pub fn config(&self) -> &BertConfig {
-        &self.bert.config
-    }
-
-    /// Hidden states `[b, t, d]`; see [`BertModel::forward`].
-    pub fn encode(&self, input: &BertInput, train: bool) -> Result<Tensor> {
-        self.bert.forward(input, train)
-    }
-
-    /// Logits over the vocabulary: `[.., d]` to `[.., v]`, in the weights' dtype.
-    pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        let mapped = self.bert.config.hidden_act.forward(&self.head.transform.forward(hidden));
-        let words_vd = &self.bert.embeddings.words.weight;
-        self.head.norm.forward(&mapped).linear(words_vd, Some(&self.head.bias))
-    }
-
-    /// Mean cross-entropy of the masked tokens, a scalar in FP32.
-    ///
-    /// `positions_m` are their places in the flattened batch (`row · t + column`), each once;
-    /// `labels_m` the tokens that were there. Both I64.
-    ///
-    /// # Errors
-    /// As [`BertModel::forward`]; positions and labels of different or no length.
-    pub fn mlm_loss(
-        &self,
-        input: &BertInput,
-        positions_m: &Tensor,
-        labels_m: &Tensor,
-        logits_of: LogitsOf,
-        train: bool,
-    ) -> Result<Tensor> {
-        check_masked(positions_m, labels_m)?;
-        let hidden_nd = self.encode(input, train)?.flatten(0, 1);
-        Ok(match logits_of {
-            LogitsOf::MaskedOnly => {
-                let hidden_md = hidden_nd.index_select(0, positions_m);
-                loss::cross_entropy(&self.logits(&hidden_md), labels_m)
+        let seen = self.config.pattern().visible(t, t, input.mask, x_btd.device());
+        let rotation = self.config.switches.rotary.map(|rotary| {
+            let (head_size, kind) = (self.config.head_size(), x_btd.kind());
+            match input.position_ids {
+                Some(ids) => rotary.rotation(ids, head_size, kind),
+                None => rotary.rotation_of_range(0, t, head_size, kind, x_btd.device()),
             }
-            LogitsOf::AllTokens => {
-                let ignored_n = labels_m.new_full(
-                    [hidden_nd.size()[0]],
-                    loss::IGNORED,
-                    (Kind::Int64, labels_m.device()),
-                );
-                let labels_n = ignored_n.index_copy(0, positions_m, labels_m);
-                loss::cross_entropy(&self.logits(&hidden_nd), &labels_n)
-            }
-        })
-    }
-}
-
-/// Refuses positions and labels that don't belong together.
-fn check_masked(positions_m: &Tensor, labels_m: &Tensor) -> Result<()> {
-    let (positions, labels) = (positions_m.size(), labels_m.size());
-    let fits = positions.len() == 1 && positions == labels && positions[0] > 0;
-    if !fits || positions_m.kind() != Kind::Int64 || labels_m.kind() != Kind::Int64 {
-        return Err(Error::Input {
-            name: "masked positions and labels",
-            found: format!(
-                "{:?} of shape {positions:?} and {:?} of shape {labels:?}",
-                positions_m.kind(),
-                labels_m.kind()
-            ),
-            expected: "both Int64 of one shape [masked tokens], at least one".into(),
         });
+        for block in &self.blocks {
+            x_btd = block.forward(&x_btd, &seen, rotation.as_ref(), train)?;
+        }
+        Ok(self.final_norm.as_ref().map_or(x_btd.shallow_clone(), |norm| norm.forward(&x_btd)))
     }
-    Ok(())
 }

@@ -1,84 +1,272 @@
 //! Multi-head attention. Source: arXiv 1706.03762, section 3.2.
 //!
-//! Axes: `b` batch, `h` heads, `t` time, `d` features, `e` features of a head.
+//! Axes: `b` batch, `h` heads, `g` heads of keys and values, `t` queries, `s` keys, `d` features,
+//! `e` features of a head.
 
-use bert4rs_tensor_core::attention::{Implementation, Options, attention};
-use bert4rs_tensor_core::param::{Init, Path, Role};
-use bert4rs_tensor_core::{Result, Tensor};
+use bert4rs_tensor_core::Tensor;
+use bert4rs_tensor_core::attention::{Implementation, Options, Scores, Visible, attend};
+use bert4rs_tensor_core::param::{Init, Path};
 
-use super::Linear;
+use super::{Biased, Linear, Norm, NormKind, Rotation};
+use crate::error::Result;
 
 /// Sizes and choices of a [`MultiHeadAttention`].
 #[derive(Debug, Clone, Copy)]
 pub struct MultiHeadConfig {
-    /// Features `d` in and out, a multiple of `heads`.
+    /// Features `d` in and out.
     pub hidden: i64,
-    /// Number of heads.
+    /// Heads `h` of queries.
     pub heads: i64,
+    /// Heads `g` of keys and values, a divisor of `heads`.
+    pub kv_heads: i64,
+    /// Features `e` of a head.
+    pub head_size: i64,
+    /// Whether the maps have biases.
+    pub biased: Biased,
+    /// What scores are multiplied with; `1 / √e` if absent.
+    pub scale: Option<f64>,
+    /// RMS norms of each head's queries and keys, with this eps (QK-norm, arXiv 2302.05442).
+    pub qk_norm: Option<f64>,
     /// Which code computes attention.
     pub implementation: Implementation,
     /// Probability of dropping an attention weight, in training.
     pub dropout: f64,
-    /// How the matrices start.
-    pub init: Init,
+    /// How the maps start.
+    pub init: MultiHeadInit,
 }
 
-/// Where a [`MultiHeadAttention`] has its four maps.
-#[derive(Debug)]
-pub struct MultiHeadPaths<'a> {
+/// How the maps of a [`MultiHeadAttention`] start.
+#[derive(Debug, Clone, Copy)]
+pub struct MultiHeadInit {
     /// Of queries.
-    pub query: Path<'a>,
-    /// Of keys.
-    pub key: Path<'a>,
-    /// Of values.
-    pub value: Path<'a>,
-    /// Of the heads' joint output.
-    pub output: Path<'a>,
+    pub query: Init,
+    /// Of keys and values.
+    pub key_value: Init,
+    /// Of the output.
+    pub output: Init,
 }
 
-/// `softmax(q kᵀ / √e) v` in each head, between linear maps.
+impl MultiHeadConfig {
+    /// Multiply-adds a token, where each query sees `keys` keys.
+    pub fn products(&self, keys: f64) -> f64 {
+        let (d, e) = (self.hidden as f64, self.head_size as f64);
+        let (h, g) = (self.heads as f64, self.kv_heads as f64);
+        2.0 * d * e * (h + g) + 2.0 * keys * h * e
+    }
+}
+
+/// Where a [`MultiHeadAttention`] has its maps.
+#[derive(Debug)]
+pub enum MultiHeadPaths<'a> {
+    /// Queries, keys and values have maps of their own.
+    Separate {
+        /// Of queries.
+        query: Path<'a>,
+        /// Of keys.
+        key: Path<'a>,
+        /// Of values.
+        value: Path<'a>,
+        /// Of the heads' joint output.
+        output: Path<'a>,
+        /// Above the `query_norm` and `key_norm` of QK-norm.
+        norms: Path<'a>,
+    },
+    /// One map gives queries, keys and values, in this order.
+    Joint {
+        /// Of queries, keys and values.
+        query_key_value: Path<'a>,
+        /// Of the heads' joint output.
+        output: Path<'a>,
+        /// Above the `query_norm` and `key_norm` of QK-norm.
+        norms: Path<'a>,
+    },
+}
+
+/// The maps to queries, keys and values.
+#[derive(Debug)]
+enum Projections {
+    Separate { query: Linear, key: Linear, value: Linear },
+    Joint(Linear),
+}
+
+/// What attention reads beside its queries' source.
+#[derive(Debug)]
+pub struct AttentionInput<'a> {
+    /// Which keys a query sees.
+    pub visible: Visible<'a>,
+    /// What turns queries and keys by their positions.
+    pub rotation: Option<&'a Rotation>,
+    /// Keys and values of earlier calls, to which this call's are added.
+    pub cache: Option<&'a mut KeyValueCache>,
+    /// Whether dropout acts.
+    pub train: bool,
+}
+
+/// Keys and values that were computed before, `[b, g, s, e]`.
+#[derive(Debug, Default)]
+pub struct KeyValueCache {
+    held: Option<(Tensor, Tensor)>,
+}
+
+impl KeyValueCache {
+    /// Number of positions held.
+    pub fn len(&self) -> i64 {
+        self.held.as_ref().map_or(0, |(keys, _)| keys.size()[2])
+    }
+
+    /// Whether nothing is held yet.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_none()
+    }
+
+    /// Keeps the rows of the batch that `rows` names, in its order.
+    pub fn select_rows(&mut self, rows: &Tensor) {
+        if let Some((keys, values)) = &mut self.held {
+            *keys = keys.index_select(0, rows);
+            *values = values.index_select(0, rows);
+        }
+    }
+
+    fn extend(&mut self, k_bgse: Tensor, v_bgse: Tensor) -> (Tensor, Tensor) {
+        let (keys, values) = match self.held.take() {
+            None => (k_bgse, v_bgse),
+            Some((keys, values)) => {
+                (Tensor::cat(&[keys, k_bgse], 2), Tensor::cat(&[values, v_bgse], 2))
+            }
+        };
+        let held = (keys.shallow_clone(), values.shallow_clone());
+        self.held = Some(held);
+        (keys, values)
+    }
+}
+
+/// `softmax(q kᵀ · scale) v` in each head, between linear maps.
 #[derive(Debug)]
 pub struct MultiHeadAttention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    config: MultiHeadConfig,
+    projections: Projections,
+    norms: Option<(Norm, Norm)>,
     output: Linear,
-    heads: i64,
-    implementation: Implementation,
-    dropout: f64,
 }
 
 impl MultiHeadAttention {
-    /// Four maps with biases.
+    /// Makes its parameters at `paths`.
     pub fn new(paths: &MultiHeadPaths, config: &MultiHeadConfig) -> Result<Self> {
-        let linear =
-            |path| Linear::new(path, config.hidden, config.hidden, Role::Matrix, config.init);
-        Ok(Self {
-            query: linear(&paths.query)?,
-            key: linear(&paths.key)?,
-            value: linear(&paths.value)?,
-            output: linear(&paths.output)?,
-            heads: config.heads,
-            implementation: config.implementation,
-            dropout: config.dropout,
-        })
+        let MultiHeadConfig { hidden, heads, kv_heads, head_size, biased, init, .. } = *config;
+        let (q, kv) = (heads * head_size, kv_heads * head_size);
+        let linear = |path, outputs, init| Linear::new(path, hidden, outputs, biased, init);
+        let (projections, output, norms) = match paths {
+            MultiHeadPaths::Separate { query, key, value, output, norms } => {
+                let projections = Projections::Separate {
+                    query: linear(query, q, init.query)?,
+                    key: linear(key, kv, init.key_value)?,
+                    value: linear(value, kv, init.key_value)?,
+                };
+                (projections, output, norms)
+            }
+            MultiHeadPaths::Joint { query_key_value, output, norms } => {
+                let joint = linear(query_key_value, q + 2 * kv, init.query)?;
+                (Projections::Joint(joint), output, norms)
+            }
+        };
+        let norms = match config.qk_norm {
+            None => None,
+            Some(eps) => {
+                let norm = |name: &str| Norm::new(&(norms / name), NormKind::Rms, head_size, eps);
+                Some((norm("query_norm")?, norm("key_norm")?))
+            }
+        };
+        let output = Linear::new(output, q, hidden, biased, init.output)?;
+        Ok(Self { config: *config, projections, norms, output })
     }
 
-    /// Self-attention: `[b, t, d]` to `[b, t, d]`. `mask` as in [`attention`].
-    pub fn forward(&self, x_btd: &Tensor, mask: Option<&Tensor>, train: bool) -> Result<Tensor> {
-        let q_bhte = self.split_heads(&self.query.forward(x_btd));
-        let k_bhte = self.split_heads(&self.key.forward(x_btd));
-        let v_bhte = self.split_heads(&self.value.forward(x_btd));
-        let dropout = if train { self.dropout } else { 0.0 };
-        let options = Options { implementation: self.implementation, dropout };
-        let y_bhte = attention(&q_bhte, &k_bhte, &v_bhte, mask, &options)?;
+    /// Queries, keys and values all from `x_btd`: `[b, t, d]` to `[b, t, d]`.
+    pub fn forward(&self, x_btd: &Tensor, input: AttentionInput) -> Result<Tensor> {
+        let (mut q_bhte, mut k_bgte, mut v_bgte) = match &self.projections {
+            Projections::Separate { query, key, value } => (
+                self.split_heads(&query.forward(x_btd)),
+                self.split_heads(&key.forward(x_btd)),
+                self.split_heads(&value.forward(x_btd)),
+            ),
+            Projections::Joint(joint) => {
+                let MultiHeadConfig { heads, kv_heads, head_size, .. } = self.config;
+                let (q, kv) = (heads * head_size, kv_heads * head_size);
+                let parts = joint.forward(x_btd).split_with_sizes([q, kv, kv], -1);
+                let split = |part: &Tensor| self.split_heads(part);
+                (split(&parts[0]), split(&parts[1]), split(&parts[2]))
+            }
+        };
+        if let Some((query_norm, key_norm)) = &self.norms {
+            q_bhte = query_norm.forward(&q_bhte);
+            k_bgte = key_norm.forward(&k_bgte);
+        }
+        if let Some(rotation) = input.rotation {
+            q_bhte = rotation.forward(&q_bhte);
+            k_bgte = rotation.forward(&k_bgte);
+        }
+        if let Some(cache) = input.cache {
+            (k_bgte, v_bgte) = cache.extend(k_bgte, v_bgte);
+        }
+        self.finish(&q_bhte, &k_bgte, &v_bgte, input.visible, input.train)
+    }
+
+    /// Queries from `x_btd`, keys and values from `memory_bsd`: `[b, t, d]` to `[b, t, d]`. A
+    /// cache keeps the memory's keys and values, which are then computed once.
+    pub fn cross(
+        &self,
+        x_btd: &Tensor,
+        memory_bsd: &Tensor,
+        input: AttentionInput,
+    ) -> Result<Tensor> {
+        let Projections::Separate { query, key, value } = &self.projections else {
+            return Err(bert4rs_tensor_core::Error::Unsupported {
+                what: "cross-attention with one map for queries, keys and values".into(),
+                reason: "keys and values come from another tensor".into(),
+            }
+            .into());
+        };
+        let mut q_bhte = self.split_heads(&query.forward(x_btd));
+        if let Some((query_norm, _)) = &self.norms {
+            q_bhte = query_norm.forward(&q_bhte);
+        }
+        let key_value = || {
+            let mut k_bgse = self.split_heads(&key.forward(memory_bsd));
+            if let Some((_, key_norm)) = &self.norms {
+                k_bgse = key_norm.forward(&k_bgse);
+            }
+            (k_bgse, self.split_heads(&value.forward(memory_bsd)))
+        };
+        let (k_bgse, v_bgse) = match input.cache {
+            None => key_value(),
+            Some(KeyValueCache { held: Some((keys, values)) }) => {
+                (keys.shallow_clone(), values.shallow_clone())
+            }
+            Some(cache) => {
+                let (keys, values) = key_value();
+                cache.extend(keys, values)
+            }
+        };
+        self.finish(&q_bhte, &k_bgse, &v_bgse, input.visible, input.train)
+    }
+
+    fn finish(
+        &self,
+        q_bhte: &Tensor,
+        k_bgse: &Tensor,
+        v_bgse: &Tensor,
+        visible: Visible,
+        train: bool,
+    ) -> Result<Tensor> {
+        let dropout = if train { self.config.dropout } else { 0.0 };
+        let options = Options { implementation: self.config.implementation, dropout };
+        let scores = Scores { visible, scale: self.config.scale };
+        let y_bhte = attend(q_bhte, k_bgse, v_bgse, &scores, &options)?;
         // The fused kernels write `[b, t, h, e]` in memory, of which this is a view.
-        let y_btd = y_bhte.transpose(1, 2).flatten(2, 3);
-        Ok(self.output.forward(&y_btd))
+        Ok(self.output.forward(&y_bhte.transpose(1, 2).flatten(2, 3)))
     }
 
-    /// `[b, t, d]` to a view `[b, h, t, e]`.
-    fn split_heads(&self, x_btd: &Tensor) -> Tensor {
-        x_btd.unflatten(2, [self.heads, -1]).transpose(1, 2)
+    /// `[b, t, h·e]` to a view `[b, h, t, e]`.
+    fn split_heads(&self, x: &Tensor) -> Tensor {
+        x.unflatten(2, [-1, self.config.head_size]).transpose(1, 2)
     }
 }

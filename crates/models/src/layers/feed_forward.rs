@@ -2,10 +2,53 @@
 //!
 //! Axes: `b` batch, `t` time, `d` features, `f` inner features.
 
-use bert4rs_tensor_core::param::{Init, Path, Role};
+use bert4rs_tensor_core::param::{Init, Path};
 use bert4rs_tensor_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
 
-use super::{Activation, Linear};
+use super::{Activation, Biased, Dropout, Linear};
+
+/// The published forms, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FeedForwardKind {
+    /// `gelu(x W₁) W₂` (arXiv 1810.04805).
+    Gelu,
+    /// `relu(x W₁) W₂` (arXiv 1706.03762).
+    Relu,
+    /// `relu(x W₁)² W₂` (arXiv 2109.08668).
+    #[serde(rename = "relu2")]
+    ReluSquared,
+    /// `(gelu(x W₀) · x W₁) W₂` (arXiv 2002.05202).
+    GeGlu,
+    /// `(silu(x W₀) · x W₁) W₂` (arXiv 2002.05202).
+    SwiGlu,
+    /// `(relu(x W₀) · x W₁) W₂` (arXiv 2002.05202).
+    ReGlu,
+}
+
+impl FeedForwardKind {
+    /// The activation, and whether it is a gate.
+    pub fn parts(self) -> (Activation, Gated) {
+        match self {
+            Self::Gelu => (Activation::Gelu, Gated::No),
+            Self::Relu => (Activation::Relu, Gated::No),
+            Self::ReluSquared => (Activation::ReluSquared, Gated::No),
+            Self::GeGlu => (Activation::Gelu, Gated::Yes),
+            Self::SwiGlu => (Activation::Silu, Gated::Yes),
+            Self::ReGlu => (Activation::Relu, Gated::Yes),
+        }
+    }
+}
+
+/// Whether the activation gates a second map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gated {
+    /// `activation(x W₀) · x W₁`
+    Yes,
+    /// `activation(x W₁)`
+    No,
+}
 
 /// Sizes and choices of a [`FeedForward`].
 #[derive(Debug, Clone, Copy)]
@@ -16,32 +59,71 @@ pub struct FeedForwardConfig {
     pub inner: i64,
     /// The nonlinearity between.
     pub activation: Activation,
-    /// How the matrices start.
-    pub init: Init,
+    /// Whether it is a gate.
+    pub gated: Gated,
+    /// Whether the maps have biases.
+    pub biased: Biased,
+    /// Of the inner features.
+    pub dropout: Dropout,
+    /// How the maps to the inner features start.
+    pub init_up: Init,
+    /// How the map back starts.
+    pub init_down: Init,
 }
 
-/// `activation(x W₁ᵀ + b₁) W₂ᵀ + b₂`. Source: arXiv 1706.03762, section 3.3.
+impl FeedForwardConfig {
+    /// Multiply-adds a token: two maps, or three with a gate.
+    pub fn products(&self) -> f64 {
+        let maps = if self.gated == Gated::Yes { 3.0 } else { 2.0 };
+        maps * self.hidden as f64 * self.inner as f64
+    }
+}
+
+/// Where a [`FeedForward`] has its maps.
+#[derive(Debug)]
+pub struct FeedForwardPaths<'a> {
+    /// `W₀`, used only with a gate.
+    pub gate: Path<'a>,
+    /// `W₁`.
+    pub up: Path<'a>,
+    /// `W₂`.
+    pub down: Path<'a>,
+}
+
+/// `activation(x W₁) W₂`, or gated; see [`FeedForwardKind`].
 #[derive(Debug)]
 pub struct FeedForward {
+    gate: Option<Linear>,
     up: Linear,
     down: Linear,
     activation: Activation,
+    dropout: Dropout,
 }
 
 impl FeedForward {
-    /// The first map at `up`, the second at `down`.
-    pub fn new(up: &Path, down: &Path, config: &FeedForwardConfig) -> Result<Self> {
-        let FeedForwardConfig { hidden, inner, activation, init } = *config;
+    /// Makes its parameters at `paths`.
+    pub fn new(paths: &FeedForwardPaths, config: &FeedForwardConfig) -> Result<Self> {
+        let FeedForwardConfig { hidden, inner, biased, init_up, init_down, .. } = *config;
+        let gate = match config.gated {
+            Gated::Yes => Some(Linear::new(&paths.gate, hidden, inner, biased, init_up)?),
+            Gated::No => None,
+        };
         Ok(Self {
-            up: Linear::new(up, hidden, inner, Role::Matrix, init)?,
-            down: Linear::new(down, inner, hidden, Role::Matrix, init)?,
-            activation,
+            gate,
+            up: Linear::new(&paths.up, hidden, inner, biased, init_up)?,
+            down: Linear::new(&paths.down, inner, hidden, biased, init_down)?,
+            activation: config.activation,
+            dropout: config.dropout,
         })
     }
 
     /// `[b, t, d]` to `[b, t, d]`.
-    pub fn forward(&self, x_btd: &Tensor) -> Tensor {
-        let inner_btf = self.activation.forward(&self.up.forward(x_btd));
-        self.down.forward(&inner_btf)
+    pub fn forward(&self, x_btd: &Tensor, train: bool) -> Tensor {
+        let up_btf = self.up.forward(x_btd);
+        let inner_btf = match &self.gate {
+            None => self.activation.forward(&up_btf),
+            Some(gate) => self.activation.forward(&gate.forward(x_btd)) * up_btf,
+        };
+        self.down.forward(&self.dropout.forward(inner_btf, train))
     }
 }

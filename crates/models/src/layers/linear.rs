@@ -3,7 +3,16 @@
 use bert4rs_tensor_core::param::{Init, Path, Role};
 use bert4rs_tensor_core::{Result, Tensor};
 
-/// `y = x Wᵀ + b`.
+/// Whether a linear map has a bias, which starts at 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Biased {
+    /// `x Wᵀ + b`
+    Yes,
+    /// `x Wᵀ`
+    No,
+}
+
+/// `x Wᵀ + b`, or without `b`.
 #[derive(Debug)]
 pub struct Linear {
     /// `[outputs, inputs]`.
@@ -13,23 +22,36 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// With a bias that starts at 0. Parameters `weight` (of `role`) and `bias` under `path`.
-    pub fn new(path: &Path, inputs: i64, outputs: i64, role: Role, init: Init) -> Result<Self> {
-        let mut linear = Self::without_bias(path, inputs, outputs, role, init)?;
-        linear.bias = Some(path.param("bias", &[outputs], Role::Bias, Init::Zeros)?);
-        Ok(linear)
+    /// A hidden map: parameters `weight` of [`Role::Matrix`] and `bias` under `path`.
+    pub fn new(path: &Path, inputs: i64, outputs: i64, biased: Biased, init: Init) -> Result<Self> {
+        Self::with_role(path, inputs, outputs, Role::Matrix, biased, init)
     }
 
-    /// Without a bias. Parameter `weight` (of `role`) under `path`.
-    pub fn without_bias(
+    /// A map to outputs of the model: `weight` is of [`Role::Head`].
+    pub fn head(
+        path: &Path,
+        inputs: i64,
+        outputs: i64,
+        biased: Biased,
+        init: Init,
+    ) -> Result<Self> {
+        Self::with_role(path, inputs, outputs, Role::Head, biased, init)
+    }
+
+    fn with_role(
         path: &Path,
         inputs: i64,
         outputs: i64,
         role: Role,
+        biased: Biased,
         init: Init,
     ) -> Result<Self> {
         let weight = path.param("weight", &[outputs, inputs], role, init)?;
-        Ok(Self { weight, bias: None })
+        let bias = match biased {
+            Biased::Yes => Some(path.param("bias", &[outputs], Role::Bias, Init::Zeros)?),
+            Biased::No => None,
+        };
+        Ok(Self { weight, bias })
     }
 
     /// `[.., inputs]` to `[.., outputs]`.

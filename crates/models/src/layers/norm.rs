@@ -2,28 +2,46 @@
 
 use bert4rs_tensor_core::param::{Init, Path, Role};
 use bert4rs_tensor_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
 
-/// `(x - mean) / √(variance + eps) · weight + bias` over the last axis, with statistics in FP32.
-/// Source: arXiv 1607.06450.
+/// Which normalisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormKind {
+    /// `(x - mean) / √(variance + eps) · weight + bias`. Source: arXiv 1607.06450.
+    Layer,
+    /// `x / √(mean of x² + eps) · weight`. Source: arXiv 1910.07467.
+    Rms,
+}
+
+/// A normalisation over the last axis, with statistics in FP32.
 #[derive(Debug)]
-pub struct LayerNorm {
+pub struct Norm {
+    kind: NormKind,
     weight: Tensor,
-    bias: Tensor,
+    bias: Option<Tensor>,
     eps: f64,
 }
 
-impl LayerNorm {
-    /// Parameters `weight` (ones) and `bias` (zeros) under `path`.
-    pub fn new(path: &Path, features: i64, eps: f64) -> Result<Self> {
-        Ok(Self {
-            weight: path.param("weight", &[features], Role::Norm, Init::Ones)?,
-            bias: path.param("bias", &[features], Role::Norm, Init::Zeros)?,
-            eps,
-        })
+impl Norm {
+    /// Parameters `weight` (ones) and, for [`NormKind::Layer`], `bias` (zeros) under `path`.
+    pub fn new(path: &Path, kind: NormKind, features: i64, eps: f64) -> Result<Self> {
+        let weight = path.param("weight", &[features], Role::Norm, Init::Ones)?;
+        let bias = match kind {
+            NormKind::Layer => Some(path.param("bias", &[features], Role::Norm, Init::Zeros)?),
+            NormKind::Rms => None,
+        };
+        Ok(Self { kind, weight, bias, eps })
     }
 
     /// `[.., features]`; shape and dtype stay.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, false)
+        let features = self.weight.size();
+        match self.kind {
+            NormKind::Layer => {
+                x.layer_norm(features, Some(&self.weight), self.bias.as_ref(), self.eps, false)
+            }
+            NormKind::Rms => x.rms_norm(features, Some(&self.weight), self.eps),
+        }
     }
 }

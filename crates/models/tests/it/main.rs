@@ -1,4 +1,6 @@
 //! Integration tests, in one binary so that libtorch is linked once.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod bert;
 mod support;

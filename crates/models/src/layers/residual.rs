@@ -1,0 +1,46 @@
+//! The residual connection around each half of a transformer block.
+
+use bert4rs_tensor_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::{Dropout, Norm};
+use crate::error::Result;
+
+/// Where the normalisation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// `norm(x + f(x))`, as in the first transformer (arXiv 1706.03762).
+    Post,
+    /// `x + f(norm(x))`, with one more norm after the last block (arXiv 2002.04745).
+    Pre,
+}
+
+/// A residual connection with its norm and dropout.
+#[derive(Debug)]
+pub struct Residual {
+    /// Where the norm stands.
+    pub placement: Placement,
+    /// The norm.
+    pub norm: Norm,
+    /// Of the inner function's result.
+    pub dropout: Dropout,
+}
+
+impl Residual {
+    /// `inner` with the connection around it; shapes stay.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        train: bool,
+        inner: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        Ok(match self.placement {
+            Placement::Post => {
+                let y = self.dropout.forward(inner(x)?, train);
+                self.norm.forward(&(x + y))
+            }
+            Placement::Pre => x + self.dropout.forward(inner(&self.norm.forward(x))?, train),
+        })
+    }
+}
