@@ -1,9 +1,9 @@
-//! Models that pretrain: BERT, from parts that they share.
+//! Models that pretrain: BERT, GPT and T5, from parts that they share.
 //!
 //! | module | holds |
 //! | --- | --- |
 //! | [`layers`] | the parts, each written once |
-//! | [`bert`] | a family's configuration, wiring and heads |
+//! | [`bert`], [`gpt`], [`t5`] | a family's configuration, wiring and heads |
 //! | [`switches`] | departures from the published forms, one set for all families |
 //! | [`mask`] | who may attend to whom |
 //! | [`loss`] | cross-entropy with FP32 statistics |
@@ -19,11 +19,13 @@
 pub mod bert;
 mod check;
 pub mod error;
+pub mod gpt;
 pub mod hugging_face;
 mod input;
 pub mod layers;
 pub mod loss;
 pub mod mask;
 pub mod switches;
+pub mod t5;
 
 pub use error::{Error, Result};

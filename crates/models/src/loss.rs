@@ -3,15 +3,61 @@
 //! Axes: `n` rows, `v` vocabulary.
 
 use bert4rs_tensor_core::{Kind, Reduction, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
 
 /// The label that counts for nothing, as in transformers.
 pub const IGNORED: i64 = -100;
+
+/// What is added to cross-entropy; nothing by default.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LossOptions {
+    /// Probability `ε` that the target spreads over the whole vocabulary (arXiv 1512.00567).
+    pub label_smoothing: f64,
+    /// Weight of `(log Σ exp logits)²`, which keeps logits small (arXiv 2204.02311: 1e-4).
+    pub z_loss: f64,
+}
+
+impl LossOptions {
+    /// Refuses what is no probability or weight.
+    pub fn validate(&self) -> Result<()> {
+        if !(0.0..1.0).contains(&self.label_smoothing) {
+            let reason = "must be at least 0 and below 1";
+            return Err(Error::config("label_smoothing", self.label_smoothing, reason));
+        }
+        if !(self.z_loss.is_finite() && self.z_loss >= 0.0) {
+            return Err(Error::config("z_loss", self.z_loss, "must be at least 0"));
+        }
+        Ok(())
+    }
+}
 
 /// Mean over rows of `-log softmax(logits)[label]`, a scalar in FP32 (FP64 for FP64 logits).
 ///
 /// `logits_nv` is of any float dtype, `labels_n` is I64; rows labelled [`IGNORED`] don't count.
 pub fn cross_entropy(logits_nv: &Tensor, labels_n: &Tensor) -> Tensor {
-    let kind = if logits_nv.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-    let log_probs_nv = logits_nv.log_softmax(-1, kind);
-    log_probs_nv.nll_loss_nd(labels_n, None::<Tensor>, Reduction::Mean, IGNORED)
+    cross_entropy_with(logits_nv, labels_n, &LossOptions::default())
+}
+
+/// [`cross_entropy`], with what `options` add.
+pub fn cross_entropy_with(logits_nv: &Tensor, labels_n: &Tensor, options: &LossOptions) -> Tensor {
+    let exact = if logits_nv.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    let log_probs_nv = logits_nv.log_softmax(-1, exact);
+    let mut loss = log_probs_nv.nll_loss_nd(labels_n, None::<Tensor>, Reduction::Mean, IGNORED);
+    if options.label_smoothing == 0.0 && options.z_loss == 0.0 {
+        return loss;
+    }
+    let counted_n = labels_n.ne(IGNORED).to_kind(exact);
+    let mean_of = |x_n: Tensor| (x_n * &counted_n).sum(exact) / counted_n.sum(exact);
+    if options.label_smoothing > 0.0 {
+        let uniform = mean_of(-log_probs_nv.mean_dim(-1, false, exact));
+        loss = loss * (1.0 - options.label_smoothing) + uniform * options.label_smoothing;
+    }
+    if options.z_loss > 0.0 {
+        let log_z_n = logits_nv.to_kind(exact).logsumexp(-1, false);
+        loss += mean_of(log_z_n.square()) * options.z_loss;
+    }
+    loss
 }

@@ -6,7 +6,7 @@ use bert4rs_tensor_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::layers::{FeedForwardKind, NormKind, Placement, Rotary};
+use crate::layers::{Biased, FeedForwardKind, NormKind, Placement, Rotary};
 
 /// One knob for each departure; absent means as published.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -37,6 +37,9 @@ pub struct Switches {
     /// The last map of each half of a block starts at 0, so that a block starts as the identity.
     #[serde(skip_serializing_if = "is_false")]
     pub zero_init_outputs: bool,
+    /// The linear maps of blocks have no biases.
+    #[serde(skip_serializing_if = "is_false")]
+    pub no_biases: bool,
     /// Logits `x` become `cap · tanh(x / cap)`. Source: arXiv 2408.00118.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logit_soft_cap: Option<f64>,
@@ -76,6 +79,11 @@ impl Switches {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether linear maps of blocks have biases, in a family that has them as published.
+    pub(crate) fn biased(&self) -> Biased {
+        if self.no_biases { Biased::No } else { Biased::Yes }
     }
 
     /// Logits with their cap, if any.

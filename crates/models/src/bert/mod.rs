@@ -17,7 +17,7 @@ use crate::input;
 use crate::layers::attention::{MultiHeadInit, MultiHeadPaths};
 use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
-    AttentionInput, Biased, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind,
+    AttentionInput, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind,
     MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Rotation,
 };
 use crate::mask::{self, Pattern};
@@ -113,7 +113,7 @@ impl BertConfig {
             inner: self.intermediate_size,
             activation,
             gated,
-            biased: Biased::Yes,
+            biased: self.switches.biased(),
             dropout: Dropout { probability: 0.0 },
             init_up: self.init(),
             init_down: self.init_of_outputs(),
@@ -126,7 +126,7 @@ impl BertConfig {
             heads: self.num_attention_heads,
             kv_heads: self.switches.kv_heads.unwrap_or(self.num_attention_heads),
             head_size: self.head_size(),
-            biased: Biased::Yes,
+            biased: self.switches.biased(),
             scale: None,
             qk_norm: self.switches.qk_norm.then_some(self.layer_norm_eps),
             implementation,

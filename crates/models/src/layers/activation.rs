@@ -34,3 +34,13 @@ impl Activation {
         }
     }
 }
+
+impl Activation {
+    /// The one of this name in `config.json`.
+    pub fn named(name: &str) -> Option<Self> {
+        use serde::de::IntoDeserializer;
+        let name: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
+            name.into_deserializer();
+        Self::deserialize(name).ok()
+    }
+}

@@ -3,4 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bert;
+mod gpt;
+mod rotary;
 mod support;
+mod t5;

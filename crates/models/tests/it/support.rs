@@ -1,5 +1,7 @@
 //! Recorded results of transformers, and comparisons with them.
 
+#![expect(clippy::print_stdout, reason = "shows measured deviations with --nocapture")]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -12,9 +14,13 @@ pub(crate) struct Vectors {
     config: String,
 }
 
+pub(crate) fn vectors_folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")
+}
+
 impl Vectors {
     pub(crate) fn load(name: &str) -> Self {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
+        let folder = vectors_folder();
         Self {
             tensors: safetensors::load(&folder.join(format!("{name}.safetensors"))).unwrap(),
             config: std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap(),
@@ -35,6 +41,20 @@ impl Vectors {
             Some((name.strip_prefix(prefix)?.to_owned(), tensor.shallow_clone()))
         };
         self.tensors.iter().filter_map(with).collect()
+    }
+
+    /// The same vectors with weights and gradients renamed and reshaped.
+    pub(crate) fn with_names(
+        mut self,
+        rename: impl Fn(BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor>,
+    ) -> Self {
+        for prefix in ["weight.", "grad."] {
+            let renamed = rename(self.under(prefix));
+            self.tensors.retain(|name, _| !name.starts_with(prefix));
+            let with_prefix = renamed.into_iter().map(|(name, x)| (format!("{prefix}{name}"), x));
+            self.tensors.extend(with_prefix);
+        }
+        self
     }
 
     /// Sets every parameter to the recorded weight of its name; both have the same names.
@@ -77,4 +97,18 @@ pub(crate) fn assert_close(what: &str, found: &Tensor, want: &Tensor, tolerance:
     let off = max_abs(&(found.to_kind(Kind::Double) - want.to_kind(Kind::Double)));
     println!("{what}: largest deviation {off:.1e}");
     assert!(off <= tolerance, "{what}: off by {off:.1e}, more than {tolerance:.0e}");
+}
+
+/// [`assert_close`] where `keep_bt` is not 0; `[b, t, ..]`.
+#[track_caller]
+pub(crate) fn assert_close_where(
+    what: &str,
+    found: &Tensor,
+    want: &Tensor,
+    keep_bt: &Tensor,
+    tolerance: f64,
+) {
+    assert!(!bool::try_from(found.isnan().any()).unwrap(), "{what}: not a number");
+    let keep = keep_bt.unsqueeze(-1);
+    assert_close(what, &(found * &keep), &(want * &keep), tolerance);
 }

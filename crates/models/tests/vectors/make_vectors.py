@@ -21,10 +21,18 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 HERE = pathlib.Path(__file__).parent
-BATCH, TIME, VOCAB = 3, 37, 41
+BATCH, TIME, VOCAB = 3, 37, 29
 
 
 def randomise(model, seed):
@@ -38,8 +46,8 @@ def randomise(model, seed):
     return model.eval().float()
 
 
-def padded_mask():
-    mask = torch.ones(BATCH, TIME, dtype=torch.long)
+def padded_mask(time=TIME):
+    mask = torch.ones(BATCH, time, dtype=torch.long)
     mask[0, :5] = 0
     mask[1, -9:] = 0
     mask[2, :3] = 0
@@ -68,8 +76,8 @@ def record(model, inputs, seen):
 
 def bert():
     config = BertConfig(
-        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=24, max_position_embeddings=40, attn_implementation="eager",
+        vocab_size=VOCAB, hidden_size=12, num_hidden_layers=2, num_attention_heads=3,
+        intermediate_size=16, max_position_embeddings=40, attn_implementation="eager",
     )
     model = randomise(BertForMaskedLM(config), seed=1)
     mask, ids = padded_mask(), tokens(2)
@@ -85,7 +93,105 @@ def bert():
     return config, record(model, inputs, lambda o: (o.loss, o.logits, o.hidden_states[-1]))
 
 
-CASES = {"bert": bert}
+def causal_inputs():
+    """Labels are the tokens, but for padding and the first real token of a row."""
+    mask, ids = padded_mask(), tokens(5)
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[torch.arange(BATCH), mask.argmax(1)] = -100
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def gpt2():
+    config = GPT2Config(
+        vocab_size=VOCAB, n_embd=12, n_layer=2, n_head=3, n_inner=16, n_positions=40,
+        bos_token_id=0, eos_token_id=0, attn_implementation="eager",
+    )
+    model = randomise(GPT2LMHeadModel(config), seed=6)
+    seen = lambda o: (o.loss, o.logits, o.hidden_states[-1])
+    return config, record(model, causal_inputs(), seen)
+
+
+def qwen3():
+    """RMS norm, SwiGLU, RoPE with YaRN, QK-norm, grouped heads and windows in one."""
+    config = Qwen3Config(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, intermediate_size=20, max_position_embeddings=64,
+        use_sliding_window=True, sliding_window=7, max_window_layers=0, tie_word_embeddings=True,
+        layer_types=["sliding_attention"], attn_implementation="eager",
+        rope_parameters={
+            "rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0,
+            "original_max_position_embeddings": 16, "beta_fast": 4.0, "beta_slow": 0.5,
+        },
+    )
+    model = randomise(Qwen3ForCausalLM(config), seed=7)
+    inputs = causal_inputs()
+    inputs["position_ids"] = torch.arange(TIME).expand(BATCH, TIME).contiguous()
+    return config, record(model, inputs, lambda o: (o.loss, o.logits, o.hidden_states[-1]))
+
+
+def t5(version):
+    config = T5Config(
+        vocab_size=VOCAB, d_model=12, d_kv=4, d_ff=16, num_layers=2, num_heads=3,
+        relative_attention_num_buckets=8, relative_attention_max_distance=20,
+        feed_forward_proj={"1.0": "relu", "1.1": "gated-gelu"}[version],
+        tie_word_embeddings=version == "1.0", decoder_start_token_id=0,
+        attn_implementation="eager",
+    )
+    model = T5ForConditionalGeneration(config)
+    if version == "1.1":
+        # transformers 5 ties what v1.1's files untie: undo it, as loading such a file does.
+        model.lm_head.weight = torch.nn.Parameter(torch.empty(VOCAB, config.d_model))
+        config.tie_word_embeddings = False
+    model = randomise(model, seed=8)
+    time, mask = 29, padded_mask()
+    decoder_mask = padded_mask(time)
+    inputs = {
+        "input_ids": tokens(9),
+        "attention_mask": mask,
+        "decoder_input_ids": tokens(10, time),
+        "decoder_attention_mask": decoder_mask,
+        "labels": tokens(11, time).masked_fill(decoder_mask == 0, -100),
+    }
+    seen = lambda o: (o.loss, o.logits, o.decoder_hidden_states[-1])
+    return config, record(model, inputs, seen)
+
+
+def rotary():
+    """Frequencies and attention factors of real sizes, as JSON."""
+    cases = []
+    for head, theta, yarn in [
+        (64, 10000.0, None),
+        (64, 10000.0, {"factor": 4.0, "original_max_position_embeddings": 2048}),
+        (128, 500000.0, {"factor": 40.0, "original_max_position_embeddings": 4096,
+                         "beta_fast": 24.0, "beta_slow": 2.0}),
+        (32, 1000.0, {"factor": 8.0, "original_max_position_embeddings": 512,
+                      "attention_factor": 1.5}),
+    ]:
+        kind = {"rope_type": "default"} if yarn is None else {"rope_type": "yarn"} | yarn
+        config = LlamaConfig(
+            hidden_size=head, num_attention_heads=1, max_position_embeddings=131072,
+            rope_parameters=kind | {"rope_theta": theta},
+        )
+        made = LlamaRotaryEmbedding(config)
+        positions = torch.tensor([[0, 1, 7, 1000]])
+        cos, sin = made(torch.zeros(1, dtype=torch.float32), positions)
+        cases.append({
+            "head_size": head,
+            "rotary": {"theta": theta} | ({} if yarn is None else {"yarn": yarn}),
+            "frequencies": made.inv_freq.tolist(),
+            "attention_factor": made.attention_scaling,
+            "cos_of_7": cos[0, 2].tolist(),
+        })
+    return cases
+
+
+CASES = {
+    "bert": bert,
+    "gpt2": gpt2,
+    "qwen3": qwen3,
+    "t5_1_0": lambda: t5("1.0"),
+    "t5_1_1": lambda: t5("1.1"),
+}
 
 
 def main():
@@ -105,7 +211,11 @@ def main():
         assert kept.keys() == tensors.keys(), name
         for key, value in tensors.items():
             worst = max(worst, (kept[key].double() - value.double()).abs().max().item())
-    if check:
+    text = json.dumps(rotary()) + "\n"
+    if not check:
+        (HERE / "rotary.json").write_text(text)
+    else:
+        assert json.loads(text) == json.loads((HERE / "rotary.json").read_text()), "rotary"
         print(f"largest deviation {worst:.1e}")
         sys.exit(worst > 1e-6)
 

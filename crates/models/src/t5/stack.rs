@@ -1,0 +1,189 @@
+//! A stack of T5's blocks: the encoder, or the decoder with its cross-attention.
+//!
+//! Axes: `b` batch, `t` queries, `s` places of the encoder, `d` features.
+
+use bert4rs_tensor_core::Tensor;
+use bert4rs_tensor_core::attention::{Implementation, Visible};
+use bert4rs_tensor_core::param::Path;
+
+use super::relative::RelativeBias;
+use super::{T5Cache, T5Config};
+use crate::error::Result;
+use crate::layers::attention::MultiHeadPaths;
+use crate::layers::feed_forward::{FeedForwardPaths, Gated};
+use crate::layers::{
+    AttentionInput, Dropout, FeedForward, KeyValueCache, MultiHeadAttention, Norm, Placement,
+    Residual, Rotation,
+};
+use crate::mask::Pattern;
+
+/// The encoder's result, and who may see it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Memory<'a> {
+    pub(super) states_bsd: &'a Tensor,
+    pub(super) mask: Option<&'a Tensor>,
+}
+
+/// As published, `x + f(norm(x))` for attention, cross-attention in the decoder, and
+/// feed-forward.
+#[derive(Debug)]
+struct Block {
+    attention: MultiHeadAttention,
+    around_attention: Residual,
+    cross: Option<(MultiHeadAttention, Residual)>,
+    feed_forward: FeedForward,
+    around_feed_forward: Residual,
+}
+
+/// What a block's attentions read beside their queries.
+struct BlockInput<'a> {
+    own: AttentionInput<'a>,
+    memory: Option<Memory<'a>>,
+    cross_cache: Option<&'a mut KeyValueCache>,
+}
+
+impl Block {
+    fn new(
+        path: &Path,
+        config: &T5Config,
+        implementation: Implementation,
+        is_decoder: bool,
+    ) -> Result<Self> {
+        let attention_config = config.attention(implementation);
+        let attention = |path: Path| {
+            let paths = MultiHeadPaths::Separate {
+                query: &path / "q",
+                key: &path / "k",
+                value: &path / "v",
+                output: &path / "o",
+                norms: path,
+            };
+            MultiHeadAttention::new(&paths, &attention_config)
+        };
+        let residual = |path: &Path| -> Result<Residual> {
+            let norm = config.norm(&(path / "layer_norm"))?;
+            Ok(Residual { placement: config.placement(), norm, dropout: config.dropout() })
+        };
+        let layer = |index: i64| path / "layer" / index;
+        let cross = if is_decoder {
+            Some((attention(layer(1) / "EncDecAttention")?, residual(&layer(1))?))
+        } else {
+            None
+        };
+        let last = layer(if is_decoder { 2 } else { 1 });
+        let feed_forward = config.feed_forward()?;
+        let maps = &last / "DenseReluDense";
+        let up = if feed_forward.gated == Gated::Yes { "wi_1" } else { "wi" };
+        let paths = FeedForwardPaths { gate: &maps / "wi_0", up: &maps / up, down: &maps / "wo" };
+        Ok(Self {
+            attention: attention(layer(0) / "SelfAttention")?,
+            around_attention: residual(&layer(0))?,
+            cross,
+            feed_forward: FeedForward::new(&paths, &feed_forward)?,
+            around_feed_forward: residual(&last)?,
+        })
+    }
+
+    /// `[b, t, d]` to `[b, t, d]`.
+    fn forward(&self, x_btd: &Tensor, input: BlockInput) -> Result<Tensor> {
+        let train = input.own.train;
+        let mut x_btd = self
+            .around_attention
+            .forward(x_btd, train, |x_btd| self.attention.forward(x_btd, input.own))?;
+        if let (Some((cross, around)), Some(memory)) = (&self.cross, input.memory) {
+            x_btd = around.forward(&x_btd, train, |x_btd| {
+                let visible = memory.mask.map_or(Visible::All, Visible::Mask);
+                let cache = input.cross_cache;
+                let keys = AttentionInput { visible, rotation: None, cache, train };
+                cross.cross(x_btd, memory.states_bsd, keys)
+            })?;
+        }
+        self.around_feed_forward
+            .forward(&x_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)))
+    }
+}
+
+/// Blocks between embeddings and the final norm.
+#[derive(Debug)]
+pub(super) struct Stack {
+    config: T5Config,
+    is_decoder: bool,
+    /// Absent with rotary positions.
+    bias: Option<RelativeBias>,
+    blocks: Vec<Block>,
+    /// With [`Placement::Pre`], after the last block.
+    final_norm: Option<Norm>,
+    dropout: Dropout,
+}
+
+impl Stack {
+    /// Sees all of its tokens.
+    pub(super) fn encoder(path: &Path, config: &T5Config, with: Implementation) -> Result<Self> {
+        Self::new(path, config, with, false)
+    }
+
+    /// Sees earlier tokens, and the encoder's result.
+    pub(super) fn decoder(path: &Path, config: &T5Config, with: Implementation) -> Result<Self> {
+        Self::new(path, config, with, true)
+    }
+
+    fn new(
+        path: &Path,
+        config: &T5Config,
+        implementation: Implementation,
+        is_decoder: bool,
+    ) -> Result<Self> {
+        let count = if is_decoder { config.decoder_layers() } else { config.num_layers };
+        let blocks = (0..count)
+            .map(|index| Block::new(&(path / "block" / index), config, implementation, is_decoder))
+            .collect::<Result<_>>()?;
+        let first = path / "block.0.layer.0.SelfAttention.relative_attention_bias";
+        let bias = match config.switches.rotary {
+            None => Some(RelativeBias::new(&first, config, !is_decoder)?),
+            Some(_) => None,
+        };
+        let final_norm = match config.placement() {
+            Placement::Pre => Some(config.norm(&(path / "final_layer_norm"))?),
+            Placement::Post => None,
+        };
+        let dropout = config.dropout();
+        Ok(Self { config: config.clone(), is_decoder, bias, blocks, final_norm, dropout })
+    }
+
+    /// Embeddings `[b, t, d]` to hidden states `[b, t, d]`.
+    pub(super) fn forward(
+        &self,
+        x_btd: &Tensor,
+        mask: Option<&Tensor>,
+        memory: Option<Memory>,
+        cache: Option<&mut T5Cache>,
+        train: bool,
+    ) -> Result<Tensor> {
+        let cached = cache.as_ref().map_or(0, |cache| cache.len());
+        let (t, device) = (x_btd.size()[1], x_btd.device());
+        let pattern = Pattern { causal: self.is_decoder, window: self.config.switches.window };
+        let mut seen = pattern.visible(t, cached + t, mask, device);
+        if let Some(bias) = &self.bias {
+            seen = seen.with_bias(&bias.forward(t, cached + t));
+        }
+        let rotation: Option<Rotation> = self.config.switches.rotary.map(|rotary| {
+            rotary.rotation_of_range(cached, t, self.config.d_kv, x_btd.kind(), device)
+        });
+        let mut caches = cache.map(|cache| {
+            cache.own.resize_with(self.blocks.len(), KeyValueCache::default);
+            cache.cross.resize_with(self.blocks.len(), KeyValueCache::default);
+            cache.own.iter_mut().zip(&mut cache.cross)
+        });
+        let mut x_btd = self.dropout.forward(x_btd.shallow_clone(), train);
+        for block in &self.blocks {
+            let (own_cache, cross_cache) = caches.as_mut().and_then(Iterator::next).unzip();
+            let (visible, rotation) = (seen.borrow(), rotation.as_ref());
+            let own = AttentionInput { visible, rotation, cache: own_cache, train };
+            x_btd = block.forward(&x_btd, BlockInput { own, memory, cross_cache })?;
+        }
+        if let Some(norm) = &self.final_norm {
+            x_btd = norm.forward(&x_btd);
+        }
+        Ok(self.dropout.forward(x_btd, train))
+    }
+}

@@ -1,0 +1,173 @@
+//! GPT against transformers' recorded results, and its own promises.
+
+use std::collections::BTreeMap;
+
+use bert4rs_models::gpt::{Gpt, GptCache, GptConfig, GptInput};
+use bert4rs_models::layers::{FeedForwardKind, NormKind, Rotary, Yarn};
+use bert4rs_models::loss::LossOptions;
+use bert4rs_models::mask;
+use bert4rs_models::switches::Switches;
+use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::{Device, Kind, Tensor, random};
+
+use crate::support::{Vectors, assert_close, assert_close_where};
+
+/// transformers keeps GPT-2's matrices as `[in, out]`.
+fn as_stored_here(named: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    let is_matrix = |name: &str| name.contains(".c_") && name.ends_with("weight");
+    named
+        .into_iter()
+        .map(|(name, x)| if is_matrix(&name) { (name, x.transpose(0, 1)) } else { (name, x) })
+        .collect()
+}
+
+fn check(vectors: &Vectors, config: &GptConfig, implementation: Implementation) {
+    let mut store = ParamStore::new(Device::Cpu, Kind::Float);
+    let model = Gpt::new(&store.root(), config, implementation).unwrap();
+    vectors.set_weights(&mut store);
+    let keep_bt = vectors.tensor("attention_mask");
+    let padding = mask::padding(keep_bt);
+    let ids = vectors.tensor("input_ids");
+    let input = GptInput { mask: Some(&padding), ..GptInput::new(ids) };
+    let hidden = model.forward(&input, false).unwrap();
+    assert_close_where("hidden", &hidden, vectors.tensor("last_hidden_state"), keep_bt, 1e-5);
+    let logits = model.logits(&hidden);
+    assert_close_where("logits", &logits, vectors.tensor("logits"), keep_bt, 1e-5);
+    let labels = vectors.tensor("labels");
+    let loss = model.lm_loss(&input, labels, &LossOptions::default(), false).unwrap();
+    assert_close("loss", &loss, vectors.tensor("loss"), 1e-5);
+    loss.backward();
+    vectors.check_grads(&store);
+}
+
+#[test]
+fn gpt2_equals_transformers() {
+    let vectors = Vectors::load("gpt2").with_names(as_stored_here);
+    check(&vectors, &vectors.config(), Implementation::Plain);
+    check(&vectors, &vectors.config(), Implementation::Fused);
+}
+
+/// Qwen3 is our GPT with switches: RMS norm, SwiGLU, RoPE with YaRN, QK-norm, grouped heads,
+/// windows, no biases.
+#[test]
+fn switches_equal_transformers() {
+    let vectors = Vectors::load("qwen3").with_names(qwen3_as_gpt);
+    let yarn = Yarn {
+        factor: 4.0,
+        original_max_position_embeddings: 16,
+        beta_fast: 4.0,
+        beta_slow: 0.5,
+        attention_factor: None,
+    };
+    let config = GptConfig {
+        vocab_size: 29,
+        n_embd: 16,
+        n_layer: 1,
+        n_head: 2,
+        n_inner: Some(20),
+        layer_norm_epsilon: 1e-6,
+        switches: Switches {
+            norm: Some(NormKind::Rms),
+            feed_forward: Some(FeedForwardKind::SwiGlu),
+            rotary: Some(Rotary { theta: 100.0, yarn: Some(yarn) }),
+            kv_heads: Some(1),
+            window: Some(7),
+            qk_norm: true,
+            no_biases: true,
+            ..Switches::default()
+        },
+        ..GptConfig::default()
+    };
+    check(&vectors, &config, Implementation::Plain);
+    check(&vectors, &config, Implementation::Fused);
+}
+
+fn qwen3_as_gpt(named: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    let layer = |name: &str| &named[&format!("model.layers.0.{name}.weight")];
+    let joint = Tensor::cat(
+        &[layer("self_attn.q_proj"), layer("self_attn.k_proj"), layer("self_attn.v_proj")],
+        0,
+    );
+    let parts = [
+        ("attn.query_norm", layer("self_attn.q_norm")),
+        ("attn.key_norm", layer("self_attn.k_norm")),
+        ("attn.c_attn", &joint),
+        ("attn.c_proj", layer("self_attn.o_proj")),
+        ("mlp.c_gate", layer("mlp.gate_proj")),
+        ("mlp.c_fc", layer("mlp.up_proj")),
+        ("mlp.c_proj", layer("mlp.down_proj")),
+        ("ln_1", layer("input_layernorm")),
+        ("ln_2", layer("post_attention_layernorm")),
+    ];
+    let mut renamed = BTreeMap::new();
+    for (name, x) in parts {
+        renamed.insert(format!("transformer.h.0.{name}.weight"), x.shallow_clone());
+    }
+    let table = named["model.embed_tokens.weight"].shallow_clone();
+    renamed.insert("transformer.wte.weight".into(), table);
+    renamed.insert("transformer.ln_f.weight".into(), named["model.norm.weight"].shallow_clone());
+    renamed
+}
+
+fn tiny() -> GptConfig {
+    GptConfig {
+        vocab_size: 50,
+        n_positions: 24,
+        n_embd: 32,
+        n_layer: 2,
+        n_head: 4,
+        ..GptConfig::default()
+    }
+}
+
+fn ids(rows: i64, time: i64) -> Tensor {
+    Tensor::randint(50, [rows, time], (Kind::Int64, Device::Cpu))
+}
+
+#[test]
+fn cached_steps_equal_one_pass() {
+    random::seed(1);
+    let windowed = Switches { window: Some(5), rotary: Some(rotary()), ..Switches::default() };
+    for switches in [Switches::default(), windowed] {
+        let config = GptConfig { switches, ..tiny() };
+        let store = ParamStore::new(Device::Cpu, Kind::Float);
+        let model = Gpt::new(&store.root(), &config, Implementation::Fused).unwrap();
+        let ids = ids(2, 19);
+        let whole = model.forward(&GptInput::new(&ids), false).unwrap();
+        let mut cache = GptCache::default();
+        let steps: Vec<_> = [(0, 7), (7, 1), (8, 4), (12, 7)]
+            .map(|(start, count)| ids.narrow(1, start, count))
+            .iter()
+            .map(|ids| model.forward_cached(&GptInput::new(ids), &mut cache).unwrap())
+            .collect();
+        assert_eq!(cache.len(), 19);
+        assert_close("cached", &Tensor::cat(&steps, 1), &whole, 2e-6);
+    }
+}
+
+fn rotary() -> Rotary {
+    Rotary { theta: 10_000.0, yarn: None }
+}
+
+#[test]
+fn wrong_configurations_name_key_and_value() {
+    let check = |config: GptConfig, words: &[&str]| {
+        let text = config.validate().unwrap_err().to_string();
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    };
+    let with = |switches| GptConfig { switches, ..tiny() };
+    check(GptConfig { n_head: 5, ..tiny() }, &["n_head = 5", "n_embd = 32"]);
+    check(GptConfig { n_inner: Some(0), ..tiny() }, &["n_inner = 0"]);
+    check(with(Switches { kv_heads: Some(3), ..Switches::default() }), &["kv_heads = 3", "4"]);
+    check(with(Switches { window: Some(0), ..Switches::default() }), &["window = 0"]);
+    let cap = Some(-1.0);
+    check(with(Switches { logit_soft_cap: cap, ..Switches::default() }), &["logit_soft_cap = -1"]);
+    let odd = GptConfig {
+        n_embd: 12,
+        ..with(Switches { rotary: Some(rotary()), ..Switches::default() })
+    };
+    check(odd, &["head size = 3", "even"]);
+    let theta = Rotary { theta: 0.5, yarn: None };
+    check(with(Switches { rotary: Some(theta), ..Switches::default() }), &["theta = 0.5"]);
+}
