@@ -15,6 +15,7 @@ pub mod config;
 mod error;
 pub mod masters;
 pub mod optimizer;
+pub mod polar;
 pub mod schedule;
 
 pub use config::OptimizerConfig;
