@@ -4,6 +4,8 @@ use bert4rs_tensor_core::param::Role;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::group::Assignment;
+use crate::muon::MuonConfig;
 
 /// The optimizer's section of a configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,6 +14,12 @@ pub struct OptimizerConfig {
     /// The rule of embeddings, heads, norms, biases, gates and relative-bias tables, and of
     /// hidden matrices where no other rule is given.
     pub adamw: AdamwConfig,
+    /// The rule of hidden matrices, if not AdamW.
+    #[serde(default)]
+    pub muon: Option<MuonConfig>,
+    /// Rules for parameters by name, over those by role; the last that fits counts.
+    #[serde(default)]
+    pub assignments: Vec<Assignment>,
     /// Clipping of gradients, if any.
     #[serde(default)]
     pub clip: Option<ClipConfig>,
@@ -199,15 +207,30 @@ impl OptimizerConfig {
     pub fn adamw(lr: f64) -> Self {
         Self {
             adamw: AdamwConfig::new(lr),
+            muon: None,
+            assignments: Vec::new(),
             clip: Some(ClipConfig { max_norm: 1.0, scope: ClipScope::Adamw }),
             masters: Masters::Fp32,
             max_skipped_in_a_row: default_max_skipped(),
         }
     }
 
+    /// Muon for hidden matrices, AdamW for the rest.
+    pub fn muon(muon_lr: f64, adamw_lr: f64) -> Self {
+        Self { muon: Some(MuonConfig::muon(muon_lr)), ..Self::adamw(adamw_lr) }
+    }
+
+    /// NorMuon for hidden matrices, AdamW for the rest.
+    pub fn normuon(muon_lr: f64, adamw_lr: f64) -> Self {
+        Self { muon: Some(MuonConfig::normuon(muon_lr)), ..Self::adamw(adamw_lr) }
+    }
+
     /// Refuses settings that can't act or make no sense.
     pub fn validate(&self) -> Result<()> {
         self.adamw.validate()?;
+        if let Some(muon) = &self.muon {
+            muon.validate()?;
+        }
         if let Some(clip) = self.clip {
             let max_norm = clip.max_norm;
             check("clip.max_norm", max_norm, max_norm > 0.0, "must be more than 0")?;

@@ -8,16 +8,21 @@ use bert4rs_tensor_core::{Kind, Tensor, safetensors};
 
 use crate::adamw::{Adamw, AdamwSlot, AdamwState};
 use crate::clip;
-use crate::config::OptimizerConfig;
+use crate::config::{ClipScope, OptimizerConfig};
 use crate::error::{Error, Result};
+use crate::group::{self, Rule};
 use crate::masters;
+use crate::muon::{Muon, MuonSlot, MuonState};
+
+/// Name of steps taken, steps skipped, and those skipped in a row, as saved.
+const COUNTERS: &str = "optimizer.counters";
 
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
     /// Norm of all gradients, before clipping. Not finite if `skipped`.
     pub grad_norm: f64,
-    /// The factor that clipping put on gradients: 1 if it did not act.
+    /// The factor that clipping put on the gradients in its scope: 1 if it did not act.
     pub clip_factor: f64,
     /// The gradients were not finite, so that nothing was changed.
     pub skipped: bool,
@@ -29,7 +34,13 @@ struct Slot {
     name: String,
     shape: Vec<i64>,
     low: Option<Tensor>,
-    state: AdamwState,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Adamw(AdamwState),
+    Muon(MuonState),
 }
 
 /// Rules, states and counters for the parameters of a model.
@@ -38,6 +49,9 @@ pub struct Optimizer {
     config: OptimizerConfig,
     slots: Vec<Slot>,
     adamw: Adamw,
+    muon: Option<Muon>,
+    /// Steps taken, without those skipped.
+    steps: u64,
     skipped: u64,
     skipped_in_a_row: u64,
 }
@@ -50,14 +64,22 @@ impl Optimizer {
     /// Settings that can't act, and weights of low precision without masters.
     pub fn new(config: OptimizerConfig, params: &mut [Param]) -> Result<Self> {
         config.validate()?;
-        let adamw = Adamw::new(&config.adamw, params, &vec![true; params.len()])?;
+        let rules = group::partition(params, config.muon.is_some(), &config.assignments)?;
+        let mine = |mine: Rule| rules.iter().map(|rule| *rule == mine).collect::<Vec<_>>();
+        let adamw = Adamw::new(&config.adamw, params, &mine(Rule::Adamw))?;
+        let muon = config.muon.as_ref();
+        let muon = muon.map(|muon| Muon::new(muon, params, &mine(Rule::Muon))).transpose()?;
         let mut slots = Vec::with_capacity(params.len());
-        for param in params {
-            let state = AdamwState::new(param.exact())?;
+        for (param, rule) in params.iter_mut().zip(rules) {
+            let state = match (rule, &muon) {
+                (Rule::Muon, Some(muon)) => State::Muon(muon.new_state(param)?),
+                _ => State::Adamw(AdamwState::new(param.exact())?),
+            };
             let low = masters::adopt(param, config.masters)?;
             slots.push(Slot { name: param.name.clone(), shape: param.weight.size(), low, state });
         }
-        Ok(Self { config, slots, adamw, skipped: 0, skipped_in_a_row: 0 })
+        let (steps, skipped, skipped_in_a_row) = (0, 0, 0);
+        Ok(Self { config, slots, adamw, muon, steps, skipped, skipped_in_a_row })
     }
 
     /// One step: `grads[i]` is that of `params[i]`, undefined where it has none; then the
@@ -75,27 +97,42 @@ impl Optimizer {
         lr_factor: f64,
     ) -> Result<StepReport> {
         self.check_params(params, grads)?;
-        let sum: f64 = clip::sums_of_squares(grads)?.iter().sum();
-        let grad_norm = sum.sqrt();
-        let clip_factor =
-            self.config.clip.map_or(1.0, |clip| clip::factor(grad_norm, clip.max_norm));
+        let sums = clip::sums_of_squares(grads)?;
+        let grad_norm = sums.iter().sum::<f64>().sqrt();
         if !grad_norm.is_finite() {
             self.count_skipped()?;
             return Ok(StepReport { grad_norm, clip_factor: 1.0, skipped: true });
         }
+        let (clip_factor, muon_scale) = self.clip_factors(&sums);
+        let (mut adamw_slots, mut muon_slots) = (Vec::new(), Vec::new());
+        for ((param, grad), slot) in params.iter_mut().zip(grads).zip(&mut self.slots) {
+            let low = slot.low.as_mut();
+            match &mut slot.state {
+                _ if !grad.defined() => {}
+                State::Adamw(state) => adamw_slots.push(AdamwSlot { param, grad, state, low }),
+                State::Muon(state) => muon_slots.push(MuonSlot { param, grad, state, low }),
+            }
+        }
+        self.adamw.step(adamw_slots, lr_factor, clip_factor)?;
+        if let Some(muon) = &self.muon {
+            muon.step(&mut muon_slots, self.steps, lr_factor, muon_scale)?;
+        }
         self.skipped_in_a_row = 0;
-        let slots = params.iter_mut().zip(grads).zip(&mut self.slots);
-        let slots = slots
-            .filter(|((_, grad), _)| grad.defined())
-            .map(|((param, grad), slot)| AdamwSlot {
-                param,
-                grad,
-                state: &mut slot.state,
-                low: slot.low.as_mut(),
-            })
-            .collect();
-        self.adamw.step(slots, lr_factor, clip_factor)?;
+        self.steps += 1;
         Ok(StepReport { grad_norm, clip_factor, skipped: false })
+    }
+
+    /// Factors on the gradients of AdamW's and of Muon's parameters.
+    fn clip_factors(&self, sums: &[f64]) -> (f64, f64) {
+        let Some(clip) = self.config.clip else { return (1.0, 1.0) };
+        let counts = |slot: &Slot| match (clip.scope, &slot.state) {
+            (ClipScope::All, _) | (_, State::Adamw(_)) => true,
+            (ClipScope::Adamw, State::Muon(_)) => false,
+        };
+        let sum: f64 =
+            self.slots.iter().zip(sums).filter(|(slot, _)| counts(slot)).map(|(_, sum)| sum).sum();
+        let factor = clip::factor(sum.sqrt(), clip.max_norm);
+        (factor, if clip.scope == ClipScope::All { factor } else { 1.0 })
     }
 
     /// Steps skipped so far because gradients were not finite.
@@ -133,17 +170,27 @@ impl Optimizer {
     }
 
     /// Everything that a later run needs to go on exactly as this one would, under stable names:
-    /// `<parameter>.exp_avg` and so on. The tensors share memory with the optimizer's.
+    /// `<parameter>.exp_avg`, `<parameter>.momentum` and so on. The tensors share memory with the optimizer's.
     pub fn state(&self) -> BTreeMap<String, Tensor> {
         let mut state = BTreeMap::new();
-        let counters = [self.skipped as i64, self.skipped_in_a_row as i64];
-        state.insert("optimizer.skipped".to_owned(), Tensor::from_slice(&counters));
+        let counters = [self.steps as i64, self.skipped as i64, self.skipped_in_a_row as i64];
+        state.insert(COUNTERS.to_owned(), Tensor::from_slice(&counters));
         for slot in &self.slots {
             let mut put =
                 |what: &str, tensor| state.insert(format!("{}.{what}", slot.name), tensor);
-            put("exp_avg", slot.state.moment1.shallow_clone());
-            put("exp_avg_sq", slot.state.moment2.shallow_clone());
-            put("step", Tensor::from(slot.state.steps));
+            match &slot.state {
+                State::Adamw(adamw) => {
+                    put("exp_avg", adamw.moment1.shallow_clone());
+                    put("exp_avg_sq", adamw.moment2.shallow_clone());
+                    put("step", Tensor::from(adamw.steps));
+                }
+                State::Muon(muon) => {
+                    put("momentum", muon.momentum.shallow_clone());
+                    for (block, stats) in muon.stats.iter().enumerate() {
+                        put(&format!("neuron_mean_square.{block}"), stats.shallow_clone());
+                    }
+                }
+            }
             if let Some(low) = &slot.low {
                 put("low_bits", low.shallow_clone());
             }
@@ -180,10 +227,13 @@ impl Optimizer {
         for (name, mut tensor) in own {
             tensor.copy_(&state[&name]);
         }
-        let counters = integers("optimizer.skipped")?;
-        (self.skipped, self.skipped_in_a_row) = (counters[0] as u64, counters[1] as u64);
+        let counters = integers(COUNTERS)?;
+        self.steps = counters[0] as u64;
+        (self.skipped, self.skipped_in_a_row) = (counters[1] as u64, counters[2] as u64);
         for slot in &mut self.slots {
-            slot.state.steps = integers(&format!("{}.step", slot.name))?[0];
+            if let State::Adamw(adamw) = &mut slot.state {
+                adamw.steps = integers(&format!("{}.step", slot.name))?[0];
+            }
         }
         Ok(())
     }

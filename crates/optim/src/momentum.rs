@@ -1,0 +1,115 @@
+//! Momentum over a run: constant, with a warm-up and a cool-down if asked for.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::check;
+use crate::error::Result;
+
+/// Muon's momentum.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Momentum {
+    /// Its value between the ramps; 0.95 is usual.
+    pub value: f64,
+    /// From another value at the first step.
+    #[serde(default)]
+    pub warmup: Option<Warmup>,
+    /// To another value at the end.
+    #[serde(default)]
+    pub cooldown: Option<Cooldown>,
+}
+
+/// A linear ramp at the start: modded-nanogpt goes from 0.85 in 300 steps.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Warmup {
+    /// Momentum of the first step.
+    pub from: f64,
+    /// Steps until the full value.
+    pub steps: u64,
+}
+
+/// A linear ramp later: modded-nanogpt goes to 0.85 in its last 50 steps.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cooldown {
+    /// Momentum after the ramp.
+    pub to: f64,
+    /// The step, counted from 0, that is the last with the full value.
+    pub begin: u64,
+    /// Steps from there to `to`.
+    pub steps: u64,
+}
+
+impl Momentum {
+    /// The same value at every step.
+    pub fn constant(value: f64) -> Self {
+        Self { value, warmup: None, cooldown: None }
+    }
+
+    /// Momentum of step `step`, counted from 0.
+    pub fn at(&self, step: u64) -> f64 {
+        let ramp = |from: f64, to: f64, done: u64, steps: u64| {
+            from + (to - from) * (done as f64 / steps as f64).min(1.0)
+        };
+        if let Some(Warmup { from, steps }) = self.warmup
+            && step < steps
+        {
+            return ramp(from, self.value, step, steps);
+        }
+        match self.cooldown {
+            Some(Cooldown { to, begin, steps }) if step > begin => {
+                ramp(self.value, to, step - begin, steps)
+            }
+            _ => self.value,
+        }
+    }
+
+    pub(crate) fn validate(&self, key: &str) -> Result<()> {
+        let inside = |name: &str, value: f64| {
+            let key = format!("{key}.{name}");
+            check(&key, value, (0.0..1.0).contains(&value), "must be at least 0 and below 1")
+        };
+        let some = |name: &str, steps: u64| {
+            check(&format!("{key}.{name}"), steps as f64, steps > 0, "must be at least 1")
+        };
+        inside("value", self.value)?;
+        if let Some(Warmup { from, steps }) = self.warmup {
+            inside("warmup.from", from)?;
+            some("warmup.steps", steps)?;
+        }
+        if let Some(Cooldown { to, begin, steps }) = self.cooldown {
+            inside("cooldown.to", to)?;
+            some("cooldown.steps", steps)?;
+            let warm = self.warmup.map_or(0, |warmup| warmup.steps);
+            let reason = "begins before the warm-up ends";
+            check(&format!("{key}.cooldown.begin"), begin as f64, begin >= warm, reason)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ramps_as_modded_nanogpt_does() {
+        let momentum = Momentum {
+            value: 0.95,
+            warmup: Some(Warmup { from: 0.85, steps: 300 }),
+            cooldown: Some(Cooldown { to: 0.85, begin: 1000, steps: 50 }),
+        };
+        let close = |step, value: f64| assert!((momentum.at(step) - value).abs() < 1e-12);
+        close(0, 0.85);
+        close(150, 0.90);
+        close(300, 0.95);
+        close(1000, 0.95);
+        close(1025, 0.90);
+        close(1050, 0.85);
+        close(9999, 0.85);
+        assert!(momentum.validate("momentum").is_ok());
+        let early = Cooldown { to: 0.85, begin: 10, steps: 50 };
+        assert!(Momentum { cooldown: Some(early), ..momentum }.validate("momentum").is_err());
+    }
+}

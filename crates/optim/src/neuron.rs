@@ -1,0 +1,81 @@
+//! NorMuon's second stage: rows of an orthogonalised update scaled by their running size.
+//!
+//! A polar factor's singular values are equal, the norms of its rows (or columns, on the longer
+//! side) are not. The mean square of each is tracked and divided out; then the update gets its
+//! Frobenius norm back. Source: arXiv 2510.05491 and its authors' `normuon.py`.
+
+use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::{Kind, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+const OP: &str = "NorMuon";
+
+/// NorMuon's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NeuronNorm {
+    /// Decay rate of the mean squares. 0.95 in the paper, 0.9 in modded-nanogpt and nanochat.
+    pub beta2: f64,
+    /// What a mean is taken over.
+    pub axis: NeuronAxis,
+}
+
+/// What NorMuon takes a mean square of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NeuronAxis {
+    /// Each row, an output neuron: `O / (sqrt(v) + 1e-10)`. The authors'.
+    Rows,
+    /// Each index of the longer side, rows where equal: `O / sqrt(max(v, 1e-10))`.
+    /// modded-nanogpt's, found slightly better there.
+    LongerSide,
+}
+
+impl NeuronAxis {
+    /// The axis that the mean runs over, 1 or 2 of `[k, rows, cols]`.
+    pub fn reduced(self, rows: i64, cols: i64) -> i64 {
+        match self {
+            Self::Rows => 2,
+            Self::LongerSide if rows >= cols => 2,
+            Self::LongerSide => 1,
+        }
+    }
+
+    /// Shape of the mean squares of a matrix `[rows, cols]`.
+    pub fn stats_shape(self, rows: i64, cols: i64) -> [i64; 2] {
+        if self.reduced(rows, cols) == 2 { [rows, 1] } else { [1, cols] }
+    }
+
+    /// `1 / sqrt(v)`, guarded as the axis's source does.
+    fn inverse_root(self, v: &Tensor) -> Result<Tensor> {
+        const EPS: f64 = 1e-10;
+        match self {
+            Self::Rows => (v.f_sqrt().during(OP)? + EPS).f_reciprocal().during(OP),
+            Self::LongerSide => v.f_clamp_min(EPS).during(OP)?.f_rsqrt().during(OP),
+        }
+    }
+}
+
+/// One NorMuon update of a stack: changes `stats`, `[k, rows, 1]` or `[k, 1, cols]`, and returns
+/// `o_krc` rescaled, FP32 or better. Each matrix keeps its norm.
+///
+/// All sums are taken over the means alone: one pass over `o` for them, one for scaling.
+pub fn normalize_neurons(o_krc: &Tensor, stats: &mut Tensor, norm: &NeuronNorm) -> Result<Tensor> {
+    let (_, rows, cols) = o_krc.size3().during(OP)?;
+    let axis = norm.axis.reduced(rows, cols);
+    let count = if axis == 2 { cols } else { rows } as f64;
+    let kind = stats.kind();
+    let o_krc = o_krc.f_to_kind(kind).during(OP)?;
+    let mean = o_krc.f_square().during(OP)?.f_mean_dim(&[axis][..], true, kind).during(OP)?;
+    let _ = stats.f_lerp_(&mean, 1.0 - norm.beta2).during(OP)?;
+    let scale = norm.axis.inverse_root(stats)?;
+    let total = |square: Tensor| -> Result<Tensor> {
+        let sum = square.f_sum_dim_intlist(&[1i64, 2][..], true, kind).during(OP)?;
+        (sum * count).f_sqrt().during(OP)
+    };
+    let norm_before = total(mean.shallow_clone())?;
+    let norm_after = total(mean * scale.f_square().during(OP)?)?;
+    let scale = scale * norm_before / (norm_after + f64::from(f32::MIN_POSITIVE));
+    debug_assert!(matches!(kind, Kind::Float | Kind::Double));
+    o_krc.f_mul(&scale).during(OP)
+}
