@@ -37,6 +37,14 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// A folder's weights that are not those of the model.
+    #[error("{path}: the weights are not those of this model: {}", list(.wrong))]
+    Weights {
+        /// The folder.
+        path: PathBuf,
+        /// Each parameter that is missing or of another shape, in words.
+        wrong: Vec<String>,
+    },
     /// From the layer below.
     #[error(transparent)]
     Core(#[from] bert4rs_tensor_core::Error),
@@ -46,5 +54,15 @@ impl Error {
     /// A [`Error::Config`].
     pub fn config(key: &'static str, value: impl Display, reason: impl Into<String>) -> Self {
         Self::Config { key, value: value.to_string(), reason: reason.into() }
+    }
+}
+
+/// The first of many, and how many there are.
+fn list(wrong: &[String]) -> String {
+    const SHOWN: usize = 12;
+    let shown = wrong.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    match wrong.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown}; and {more} more"),
     }
 }

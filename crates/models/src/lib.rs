@@ -6,7 +6,8 @@
 //! | [`bert`], [`gpt`], [`t5`] | a family's configuration, wiring and heads |
 //! | [`switches`] | departures from the published forms, one set for all families |
 //! | [`mask`] | who may attend to whom |
-//! | [`loss`] | cross-entropy with FP32 statistics |
+//! | [`loss`] | cross-entropy with FP32 statistics, label smoothing, z-loss |
+//! | [`pooling`] | sentence embeddings |
 //! | [`hugging_face`] | model folders that transformers reads |
 //!
 //! Model code names its axes: `x_btd` is a tensor of batch × time × features. Each file has its
@@ -25,6 +26,7 @@ mod input;
 pub mod layers;
 pub mod loss;
 pub mod mask;
+pub mod pooling;
 pub mod switches;
 pub mod t5;
 

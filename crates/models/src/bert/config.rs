@@ -38,6 +38,9 @@ pub struct BertConfig {
     pub layer_norm_eps: f64,
     /// The padding token, whose embedding gets no gradient from being looked up.
     pub pad_token_id: Option<i64>,
+    /// Probability of dropping a feature before a classifier; `hidden_dropout_prob` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classifier_dropout: Option<f64>,
     /// Departures from BERT as published.
     #[serde(rename = "bert4rs", skip_serializing_if = "Switches::is_published")]
     pub switches: Switches,
@@ -98,6 +101,7 @@ impl BertConfig {
             initializer_range: 0.02,
             layer_norm_eps: 1e-12,
             pad_token_id: Some(0),
+            classifier_dropout: None,
             switches: Switches::default(),
         }
     }
@@ -120,6 +124,7 @@ impl BertConfig {
         check_probabilities(&[
             ("hidden_dropout_prob", self.hidden_dropout_prob),
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
+            ("classifier_dropout", self.classifier_dropout.unwrap_or(0.0)),
         ])?;
         check_scales(&[
             ("initializer_range", self.initializer_range),

@@ -6,9 +6,9 @@ use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::{Init, Path, Role};
 use bert4rs_tensor_core::{Kind, Tensor};
 
-use super::{BertConfig, BertInput, BertModel};
+use super::{BertConfig, BertInput, BertModel, Pooler};
 use crate::error::Result;
-use crate::input::check_masked;
+use crate::input::{self, check_masked};
 use crate::layers::{Biased, Linear, Norm};
 use crate::loss;
 
@@ -87,8 +87,19 @@ impl BertForMaskedLm {
         train: bool,
     ) -> Result<Tensor> {
         check_masked(positions_m, labels_m)?;
-        let hidden_nd = self.encode(input, train)?.flatten(0, 1);
-        Ok(match logits_of {
+        let hidden_btd = self.encode(input, train)?;
+        Ok(self.masked_loss(&hidden_btd, positions_m, labels_m, logits_of))
+    }
+
+    fn masked_loss(
+        &self,
+        hidden_btd: &Tensor,
+        positions_m: &Tensor,
+        labels_m: &Tensor,
+        logits_of: LogitsOf,
+    ) -> Tensor {
+        let hidden_nd = hidden_btd.flatten(0, 1);
+        match logits_of {
             LogitsOf::MaskedOnly => {
                 let hidden_md = hidden_nd.index_select(0, positions_m);
                 loss::cross_entropy(&self.logits(&hidden_md), labels_m)
@@ -99,6 +110,61 @@ impl BertForMaskedLm {
                 let labels_n = ignored_n.index_copy(0, positions_m, labels_m);
                 loss::cross_entropy(&self.logits(&hidden_nd), &labels_n)
             }
-        })
+        }
+    }
+}
+
+/// BERT with the heads for masked tokens and for whether sentence B follows sentence A, as
+/// transformers' `BertForPreTraining`.
+#[derive(Debug)]
+pub struct BertForPreTraining {
+    masked: BertForMaskedLm,
+    pooler: Pooler,
+    next_sentence: Linear,
+}
+
+impl BertForPreTraining {
+    /// Makes its parameters under `path`, which is the root in Hugging Face's layout.
+    pub fn new(path: &Path, config: &BertConfig, implementation: Implementation) -> Result<Self> {
+        let masked = BertForMaskedLm::new(path, config, implementation)?;
+        let pooler = Pooler::new(&(path / "bert.pooler"), config)?;
+        let (d, init) = (config.hidden_size, config.init());
+        let path = path / "cls.seq_relationship";
+        let next_sentence = Linear::head(&path, d, 2, Biased::Yes, init)?;
+        Ok(Self { masked, pooler, next_sentence })
+    }
+
+    /// The model without the second head.
+    pub fn masked(&self) -> &BertForMaskedLm {
+        &self.masked
+    }
+
+    /// Logits `[b, 2]` for "B follows A" and "it does not", of hidden states `[b, t, d]`.
+    pub fn next_sentence_logits(&self, hidden_btd: &Tensor) -> Tensor {
+        self.next_sentence.forward(&self.pooler.forward(hidden_btd))
+    }
+
+    /// The sum of [`BertForMaskedLm::mlm_loss`] and the cross-entropy of `next_b`, I64 `[b]`: 0
+    /// where sentence B follows, 1 where it does not.
+    ///
+    /// # Errors
+    /// As [`BertForMaskedLm::mlm_loss`]; labels of another shape.
+    pub fn loss(
+        &self,
+        input: &BertInput,
+        positions_m: &Tensor,
+        labels_m: &Tensor,
+        next_b: &Tensor,
+        logits_of: LogitsOf,
+        train: bool,
+    ) -> Result<Tensor> {
+        check_masked(positions_m, labels_m)?;
+        let hidden_btd = self.masked.encode(input, train)?;
+        let b = hidden_btd.size()[0];
+        if next_b.kind() != Kind::Int64 || next_b.size() != [b] {
+            return Err(input::refuse("next sentence labels", next_b, format!("Int64 [{b}]")));
+        }
+        let masked = self.masked.masked_loss(&hidden_btd, positions_m, labels_m, logits_of);
+        Ok(masked + loss::cross_entropy(&self.next_sentence_logits(&hidden_btd), next_b))
     }
 }

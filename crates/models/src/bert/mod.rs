@@ -3,6 +3,7 @@
 //! Axes: `b` batch, `t` time, `d` features, `v` vocabulary, `n` = b·t tokens, `m` masked tokens.
 
 mod config;
+mod fine_tuning;
 mod heads;
 
 use bert4rs_tensor_core::Tensor;
@@ -10,15 +11,18 @@ use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::{Init, Path};
 
 pub use config::{BertConfig, BertSize};
-pub use heads::{BertForMaskedLm, LogitsOf};
+pub use fine_tuning::{
+    BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification,
+};
+pub use heads::{BertForMaskedLm, BertForPreTraining, LogitsOf};
 
 use crate::error::Result;
 use crate::input;
 use crate::layers::attention::{MultiHeadInit, MultiHeadPaths};
 use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
-    AttentionInput, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind,
-    MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Rotation,
+    AttentionInput, Biased, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind,
+    Linear, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Rotation,
 };
 use crate::mask::{self, Pattern};
 
@@ -262,6 +266,26 @@ pub struct BertModel {
     final_norm: Option<Norm>,
 }
 
+/// One vector for a sequence: `tanh` of a map of its first token, for heads.
+#[derive(Debug)]
+pub struct Pooler {
+    dense: Linear,
+}
+
+impl Pooler {
+    /// Makes its parameters under `path`, which is `bert.pooler`.
+    pub fn new(path: &Path, config: &BertConfig) -> Result<Self> {
+        let d = config.hidden_size;
+        let dense = Linear::new(&(path / "dense"), d, d, Biased::Yes, config.init())?;
+        Ok(Self { dense })
+    }
+
+    /// `[b, t, d]` to `[b, d]`.
+    pub fn forward(&self, hidden_btd: &Tensor) -> Tensor {
+        self.dense.forward(&hidden_btd.select(1, 0)).tanh()
+    }
+}
+
 impl BertModel {
     /// Makes its parameters under `path`, which is `bert` in models with a head.
     pub fn new(path: &Path, config: &BertConfig, implementation: Implementation) -> Result<Self> {
@@ -276,6 +300,11 @@ impl BertModel {
             Placement::Post => None,
         };
         Ok(Self { config: config.clone(), embeddings, blocks, final_norm })
+    }
+
+    /// The configuration it was made from.
+    pub fn config(&self) -> &BertConfig {
+        &self.config
     }
 
     /// Hidden states `[b, t, d]` in the weights' dtype. Dropout acts if `train`.
