@@ -82,6 +82,13 @@ impl Corpus {
         let path = &self.files[0].path;
         bad(path, "no file of this corpus holds a document; expected lines of text")
     }
+
+    /// The error for a corpus that can't be split in two.
+    pub(crate) fn only_one_document(&self) -> Error {
+        let reason = "the corpus holds only one document, and one must be held out; separate \
+                      documents by blank lines";
+        bad(&self.files[0].path, reason)
+    }
 }
 
 fn bad(path: &Path, reason: impl Into<String>) -> Error {

@@ -34,17 +34,21 @@ pub enum Error {
         /// What is wrong with it and what was expected.
         reason: String,
     },
-    /// A file in the cache is not what was written there.
-    #[error(
-        "{}: {reason}; delete {} to have it made anew", path.display(), remedy.display()
-    )]
-    Cache {
+    /// A token file is not what was written.
+    #[error("token file {} {reason}", path.display())]
+    Shard {
         /// The file.
         path: PathBuf,
+        /// What is wrong with it and what was expected.
+        reason: String,
+    },
+    /// A dataset in the cache can't be used as it is.
+    #[error("{reason} (delete the folder {} to have this dataset made anew)", folder.display())]
+    Cache {
+        /// The dataset's folder.
+        folder: PathBuf,
         /// What is wrong with it.
         reason: String,
-        /// What to delete.
-        remedy: PathBuf,
     },
     /// A setting has a value that can't be used.
     #[error("{key} is {value}, expected {expected}")]

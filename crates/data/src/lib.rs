@@ -56,6 +56,7 @@ pub mod progress;
 mod random;
 mod rounds;
 pub mod shard;
+mod split;
 pub mod tokenizer;
 pub mod unigram;
 

@@ -272,3 +272,83 @@ fn replacement(id: i64, vocabulary: &Vocabulary, random: &mut impl Rng) -> i64 {
         _ => id,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tokenizer::SpecialTokens;
+
+    const SPECIAL: SpecialTokens = SpecialTokens { pad: 0, unk: 1, cls: 2, sep: 3, mask: 4 };
+
+    #[test]
+    fn eighty_percent_are_hidden_ten_random_ten_kept() {
+        let vocabulary = Vocabulary { size: 1000, special: SPECIAL };
+        let (mut hidden, mut random, mut kept) = (0.0, 0.0, 0.0);
+        let mut seen = vec![false; 1000];
+        for epoch in 0..400 {
+            let mut ids = vec![7i64; 512];
+            let mut stream = stream(Purpose::TrainMask, 3, epoch, 0);
+            for (slot, label) in mask(&mut ids, 77, &vocabulary, &mut stream) {
+                assert_eq!(label, 7);
+                match ids[slot] {
+                    4 => hidden += 1.0,
+                    7 => kept += 1.0,
+                    id => {
+                        seen[id as usize] = true;
+                        random += 1.0;
+                    }
+                }
+            }
+        }
+        let total = 400.0 * 77.0;
+        assert_eq!(hidden + random + kept, total);
+        // Four standard deviations of a share of 30,800: 0.0091 of 0.8, 0.0068 of 0.1.
+        assert!((hidden / total - 0.8f64).abs() < 0.0091, "hidden {}", hidden / total);
+        assert!((random / total - 0.1f64).abs() < 0.0068, "random {}", random / total);
+        assert!((kept / total - 0.1f64).abs() < 0.0068, "kept {}", kept / total);
+        assert!(!seen[..5].contains(&true), "a special token as the random one");
+        assert!(seen.iter().filter(|&&seen| seen).count() > 900, "random tokens of few kinds");
+    }
+
+    #[test]
+    fn every_slot_is_equally_likely() {
+        let vocabulary = Vocabulary { size: 1000, special: SPECIAL };
+        let mut counts = [0u32; 40];
+        for epoch in 0..20_000 {
+            let mut ids = vec![7i64; 40];
+            let mut stream = stream(Purpose::TrainMask, 5, epoch, 0);
+            for (slot, _) in mask(&mut ids, 6, &vocabulary, &mut stream) {
+                counts[slot] += 1;
+            }
+        }
+        // 3,000 expected; the standard deviation is 50.
+        for (slot, count) in counts.into_iter().enumerate() {
+            assert!(count.abs_diff(3000) < 250, "slot {slot}: {count}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn only_ordinary_tokens_are_masked_and_exactly_as_many_as_asked(
+            ids in prop::collection::vec(0i64..12, 0..80),
+            count in 0usize..40,
+            seed: u64,
+        ) {
+            let vocabulary = Vocabulary { size: 12, special: SPECIAL };
+            let mut changed = ids.clone();
+            let mut stream = stream(Purpose::TrainMask, seed, 0, 0);
+            let masked = mask(&mut changed, count, &vocabulary, &mut stream);
+            let ordinary = ids.iter().filter(|&&id| id > 4).count();
+            prop_assert_eq!(masked.len(), count.min(ordinary));
+            prop_assert!(masked.windows(2).all(|pair| pair[0].0 < pair[1].0));
+            let mut restored = changed;
+            for (slot, label) in masked {
+                prop_assert!(label > 4);
+                restored[slot] = label;
+            }
+            prop_assert_eq!(restored, ids);
+        }
+    }
+}

@@ -14,16 +14,19 @@ use serde::{Deserialize, Serialize};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::progress::{Meter, Phase, Progress};
-use crate::random::unit_hash;
 use crate::rounds::for_each_round;
-use crate::shard::{self, ShardWriter, TokenShard};
+use crate::shard::{self, TokenShard};
+use crate::split::Split;
 use crate::tokenizer::{
     CacheStore, TextTokenizer, Vocabulary, encode_chunk, tokenizer_file, train_tokenizer,
 };
-use crate::unigram;
 
 /// Changes whenever the same inputs would give another dataset.
 const FORMAT: u32 = 1;
+const TOKENIZER: &str = "tokenizer.json";
+const TRAIN: &str = "train.tokens";
+const HELD_OUT: &str = "held_out.tokens";
+const SUMMARY: &str = "summary.json";
 
 /// Which tokenizer to use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,38 +154,42 @@ fn lock(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<File> {
     Ok(file)
 }
 
+/// Opens a dataset that was made before; if it can't be used, its folder is to be deleted.
 fn open(folder: &Path) -> Result<Dataset> {
-    let tokenizer_path = folder.join("tokenizer.json");
-    let tokenizer = TextTokenizer::load(&tokenizer_path)?;
-    let summary_path = folder.join("summary.json");
-    let summary =
-        fs::read(&summary_path).map_err(Error::io("read the cached dataset", &summary_path))?;
-    let summary = serde_json::from_slice(&summary).map_err(|error| Error::Cache {
-        path: summary_path,
-        reason: error.to_string(),
-        remedy: folder.to_owned(),
-    })?;
-    Ok(Dataset {
-        tokenizer,
-        train: open_shard(folder, "train.tokens")?,
-        held_out: open_shard(folder, "held_out.tokens")?,
-        summary,
-        folder: folder.to_owned(),
-    })
+    read(folder)
+        .map_err(|error| Error::Cache { folder: folder.to_owned(), reason: error.to_string() })
 }
 
-/// Opens a token file of a dataset; if it is damaged, the whole dataset is to be deleted.
-fn open_shard(folder: &Path, name: &str) -> Result<Arc<TokenShard>> {
-    match TokenShard::open(&folder.join(name)) {
-        Ok(shard) => Ok(Arc::new(shard)),
-        Err(Error::Cache { path, reason, .. }) => {
-            Err(Error::Cache { path, reason, remedy: folder.to_owned() })
+fn read(folder: &Path) -> Result<Dataset> {
+    let path = folder.join(TOKENIZER);
+    let json = fs::read(&path).map_err(Error::io("read the tokenizer", &path))?;
+    let fingerprint = *blake3::hash(&json).as_bytes();
+    let tokenizer = TextTokenizer::from_bytes(&path, &json)?;
+    let shard = |name| {
+        let shard = TokenShard::open(&folder.join(name))?;
+        if *shard.fingerprint() == fingerprint {
+            return Ok(Arc::new(shard));
         }
-        Err(error) => Err(error),
-    }
+        let reason = format!("was not made with {}", path.display());
+        Err(Error::Shard { path: shard.path().to_owned(), reason })
+    };
+    let (train, held_out) = (shard(TRAIN)?, shard(HELD_OUT)?);
+    let summary = read_summary(&folder.join(SUMMARY))?;
+    Ok(Dataset { tokenizer, train, held_out, summary, folder: folder.to_owned() })
 }
 
-/// Makes the dataset beside its final place and renames it.
+fn read_summary(path: &Path) -> Result<Summary> {
+    let json = fs::read(path).map_err(Error::io("read", path))?;
+    serde_json::from_slice(&json).map_err(|error| Error::io("read", path)(error.into()))
+}
+
+fn write_summary(path: &Path, summary: &Summary) -> Result<()> {
+    let json = serde_json::to_vec_pretty(summary)
+        .map_err(|error| Error::io("write", path)(error.into()))?;
+    Ok(bert4rs_tensor_core::safetensors::write_whole(path, &json)?)
+}
+
+/// Makes the dataset beside its final place and renames it. If that fails, nothing stays.
 fn make(
     corpus: &Corpus,
     options: &DatasetOptions,
@@ -194,123 +201,41 @@ fn make(
         fs::remove_dir_all(&partial).map_err(Error::io("remove the unfinished", &partial))?;
     }
     fs::create_dir(&partial).map_err(Error::io("create the cache folder", &partial))?;
+    let made = fill(corpus, options, &partial, progress).and_then(|()| {
+        fs::rename(&partial, folder).map_err(Error::io("rename the finished", &partial))
+    });
+    if made.is_err() {
+        let _ = fs::remove_dir_all(&partial);
+    }
+    made
+}
+
+/// Writes all files of a dataset into `folder`.
+fn fill(
+    corpus: &Corpus,
+    options: &DatasetOptions,
+    folder: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<()> {
     let tokenizer = match &options.tokenizer {
         TokenizerChoice::Train { vocab_size } => train_tokenizer(corpus, *vocab_size, progress)?,
         TokenizerChoice::Load(path) => TextTokenizer::load(path)?,
     };
-    tokenizer.save(&partial.join("tokenizer.json"))?;
-    let mut split = Split::create(&partial, &tokenizer, options.held_out_fraction)?;
+    tokenizer.save(&folder.join(TOKENIZER))?;
+    let (train, held_out) = (folder.join(TRAIN), folder.join(HELD_OUT));
+    let mut split = Split::create(&train, &held_out, &tokenizer, options.held_out_fraction)?;
     let meter = Meter::new(Phase::Tokenize, corpus.bytes());
     let caches = CacheStore::default();
     for_each_round(
         corpus.chunks(),
         |chunk| Ok((encode_chunk(&tokenizer, &caches, &chunk.text)?, chunk.bytes)),
         |(encoded, bytes)| {
-            let mut start = 0;
-            for &end in &encoded.ends {
-                split.push(&encoded.tokens[start..end])?;
-                start = end;
+            for document in encoded.documents() {
+                split.push(document)?;
             }
             meter.advance(bytes, progress);
             Ok(())
         },
     )?;
-    let summary = split.finish(corpus)?;
-    let text = serde_json::to_vec_pretty(&summary).map_err(|error| Error::Cache {
-        path: partial.join("summary.json"),
-        reason: error.to_string(),
-        remedy: partial.clone(),
-    })?;
-    let summary_path = partial.join("summary.json");
-    fs::write(&summary_path, text).map_err(Error::io("write", &summary_path))?;
-    fs::rename(&partial, folder).map_err(Error::io("rename the finished", &partial))
-}
-
-/// Two token files, filled from one stream of documents.
-///
-/// The newest document waits until the next one comes, so that the last can go where it is needed
-/// if chance left one side empty.
-struct Split {
-    train: Side,
-    held_out: Side,
-    fraction: f64,
-    vocabulary: Vocabulary,
-    waiting: Option<Vec<u32>>,
-    index: u64,
-}
-
-struct Side {
-    writer: ShardWriter,
-    counts: Vec<u64>,
-}
-
-impl Side {
-    fn push(&mut self, tokens: &[u32]) -> Result<()> {
-        for &id in tokens {
-            self.counts[id as usize] += 1;
-        }
-        self.writer.push(tokens)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.writer.document_count() == 0
-    }
-}
-
-impl Split {
-    fn create(folder: &Path, tokenizer: &TextTokenizer, fraction: f64) -> Result<Self> {
-        let vocabulary = tokenizer.vocabulary();
-        let fingerprint = tokenizer.fingerprint()?;
-        let side = |name| -> Result<Side> {
-            let writer = ShardWriter::create(&folder.join(name), vocabulary.size, fingerprint)?;
-            Ok(Side { writer, counts: vec![0; vocabulary.size] })
-        };
-        let (train, held_out) = (side("train.tokens")?, side("held_out.tokens")?);
-        Ok(Self { train, held_out, fraction, vocabulary, waiting: None, index: 0 })
-    }
-
-    fn push(&mut self, tokens: &[u32]) -> Result<()> {
-        let mut next = self.waiting.take().unwrap_or_default();
-        if !next.is_empty() {
-            let held_out = unit_hash(self.index) < self.fraction;
-            self.index += 1;
-            if held_out { self.held_out.push(&next)? } else { self.train.push(&next)? }
-        }
-        next.clear();
-        next.extend_from_slice(tokens);
-        self.waiting = Some(next);
-        Ok(())
-    }
-
-    fn finish(mut self, corpus: &Corpus) -> Result<Summary> {
-        let last = self.waiting.take().ok_or_else(|| corpus.no_documents())?;
-        if self.train.is_empty() && self.held_out.is_empty() {
-            return Err(Error::Corpus {
-                path: corpus.files()[0].path.clone(),
-                reason: "holds only one document, and one must be held out; separate documents \
-                         by blank lines"
-                    .into(),
-            });
-        }
-        let held_out = !self.train.is_empty()
-            && (self.held_out.is_empty() || unit_hash(self.index) < self.fraction);
-        if held_out {
-            self.held_out.push(&last)?
-        } else {
-            self.train.push(&last)?
-        }
-        let all: Vec<u64> =
-            self.train.counts.iter().zip(&self.held_out.counts).map(|(a, b)| a + b).collect();
-        let summary = Summary {
-            vocabulary: self.vocabulary,
-            unigram_entropy: unigram::entropy(&all),
-            held_out_unigram_loss: unigram::cross_entropy(
-                &self.train.counts,
-                &self.held_out.counts,
-            ),
-        };
-        self.train.writer.finish()?;
-        self.held_out.writer.finish()?;
-        Ok(summary)
-    }
+    write_summary(&folder.join(SUMMARY), &split.finish(corpus)?)
 }

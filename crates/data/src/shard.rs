@@ -249,7 +249,7 @@ impl Tokens<'_> {
 }
 
 fn damaged(path: &Path, reason: impl Into<String>) -> Error {
-    Error::Cache { path: path.to_owned(), reason: reason.into(), remedy: path.to_owned() }
+    Error::Shard { path: path.to_owned(), reason: reason.into() }
 }
 
 /// Writes a token file, document by document. The file has its name only once it is whole.

@@ -18,10 +18,17 @@ pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
 /// Documents as tokens, end to end.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct EncodedDocuments {
-    /// The tokens of all documents.
-    pub(crate) tokens: Vec<u32>,
+    tokens: Vec<u32>,
     /// Where each document ends in `tokens`; none is empty.
-    pub(crate) ends: Vec<usize>,
+    ends: Vec<usize>,
+}
+
+impl EncodedDocuments {
+    /// The tokens of each document.
+    pub(crate) fn documents(&self) -> impl Iterator<Item = &[u32]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| &self.tokens[start..end])
+    }
 }
 
 /// Encodes the documents in `text`, leaving out those without a token.
@@ -87,5 +94,59 @@ impl WordCache {
             self.places.insert(word.into(), (start, self.ids.len() as u32));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tokenizer::train::test_tokenizer;
+
+    /// Spaces, line ends, controls, punctuation, accents, marks, other scripts and special tokens.
+    const PIECES: &[&str] = &[
+        " ", "\t", "\n", "\r\n", "\u{a0}", "\u{85}", "\u{b}", "\u{2028}", "\u{3000}", "\u{200b}",
+        "\u{301}", "\u{fffd}", "a", "cat", "Sat", "mat", "é", "É", "e\u{301}", "ǅ", "İ", "ß", "Σ",
+        "中", "文", "한", "ﬁ", "😀", ".", ",", "'", "-", "¿", "[MASK]", "[PAD]", "[", "]", "##",
+        "9",
+    ];
+
+    fn check_encoding(text: &str) {
+        let tokenizer = test_tokenizer();
+        let expected: Vec<Vec<u32>> = documents(text)
+            .map(|document| tokenizer.encode(&joined(document)).unwrap())
+            .filter(|tokens| !tokens.is_empty())
+            .collect();
+        assert!(tokenizer.splits_at_spaces());
+        let caches = CacheStore::default();
+        for _ in 0..2 {
+            let encoded = encode_chunk(&tokenizer, &caches, text).unwrap();
+            let found: Vec<Vec<u32>> = encoded.documents().map(<[u32]>::to_vec).collect();
+            assert_eq!(found, expected, "tokens of {text:?}");
+        }
+    }
+
+    #[test]
+    fn words_that_no_token_spans_are_encoded_alone() {
+        check_encoding("");
+        check_encoding("The cat sat.\n\nA mat [MASK] [SEP]mat\u{301} \u{85} x\u{85}y");
+        check_encoding(&"a".repeat(300));
+        // A document whose only character is removed has no token and is left out.
+        check_encoding("cat\n\n\u{200b}\n\nmat");
+    }
+
+    proptest! {
+        #[test]
+        fn encoding_by_word_equals_encoding_the_document(
+            pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40)
+        ) {
+            check_encoding(&pieces.concat());
+        }
+
+        #[test]
+        fn encoding_by_word_equals_encoding_any_text(text in "\\PC{0,40}") {
+            check_encoding(&text);
+        }
     }
 }

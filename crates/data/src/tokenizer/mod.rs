@@ -69,12 +69,17 @@ impl TextTokenizer {
     /// A missing or malformed file, and a tokenizer that lacks a special token.
     pub fn load(path: &Path) -> Result<Self> {
         let file = tokenizer_file(path)?;
-        let origin = file.display().to_string();
         let bytes = fs::read(&file).map_err(Error::io("read the tokenizer", &file))?;
+        Self::from_bytes(&file, &bytes)
+    }
+
+    /// Reads a tokenizer from the contents of `file`.
+    pub(crate) fn from_bytes(file: &Path, bytes: &[u8]) -> Result<Self> {
+        let origin = file.display().to_string();
         let inner = if file.extension().is_some_and(|extension| extension == "txt") {
-            vocab_txt::parse(&origin, &bytes)?
+            vocab_txt::parse(&origin, bytes)?
         } else {
-            Tokenizer::from_bytes(&bytes).map_err(|error| {
+            Tokenizer::from_bytes(bytes).map_err(|error| {
                 let reason = format!("{error}; expected a tokenizer.json of Hugging Face");
                 bad(&origin, reason)
             })?
@@ -149,7 +154,12 @@ impl TextTokenizer {
     }
 
     /// A hash of everything that decides which ids a text gets.
-    pub(crate) fn fingerprint(&self) -> Result<[u8; 32]> {
+    ///
+    /// It is the BLAKE3 of what [`save`](Self::save) writes.
+    ///
+    /// # Errors
+    /// A tokenizer that can't be written as JSON.
+    pub fn fingerprint(&self) -> Result<[u8; 32]> {
         Ok(*blake3::hash(self.to_json()?.as_bytes()).as_bytes())
     }
 

@@ -221,3 +221,47 @@ pub(super) fn bert_tokenizer(
     tokenizer.add_special_tokens(special).map_err(|error| fail(&error))?;
     Ok(tokenizer)
 }
+
+/// A tokenizer for tests, trained on a few words.
+#[cfg(test)]
+pub(super) fn test_tokenizer() -> TextTokenizer {
+    use std::sync::OnceLock;
+    static TOKENIZER: OnceLock<TextTokenizer> = OnceLock::new();
+    let make = || {
+        let text = "The cat sat on a mat. [Is] it's ## 9 é? ß, 中 文\n\n".repeat(3);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text.txt");
+        std::fs::write(&path, text).unwrap();
+        train_tokenizer(&Corpus::open(&[path]).unwrap(), 200, &mut |_| {}).unwrap()
+    };
+    TOKENIZER.get_or_init(make).clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_lower_case_without_accents_and_cut_at_punctuation() {
+        let found = normalize_word("Naïve-É's").unwrap();
+        assert_eq!(found, ["naive", "-", "e", "'", "s"]);
+    }
+
+    #[test]
+    fn rare_characters_take_their_words_with_them() {
+        let mut words: BTreeMap<CompactString, u64> =
+            [("ab", 9), ("ba", 5), ("ax", 1), ("b", 1)].map(|(w, n)| (w.into(), n)).into();
+        words.insert("a".repeat(MAX_WORD_CHARS + 1).into(), 7);
+        keep_spellable(&mut words, 2);
+        assert_eq!(words.keys().collect::<Vec<_>>(), ["ab", "b", "ba"]);
+    }
+
+    #[test]
+    fn tokens_begin_with_special_ones_then_sorted_characters() {
+        let tokenizer = test_tokenizer();
+        let tokens: Vec<String> = (0..8).map(|id| tokenizer.token(id).unwrap()).collect();
+        assert_eq!(tokens[..5], SpecialTokens::TEXTS);
+        assert_eq!(tokens[5..], ["#", "'", ","]);
+        assert!(tokenizer.vocab_size() <= 200);
+    }
+}

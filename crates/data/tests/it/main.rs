@@ -1,0 +1,12 @@
+//! The crate as its users see it: one binary, a module for each subject.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod corpus;
+mod mlm;
+mod packing;
+mod prefetch;
+mod prepare;
+mod sample;
+mod shard;
+mod tokenizer;

@@ -1,0 +1,222 @@
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use bert4rs_data::unigram::{cross_entropy, entropy};
+use bert4rs_data::{Dataset, DatasetOptions, Phase, TokenShard, TokenizerChoice, prepare};
+use tempfile::tempdir;
+
+use crate::sample::{assert_error, options, text, write};
+
+fn files(dataset: &Dataset) -> Vec<Vec<u8>> {
+    let names = ["tokenizer.json", "train.tokens", "held_out.tokens", "summary.json"];
+    names.map(|name| fs::read(dataset.folder.join(name)).unwrap()).into()
+}
+
+fn silent(options: &DatasetOptions) -> Dataset {
+    prepare(options, &mut |_| {}).unwrap()
+}
+
+#[test]
+fn a_dataset_is_made_once_with_progress() {
+    let folder = tempdir().unwrap();
+    let options = options(folder.path(), write(folder.path(), "corpus.txt", text(300)));
+    let mut reports = Vec::new();
+    let made = prepare(&options, &mut |progress| reports.push(progress)).unwrap();
+    for phase in [Phase::CountWords, Phase::TrainTokenizer, Phase::Tokenize] {
+        let last = reports.iter().rfind(|report| report.phase == phase).unwrap();
+        assert_eq!(last.done, last.total, "{phase:?}");
+    }
+    made.train.verify().unwrap();
+    made.held_out.verify().unwrap();
+    assert_eq!(made.tokenizer.vocabulary(), made.summary.vocabulary);
+
+    let opened = prepare(&options, &mut |_| panic!("made again")).unwrap();
+    assert_eq!(opened.folder, made.folder);
+    assert_eq!(opened.summary, made.summary);
+    let tokens = |shard: &TokenShard| shard.tokens(0..shard.token_count()).to_vec();
+    assert_eq!(tokens(&opened.train), tokens(&made.train));
+}
+
+#[test]
+fn documents_are_split_in_two_in_order() {
+    let folder = tempdir().unwrap();
+    let dataset = silent(&options(folder.path(), write(folder.path(), "c.txt", text(1000))));
+    let (train, held_out) = (&dataset.train, &dataset.held_out);
+    assert_eq!(train.document_count() + held_out.document_count(), 1000);
+    // A tenth, give or take three standard deviations.
+    assert!((70..130).contains(&held_out.document_count()), "{}", held_out.document_count());
+    let expected: Vec<Vec<u32>> = text(1000)
+        .split_terminator("\n\n")
+        .filter(|document| !document.trim().is_empty())
+        .map(|document| dataset.tokenizer.encode(document).unwrap())
+        .collect();
+    let mut next = [0, 0];
+    for document in expected {
+        let shards = [train, held_out];
+        let side = (0..2).find(|&side| {
+            next[side] < shards[side].document_count()
+                && shards[side].document(next[side]).to_vec() == document
+        });
+        next[side.expect("each document comes next on one side")] += 1;
+    }
+}
+
+#[test]
+fn both_sides_get_a_document_however_few_there_are() {
+    for count in 2..12 {
+        for fraction in [0.001, 0.5] {
+            let folder = tempdir().unwrap();
+            let corpus = write(folder.path(), "corpus.txt", text(count));
+            let options =
+                DatasetOptions { held_out_fraction: fraction, ..options(folder.path(), corpus) };
+            let dataset = silent(&options);
+            let (train, held_out) =
+                (dataset.train.document_count(), dataset.held_out.document_count());
+            assert!(train > 0 && held_out > 0 && train + held_out == count);
+            assert!(fraction > 0.1 || held_out == 1);
+        }
+    }
+}
+
+#[test]
+fn the_result_does_not_depend_on_the_number_of_threads() {
+    // More than one round of pieces of 1 MiB for one thread.
+    let contents = text(60_000);
+    assert!(contents.len() > 5 << 20);
+    let folder = tempdir().unwrap();
+    let corpus = write(folder.path(), "corpus.txt", contents);
+    let make = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let cache = folder.path().join(format!("cache{threads}"));
+        let options = DatasetOptions { cache, ..options(folder.path(), corpus.clone()) };
+        files(&pool.install(|| silent(&options)))
+    };
+    let one = make(1);
+    assert_eq!(one, make(3));
+    assert_eq!(one, make(8));
+}
+
+#[test]
+fn whatever_decides_the_contents_decides_the_folder() {
+    let folder = tempdir().unwrap();
+    let corpus = write(folder.path(), "corpus.txt", text(100));
+    let options = options(folder.path(), corpus.clone());
+    let first = silent(&options).folder;
+    let check_other = |options: &DatasetOptions| assert_ne!(silent(options).folder, first);
+    check_other(&DatasetOptions { held_out_fraction: 0.2, ..options.clone() });
+    let tokenizer = TokenizerChoice::Train { vocab_size: 100 };
+    check_other(&DatasetOptions { tokenizer, ..options.clone() });
+    let tokenizer = TokenizerChoice::Load(first.join("tokenizer.json"));
+    check_other(&DatasetOptions { tokenizer, ..options.clone() });
+    let later = SystemTime::now() + Duration::from_secs(5);
+    fs::File::options().write(true).open(&corpus).unwrap().set_modified(later).unwrap();
+    check_other(&options);
+}
+
+#[test]
+fn a_loaded_tokenizer_gives_the_tokens_that_it_gave_when_trained() {
+    let folder = tempdir().unwrap();
+    let trained = options(folder.path(), write(folder.path(), "corpus.txt", text(100)));
+    let first = silent(&trained);
+    let tokenizer = TokenizerChoice::Load(first.folder.clone());
+    let second = silent(&DatasetOptions { tokenizer, ..trained });
+    assert_eq!(files(&first), files(&second));
+}
+
+#[test]
+fn unigram_losses_are_those_of_the_tokens() {
+    let folder = tempdir().unwrap();
+    let dataset = silent(&options(folder.path(), write(folder.path(), "corpus.txt", text(300))));
+    let count = |shard: &TokenShard| {
+        let mut counts = vec![0; dataset.summary.vocabulary.size];
+        for id in shard.tokens(0..shard.token_count()).to_vec() {
+            counts[id as usize] += 1;
+        }
+        counts
+    };
+    let (train, held_out) = (count(&dataset.train), count(&dataset.held_out));
+    let all: Vec<u64> = train.iter().zip(&held_out).map(|(a, b)| a + b).collect();
+    let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
+    assert!(close(dataset.summary.unigram_entropy, entropy(&all)));
+    assert!(close(dataset.summary.held_out_unigram_loss, cross_entropy(&train, &held_out)));
+}
+
+#[test]
+fn what_an_interrupted_preparation_left_is_not_trusted() {
+    let folder = tempdir().unwrap();
+    let options = options(folder.path(), write(folder.path(), "corpus.txt", text(100)));
+    let first = silent(&options);
+    let expected = files(&first);
+    let partial = first.folder.with_extension("partial");
+    fs::rename(&first.folder, &partial).unwrap();
+    fs::write(partial.join("train.tokens"), "half").unwrap();
+    let again = silent(&options);
+    assert_eq!(files(&again), expected);
+    assert!(!partial.exists());
+}
+
+#[test]
+fn two_at_once_do_not_disturb_each_other() {
+    let folder = tempdir().unwrap();
+    let options = options(folder.path(), write(folder.path(), "corpus.txt", text(5000)));
+    let all: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| files(&silent(&options)))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(all.iter().all(|files| *files == all[0]));
+}
+
+/// Asserts that a dataset changed by `change` is refused, with what to delete.
+#[track_caller]
+fn check_damage(change: impl FnOnce(&Path), parts: &[&str]) {
+    let folder = tempdir().unwrap();
+    let options = options(folder.path(), write(folder.path(), "corpus.txt", text(100)));
+    let made = silent(&options).folder;
+    change(&made);
+    let remedy = format!("delete the folder {}", made.display());
+    assert_error(prepare(&options, &mut |_| {}), &[&[remedy.as_str()], parts].concat());
+    fs::remove_dir_all(&made).unwrap();
+    silent(&options);
+}
+
+#[test]
+fn damage_in_the_cache_is_named_with_what_to_delete() {
+    let cut = |folder: &Path, name: &str| {
+        let bytes = fs::read(folder.join(name)).unwrap();
+        fs::write(folder.join(name), &bytes[..bytes.len() - 1]).unwrap();
+    };
+    check_damage(|at| cut(at, "train.tokens"), &["train.tokens", "bytes, expected"]);
+    check_damage(|at| cut(at, "held_out.tokens"), &["held_out.tokens", "bytes, expected"]);
+    check_damage(|at| cut(at, "summary.json"), &["summary.json", "EOF"]);
+    check_damage(|at| cut(at, "tokenizer.json"), &["tokenizer.json"]);
+    let remove = |folder: &Path, name: &str| fs::remove_file(folder.join(name)).unwrap();
+    check_damage(|at| remove(at, "summary.json"), &["summary.json", "No such file"]);
+    check_damage(|at| remove(at, "train.tokens"), &["train.tokens", "No such file"]);
+    let space = |at: &Path| {
+        let path = at.join("tokenizer.json");
+        let json = fs::read_to_string(&path).unwrap();
+        fs::write(path, json + " ").unwrap();
+    };
+    check_damage(space, &["train.tokens was not made with", "tokenizer.json"]);
+}
+
+#[test]
+fn a_cache_that_can_not_be_written_is_named() {
+    let folder = tempdir().unwrap();
+    let corpus = write(folder.path(), "corpus.txt", text(10));
+    let file = write(folder.path(), "file", "");
+    let options = DatasetOptions { cache: file.join("cache"), ..options(folder.path(), corpus) };
+    assert_error(prepare(&options, &mut |_| {}), &["create the cache folder", "file/cache"]);
+}
+
+#[test]
+fn fractions_that_can_not_be_used_are_refused() {
+    let folder = tempdir().unwrap();
+    let options = options(folder.path(), write(folder.path(), "corpus.txt", text(10)));
+    for fraction in [0.0, -0.1, 0.51, f64::NAN] {
+        let options = DatasetOptions { held_out_fraction: fraction, ..options.clone() };
+        let value = format!("the held-out fraction is {fraction}");
+        assert_error(prepare(&options, &mut |_| {}), &[&value, "at most 0.5"]);
+    }
+}

@@ -1,0 +1,64 @@
+//! Text, folders and options that the tests share.
+
+use std::path::{Path, PathBuf};
+
+use bert4rs_data::{Dataset, DatasetOptions, Error, TokenizerChoice, prepare};
+
+const WORDS: [&str; 16] = [
+    "the", "cat", "sat", "on", "a", "mat", "and", "then", "Dogs", "barked", "at", "night", "while",
+    "birds", "sang", "softly",
+];
+
+/// `count` documents of 1 to 40 words, the same each time.
+pub(crate) fn text(count: usize) -> String {
+    let mut state = 12345u64;
+    let mut random = move |below: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % below
+    };
+    let mut text = String::new();
+    for _ in 0..count {
+        for _ in 0..=random(40) {
+            text += WORDS[random(16) as usize];
+            text += if random(8) == 0 { ".\n" } else { " " };
+        }
+        text += "\n\n";
+    }
+    text
+}
+
+/// Writes a file and returns its path.
+pub(crate) fn write(folder: &Path, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, contents).unwrap();
+    path
+}
+
+/// Options to train a small tokenizer on `corpus`, with the cache in `folder`.
+pub(crate) fn options(folder: &Path, corpus: PathBuf) -> DatasetOptions {
+    DatasetOptions {
+        corpus: vec![corpus],
+        tokenizer: TokenizerChoice::Train { vocab_size: 120 },
+        held_out_fraction: 0.1,
+        cache: folder.join("cache"),
+    }
+}
+
+/// A dataset of `count` documents in `folder`.
+pub(crate) fn dataset(folder: &Path, count: usize) -> Dataset {
+    let corpus = write(folder, "corpus.txt", text(count));
+    prepare(&options(folder, corpus), &mut |_| {}).unwrap()
+}
+
+/// Asserts that `result` is an error whose message has all of `parts`.
+#[track_caller]
+pub(crate) fn assert_error<T>(result: Result<T, Error>, parts: &[&str]) {
+    let message = match result {
+        Ok(_) => panic!("expected an error with {parts:?}"),
+        Err(error) => error.to_string(),
+    };
+    for part in parts {
+        assert!(message.contains(part), "{message:?} lacks {part:?}");
+    }
+}
