@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bert;
+mod folders;
 mod gpt;
 mod rotary;
 mod support;

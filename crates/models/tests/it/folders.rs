@@ -1,0 +1,256 @@
+//! Model folders: written, read, and refused.
+//!
+//! With `BERT4RS_KEEP_FOLDERS` set to a folder, the written ones stay there, for
+//! `vectors/check_folders.py` to load in transformers.
+
+use std::path::{Path, PathBuf};
+
+use bert4rs_models::bert::{
+    BertConfig, BertForMaskedLm, BertForPreTraining, BertForQuestionAnswering,
+    BertForSequenceClassification, BertForTokenClassification, BertModel,
+};
+use bert4rs_models::gpt::{Gpt, GptConfig};
+use bert4rs_models::hugging_face::{Architecture, Family, Folder, save};
+use bert4rs_models::switches::Switches;
+use bert4rs_models::t5::{T5, T5Config};
+use bert4rs_tensor_core::attention::Implementation::Fused;
+use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::{Device, Kind, Tensor, random, safetensors};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::Vectors;
+
+fn store() -> ParamStore {
+    ParamStore::new(Device::Cpu, Kind::Float)
+}
+
+/// A store with the parameters of that architecture; the model itself is dropped.
+fn made<F: Family>(config: &F, architecture: Architecture) -> ParamStore {
+    let store = store();
+    let (root, json) = (store.root(), serde_json::to_value(config).unwrap());
+    let bert = || serde_json::from_value::<BertConfig>(json.clone()).unwrap();
+    match architecture {
+        Architecture::BertModel => drop(BertModel::new(&root, &bert(), Fused).unwrap()),
+        Architecture::BertForMaskedLm => drop(BertForMaskedLm::new(&root, &bert(), Fused).unwrap()),
+        Architecture::BertForPreTraining => {
+            drop(BertForPreTraining::new(&root, &bert(), Fused).unwrap());
+        }
+        Architecture::BertForSequenceClassification => {
+            drop(BertForSequenceClassification::new(&root, &bert(), 3, Fused).unwrap());
+        }
+        Architecture::BertForTokenClassification => {
+            drop(BertForTokenClassification::new(&root, &bert(), 3, Fused).unwrap());
+        }
+        Architecture::BertForQuestionAnswering => {
+            drop(BertForQuestionAnswering::new(&root, &bert(), Fused).unwrap());
+        }
+        Architecture::Gpt2Model | Architecture::Gpt2LmHeadModel => {
+            let config: GptConfig = serde_json::from_value(json).unwrap();
+            drop(Gpt::new(&root, &config, Fused).unwrap());
+        }
+        Architecture::T5ForConditionalGeneration => {
+            let config: T5Config = serde_json::from_value(json).unwrap();
+            drop(T5::new(&root, &config, Fused).unwrap());
+        }
+    }
+    drop(root);
+    store
+}
+
+/// Saves, loads into another start, saves again: the same bytes.
+fn check_round_trip<F: Family>(config: &F, architecture: Architecture, extra: Value, name: &str) {
+    let kept = std::env::var_os("BERT4RS_KEEP_FOLDERS").map(PathBuf::from);
+    let temporary = tempfile::tempdir().unwrap();
+    let first = kept.unwrap_or_else(|| temporary.path().to_owned()).join(name);
+    let second = temporary.path().join("again");
+    std::fs::create_dir_all(&first).unwrap();
+    std::fs::create_dir_all(&second).unwrap();
+    random::seed(1);
+    let from = made(config, architecture);
+    save(&first, config, architecture, &from, extra.clone()).unwrap();
+    let folder = Folder::open(&first).unwrap();
+    assert_eq!(folder.architecture().unwrap(), architecture);
+    let config: F = folder.config().unwrap();
+    let mut into = made(&config, architecture);
+    let loaded = folder.load(&config, &mut into, &[]).unwrap();
+    assert!(loaded.fresh.is_empty() && loaded.unused.is_empty(), "{name}: {loaded:?}");
+    save(&second, &config, architecture, &into, extra).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        let read = |folder: &Path| std::fs::read(folder.join(file)).unwrap();
+        assert_eq!(read(&first), read(&second), "{name}/{file}");
+    }
+}
+
+#[test]
+fn saving_loading_and_saving_gives_the_same_bytes() {
+    let labels = json!({
+        "id2label": {"0": "a", "1": "b", "2": "c"},
+        "label2id": {"a": 0, "b": 1, "c": 2},
+    });
+    let bert: BertConfig = Vectors::load("bert").config();
+    check_round_trip(&bert, Architecture::BertForMaskedLm, json!({}), "bert-mlm");
+    check_round_trip(&bert, Architecture::BertForPreTraining, json!({}), "bert-pretraining");
+    let classes = Architecture::BertForSequenceClassification;
+    check_round_trip(&bert, classes, labels.clone(), "bert-classes");
+    check_round_trip(&bert, Architecture::BertForTokenClassification, labels, "bert-tokens");
+    check_round_trip(&bert, Architecture::BertForQuestionAnswering, json!({}), "bert-answers");
+    let gpt: GptConfig = Vectors::load("gpt2").config();
+    check_round_trip(&gpt, Architecture::Gpt2LmHeadModel, json!({}), "gpt2");
+    let t5 = Architecture::T5ForConditionalGeneration;
+    check_round_trip(&Vectors::load("t5_1_0").config::<T5Config>(), t5, json!({}), "t5-1-0");
+    check_round_trip(&Vectors::load("t5_1_1").config::<T5Config>(), t5, json!({}), "t5-1-1");
+}
+
+#[test]
+fn a_switched_model_says_that_transformers_does_not_have_it() {
+    let switches = Switches { qk_norm: true, window: Some(8), ..Switches::default() };
+    let config = BertConfig { switches, ..Vectors::load("bert").config() };
+    let folder = tempfile::tempdir().unwrap();
+    let from = made(&config, Architecture::BertForMaskedLm);
+    save(folder.path(), &config, Architecture::BertForMaskedLm, &from, json!({})).unwrap();
+    let folder = Folder::open(folder.path()).unwrap();
+    assert_eq!(folder.raw_config()["model_type"], "bert4rs-bert");
+    assert_eq!(folder.config::<BertConfig>().unwrap(), config);
+}
+
+/// A folder with a tiny BERT's configuration, changed by `change`, and these weights.
+fn folder_with(change: Value, weights: &[(String, Tensor)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let config: BertConfig = Vectors::load("bert").config();
+    let mut json = serde_json::to_value(&config).unwrap();
+    let object = json.as_object_mut().unwrap();
+    object.insert("model_type".into(), "bert".into());
+    object.insert("architectures".into(), json!(["BertForMaskedLM"]));
+    object.extend(change.as_object().cloned().unwrap_or_default());
+    std::fs::write(folder.path().join("config.json"), json.to_string()).unwrap();
+    let weights: Vec<_> = weights.iter().map(|(name, x)| (name.clone(), x)).collect();
+    safetensors::save(&folder.path().join("model.safetensors"), &weights, None).unwrap();
+    folder
+}
+
+fn bert_weights() -> Vec<(String, Tensor)> {
+    Vectors::load("bert").under("weight.").into_iter().collect()
+}
+
+fn load_bert(folder: &Path) -> bert4rs_models::Result<ParamStore> {
+    let folder = Folder::open(folder)?;
+    let config: BertConfig = folder.config()?;
+    let mut store = made(&config, Architecture::BertForMaskedLm);
+    folder.load(&config, &mut store, &["cls."])?;
+    Ok(store)
+}
+
+#[test]
+fn older_and_headless_names_are_found() {
+    let want = load_bert(folder_with(json!({}), &bert_weights()).path()).unwrap();
+    let older = bert_weights().into_iter().map(|(name, x)| {
+        let name = name.replace("LayerNorm.weight", "LayerNorm.gamma");
+        (name.replace("LayerNorm.bias", "LayerNorm.beta"), x)
+    });
+    let headless = bert_weights().into_iter().filter_map(|(name, x)| {
+        let name = name.strip_prefix("bert.")?.to_owned();
+        Some((name, x))
+    });
+    for weights in [older.collect::<Vec<_>>(), headless.collect()] {
+        let found = load_bert(folder_with(json!({}), &weights).path()).unwrap();
+        for (found, want) in found.params().iter().zip(want.params().iter()) {
+            assert!(found.weight == want.weight || found.name.starts_with("cls."), "{}", want.name);
+        }
+    }
+}
+
+#[test]
+fn an_encoder_takes_its_weights_from_a_model_with_a_head() {
+    let directory = folder_with(json!({}), &bert_weights());
+    let folder = Folder::open(directory.path()).unwrap();
+    let config: BertConfig = folder.config().unwrap();
+    let mut store = made(&config, Architecture::BertModel);
+    let loaded = folder.load(&config, &mut store, &[]).unwrap();
+    assert!(loaded.unused.iter().all(|name| name.starts_with("cls.")), "{loaded:?}");
+    assert!(!loaded.unused.is_empty());
+}
+
+#[test]
+fn shards_are_read_by_their_index() {
+    let directory = folder_with(json!({}), &bert_weights());
+    let path = directory.path();
+    std::fs::remove_file(path.join("model.safetensors")).unwrap();
+    let mut map = serde_json::Map::new();
+    let weights = bert_weights();
+    for (number, part) in weights.chunks(weights.len().div_ceil(2)).enumerate() {
+        let file = format!("model-0000{number}.safetensors");
+        let tensors: Vec<_> = part.iter().map(|(name, x)| (name.clone(), x)).collect();
+        safetensors::save(&path.join(&file), &tensors, None).unwrap();
+        map.extend(part.iter().map(|(name, _)| (name.clone(), Value::from(file.clone()))));
+    }
+    let index = path.join("model.safetensors.index.json");
+    std::fs::write(&index, json!({ "weight_map": map }).to_string()).unwrap();
+    load_bert(path).unwrap();
+
+    let text = json!({ "weight_map": { "x": "../elsewhere.safetensors" } }).to_string();
+    std::fs::write(&index, text).unwrap();
+    let text = load_bert(path).unwrap_err().to_string();
+    assert!(text.contains("index.json") && text.contains("../elsewhere"), "{text}");
+}
+
+#[track_caller]
+fn check_refused(folder: &TempDir, words: &[&str]) {
+    let text = load_bert(folder.path()).unwrap_err().to_string();
+    assert!(words.iter().all(|word| text.contains(word)), "{text}");
+}
+
+#[test]
+fn all_that_is_wrong_with_the_weights_is_one_error() {
+    let mut weights = bert_weights();
+    weights.retain(|(name, _)| !name.contains("layer.1.output.dense"));
+    for (name, x) in &mut weights {
+        if name.ends_with("word_embeddings.weight") {
+            *x = x.narrow(0, 0, 5);
+        }
+    }
+    let words = [
+        "layer.1.output.dense.weight is missing",
+        "layer.1.output.dense.bias is missing",
+        "word_embeddings.weight has shape [5, 12], expected [29, 12]",
+    ];
+    check_refused(&folder_with(json!({}), &weights), &words);
+    let mut weights = bert_weights();
+    weights.push(("cls.predictions.decoder.weight".into(), weights[0].1.zeros_like()));
+    check_refused(&folder_with(json!({}), &weights), &["decoder.weight differs from"]);
+}
+
+#[test]
+fn other_configurations_are_refused() {
+    let check = |change: Value, words: &[&str]| {
+        check_refused(&folder_with(change, &bert_weights()), &[words, &["config"]].concat());
+    };
+    check(json!({ "model_type": "gpt2" }), &["gpt2", "bert"]);
+    check(json!({ "model_type": null }), &["model_type is missing"]);
+    check(json!({ "hidden_size": "big" }), &["hidden_size", "big"]);
+    check(json!({ "hidden_act": "gelu_fancy" }), &["hidden_act", "gelu_fancy"]);
+    check(json!({ "position_embedding_type": "relative_key" }), &["relative_key", "absolute"]);
+    check(json!({ "is_decoder": true }), &["is_decoder = true"]);
+    check(json!({ "num_attention_heads": 5 }), &["num_attention_heads = 5"]);
+    check(json!({ "bert4rs": { "qk_nrom": true } }), &["qk_nrom"]);
+    let folder = folder_with(json!({ "architectures": ["FooModel"] }), &[]);
+    let text = Folder::open(folder.path()).unwrap().architecture().unwrap_err().to_string();
+    assert!(text.contains("FooModel") && text.contains("BertForMaskedLM"), "{text}");
+}
+
+#[test]
+fn files_that_are_no_weights_are_refused() {
+    let folder = folder_with(json!({}), &bert_weights());
+    let weights = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    check_refused(&folder, &["model.safetensors"]);
+    std::fs::remove_file(&weights).unwrap();
+    check_refused(&folder, &["neither model.safetensors nor"]);
+    std::fs::write(folder.path().join("pytorch_model.bin"), b"\x80\x02").unwrap();
+    check_refused(&folder, &["pytorch_model.bin", "pickle", "save_pretrained"]);
+    std::fs::write(folder.path().join("config.json"), "{").unwrap();
+    check_refused(&folder, &["config.json", "JSON"]);
+    std::fs::remove_file(folder.path().join("config.json")).unwrap();
+    check_refused(&folder, &["config.json"]);
+}
