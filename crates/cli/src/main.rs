@@ -1,2 +1,22 @@
-//! The bert4rs program.
-fn main() {}
+//! The `bert4rs` program: a thin shell around the crates.
+
+mod commands;
+mod failure;
+mod flags;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::flags::{Cli, Command};
+
+fn main() -> ExitCode {
+    let clock = bert4rs_train::clock::ProcessClock::new();
+    bert4rs_tensor_core::memory::keep_freed_memory();
+    let cli = Cli::parse();
+    failure::report(|| match cli.command {
+        Command::Train(flags) => commands::train::run(&flags, clock),
+        Command::Presets(flags) => commands::presets::run(&flags),
+        Command::Doctor(flags) => commands::doctor::run(&flags),
+    })
+}

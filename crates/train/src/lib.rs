@@ -1,1 +1,27 @@
-//! train
+//! Training: configuration, presets, the loop, and the folder that a run leaves.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`config`] | every key, laid over from presets, files and flags |
+//! | [`presets`] | the named sets of values |
+//! | [`trainer`] | the loop, on one screen |
+//! | [`session`] | model, data and optimizer made from a configuration; one step |
+//! | [`task`] | what a family learns: its batches and its loss |
+//! | [`run_folder`] | `runs/NAME/`, never overwritten unasked |
+//! | [`metrics`] | `metrics.jsonl` and `summary.json` |
+//! | [`console`] | what a person sees |
+
+pub mod clock;
+pub mod config;
+pub mod console;
+mod error;
+mod gradients;
+pub mod metrics;
+mod nearest;
+pub mod presets;
+pub mod run_folder;
+pub mod session;
+pub mod task;
+pub mod trainer;
+
+pub use error::{Error, Result};

@@ -1,0 +1,93 @@
+//! `bert4rs doctor --selftest`: a small check of each part, on this machine, in seconds.
+
+use std::process::ExitCode;
+
+use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput, BertSize};
+use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::error::contain;
+use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::{Device, Kind, Tensor, no_grad, random};
+use bert4rs_train::Result;
+use bert4rs_train::config::{Layer, resolve};
+use bert4rs_train::presets::PRESETS;
+
+use super::{probe, say};
+
+/// What a check found: `Ok` passes, with a remark.
+type Outcome = std::result::Result<String, String>;
+
+pub(super) fn run(device: Device) -> Result<ExitCode> {
+    let checks: [(&str, &dyn Fn() -> Outcome); 4] = [
+        ("config", &config),
+        ("BERT forward", &|| bert_forward(device, Kind::Float)),
+        ("BF16", &|| bert_forward(device, Kind::BFloat16)),
+        ("FP8 detection", &|| fp8_detection(device)),
+    ];
+    say("");
+    let mut failed = 0;
+    for (name, check) in checks {
+        let outcome = contain(name, check).unwrap_or_else(|error| Err(error.to_string()));
+        let (mark, remark) = match &outcome {
+            Ok(remark) => ("passed", remark),
+            Err(reason) => ("FAILED", reason),
+        };
+        failed += usize::from(outcome.is_err());
+        say(&format!("{name:<16}{mark}  {remark}"));
+    }
+    say(&format!("\n{} passed, {failed} failed", checks.len() - failed));
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Every preset resolves, and survives being written and read back.
+fn config() -> Outcome {
+    for preset in PRESETS {
+        let resolved = Layer::parse(preset.name, preset.toml)
+            .and_then(|layer| resolve(&[layer]))
+            .map_err(|error| error.to_string())?;
+        let again = resolved
+            .to_toml()
+            .and_then(|text| Layer::parse(preset.name, &text))
+            .and_then(|layer| resolve(&[layer]))
+            .map_err(|error| error.to_string())?;
+        if again != resolved {
+            return Err(format!("preset {} changes when written and read back", preset.name));
+        }
+    }
+    Ok(format!("{} presets", PRESETS.len()))
+}
+
+/// A fresh BERT gives finite hidden states and, knowing nothing, a loss near that of guessing.
+fn bert_forward(device: Device, kind: Kind) -> Outcome {
+    let describe = |error: bert4rs_models::Error| error.to_string();
+    random::seed(1);
+    let mut config = BertConfig::published(BertSize::Tiny);
+    config.vocab_size = 1000;
+    config.attention_probs_dropout_prob = 0.0;
+    let store = ParamStore::new(device, kind);
+    let model =
+        BertForMaskedLm::new(&store.root(), &config, Implementation::Fused).map_err(describe)?;
+    let ids = Tensor::randint(config.vocab_size, [2, 32], (Kind::Int64, device));
+    let positions = Tensor::arange(64, (Kind::Int64, device));
+    let loss = no_grad(|| {
+        let logits = bert4rs_models::bert::LogitsOf::MaskedOnly;
+        model.mlm_loss(&BertInput::new(&ids), &positions, &ids.flatten(0, -1), logits, false)
+    })
+    .map_err(describe)?
+    .double_value(&[]);
+    let guessing = (config.vocab_size as f64).ln();
+    if (loss - guessing).abs() < 1.0 {
+        Ok(format!("loss {loss:.3}, guessing would be {guessing:.3}"))
+    } else {
+        Err(format!("loss {loss}, but guessing would be {guessing:.3}"))
+    }
+}
+
+/// The casts round as the format says: e4m3 holds 4 significant bits.
+fn fp8_detection(device: Device) -> Outcome {
+    if !probe::fp8_converts(Kind::Float8e4m3fn, device) {
+        return Ok("this libtorch has no FP8 casts here".into());
+    }
+    let value = Tensor::from_slice(&[1.06f32]).to_device(device);
+    let back = value.to_kind(Kind::Float8e4m3fn).to_kind(Kind::Float).double_value(&[0]);
+    if back == 1.0 { Ok(probe::fp8(device)) } else { Err(format!("1.06 became {back}, not 1")) }
+}

@@ -1,0 +1,85 @@
+//! `bert4rs train`: flags become layers of configuration, then the trainer runs.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use bert4rs_train::clock::ProcessClock;
+use bert4rs_train::config::{Config, Layer, parse_assignment, resolve};
+use bert4rs_train::console::Console;
+use bert4rs_train::presets::Preset;
+use bert4rs_train::run_folder::{ClaimedFolder, default_path};
+use bert4rs_train::{Error, Result, trainer};
+
+use crate::flags::TrainFlags;
+
+pub(crate) fn run(flags: &TrainFlags, clock: ProcessClock) -> Result<ExitCode> {
+    let config = resolve(&layers(flags)?)?;
+    require_corpus(&config)?;
+    let out = flags.out.clone().unwrap_or_else(|| default_path(&flags.preset));
+    let folder = ClaimedFolder::claim(&out, flags.overwrite)?;
+    trainer::train(&config, folder, &mut Console::new(), clock)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Preset, file, `--set`, flags: the later ones win.
+fn layers(flags: &TrainFlags) -> Result<Vec<Layer>> {
+    let preset = Preset::named(&flags.preset)?;
+    let mut layers = vec![Layer::parse(format!("preset {}", preset.name), preset.toml)?];
+    if let Some(path) = &flags.config {
+        layers.push(trainer::read_config_file(path)?);
+    }
+    for assignment in &flags.set {
+        layers.push(parse_assignment(assignment)?);
+    }
+    let numbers = [
+        ("--seed", "seed", flags.seed),
+        ("--max-steps", "train.max_steps", flags.max_steps),
+        ("--batch-size", "data.batch_size", flags.batch_size.map(u64::from)),
+        ("--seq-len", "data.seq_len", flags.seq_len.map(u64::from)),
+        ("--hidden-size", "model.hidden_size", flags.hidden_size.map(u64::from)),
+        ("--num-layers", "model.num_layers", flags.num_layers.map(u64::from)),
+        ("--num-heads", "model.num_heads", flags.num_heads.map(u64::from)),
+        ("--vocab-size", "model.vocab_size", flags.vocab_size.map(u64::from)),
+    ];
+    for (flag, key, value) in numbers {
+        let Some(value) = value else { continue };
+        // TOML has no unsigned numbers; one too large for it is no sensible value of any flag.
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        layers.push(Layer::single(flag, key, value));
+    }
+    if let Some(device) = &flags.device {
+        layers.push(Layer::single("--device", "compute.device", device.as_str()));
+    }
+    if let Some(tokenizer) = &flags.tokenizer {
+        layers.push(Layer::single("--tokenizer", "data.tokenizer", absolute(tokenizer)?));
+    }
+    if !flags.corpus.is_empty() {
+        let paths: Result<Vec<String>> = flags.corpus.iter().map(|path| absolute(path)).collect();
+        layers.push(Layer::single("--corpus", "data.corpus", paths?));
+    }
+    Ok(layers)
+}
+
+/// The path from the root, so that the run's config.toml works from any folder.
+fn absolute(path: &Path) -> Result<String> {
+    let absolute =
+        std::path::absolute(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    absolute.into_os_string().into_string().map_err(|_| Error::Config {
+        origin: "command line".into(),
+        key: path.display().to_string(),
+        reason: "is not UTF-8; rename the file or folder".into(),
+    })
+}
+
+fn require_corpus(config: &Config) -> Result<()> {
+    if !config.data.corpus.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Config {
+        origin: "command line".into(),
+        key: "data.corpus".into(),
+        reason: "names no text; give --corpus PATH, or run `cargo xtask train`, \
+                 which fetches one"
+            .into(),
+    })
+}

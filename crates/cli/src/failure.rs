@@ -1,0 +1,26 @@
+//! How failures leave the program: one message, and an exit code that tells whose fault it was.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use bert4rs_tensor_core::error::contain;
+use bert4rs_train::Error;
+
+/// What the user gave can't be used.
+const BAD_INPUT: u8 = 2;
+/// The input was fine, but the machine, libtorch or this program failed.
+const FAILED: u8 = 1;
+
+/// Runs a command; its error, or the panic of an operation inside, becomes one message.
+pub(crate) fn report(command: impl FnOnce() -> Result<ExitCode, Error>) -> ExitCode {
+    // The panic's text reaches the user through `contain`, once.
+    std::panic::set_hook(Box::new(|_| {}));
+    let outcome = contain("bert4rs", command).unwrap_or_else(|error| Err(error.into()));
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::from(if error.is_bad_input() { BAD_INPUT } else { FAILED })
+        }
+    }
+}

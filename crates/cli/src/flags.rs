@@ -1,0 +1,105 @@
+//! Command-line flags. Values are checked where they are used, so that a flag, a `--set` and a
+//! file give the same message.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Pretrains and fine-tunes BERT, GPT and T5 on libtorch.
+#[derive(Debug, Parser)]
+#[command(name = "bert4rs", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a model on plain text.
+    Train(Box<TrainFlags>),
+    /// List the presets, or show one in full.
+    Presets(PresetsFlags),
+    /// Say what this machine and this libtorch can do.
+    Doctor(DoctorFlags),
+}
+
+/// Flags of `train`.
+#[derive(Debug, Args)]
+pub(crate) struct TrainFlags {
+    /// Preset that everything else is laid over; `bert4rs presets` lists them.
+    #[arg(long, default_value = "recommended")]
+    pub(crate) preset: String,
+    /// TOML file laid over the preset, such as the config.toml of an earlier run.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// One value, laid over both; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Text files or folders of .txt files: UTF-8, a blank line between documents.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub(crate) corpus: Vec<PathBuf>,
+    /// A tokenizer.json or a folder that holds one; default: trained on the corpus.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// auto, cpu or cuda:N.
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// Seeds weights, data order and masks.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Folder of the run; default: runs/PRESET-N, the first that is free.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Replace the run that --out holds.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Optimizer steps.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_steps: Option<u64>,
+    /// Sequences a batch.
+    #[arg(long, value_name = "N")]
+    pub(crate) batch_size: Option<u32>,
+    /// Tokens a sequence.
+    #[arg(long, value_name = "N")]
+    pub(crate) seq_len: Option<u32>,
+    /// Features of a token.
+    #[arg(long, value_name = "N")]
+    pub(crate) hidden_size: Option<u32>,
+    /// Transformer blocks.
+    #[arg(long, value_name = "N")]
+    pub(crate) num_layers: Option<u32>,
+    /// Attention heads.
+    #[arg(long, value_name = "N")]
+    pub(crate) num_heads: Option<u32>,
+    /// Entries of the vocabulary.
+    #[arg(long, value_name = "N")]
+    pub(crate) vocab_size: Option<u32>,
+}
+
+/// Flags of `presets`.
+#[derive(Debug, Args)]
+pub(crate) struct PresetsFlags {
+    /// What to show; without it, all are listed.
+    #[command(subcommand)]
+    pub(crate) action: Option<PresetsAction>,
+}
+
+/// What `presets` shows.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PresetsAction {
+    /// Print every value that a preset leads to.
+    Show {
+        /// The preset.
+        name: String,
+    },
+}
+
+/// Flags of `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorFlags {
+    /// Also run a small check of each part.
+    #[arg(long)]
+    pub(crate) selftest: bool,
+}

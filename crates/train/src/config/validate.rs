@@ -1,0 +1,114 @@
+//! Which values can be used, alone and together.
+
+use std::str::FromStr;
+
+use bert4rs_optim::schedule::Horizon;
+use bert4rs_tensor_core::attention;
+use bert4rs_tensor_core::device::DeviceChoice;
+
+use super::Config;
+
+/// The key at fault and the reason.
+type Fault = (String, String);
+
+impl Config {
+    /// Checks every value; the first that can't be used is the error.
+    pub(super) fn validate(&self) -> Result<(), Fault> {
+        self.validate_model()?;
+        self.validate_compute()?;
+        self.validate_data()?;
+        self.validate_loop()?;
+        self.validate_optimizer()
+    }
+
+    fn validate_model(&self) -> Result<(), Fault> {
+        let model = &self.model;
+        at_least("model.vocab_size", model.vocab_size.into(), 6)?;
+        at_least("model.hidden_size", model.hidden_size.into(), 1)?;
+        at_least("model.num_layers", model.num_layers.into(), 1)?;
+        at_least("model.num_heads", model.num_heads.into(), 1)?;
+        if !model.hidden_size.is_multiple_of(model.num_heads) {
+            let reason = format!(
+                "{} heads don't divide hidden_size {}; choose a number of heads that does",
+                model.num_heads, model.hidden_size
+            );
+            return Err(("model.num_heads".into(), reason));
+        }
+        if self.max_positions() < self.data.seq_len {
+            let reason = format!(
+                "{} positions are fewer than data.seq_len {}; raise it, or set 0",
+                model.max_positions, self.data.seq_len
+            );
+            return Err(("model.max_positions".into(), reason));
+        }
+        probability("model.dropout", model.dropout)?;
+        probability("model.attention_dropout", model.attention_dropout)
+    }
+
+    fn validate_compute(&self) -> Result<(), Fault> {
+        DeviceChoice::from_str(&self.compute.device)
+            .map_err(|error| ("compute.device".into(), error.to_string()))?;
+        let options = attention::Options {
+            implementation: self.compute.attention,
+            dropout: self.model.attention_dropout,
+        };
+        options.check().map_err(|error| ("compute.attention".into(), error.to_string()))
+    }
+
+    fn validate_data(&self) -> Result<(), Fault> {
+        let data = &self.data;
+        at_least("data.seq_len", data.seq_len.into(), 8)?;
+        at_least("data.batch_size", data.batch_size.into(), 1)?;
+        within("data.mask_rate", data.mask_rate, 0.0, 1.0)?;
+        if (data.mask_rate * f64::from(data.seq_len)).round() < 1.0 {
+            let reason = format!("{} of {} tokens is none", data.mask_rate, data.seq_len);
+            return Err(("data.mask_rate".into(), reason));
+        }
+        within("data.held_out", data.held_out, 0.0, 0.5)?;
+        at_least("data.workers", data.workers.into(), 1)
+    }
+
+    /// The optimizer and its schedule know their own rules.
+    fn validate_optimizer(&self) -> Result<(), Fault> {
+        self.optimizer.validate().map_err(|error| fault_of("optimizer.", error))?;
+        let horizon = Horizon::Steps(self.train.max_steps);
+        self.schedule.resolve(horizon).map(drop).map_err(|error| fault_of("", error))
+    }
+
+    fn validate_loop(&self) -> Result<(), Fault> {
+        let train = &self.train;
+        at_least("train.max_steps", train.max_steps, 1)?;
+        at_least("train.accumulate", train.accumulate.into(), 1)?;
+        at_least("train.log_every", train.log_every, 1)
+    }
+}
+
+/// The key and reason in an optimizer's error.
+fn fault_of(section: &str, error: bert4rs_optim::Error) -> Fault {
+    match error {
+        bert4rs_optim::Error::Config { key, value, reason } => {
+            (format!("{section}{key}"), format!("{value} {reason}"))
+        }
+        other => (section.trim_end_matches('.').into(), other.to_string()),
+    }
+}
+
+fn at_least(key: &'static str, value: u64, least: u64) -> Result<(), Fault> {
+    if value >= least { Ok(()) } else { Err((key.into(), format!("{value} is below {least}"))) }
+}
+
+fn probability(key: &'static str, value: f64) -> Result<(), Fault> {
+    if (0.0..1.0).contains(&value) {
+        Ok(())
+    } else {
+        Err((key.into(), format!("{value} is not in [0, 1)")))
+    }
+}
+
+fn within(key: &'static str, value: f64, least: f64, most: f64) -> Result<(), Fault> {
+    if (least..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err((key.into(), format!("{value} is not between {least} and {most}")))
+    }
+}

@@ -1,0 +1,179 @@
+//! What a run records: one line a step, and a summary. Names in these files stay stable.
+
+use std::time::{Duration, Instant};
+
+use bert4rs_tensor_core::Tensor;
+use bert4rs_tensor_core::error::Context;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// One line of `metrics.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Counted from 1.
+    pub step: u64,
+    /// Mean loss over the step's predicted tokens, in nats.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub loss: f64,
+    /// Tokens of this step over its time.
+    pub tokens_per_s: f64,
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Norm of all gradients before clipping; `null` if it is not finite, and the step skipped.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub grad_norm: f64,
+    /// Duration of the step in seconds.
+    pub step_time_s: f64,
+    /// Time since the process began, in seconds.
+    pub time_s: f64,
+    /// Resident memory of the process in bytes.
+    pub resident_bytes: u64,
+}
+
+/// JSON has no NaN: serde_json writes `null` for it.
+fn null_is_nan<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+/// `summary.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Steps done.
+    pub steps: u64,
+    /// Tokens seen, padding included.
+    pub tokens: u64,
+    /// Trained values.
+    pub parameters: u64,
+    /// Tokens a second, the first steps left out.
+    pub tokens_per_s: f64,
+    /// From the start of the process to the end of the first step.
+    pub time_to_first_step_s: f64,
+    /// From the start of the process to the end of the last step.
+    pub total_time_s: f64,
+    /// Mean loss of the last tenth of the steps, in nats.
+    pub final_loss: f64,
+    /// Loss on the held-out text after the last step; `null` if not measured.
+    pub held_out_loss: Option<f64>,
+    /// What predicting held-out tokens by their frequency alone would cost, in nats.
+    pub unigram_entropy: f64,
+    /// The most memory that the process held.
+    pub peak_memory_bytes: u64,
+    /// Useful FLOP/s over the machine's best matrix-product rate, 0 to 1.
+    pub speed_of_light: f64,
+    /// That rate, measured at the start, in FLOP/s.
+    pub best_product_flops: f64,
+    /// Matrix-product FLOPs that one token needs, forward and backward.
+    pub flops_per_token: f64,
+    /// Share of the time spent waiting for batches.
+    pub data_wait: f64,
+    /// Steps skipped because a gradient was not finite.
+    pub skipped_steps: u64,
+    /// The device.
+    pub device: String,
+    /// Dtype of weights and activations.
+    pub precision: String,
+    /// The attention implementation that ran.
+    pub attention: String,
+    /// CPU threads.
+    pub threads: u64,
+}
+
+/// Steps whose loss is still on the device.
+#[derive(Debug)]
+struct PendingStep {
+    record: StepRecord,
+    loss: Tensor,
+}
+
+/// Times steps, and reads their losses from the device only when asked to.
+#[derive(Debug)]
+pub struct Meter {
+    tokens_per_step: u64,
+    pending: Vec<PendingStep>,
+    losses: Vec<f64>,
+    step_times: Vec<Duration>,
+    step_began: Instant,
+}
+
+/// What a step tells the meter.
+#[derive(Debug)]
+pub struct StepOutcome {
+    /// Scalar loss, on the device.
+    pub loss: Tensor,
+    /// Learning rate used.
+    pub lr: f64,
+    /// Norm of all gradients before clipping.
+    pub grad_norm: f64,
+}
+
+impl Meter {
+    /// A meter for steps of this many tokens.
+    pub fn new(tokens_per_step: u64) -> Self {
+        Self {
+            tokens_per_step,
+            pending: Vec::new(),
+            losses: Vec::new(),
+            step_times: Vec::new(),
+            step_began: Instant::now(),
+        }
+    }
+
+    /// Starts the clock of a step.
+    pub fn begin_step(&mut self) {
+        self.step_began = Instant::now();
+    }
+
+    /// Ends the step and keeps its outcome.
+    pub fn end_step(&mut self, step: u64, outcome: StepOutcome, since_start: Duration) {
+        let time = self.step_began.elapsed();
+        self.step_times.push(time);
+        let resident = bert4rs_tensor_core::memory::process().map_or(0, |memory| memory.resident);
+        let record = StepRecord {
+            step,
+            loss: f64::NAN,
+            tokens_per_s: self.tokens_per_step as f64 / time.as_secs_f64(),
+            lr: outcome.lr,
+            grad_norm: outcome.grad_norm,
+            step_time_s: time.as_secs_f64(),
+            time_s: since_start.as_secs_f64(),
+            resident_bytes: resident,
+        };
+        self.pending.push(PendingStep { record, loss: outcome.loss });
+    }
+
+    /// Reads the losses of the steps since the last call: the loop's one wait for the device.
+    pub fn flush(&mut self) -> Result<Vec<StepRecord>> {
+        let mut records = Vec::with_capacity(self.pending.len());
+        for PendingStep { mut record, loss } in self.pending.drain(..) {
+            record.loss = loss.f_double_value(&[]).during("read the loss")?;
+            self.losses.push(record.loss);
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    /// Tokens a second over the latter steps.
+    ///
+    /// The first tenth, at least one step and at most ten, is left out: caches, buffers and
+    /// kernels are being set up.
+    pub fn steady_tokens_per_s(&self) -> f64 {
+        let steps = self.step_times.len();
+        let skipped = (steps / 10).clamp(1, 10).min(steps.saturating_sub(1));
+        let steady = &self.step_times[skipped..];
+        let time: Duration = steady.iter().sum();
+        (steady.len() as u64 * self.tokens_per_step) as f64 / time.as_secs_f64().max(1e-9)
+    }
+
+    /// Mean loss of the last tenth of the flushed steps, at least one.
+    pub fn final_loss(&self) -> f64 {
+        let count = self.losses.len().div_ceil(10);
+        let last = &self.losses[self.losses.len() - count..];
+        last.iter().sum::<f64>() / count.max(1) as f64
+    }
+
+    /// Time spent in all steps.
+    pub fn time_in_steps(&self) -> Duration {
+        self.step_times.iter().sum()
+    }
+}

@@ -1,0 +1,92 @@
+//! The loop.
+
+use std::path::Path;
+
+use crate::clock::ProcessClock;
+use crate::config::Config;
+use crate::console::Console;
+use crate::error::{Error, Result};
+use crate::metrics::{Meter, StepRecord, Summary};
+use crate::run_folder::{ClaimedFolder, RunFolder};
+use crate::session::Session;
+
+/// Trains as `config` says, and leaves everything in `folder`.
+///
+/// # Errors
+/// Bad input, before `folder` holds anything; a run that diverges or that the machine can't
+/// carry, after which `folder` holds what was recorded.
+pub fn train(
+    config: &Config,
+    folder: ClaimedFolder,
+    console: &mut Console,
+    clock: ProcessClock,
+) -> Result<Summary> {
+    let mut session = Session::prepare(config, console)?;
+    let mut run = folder.begin(config)?;
+    let mut meter = Meter::new(config.tokens_per_step());
+    let max_steps = config.train.max_steps;
+    let mut first_step_s = 0.0;
+
+    session.describe().iter().for_each(|line| console.line(line));
+    console.begin("training", max_steps);
+    for step in 1..=max_steps {
+        meter.begin_step();
+        let outcome = session.step(step)?;
+        meter.end_step(step, outcome, clock.elapsed());
+        if step == 1 || step == max_steps || step % config.train.log_every == 0 {
+            report(&mut meter, &mut run, console, config, clock)?;
+        }
+        if step == 1 {
+            first_step_s = clock.elapsed().as_secs_f64();
+        }
+        console.advance_to(step);
+    }
+    console.end();
+
+    let trained_s = clock.elapsed().as_secs_f64();
+    session.export(run.path())?;
+    let held_out_loss = session.held_out_loss()?;
+    let mut summary = session.summary(&meter);
+    summary.time_to_first_step_s = first_step_s;
+    summary.total_time_s = trained_s;
+    summary.held_out_loss = held_out_loss;
+    run.write_summary(&summary)?;
+    console.summary(&summary, run.path());
+    Ok(summary)
+}
+
+/// Reads the losses since the last report, records them, and prints the latest.
+fn report(
+    meter: &mut Meter,
+    run: &mut RunFolder,
+    console: &Console,
+    config: &Config,
+    clock: ProcessClock,
+) -> Result<()> {
+    let records = meter.flush()?;
+    run.log(&records)?;
+    if let Some(latest) = records.last() {
+        console.step(latest, config.train.max_steps, clock.elapsed());
+        refuse_divergence(latest)?;
+    }
+    Ok(())
+}
+
+fn refuse_divergence(latest: &StepRecord) -> Result<()> {
+    if latest.loss.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Diverged {
+        step: latest.step,
+        reason: format!(
+            "the loss is {}; try a lower optimizer.learning_rate or a longer schedule.warmup",
+            latest.loss
+        ),
+    })
+}
+
+/// Reads a configuration file that `--config` names.
+pub fn read_config_file(path: &Path) -> Result<crate::config::Layer> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    crate::config::Layer::parse(path.display().to_string(), &text)
+}
