@@ -5,6 +5,7 @@
 mod bert;
 mod folders;
 mod gpt;
+mod published;
 mod rotary;
 mod support;
 mod t5;
