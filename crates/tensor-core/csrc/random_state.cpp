@@ -36,3 +36,8 @@ SHIM_EXPORT char* b4_random_state_set(int cuda_index, const at::Tensor* state) {
     chosen.set_state(*state);
   });
 }
+
+// Seeds every generator of every device.
+SHIM_EXPORT char* b4_random_seed(uint64_t seed) {
+  return shim_protect([&] { at::manual_seed(seed); });
+}

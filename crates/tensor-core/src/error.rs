@@ -1,5 +1,10 @@
 //! The one error type of this crate, and the border that panics do not cross.
+//!
+//! `tch`'s fallible functions do not always return: one that takes a number, such as
+//! `f_add_scalar`, panics on libtorch's exception when it drops its argument. So [`contain`] is
+//! the border that a program needs, and [`Context`] adds words where an error does return.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
@@ -84,12 +89,9 @@ impl Error {
     }
 
     pub(crate) fn from_torch_text(op: String, text: &str) -> Self {
-        let message = without_backtrace(text);
+        let message = one_line(text);
         let lower = message.to_lowercase();
-        if ["out of memory", "not enough memory", "can't allocate memory"]
-            .iter()
-            .any(|sign| lower.contains(sign))
-        {
+        if OUT_OF_MEMORY_SIGNS.iter().any(|sign| lower.contains(sign)) {
             Self::OutOfMemory { op, message }
         } else {
             Self::Torch { op, message }
@@ -97,41 +99,79 @@ impl Error {
     }
 }
 
-/// libtorch appends "Exception raised from ..." and C++ frames, which help no user.
-fn without_backtrace(text: &str) -> String {
-    let end = text.find("Exception raised from").unwrap_or(text.len());
-    text[..end].trim().trim_start_matches("Internal torch error: ").to_owned()
+/// What libtorch, its CUDA libraries and C++ say where memory does not suffice, in lower case.
+const OUT_OF_MEMORY_SIGNS: [&str; 7] = [
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "storage size calculation overflowed",
+    "std::bad_alloc",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+];
+
+/// libtorch's words on one line, without the C++ frames and source places, which help no user.
+fn one_line(text: &str) -> String {
+    let frames = ["Exception raised from ", "frame #0: "];
+    let end = frames.iter().filter_map(|start| text.find(start)).min().unwrap_or(text.len());
+    let words: Vec<&str> = text[..end].split_whitespace().collect();
+    let line = words.join(" ");
+    let line = line.trim_start_matches("Internal torch error: ");
+    match line.strip_prefix("[enforce fail at ").and_then(|rest| rest.split_once("] ")) {
+        Some((_place, rest)) => rest.trim_start_matches("err == 0. ").to_owned(),
+        None => line.to_owned(),
+    }
 }
 
 /// Runs `body` and turns a panic inside, such as that of a `tch` operator on a C++ exception,
 /// into an error of `op`.
 ///
 /// The panic hook still runs: a program that wants silence sets its own.
+///
+/// # Errors
+/// The panic, as [`Error::OutOfMemory`] where its text says so, else as [`Error::Torch`].
 pub fn contain<T>(op: &str, body: impl FnOnce() -> T) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(body)).map_err(|payload| {
-        let text = payload
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| payload.downcast_ref::<&str>().copied())
-            .unwrap_or("panic without a message");
-        Error::from_torch_text(op.to_owned(), &unquote_unwrap(text))
-    })
+    catch_unwind(AssertUnwindSafe(body))
+        .map_err(|payload| Error::from_torch_text(op.to_owned(), &panic_text(payload.as_ref())))
+}
+
+/// What a panic says; libtorch's own words where one of `tch`'s operators panicked.
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("panic without a message");
+    one_line(&unquote_unwrap(text))
 }
 
 /// `called Result::unwrap() on an Err value: Torch("...")` becomes the text inside, with its
-/// escaped line ends made real.
+/// escapes undone.
 fn unquote_unwrap(text: &str) -> String {
-    match text.split_once("value: Torch(\"") {
-        Some((_, inner)) => {
-            inner.trim_end_matches("\")").replace("\\n", "\n").replace("\\\"", "\"")
+    let Some((_, quoted)) = text.split_once("value: Torch(\"") else {
+        return text.to_owned();
+    };
+    let mut plain = String::with_capacity(quoted.len());
+    let mut letters = quoted.strip_suffix("\")").unwrap_or(quoted).chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => match letters.next() {
+                Some('n' | 't' | 'r') => plain.push('\n'),
+                Some(escaped) => plain.push(escaped),
+                None => {}
+            },
+            letter => plain.push(letter),
         }
-        None => text.to_owned(),
     }
+    plain
 }
 
 /// Adds the operation's name to `tch`'s errors.
 pub trait Context<T> {
     /// `self`, with `op` named in its error.
+    ///
+    /// # Errors
+    /// That of `self`.
     fn during(self, op: &str) -> Result<T>;
 }
 

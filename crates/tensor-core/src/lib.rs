@@ -35,6 +35,14 @@ pub mod speed_of_light;
 
 pub use error::{Error, Result};
 pub use tch::{
-    Device, IndexOp, Kind, Reduction, Tensor, get_num_threads, no_grad, no_grad_guard,
-    set_num_threads,
+    Device, IndexOp, Kind, Reduction, Tensor, get_num_threads, no_grad_guard, set_num_threads,
 };
+
+/// Runs `body` without recording gradients.
+///
+/// Unlike `tch::no_grad`, it turns them on again when `body` panics too, so that what
+/// [`error::contain`] contains has no consequences.
+pub fn no_grad<T>(body: impl FnOnce() -> T) -> T {
+    let _guard = no_grad_guard();
+    body()
+}

@@ -8,9 +8,15 @@ use crate::error::{Error, Result};
 use crate::shim;
 
 /// Seeds every generator of libtorch, on the CPU and on all CUDA devices.
+///
+/// # Panics
+/// Where libtorch refuses, such as while a CUDA graph is recorded: a programmer's error.
 pub fn seed(seed: u64) {
-    // libtorch takes an i64 and reads its bits as u64.
-    tch::manual_seed(seed as i64);
+    // SAFETY: no pointers go in, and the message is ours.
+    let seeded = unsafe { shim::check("seed", shim::b4_random_seed(seed)) };
+    if let Err(error) = seeded {
+        panic!("{error}");
+    }
 }
 
 /// The state of one device's default generator.
@@ -22,6 +28,9 @@ pub struct RandomState {
 
 impl RandomState {
     /// Reads the state of `device`'s generator.
+    ///
+    /// # Errors
+    /// A device that is not there, or that is neither a CPU nor a CUDA device.
     pub fn of(device: Device) -> Result<Self> {
         let mut raw: shim::RawTensor = std::ptr::null_mut();
         // SAFETY: `raw` takes one new tensor, of which we become the owner; the message is ours.
@@ -37,12 +46,16 @@ impl RandomState {
         Ok(Self { device, bytes })
     }
 
-    /// A state of `device` from [`bytes`](Self::bytes) that were kept.
+    /// A state of `device` from [`bytes`](Self::bytes) that were kept. [`restore`](Self::restore)
+    /// checks them.
     pub fn from_bytes(device: Device, bytes: &[u8]) -> Self {
         Self { device, bytes: Tensor::from_slice(bytes) }
     }
 
     /// The state as opaque bytes, to keep in a file.
+    ///
+    /// # Errors
+    /// What libtorch throws.
     pub fn bytes(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![0u8; self.bytes.numel()];
         let count = bytes.len();
@@ -53,6 +66,10 @@ impl RandomState {
     }
 
     /// Makes the device's generator go on from here.
+    ///
+    /// # Errors
+    /// Bytes that are no state of such a generator, which then goes on as it was, and a device
+    /// that is not there.
     pub fn restore(&self) -> Result<()> {
         let index = generator_index(self.device)?;
         // SAFETY: the tensor lives through the call; the message is ours.
@@ -67,10 +84,11 @@ impl RandomState {
 fn generator_index(device: Device) -> Result<i32> {
     match device {
         Device::Cpu => Ok(-1),
-        Device::Cuda(index) => Ok(index as i32),
+        // libtorch numbers devices in one signed byte.
+        Device::Cuda(index) if index <= i8::MAX as usize => Ok(index as i32),
         other => Err(Error::Unsupported {
             what: format!("the random state of {other:?}"),
-            reason: "bert4rs uses CPU and CUDA".into(),
+            reason: "no such device".into(),
         }),
     }
 }

@@ -29,6 +29,7 @@ unsafe extern "C" {
     pub(crate) fn b4_cpu_capability() -> *mut c_char;
     pub(crate) fn b4_random_state_get(cuda_index: c_int, state: *mut RawTensor) -> *mut c_char;
     pub(crate) fn b4_random_state_set(cuda_index: c_int, state: *const c_void) -> *mut c_char;
+    pub(crate) fn b4_random_seed(seed: u64) -> *mut c_char;
     pub(crate) fn b4_custom_function_attach(
         name: *const c_char,
         inputs: *const *const c_void,
@@ -40,6 +41,7 @@ unsafe extern "C" {
         closure: *mut c_void,
         backward: BackwardFn,
         drop: unsafe extern "C" fn(closure: *mut c_void),
+        twice_differentiable: bool,
         results: *mut RawTensor,
     ) -> *mut c_char;
 }

@@ -3,68 +3,78 @@
 use tch::{Kind, Tensor};
 
 use crate::error::{Context, Error, Result};
+use crate::no_grad;
+
+const OP: &str = "gradient check";
 
 /// Compares the gradients of `f` with central differences.
 ///
-/// `inputs` are FP64 and require gradients; `f` returns any number of FP64 outputs. The scalar
-/// checked is a fixed random weighting of all outputs, so each entry of each Jacobian takes part.
+/// `inputs`, of any shapes, are FP64 and require gradients; `f` returns any number of outputs, of
+/// which those in FP64 are checked. The scalar checked is a fixed random weighting of them all, so
+/// each entry of each Jacobian takes part.
 ///
 /// # Errors
 /// The first entry whose analytic and numeric gradient differ by more than
-/// `tolerance * (1 + |numeric|)`, and what libtorch throws.
+/// `tolerance * (1 + |numeric|)`, inputs of another kind, and what libtorch throws.
 pub fn gradients(
     f: impl Fn(&[Tensor]) -> Result<Vec<Tensor>>,
     inputs: &[Tensor],
     tolerance: f64,
 ) -> Result<()> {
     const STEP: f64 = 1e-6;
-    let weights: Vec<Tensor> = f(inputs)?.iter().map(weighting).collect();
-    let scalar = |inputs: &[Tensor]| -> Result<Tensor> {
-        let outputs = f(inputs)?;
-        let terms = outputs.iter().zip(&weights).map(|(y, w)| (y * w).sum(Kind::Double));
-        Ok(terms.fold(Tensor::from(0f64), |sum, term| sum + term))
-    };
-    let analytic = Tensor::f_run_backward(&[scalar(inputs)?], inputs, false, false)
-        .during("gradient check")?;
+    if let Some(index) = inputs.iter().position(|x| x.kind() != Kind::Double || !x.requires_grad())
+    {
+        return Err(failed(format!("input {index} must be FP64 and require gradients")));
+    }
+    let scalar = |inputs: &[Tensor]| weighted_sum(&f(inputs)?).during(OP);
+    let analytic = Tensor::f_run_backward(&[scalar(inputs)?], inputs, false, false).during(OP)?;
     for (index, input) in inputs.iter().enumerate() {
-        let analytic = dense_gradient(&analytic[index], input);
+        let zero = input.detach().zeros_like();
+        let dense = if analytic[index].defined() { &analytic[index] } else { &zero };
+        let analytic = dense.flatten(0, -1);
         for entry in 0..input.numel() as i64 {
-            let shifted = |sign: f64| -> Result<f64> {
-                let moved = tch::no_grad(|| {
-                    let moved = input.detach().copy();
-                    let mut slot = moved.flatten(0, -1).narrow(0, entry, 1);
-                    let _ = slot.f_add_scalar_(sign * STEP).during("gradient check")?;
-                    Ok::<_, Error>(moved)
-                })?;
+            let value_at = |by: f64| -> Result<f64> {
                 let mut all: Vec<Tensor> = inputs.iter().map(Tensor::detach).collect();
-                all[index] = moved;
-                Ok(scalar(&all)?.double_value(&[]))
+                all[index] = shifted(input, entry, by).during(OP)?;
+                scalar(&all)?.f_double_value(&[]).during(OP)
             };
-            let numeric = (shifted(1.0)? - shifted(-1.0)?) / (2.0 * STEP);
-            let found = analytic.double_value(&[entry]);
+            let numeric = (value_at(STEP)? - value_at(-STEP)?) / (2.0 * STEP);
+            let found = analytic.f_double_value(&[entry]).during(OP)?;
             let close = (found - numeric).abs() <= tolerance * (1.0 + numeric.abs());
             if !close {
-                return Err(Error::Torch {
-                    op: "gradient check".into(),
-                    message: format!(
-                        "input {index}, entry {entry}: backward says {found}, \
-                         finite differences say {numeric}"
-                    ),
-                });
+                return Err(failed(format!(
+                    "input {index}, entry {entry}: backward says {found}, finite differences say \
+                     {numeric}"
+                )));
             }
         }
     }
     Ok(())
 }
 
-/// Fixed weights of no particular pattern, of `output`'s shape.
-fn weighting(output: &Tensor) -> Tensor {
-    let count = output.numel() as i64;
-    (Tensor::arange(count, (Kind::Double, output.device())) * 12.9898 + 0.7)
-        .sin()
-        .reshape(output.size())
+fn failed(message: String) -> Error {
+    Error::Torch { op: OP.into(), message }
 }
 
-fn dense_gradient(gradient: &Tensor, input: &Tensor) -> Tensor {
-    if gradient.defined() { gradient.flatten(0, -1) } else { input.zeros_like().flatten(0, -1) }
+/// `input` without its history, `by` added at `entry` in row-major order.
+fn shifted(input: &Tensor, entry: i64, by: f64) -> std::result::Result<Tensor, tch::TchError> {
+    no_grad(|| {
+        let mut moved = Tensor::f_zeros(input.size(), (Kind::Double, input.device()))?;
+        moved.f_copy_(input)?;
+        let _ = moved.f_view(-1)?.f_narrow(0, entry, 1)?.f_add_scalar_(by)?;
+        Ok(moved)
+    })
+}
+
+/// The sum of all entries of all FP64 `outputs`, with weights of no particular pattern.
+fn weighted_sum(outputs: &[Tensor]) -> std::result::Result<Tensor, tch::TchError> {
+    let mut sum = Tensor::from(0f64);
+    for output in outputs.iter().filter(|output| output.kind() == Kind::Double) {
+        let options = (Kind::Double, output.device());
+        let weights =
+            (Tensor::f_arange(output.numel() as i64, options)? * 12.9898 + 0.7).f_sin()?;
+        let weighted = output.f_mul(&weights.f_reshape(output.size())?)?.f_sum(Kind::Double)?;
+        sum = sum.f_to_device(output.device())?.f_add(&weighted)?;
+    }
+    Ok(sum)
 }

@@ -7,28 +7,52 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tch::Tensor;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panic_text};
+use crate::no_grad;
 use crate::shim::{self, RawTensor};
 
 /// One application of a differentiable operation.
 ///
 /// It is `Send` because libtorch may call `backward` and drop it on another thread; it need not
-/// be `Sync`, as the node runs one backward at a time.
+/// be `Sync`, as the node runs one backward at a time. It is dropped when backward has run without
+/// keeping the graph, or when the graph goes; at once where nothing is recorded.
 pub trait Function: Send + 'static {
     /// The name that graphs and error messages show.
     fn name(&self) -> &'static str;
 
     /// Computes the outputs. Runs without autograd.
+    ///
+    /// It must not modify an input in place. An output may be an input or a view of one, but then
+    /// libtorch refuses to modify that output in place; outputs that share memory with one
+    /// another mustn't be modified so either. An output of an integer or boolean dtype gets no
+    /// gradient.
+    ///
+    /// # Errors
+    /// Whatever the implementation refuses: [`apply`] returns it as it is.
     fn forward(&mut self, inputs: &[&Tensor], ctx: &mut ForwardContext) -> Result<Vec<Tensor>>;
 
     /// Computes one gradient an input, `None` for zero, from one an output, `None` where the
     /// loss does not depend on that output. An entry whose input needs none
     /// ([`BackwardContext::needs`]) is dropped.
+    ///
+    /// # Errors
+    /// An error, like a panic, ends the whole backward with an error that begins with
+    /// [`name`](Self::name).
     fn backward(
         &self,
         ctx: &BackwardContext,
         grads: &[Option<Tensor>],
     ) -> Result<Vec<Option<Tensor>>>;
+
+    /// Whether `backward` can be differentiated in its turn: true only if it is made of
+    /// differentiable operations on `grads` and on saved inputs and outputs. What `forward`
+    /// saves from in between has no history, and would count as constant.
+    ///
+    /// Where false, a backward with `create_graph` works, but one through its gradients is an
+    /// error instead of silently wrong.
+    fn twice_differentiable(&self) -> bool {
+        false
+    }
 }
 
 /// What `forward` leaves for `backward`.
@@ -62,11 +86,16 @@ impl BackwardContext {
     }
 }
 
-/// Runs `function` on `inputs` and records it for autograd where one of them requires gradients.
+/// Runs `function` on `inputs` and records it for autograd where one of them requires gradients
+/// and gradients are on.
+///
+/// # Errors
+/// What [`Function::forward`] returns, and outputs that libtorch can't give a history.
 pub fn apply<F: Function>(mut function: F, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
     let name = function.name();
     let mut ctx = ForwardContext::default();
-    let outputs = tch::no_grad(|| function.forward(inputs, &mut ctx))?;
+    let outputs = no_grad(|| function.forward(inputs, &mut ctx))?;
+    let twice_differentiable = function.twice_differentiable();
 
     let c_name = CString::new(name).map_err(|_| Error::Torch {
         op: name.to_owned(),
@@ -92,6 +121,7 @@ pub fn apply<F: Function>(mut function: F, inputs: &[&Tensor]) -> Result<Vec<Ten
             closure.cast(),
             run_backward::<F>,
             drop_closure::<F>,
+            twice_differentiable,
             results.as_mut_ptr(),
         )
     };
@@ -131,7 +161,10 @@ unsafe extern "C" fn run_backward<F: Function>(
     let gradients = match outcome {
         Ok(Ok(gradients)) => gradients,
         Ok(Err(error)) => return shim::give_text(&error.to_string()),
-        Err(_) => return shim::give_text("backward panicked"),
+        Err(payload) => {
+            let text = panic_text(payload.as_ref());
+            return shim::give_text(&format!("backward panicked: {text}"));
+        }
     };
     if gradients.len() != input_count {
         return shim::give_text(&format!(
