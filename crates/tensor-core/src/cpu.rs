@@ -1,5 +1,7 @@
 //! What this CPU can do, asked at run time.
 
+#![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "a CPU intrinsic"))]
+
 use raw_cpuid::CpuId;
 use serde::Serialize;
 
@@ -27,12 +29,14 @@ impl CpuFeatures {
             && std::arch::is_x86_feature_detected!("avx512bw")
             && std::arch::is_x86_feature_detected!("avx512dq")
             && std::arch::is_x86_feature_detected!("avx512vl");
+        // Without `avx512` the system may not let programs ask what registers it saves.
+        let tiles_saved = avx512 && saves_tile_registers();
         Self {
             avx2_fma: std::arch::is_x86_feature_detected!("avx2")
                 && std::arch::is_x86_feature_detected!("fma"),
             avx512,
             avx512_bf16: avx512 && bf16,
-            amx_bf16: avx512 && amx,
+            amx_bf16: tiles_saved && amx,
         }
     }
 
@@ -46,6 +50,19 @@ impl CpuFeatures {
     pub fn has_bf16_products(&self) -> bool {
         self.amx_bf16 || self.avx512_bf16
     }
+}
+
+/// Whether the operating system saves the registers of matrix units between programs.
+#[cfg(target_arch = "x86_64")]
+fn saves_tile_registers() -> bool {
+    const TILE_CONFIG_AND_DATA: u64 = 0b11 << 17;
+    if !std::arch::is_x86_feature_detected!("xsave") {
+        return false;
+    }
+    // SAFETY: the CPU has the instruction, and a system that saves AVX registers, which the
+    // caller has made sure of, lets programs use it.
+    let saved = unsafe { std::arch::x86_64::_xgetbv(0) };
+    saved & TILE_CONFIG_AND_DATA == TILE_CONFIG_AND_DATA
 }
 
 /// The processor's own name, such as `AMD EPYC`.

@@ -33,6 +33,7 @@ impl FromStr for DeviceChoice {
             "cuda" => Ok(Self::Cuda(0)),
             _ => text
                 .strip_prefix("cuda:")
+                .filter(|index| index.bytes().all(|letter| letter.is_ascii_digit()))
                 .and_then(|index| index.parse().ok())
                 .map(Self::Cuda)
                 .ok_or_else(|| Error::Device {
@@ -55,6 +56,9 @@ impl fmt::Display for DeviceChoice {
 
 impl DeviceChoice {
     /// The device to use, loading libtorch's CUDA backend where it may be needed.
+    ///
+    /// # Errors
+    /// A CUDA device that was asked for by name and is not there: never another one instead.
     pub fn resolve(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),

@@ -1,11 +1,13 @@
 //! Parameters: named, owned in one place, each with a role from birth.
 
 use std::cell::{Ref, RefCell};
+use std::collections::HashSet;
 use std::ops::Div;
 
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Context, Error, Result};
+use crate::no_grad;
 
 /// What a parameter is in its model. Optimizers group by it, so it is never guessed from a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,7 +71,10 @@ impl Param {
         self.master.as_ref().unwrap_or(&self.weight)
     }
 
-    /// Sets weight and master to `value`, which has the same shape.
+    /// Sets weight and master to `value`, of the same shape and of any dtype and device.
+    ///
+    /// # Errors
+    /// Another shape, which leaves the parameter as it was, and what libtorch throws.
     pub fn set(&mut self, value: &Tensor) -> Result<()> {
         if value.size() != self.weight.size() {
             return Err(Error::Shape {
@@ -79,11 +84,12 @@ impl Param {
                 expected: format!("{:?}, that of {}", self.weight.size(), self.name),
             });
         }
-        tch::no_grad(|| {
-            if let Some(master) = &mut self.master {
+        no_grad(|| match &mut self.master {
+            None => self.weight.f_copy_(value).during(&self.name),
+            Some(master) => {
                 master.f_copy_(value).during(&self.name)?;
+                self.weight.f_copy_(master).during(&self.name)
             }
-            self.weight.f_copy_(value).during(&self.name)
         })
     }
 }
@@ -94,13 +100,14 @@ pub struct ParamStore {
     device: Device,
     kind: Kind,
     params: RefCell<Vec<Param>>,
+    names: RefCell<HashSet<String>>,
 }
 
 impl ParamStore {
     /// An empty store whose weights will be of `kind` on `device`. A `kind` other than FP32 and
     /// FP64 gets FP32 masters.
     pub fn new(device: Device, kind: Kind) -> Self {
-        Self { device, kind, params: RefCell::new(Vec::new()) }
+        Self { device, kind, params: RefCell::default(), names: RefCell::default() }
     }
 
     /// Where names begin.
@@ -152,14 +159,16 @@ impl<'a> Path<'a> {
     pub fn param(&self, name: &str, shape: &[i64], role: Role, init: Init) -> Result<Tensor> {
         let name = self.full_name(name);
         let store = self.store;
-        if store.params().iter().any(|param| param.name == name) {
-            return Err(Error::Torch { op: name, message: "made twice".into() });
+        if store.names.borrow().contains(&name) {
+            let message = "a parameter of this name was made before".into();
+            return Err(Error::Torch { op: name, message });
         }
-        let exact_kind = if store.kind == Kind::Double { Kind::Double } else { Kind::Float };
-        let exact = initial_value(shape, init, exact_kind, store.device).during(&name)?;
+        let exact = initial_value(shape, init, store.device).during(&name)?;
         let weight = exact.f_to_kind(store.kind).during(&name)?.set_requires_grad(true);
-        let master = (store.kind != exact_kind).then_some(exact);
+        let has_master = !matches!(store.kind, Kind::Float | Kind::Double);
+        let master = has_master.then_some(exact);
         let leaf = weight.shallow_clone();
+        store.names.borrow_mut().insert(name.clone());
         store.params.borrow_mut().push(Param { name, role, weight, master });
         Ok(leaf)
     }
@@ -195,15 +204,16 @@ impl<'a, T: std::fmt::Display> Div<T> for Path<'a> {
     }
 }
 
+/// The FP32 starting value.
 fn initial_value(
     shape: &[i64],
     init: Init,
-    kind: Kind,
     device: Device,
 ) -> std::result::Result<Tensor, tch::TchError> {
+    let options = (Kind::Float, device);
     match init {
-        Init::Zeros => Tensor::f_zeros(shape, (kind, device)),
-        Init::Ones => Tensor::f_ones(shape, (kind, device)),
-        Init::Normal(std) => Tensor::f_empty(shape, (kind, device))?.f_normal_(0.0, std),
+        Init::Zeros => Tensor::f_zeros(shape, options),
+        Init::Ones => Tensor::f_ones(shape, options),
+        Init::Normal(std) => Tensor::f_empty(shape, options)?.f_normal_(0.0, std),
     }
 }

@@ -34,11 +34,15 @@ impl Precision {
         }
     }
 
-    /// Dtype of weights and activations. `Auto` must be resolved before.
+    /// Dtype of weights and activations.
+    ///
+    /// # Panics
+    /// On `Auto`: which dtype that is depends on the device, so [`resolve`](Self::resolve) first.
     pub fn compute_kind(self) -> Kind {
         match self {
             Self::Bf16 => Kind::BFloat16,
-            Self::Fp32 | Self::Auto => Kind::Float,
+            Self::Fp32 => Kind::Float,
+            Self::Auto => panic!("precision `auto` was not resolved for a device"),
         }
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Context, Result};
+use crate::no_grad;
 
 /// Matrix-product rates measured on this machine, now.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -29,18 +30,31 @@ const GPU_SIZES: [i64; 2] = [4096, 8192];
 const BUDGET: Duration = Duration::from_millis(100);
 
 /// Measures `device`, in about half a second.
+///
+/// # Errors
+/// What libtorch throws, such as too little memory.
 pub fn measure(device: Device) -> Result<SpeedOfLight> {
     let sizes = if device.is_cuda() { GPU_SIZES } else { CPU_SIZES };
-    let best = |kind: Kind| -> Result<f64> {
-        let mut best = 0f64;
-        for size in sizes {
-            best = best.max(product_rate(size, kind, device)?);
-        }
-        Ok(best)
-    };
-    tch::no_grad(|| {
-        Ok(SpeedOfLight { fp32_flops: best(Kind::Float)?, bf16_flops: best(Kind::BFloat16)? })
+    no_grad(|| {
+        Ok(SpeedOfLight {
+            fp32_flops: best_rate(sizes, Kind::Float, device)?,
+            bf16_flops: best_rate(sizes, Kind::BFloat16, device)?,
+        })
     })
+}
+
+/// FLOP/s of the fastest square product of any of `sizes`.
+fn best_rate(sizes: [i64; 2], kind: Kind, device: Device) -> Result<f64> {
+    let mut best = 0f64;
+    for size in sizes {
+        let started = Instant::now();
+        best = best.max(product_rate(size, kind, device)?);
+        // So slow a device would take seconds over the next size, and gain nothing by it.
+        if started.elapsed() > 2 * BUDGET {
+            break;
+        }
+    }
+    Ok(best)
 }
 
 /// FLOP/s of the fastest of the `size`³ products that fit the time budget.
@@ -48,21 +62,20 @@ fn product_rate(size: i64, kind: Kind, device: Device) -> Result<f64> {
     let op = "speed of light";
     let left = Tensor::f_ones([size, size], (kind, device)).during(op)?;
     let right = Tensor::f_ones([size, size], (kind, device)).during(op)?;
-    let started = Instant::now();
-    let mut fastest = f64::INFINITY;
-    // The first product sets the library up and is not counted.
-    for round in 0.. {
+    let product_time = || -> Result<Duration> {
         let start = Instant::now();
         let _product = left.f_matmul(&right).during(op)?;
         if let Device::Cuda(index) = device {
             tch::Cuda::synchronize(index as i64);
         }
-        if round > 0 {
-            fastest = fastest.min(start.elapsed().as_secs_f64());
-        }
-        if round > 2 && started.elapsed() > BUDGET {
-            break;
-        }
+        Ok(start.elapsed())
+    };
+    // The first product also sets the library up, and is not counted.
+    product_time()?;
+    let started = Instant::now();
+    let mut fastest = product_time()?;
+    while started.elapsed() < BUDGET {
+        fastest = fastest.min(product_time()?);
     }
-    Ok(2.0 * (size as f64).powi(3) / fastest)
+    Ok(2.0 * (size as f64).powi(3) / fastest.as_secs_f64())
 }
