@@ -1,0 +1,108 @@
+//! What the machine and the process are: memory, CPU, library, precision, speed of light.
+
+use std::time::{Duration, Instant};
+
+use bert4rs_tensor_core::cpu::{self, CpuFeatures};
+use bert4rs_tensor_core::precision::Precision;
+use bert4rs_tensor_core::{Device, Kind, Tensor, error, library, memory, speed_of_light};
+
+use crate::support::in_own_process;
+
+/// What the system's counts may lag behind, and what else a process touches meanwhile.
+const SLACK: u64 = 8 << 20;
+
+fn touch(bytes: u64) {
+    let _touched = Tensor::ones([bytes as i64], (Kind::Uint8, Device::Cpu));
+    let resident = memory::process().unwrap().resident;
+    assert!(resident > bytes, "{resident}");
+}
+
+fn resident() -> u64 {
+    memory::process().unwrap().resident
+}
+
+#[test]
+fn memory_counts_what_is_touched() {
+    in_own_process("machine::memory_counts_what_is_touched", || {
+        const BYTES: u64 = 256 << 20;
+        let before = resident();
+        touch(BYTES);
+        let after = memory::process().unwrap();
+        assert!(after.resident.abs_diff(before) < SLACK, "{after:?} after {before}");
+        assert!(after.peak_resident - before > BYTES - SLACK, "{after:?} after {before}");
+    });
+}
+
+#[test]
+fn freed_memory_can_be_kept() {
+    in_own_process("machine::freed_memory_can_be_kept", || {
+        // Above what glibc maps by itself, below what a thread other than the first may keep.
+        const BYTES: u64 = 40 << 20;
+        let start = resident();
+        touch(BYTES);
+        assert!(resident().abs_diff(start) < SLACK);
+        memory::keep_freed_memory();
+        touch(BYTES);
+        let kept = resident() - start;
+        assert!(kept.abs_diff(BYTES) < SLACK, "{kept}");
+    });
+}
+
+#[test]
+fn precision_follows_the_device() {
+    assert_eq!(Precision::Fp32.resolve(Device::Cpu), (Precision::Fp32, "as configured"));
+    assert_eq!(Precision::Bf16.resolve(Device::Cpu), (Precision::Bf16, "as configured"));
+    let (on_gpu, _) = Precision::Auto.resolve(Device::Cuda(0));
+    assert_eq!(on_gpu, Precision::Bf16);
+    let (on_cpu, reason) = Precision::Auto.resolve(Device::Cpu);
+    assert_eq!(on_cpu == Precision::Bf16, CpuFeatures::detect().has_bf16_products(), "{reason}");
+    assert_eq!(Precision::Bf16.compute_kind(), Kind::BFloat16);
+    assert_eq!(Precision::Fp32.compute_kind(), Kind::Float);
+    assert!(error::contain("kind", || Precision::Auto.compute_kind()).is_err());
+}
+
+#[test]
+fn precision_names() {
+    for (name, precision) in
+        [("auto", Precision::Auto), ("fp32", Precision::Fp32), ("bf16", Precision::Bf16)]
+    {
+        let json = format!("\"{name}\"");
+        assert_eq!(serde_json::to_string(&precision).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Precision>(&json).unwrap(), precision);
+    }
+    assert!(serde_json::from_str::<Precision>("\"fp16\"").is_err());
+}
+
+#[test]
+fn cpu_features_agree_with_the_system() {
+    let features = CpuFeatures::detect();
+    let Ok(system) = std::fs::read_to_string("/proc/cpuinfo") else { return };
+    let line = system.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let has = |flag: &str| line.split_whitespace().any(|word| word == flag);
+    // Valgrind shows its programs a smaller CPU than the system's.
+    assert!(!features.avx2_fma || has("avx2"));
+    assert!(!features.avx512_bf16 || has("avx512_bf16"));
+    assert!(!features.amx_bf16 || has("amx_bf16"));
+    assert_eq!(features.has_bf16_products(), features.amx_bf16 || features.avx512_bf16);
+    assert!(!cpu::name().is_empty());
+}
+
+#[test]
+fn the_library_is_the_pinned_one() {
+    assert_eq!(library::version(), "2.11.0");
+    assert!(library::folder().unwrap().join("libtorch_cpu.so").is_file());
+    assert!(!library::cpu_capability().is_empty());
+}
+
+#[test]
+fn speed_of_light_is_quick_and_plausible() {
+    let started = Instant::now();
+    let speed = speed_of_light::measure(Device::Cpu).unwrap();
+    let elapsed = started.elapsed();
+    assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
+    for flops in [speed.fp32_flops, speed.bf16_flops] {
+        assert!((1e8..1e15).contains(&flops), "{speed:?}");
+    }
+    assert_eq!(speed.best_flops(), speed.fp32_flops.max(speed.bf16_flops));
+    println!("{speed:?} in {elapsed:?}");
+}

@@ -1,0 +1,12 @@
+//! Tests of the crate's public face, in one program: each more would link libtorch again.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+mod autograd;
+mod device;
+mod error;
+mod machine;
+mod param;
+mod random;
+mod safetensors;
+mod support;
