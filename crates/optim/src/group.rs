@@ -1,6 +1,7 @@
 //! Which rule a parameter gets: by its role, unless a user names it.
 
 use bert4rs_tensor_core::Tensor;
+use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::{Param, Role};
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +107,24 @@ pub fn params(variables: impl IntoIterator<Item = (String, Tensor)>) -> Vec<Para
         .collect();
     params.sort_by(|left, right| left.name.cmp(&right.name));
     params
+}
+
+/// Gradients of `loss` for `params`, in their order; undefined for those that it does not depend
+/// on. Gradients of an earlier call are dropped.
+///
+/// # Errors
+/// What libtorch throws.
+pub fn grads(loss: &Tensor, params: &[Param]) -> Result<Vec<Tensor>> {
+    for param in params {
+        let mut weight = param.weight.shallow_clone();
+        weight.zero_grad();
+    }
+    loss.f_backward().during("backward")?;
+    let fresh = |param: &Param| {
+        let mut grad = param.weight.grad();
+        if grad.defined() { grad.detach_() } else { grad }
+    };
+    Ok(params.iter().map(fresh).collect())
 }
 
 /// Words that tell tables of embeddings: BERT's, GPT-2's, T5's and `tch` examples' names.

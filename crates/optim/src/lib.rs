@@ -1,5 +1,29 @@
 //! AdamW, Muon and NorMuon for `tch`: exact, fast, usable alone.
 //!
+//! With a model of plain `tch`:
+//!
+//! ```
+//! use bert4rs_optim::{Optimizer, OptimizerConfig, group};
+//! use tch::{Device, Kind, Tensor, nn, nn::Module};
+//!
+//! let vs = nn::VarStore::new(Device::Cpu);
+//! let model = nn::seq()
+//!     .add(nn::linear(vs.root() / "hidden", 16, 64, Default::default()))
+//!     .add_fn(|x| x.gelu("none"))
+//!     .add(nn::linear(vs.root() / "head", 64, 4, Default::default()));
+//!
+//! let mut params = group::params(vs.variables());
+//! let mut optimizer = Optimizer::new(OptimizerConfig::normuon(0.02, 1e-3), &mut params)?;
+//! let input = Tensor::randn([32, 16], (Kind::Float, Device::Cpu));
+//! for _ in 0..3 {
+//!     let loss = model.forward(&input).square().mean(Kind::Float);
+//!     let grads = group::grads(&loss, &params)?;
+//!     let report = optimizer.step(&mut params, &grads, 1.0)?;
+//!     assert!(!report.skipped && report.grad_norm > 0.0);
+//! }
+//! # Ok::<(), bert4rs_optim::Error>(())
+//! ```
+//!
 //! | module | holds |
 //! | --- | --- |
 //! | [`config`] | what a user chooses |
