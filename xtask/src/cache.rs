@@ -112,13 +112,18 @@ impl Manifest {
             })
     }
 
-    /// Writes the manifest; its existence is the promise that the files are whole.
+    /// Writes the manifest; its existence is the promise that the files are whole. One that
+    /// says the same already keeps its time stamp, which builds may watch.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let mut text = format!("{}\n", self.pin);
         for (size, name) in &self.files {
             text += &format!("{size} {}\n", name.display());
         }
-        replace_file(path, (text + "end\n").as_bytes())
+        text += "end\n";
+        match fs::read_to_string(path) {
+            Ok(found) if found == text => Ok(()),
+            _ => replace_file(path, text.as_bytes()),
+        }
     }
 }
 

@@ -42,6 +42,11 @@ pub(crate) fn write(links: &Path, libtorch: &Libtorch) -> Result<usize> {
     })?;
     let lib = links.join("lib");
     fs::create_dir_all(&lib).map_err(Error::at(&lib))?;
+    let list = links.join(MANIFEST);
+    if target(links).as_ref() != Some(torch) {
+        // Whoever interrupts the change leaves no list, and so nothing that looks right.
+        remove_if_there(&list).map_err(Error::at(&list))?;
+    }
 
     let mut manifest = Manifest::new(&format!("{EXPECTED} {}", torch.display()));
     let mut names = BTreeSet::from([OsString::from(LINKER_SCRIPT.0)]);
@@ -64,7 +69,7 @@ pub(crate) fn write(links: &Path, libtorch: &Libtorch) -> Result<usize> {
         manifest.add(PathBuf::from(name), content.len() as u64);
     }
     remove_others(&lib, &names)?;
-    manifest.write(&links.join(MANIFEST))?;
+    manifest.write(&list)?;
     Ok(libraries.len())
 }
 
@@ -145,8 +150,11 @@ mod tests {
         let libtorch = fake_libtorch(folder.path());
         let links = folder.path().join(".torch");
         write(&links, &libtorch).unwrap();
-        let script = links.join("lib/libtorch.so");
-        let before = fs::metadata(&script).unwrap().modified().unwrap();
+        let times = || {
+            let time = |name| fs::metadata(links.join(name)).unwrap().modified().unwrap();
+            ["lib/libtorch.so", "build-version"].map(time)
+        };
+        let before = times();
 
         fs::write(links.join("lib/libold.so"), "").unwrap();
         fs::remove_file(links.join("include")).unwrap();
@@ -155,6 +163,11 @@ mod tests {
         write(&links, &libtorch).unwrap();
         assert_eq!(target(&links).as_ref(), Some(&libtorch.torch));
         assert!(!links.join("lib/libold.so").exists());
-        assert_eq!(fs::metadata(&script).unwrap().modified().unwrap(), before);
+        assert_eq!(times(), before);
+
+        let list = || fs::metadata(links.join(MANIFEST)).unwrap().modified().unwrap();
+        let before = list();
+        write(&links, &libtorch).unwrap();
+        assert_eq!(list(), before, "what is right is not listed again");
     }
 }
