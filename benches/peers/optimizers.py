@@ -1,0 +1,114 @@
+"""Optimizer steps over BERT-base: PyTorch's and ours, in one run, with their ratios.
+
+    pip install torch==2.11.0 numpy==2.4.6
+    python benches/peers/optimizers.py
+
+Runs `cargo run -p bert4rs-benches --bin optimizers` between two timings of PyTorch, and takes the
+faster of both. The FP32 row of Muon replaces the cast to BF16 in torch.optim.Muon by a copy.
+"""
+
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+
+WIDTH, LAYERS, ROUNDS = 768, 12, 3
+
+
+def hidden():
+    shapes = [(WIDTH, WIDTH)] * 4 + [(4 * WIDTH, WIDTH), (WIDTH, 4 * WIDTH)]
+    return [torch.randn(shape) * 0.02 for _ in range(LAYERS) for shape in shapes]
+
+
+def everything():
+    vectors = [WIDTH] * 9 + [4 * WIDTH]
+    tables = [(30522, WIDTH), (512, WIDTH), (2, WIDTH)]
+    return (
+        hidden()
+        + [torch.randn(size) * 0.02 for _ in range(LAYERS) for size in vectors]
+        + [torch.randn(shape) * 0.02 for shape in tables]
+    )
+
+
+def fastest(call, rounds=ROUNDS):
+    call()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def parameters(values):
+    params = [torch.nn.Parameter(value) for value in values]
+    for param in params:
+        param.grad = torch.randn_like(param) * 1e-3
+    return params
+
+
+def adamw_fp32():
+    return fastest(torch.optim.AdamW(parameters(everything()), fused=True).step)
+
+
+def adamw_bf16():
+    """Fused AdamW on FP32 masters, with the casts that BF16 weights and gradients need."""
+    params = parameters(everything())
+    optimizer = torch.optim.AdamW(params, fused=True)
+    weights = [param.detach().bfloat16() for param in params]
+    grads = [param.grad.bfloat16() for param in params]
+
+    def step():
+        torch._foreach_copy_([param.grad for param in params], grads)
+        optimizer.step()
+        torch._foreach_copy_(weights, [param.detach() for param in params])
+
+    return fastest(step)
+
+
+def muon():
+    params = parameters(hidden())
+    return fastest(torch.optim.Muon(params, lr=0.02, weight_decay=0.0).step, 2)
+
+
+def muon_fp32():
+    cast = torch.Tensor.bfloat16
+    torch.Tensor.bfloat16 = torch.Tensor.clone
+    try:
+        return muon()
+    finally:
+        torch.Tensor.bfloat16 = cast
+
+
+PEERS = {
+    "adamw fp32 fused": adamw_fp32,
+    "adamw bf16 fused": adamw_bf16,
+    "muon bf16": muon,
+    "muon fp32": muon_fp32,
+}
+
+
+def ours():
+    root = Path(__file__).parents[2]
+    command = ["cargo", "run", "--quiet", "-p", "bert4rs-benches", "--bin", "optimizers"]
+    output = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    print(output)
+    rows = (line.split("\t") for line in output.splitlines())
+    return {row[0]: float(row[1]) for row in rows}
+
+
+def main():
+    torch.set_num_threads(2)
+    first = {name: peer() for name, peer in PEERS.items()}
+    mine = ours()
+    theirs = {name: min(first[name], peer()) for name, peer in PEERS.items()}
+    print("| step over BERT-base | PyTorch 2.11, s | bert4rs, s | ratio |\n| --- | --- | --- | --- |")
+    for name, seconds in theirs.items():
+        print(f"| {name} | {seconds:.4f} | {mine[name]:.4f} | {mine[name] / seconds:.2f} |")
+    cost = mine["normuon fp32"] / mine["muon fp32"] - 1
+    print(f"\nNorMuon over Muon: {100 * cost:.1f}% of the step (FP32)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+//! Times optimizer steps over BERT-base and prints one `name seconds` a line;
+//! `benches/peers/optimizers.py` sets them beside PyTorch's.
+
+#![expect(clippy::print_stdout, reason = "its output is its purpose")]
+
+use bert4rs_benches::{bert_base, bert_base_hidden, copy_bandwidth, fastest, grads};
+use bert4rs_optim::config::{Implementation, Masters};
+use bert4rs_optim::polar::{Coefficients, Compute, Iteration, Options, polar_factor};
+use bert4rs_optim::{Error, Optimizer, OptimizerConfig};
+use bert4rs_tensor_core::param::Param;
+use bert4rs_tensor_core::{Device, Kind, Tensor};
+
+/// Bytes that AdamW has to move for a value, by the weight's dtype: gradient and weight, two
+/// moments, and the master where there is one.
+fn adamw_bytes(kind: Kind, masters: Masters) -> f64 {
+    match (kind, masters) {
+        (Kind::Float, _) => 4.0 + 2.0 * (4.0 + 4.0 + 4.0),
+        (_, Masters::Fp32) => 2.0 + 2.0 * (4.0 + 4.0 + 4.0) + 2.0,
+        (_, Masters::LowBits) => 2.0 + 2.0 * (4.0 + 4.0 + 2.0 + 2.0),
+    }
+}
+
+fn time_step(rounds: usize, config: OptimizerConfig, mut params: Vec<Param>) -> Result<f64, Error> {
+    let grads = grads(&params);
+    let mut optimizer = Optimizer::new(config, &mut params)?;
+    let mut failed = None;
+    let seconds = fastest(rounds, || {
+        if let Err(error) = optimizer.step(&mut params, &grads, 1.0) {
+            failed = Some(error);
+        }
+    });
+    failed.map_or(Ok(seconds), Err)
+}
+
+fn adamw(copy: f64) -> Result<(), Error> {
+    for (name, kind, masters, implementation) in [
+        ("adamw fp32 fused", Kind::Float, Masters::Fp32, Implementation::Fused),
+        ("adamw bf16 fused", Kind::BFloat16, Masters::Fp32, Implementation::Fused),
+        ("adamw bf16 low bits", Kind::BFloat16, Masters::LowBits, Implementation::Fused),
+        ("adamw fp32 plain", Kind::Float, Masters::Fp32, Implementation::Plain),
+    ] {
+        let mut config = OptimizerConfig::adamw(1e-4);
+        (config.adamw.implementation, config.masters, config.clip) =
+            (implementation, masters, None);
+        let params = bert_base(kind);
+        let values: usize = params.iter().map(|param| param.weight.numel()).sum();
+        let seconds = time_step(5, config, params)?;
+        let share = values as f64 * adamw_bytes(kind, masters) / seconds / copy;
+        println!("{name}\t{seconds:.5}\t{share:.3} of copy bandwidth");
+    }
+    Ok(())
+}
+
+fn muon() -> Result<(), Error> {
+    for (name, kind, compute) in
+        [("fp32", Kind::Float, Compute::Fp32), ("bf16", Kind::BFloat16, Compute::Bf16)]
+    {
+        for (rule, mut config) in [
+            ("muon", OptimizerConfig::muon(0.02, 1e-4)),
+            ("normuon", OptimizerConfig::normuon(0.02, 1e-4)),
+        ] {
+            if let Some(muon) = &mut config.muon {
+                muon.compute = compute;
+            }
+            let seconds = time_step(2, config, bert_base_hidden(kind))?;
+            println!("{rule} {name}\t{seconds:.5}");
+        }
+    }
+    Ok(())
+}
+
+/// The table behind [`Iteration::Auto`]: both iterations for the shapes of models.
+fn iterations() -> Result<(), Error> {
+    for (count, n, m) in [(6, 768, 768), (2, 768, 1536), (2, 768, 2048), (2, 768, 3072)] {
+        let stack = Tensor::randn([count, n, m], (Kind::Float, Device::Cpu));
+        for compute in [Compute::Fp32, Compute::Bf16] {
+            for iteration in [Iteration::Standard, Iteration::Gram] {
+                let coefficients = Coefficients::polar_express(5);
+                let options = Options { coefficients, compute, iteration };
+                if options.validate("bench").is_err() {
+                    continue;
+                }
+                let mut failed = None;
+                let seconds = fastest(2, || {
+                    failed = polar_factor(&stack, &options).err();
+                });
+                failed.map_or(Ok(()), Err)?;
+                let each = seconds / count as f64;
+                println!("factor {n}x{m} {compute:?} {iteration:?}\t{each:.5}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn main() -> Result<(), Error> {
+    let threads = bert4rs_tensor_core::get_num_threads();
+    let copy = copy_bandwidth();
+    println!("threads\t{threads}\ncopy bandwidth, GB/s\t{:.2}", copy / 1e9);
+    adamw(copy)?;
+    muon()?;
+    iterations()
+}
