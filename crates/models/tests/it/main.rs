@@ -5,6 +5,8 @@
 mod bert;
 mod folders;
 mod gpt;
+mod precision;
+mod properties;
 mod published;
 mod rotary;
 mod support;

@@ -112,3 +112,13 @@ pub(crate) fn assert_close_where(
     let keep = keep_bt.unsqueeze(-1);
     assert_close(what, &(found * &keep), &(want * &keep), tolerance);
 }
+
+/// Sets parameters of `to` to those of the same name in `from`, which may have more. (Seeding
+/// twice would not do: tests in other threads draw from the same generator.)
+pub(crate) fn copy_weights(from: &ParamStore, to: &mut ParamStore) {
+    for param in to.params_mut() {
+        let params = from.params();
+        let source = params.iter().find(|source| source.name == param.name).unwrap();
+        param.set(&source.weight).unwrap();
+    }
+}
