@@ -1,0 +1,115 @@
+//! Attention: its implementations agree, forward and backward, and say what they can't do.
+
+use bert4rs_tensor_core::attention::{
+    Implementation, Options, Scores, Tier, Visible, attend, attention, tier,
+};
+use bert4rs_tensor_core::{Device, Kind, Tensor};
+
+const PLAIN: Options = Options { implementation: Implementation::Plain, dropout: 0.0 };
+const FUSED: Options = Options { implementation: Implementation::Fused, dropout: 0.0 };
+
+/// Queries `[2, 4, t, 8]`, keys and values `[2, heads, s, 8]`.
+fn inputs(t: i64, s: i64, heads: i64) -> [Tensor; 3] {
+    [(4, t), (heads, s), (heads, s)].map(|(heads, time)| {
+        let x = Tensor::randn([2, heads, time, 8], (Kind::Float, Device::Cpu));
+        x.set_requires_grad(true)
+    })
+}
+
+/// The result, and the gradients of its weighted sum.
+fn run(inputs: &[Tensor; 3], scores: &Scores, options: &Options) -> Vec<Tensor> {
+    let [q, k, v] = inputs;
+    let y = attend(q, k, v, scores, options).unwrap();
+    let weights = Tensor::arange(y.numel() as i64, (Kind::Float, Device::Cpu)).sin();
+    let mut leaves = vec![q, k, v];
+    if let Visible::Mask(mask) = scores.visible
+        && mask.requires_grad()
+    {
+        leaves.push(mask);
+    }
+    let grads =
+        Tensor::run_backward(&[(&y.flatten(0, -1) * weights).sum(None)], &leaves, false, false);
+    std::iter::once(y).chain(grads).collect()
+}
+
+#[track_caller]
+fn check_agree(inputs: &[Tensor; 3], visible: Visible, scale: Option<f64>) {
+    let scores = Scores { visible, scale };
+    let (plain, fused) = (run(inputs, &scores, &PLAIN), run(inputs, &scores, &FUSED));
+    for (plain, fused) in plain.iter().zip(&fused) {
+        let off = (plain - fused).abs().max().double_value(&[]);
+        assert!(off < 1e-5, "off by {off:.1e}");
+    }
+}
+
+/// Every query sees its own place, and some others.
+fn mask(t: i64, s: i64) -> Tensor {
+    let some = Tensor::rand([2, 1, t, s], (Kind::Float, Device::Cpu)).gt(0.6);
+    some.logical_or(&Tensor::eye_m(t, s, (Kind::Bool, Device::Cpu)))
+}
+
+#[test]
+fn fused_equals_plain() {
+    let whole = inputs(9, 9, 4);
+    check_agree(&whole, Visible::All, None);
+    check_agree(&whole, Visible::Causal, None);
+    check_agree(&whole, Visible::Mask(&mask(9, 9)), Some(1.0));
+    check_agree(&inputs(5, 11, 4), Visible::Mask(&mask(5, 11)), None);
+}
+
+#[test]
+fn a_bias_gets_its_gradient() {
+    let bias = Tensor::randn([1, 4, 9, 9], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    check_agree(&inputs(9, 9, 4), Visible::Mask(&bias), Some(1.0));
+}
+
+#[test]
+fn grouped_heads_equal_repeated_ones() {
+    for heads in [1, 2] {
+        let [q, k, v] = inputs(7, 7, heads);
+        check_agree(&[q.shallow_clone(), k.shallow_clone(), v.shallow_clone()], Visible::All, None);
+        let repeated = |x: &Tensor| x.repeat_interleave_self_int(4 / heads, 1, None);
+        let want = attention(&q, &repeated(&k), &repeated(&v), None, &PLAIN).unwrap();
+        let found = attention(&q, &k, &v, None, &FUSED).unwrap();
+        assert!((found - want).abs().max().double_value(&[]) < 1e-5);
+    }
+}
+
+#[test]
+fn a_causal_query_sees_no_later_key() {
+    let [q, k, v] = inputs(6, 6, 4);
+    let scores = Scores { visible: Visible::Causal, scale: None };
+    for options in [PLAIN, FUSED] {
+        let before = attend(&q, &k, &v, &scores, &options).unwrap();
+        let changed = Tensor::cat(&[v.narrow(2, 0, 3), v.narrow(2, 3, 3) + 5.0], 2);
+        let after = attend(&q, &k, &changed, &scores, &options).unwrap();
+        let off = (before - after).abs().amax([0i64, 1, 3].as_slice(), false);
+        assert!(off.narrow(0, 0, 3).max().double_value(&[]) < 1e-6);
+        assert!(off.narrow(0, 3, 3).min().double_value(&[]) > 1e-3);
+    }
+}
+
+#[test]
+fn the_cpu_runs_flash_attention_with_and_without_a_mask() {
+    let [q, k, v] = inputs(16, 16, 4);
+    let seen = mask(16, 16);
+    for visible in [Visible::All, Visible::Causal, Visible::Mask(&seen)] {
+        let found = tier(&q, &k, &v, &Scores { visible, scale: None }).unwrap();
+        assert_eq!(found, Tier::Flash, "{visible:?}");
+    }
+}
+
+#[test]
+fn what_is_not_possible_is_an_error() {
+    let refused = |inputs: &[Tensor; 3], visible, options: &Options| {
+        let [q, k, v] = inputs;
+        attend(q, k, v, &Scores { visible, scale: None }, options).unwrap_err().to_string()
+    };
+    let text = refused(&inputs(4, 5, 4), Visible::Causal, &PLAIN);
+    assert!(text.contains("causal") && text.contains("5, 8"), "{text}");
+    let text = refused(&inputs(4, 4, 3), Visible::All, &FUSED);
+    assert!(text.contains("heads that divide"), "{text}");
+    let dropping = Options { dropout: 0.1, ..FUSED };
+    let text = refused(&inputs(4, 4, 4), Visible::All, &dropping);
+    assert!(text.contains("dropout") && text.contains("plain"), "{text}");
+}
