@@ -6,8 +6,6 @@
 //! BERT4RS_MINILM=$PWD/minilm cargo test -p bert4rs-models published -- --nocapture
 //! ```
 
-#![expect(clippy::print_stdout, reason = "says why it is skipped")]
-
 use std::path::PathBuf;
 
 use bert4rs_models::bert::{BertConfig, BertInput, BertModel};
