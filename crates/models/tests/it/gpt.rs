@@ -61,7 +61,7 @@ fn switches_equal_transformers() {
         attention_factor: None,
     };
     let config = GptConfig {
-        vocab_size: 29,
+        vocab_size: 23,
         n_embd: 16,
         n_layer: 1,
         n_head: 2,

@@ -5,6 +5,7 @@
 mod bert;
 mod folders;
 mod gpt;
+mod heads;
 mod precision;
 mod properties;
 mod published;

@@ -21,6 +21,10 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -32,7 +36,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 HERE = pathlib.Path(__file__).parent
-BATCH, TIME, VOCAB = 3, 37, 29
+BATCH, TIME, VOCAB = 3, 37, 23
 
 
 def randomise(model, seed):
@@ -82,7 +86,8 @@ def bert():
     model = randomise(BertForMaskedLM(config), seed=1)
     mask, ids = padded_mask(), tokens(2)
     ids[mask == 0] = config.pad_token_id
-    chosen = (torch.rand(ids.shape, generator=torch.Generator().manual_seed(3)) < 0.15) & (mask == 1)
+    drawn = torch.rand(ids.shape, generator=torch.Generator().manual_seed(3))
+    chosen = (drawn < 0.15) & (mask == 1)
     labels = torch.where(chosen, tokens(4), torch.full_like(ids, -100))
     inputs = {
         "input_ids": ids,
@@ -91,6 +96,37 @@ def bert():
         "labels": labels,
     }
     return config, record(model, inputs, lambda o: (o.loss, o.logits, o.hidden_states[-1]))
+
+
+def bert_heads():
+    """The other heads on the encoder of `bert`, of which only the heads' weights are kept."""
+    config, base = bert()
+    encoder = {k[len("weight."):]: v for k, v in base.items() if k.startswith("weight.bert.")}
+    inputs = {k: base[k] for k in ("input_ids", "attention_mask", "token_type_ids")}
+    classes = torch.tensor([2, 0, 1])
+    spans = {"start_positions": torch.tensor([7, 3, 20]), "end_positions": torch.tensor([9, 3, 30])}
+    cases = {
+        "classes": (BertForSequenceClassification, {"labels": classes}),
+        "tokens": (BertForTokenClassification, {"labels": base["labels"].clamp(max=2)}),
+        "answers": (BertForQuestionAnswering, spans),
+        "pretraining": (BertForPreTraining, {"labels": base["labels"],
+                                             "next_sentence_label": torch.tensor([0, 1, 1])}),
+    }
+    tensors = {}
+    for seed, (name, (head, labels)) in enumerate(cases.items()):
+        config.num_labels = 2 if name == "answers" else 3
+        model = randomise(head(config), seed=20 + seed)
+        model.load_state_dict(encoder, strict=False)
+        with torch.no_grad():
+            output = model(**inputs, **labels)
+        for key, p in model.named_parameters():
+            if key not in encoder:
+                tensors[f"{name}.weight.{key}"] = p.detach().clone()
+        tensors |= {f"{name}.{key}": label for key, label in labels.items()}
+        for key in ("loss", "logits", "start_logits", "seq_relationship_logits"):
+            if key in output:
+                tensors[f"{name}.{key}"] = output[key].detach().clone().contiguous()
+    return config, tensors
 
 
 def causal_inputs():
@@ -131,7 +167,8 @@ def qwen3():
 
 def t5(version):
     config = T5Config(
-        vocab_size=VOCAB, d_model=12, d_kv=4, d_ff=16, num_layers=2, num_heads=3,
+        vocab_size=VOCAB, d_model=12, d_kv=4, d_ff=16, num_layers=2, num_decoder_layers=1,
+        num_heads=3,
         relative_attention_num_buckets=8, relative_attention_max_distance=20,
         feed_forward_proj={"1.0": "relu", "1.1": "gated-gelu"}[version],
         tie_word_embeddings=version == "1.0", decoder_start_token_id=0,
@@ -187,6 +224,7 @@ def rotary():
 
 CASES = {
     "bert": bert,
+    "bert_heads": bert_heads,
     "gpt2": gpt2,
     "qwen3": qwen3,
     "t5_1_0": lambda: t5("1.0"),
