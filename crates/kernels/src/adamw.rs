@@ -139,7 +139,7 @@ pub fn join_tensor(weight: &Tensor, low: &Tensor) -> Result<Tensor> {
 
 /// BF16 bits of `value`, rounded to nearest even; a NaN stays one.
 #[inline(always)]
-fn round_to_bf16(value: f32) -> u16 {
+pub(crate) fn round_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
     let quiet = (bits >> 16) | 0x40;

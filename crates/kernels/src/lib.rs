@@ -3,6 +3,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`adamw`] | AdamW in one pass: moments, master weight and working weight |
+//! | [`gemm`] | stacked matrix products, symmetric ones at half the cost |
 //! | [`norm`] | sum of squares of many tensors |
 //! | [`isa`] | which instruction set a kernel runs on |
 //!
@@ -14,6 +15,7 @@
 //! This is the only crate with `unsafe` kernels in it. Its public functions are safe.
 
 pub mod adamw;
+pub mod gemm;
 pub mod isa;
 pub mod norm;
 mod slices;
