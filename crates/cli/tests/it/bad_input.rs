@@ -1,0 +1,119 @@
+//! Bad input ends with exit code 2, one message that says what to do, and nothing half-written.
+
+use crate::support::Sandbox;
+
+/// Trains with `args` beside a good corpus and expects a message with `parts`; no run is left.
+fn check(args: &[&str], parts: &[&str]) {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    sandbox.train(args).refuses(parts);
+    assert_eq!(sandbox.list("run"), [""; 0], "nothing is left");
+}
+
+/// Trains on a corpus of these bytes and expects a message with the file's name and `parts`.
+fn check_corpus(contents: &[u8], parts: &[&str]) {
+    let sandbox = Sandbox::new();
+    sandbox.write("corpus.txt", contents);
+    let outcome = sandbox.train(&[]).refuses(parts);
+    assert!(outcome.stderr.contains("corpus.txt"), "{}", outcome.stderr);
+    assert_eq!(sandbox.list("run"), [""; 0], "nothing is left");
+}
+
+#[test]
+fn corpora() {
+    check(&["--corpus", "nowhere.txt"], &["nowhere.txt", "No such file"]);
+    check_corpus(b"", &["empty"]);
+    check_corpus(b"\n\n  \n", &["corpus.txt"]);
+    check_corpus(b"text\0text and more text", &["binary"]);
+    check_corpus(b"caf\xe9 au lait", &["UTF-8"]);
+}
+
+#[test]
+fn no_corpus_at_all() {
+    Sandbox::new().run(&["train"]).refuses(&["data.corpus", "--corpus PATH"]);
+}
+
+#[test]
+fn configuration() {
+    check(&["--num-heads", "5"], &["--num-heads", "model.num_heads", "5", "32"]);
+    check(&["--set", "data.seqlen=64"], &["seqlen", "did you mean seq_len?"]);
+    check(&["--set", "seq_len=64"], &["did you mean data.seq_len?"]);
+    check(&["--set", "data.seq_len=long"], &["data.seq_len", "string \"long\"", "u32"]);
+    check(&["--set", "data.seq_len"], &["key=value"]);
+    check(&["--set", "optimizer.adamw.lr=-1"], &["optimizer.adamw.lr", "-1"]);
+    check(&["--set", "data.mask_rate=2"], &["data.mask_rate", "between 0 and 1"]);
+    check(&["--set", "model.attention_dropout=0.1"], &["compute.attention = \"plain\""]);
+    check(&["--set", "compute.precision=fp8"], &["compute.precision", "fp8", "bf16"]);
+    check(&["--preset", "recomended"], &["did you mean \"recommended\"?"]);
+    check(&["--preset", "xyz"], &["baseline, recommended"]);
+}
+
+#[test]
+fn configuration_files() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    sandbox.write("bad.toml", "[model]\nhidden = 3\n");
+    sandbox.train(&["--config", "bad.toml", "--corpus", "corpus.txt"]).refuses(&[
+        "bad.toml",
+        "model.hidden",
+        "did you mean hidden_size?",
+    ]);
+    sandbox.write("broken.toml", "[model\n");
+    sandbox
+        .train(&["--config", "broken.toml", "--corpus", "corpus.txt"])
+        .refuses(&["broken.toml", "line 1"]);
+    sandbox
+        .train(&["--config", "none.toml", "--corpus", "corpus.txt"])
+        .refuses(&["none.toml", "No such file"]);
+}
+
+#[test]
+fn devices() {
+    check(&["--device", "gpu"], &["compute.device", "gpu", "cuda:N"]);
+    if bert4rs_tensor_core::device::DeviceChoice::Cuda(7).resolve().is_err() {
+        check(&["--device", "cuda:7"], &["cuda:7", "--device cpu"]);
+    }
+}
+
+#[test]
+fn tokenizers() {
+    check(&["--tokenizer", "nowhere"], &["nowhere"]);
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    sandbox.write("tokenizer.json", "{}");
+    sandbox.train(&["--tokenizer", "tokenizer.json"]).refuses(&["tokenizer.json"]);
+    // One of 400 tokens for a model of 300.
+    sandbox.train(&["--out", "first"]).succeeds();
+    sandbox
+        .train(&["--tokenizer", "first", "--vocab-size", "300"])
+        .refuses(&["model.vocab_size", "300", "400", "raise it"]);
+}
+
+#[test]
+fn places_that_cannot_be_written() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    sandbox.write("file", "");
+    sandbox.train(&["--out", "file"]).refuses(&["file", "--out"]);
+    sandbox.train(&["--out", "file/run"]).refuses(&["file"]);
+    std::fs::create_dir(sandbox.path("mine")).unwrap();
+    sandbox.write("mine/thesis.tex", "years of work");
+    sandbox.train(&["--out", "mine", "--overwrite"]).refuses(&["neither empty nor a run"]);
+    assert_eq!(sandbox.list("mine"), ["thesis.tex"]);
+}
+
+#[test]
+fn a_shard_that_was_cut_short() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    sandbox.train(&[]).succeeds();
+    let datasets = sandbox.list("cache/bert4rs/tokens");
+    let dataset = datasets.iter().find(|name| !name.contains('.')).unwrap();
+    let folder = format!("cache/bert4rs/tokens/{dataset}");
+    let shard = sandbox.list(&folder).into_iter().find(|name| name.contains("train")).unwrap();
+    let path = sandbox.path(&format!("{folder}/{shard}"));
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
+    sandbox.train(&["--out", "second"]).refuses(&[&shard, "delete", dataset]);
+    assert_eq!(sandbox.list("second"), [""; 0]);
+}

@@ -1,0 +1,8 @@
+//! The program as its users run it: one binary, a module for each subject.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod bad_input;
+mod presets;
+mod support;
+mod train;

@@ -1,0 +1,128 @@
+//! A folder with a small real text, and the program run in it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// A folder of its own, with a cache of its own.
+pub(crate) struct Sandbox {
+    folder: TempDir,
+}
+
+impl Sandbox {
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file and returns its path.
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, contents).unwrap();
+        path
+    }
+
+    /// A corpus of this project's own documentation: real English, and always there.
+    pub(crate) fn corpus(&self) -> PathBuf {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/architecture.md");
+        let text = std::fs::read_to_string(docs).unwrap();
+        self.write("corpus.txt", text.repeat(4))
+    }
+
+    /// Runs the program in the folder.
+    pub(crate) fn run(&self, args: &[&str]) -> Outcome {
+        let output = Command::new(env!("CARGO_BIN_EXE_bert4rs"))
+            .args(args)
+            .current_dir(self.folder.path())
+            .env("XDG_CACHE_HOME", self.path("cache"))
+            .output()
+            .unwrap();
+        Outcome::new(output)
+    }
+
+    /// Trains a tiny model on `corpus` for a few steps into `run`.
+    pub(crate) fn train(&self, extra: &[&str]) -> Outcome {
+        let mut args = vec!["train"];
+        args.extend(TINY);
+        if !extra.contains(&"--corpus") && !extra.contains(&"--config") {
+            args.extend(["--corpus", "corpus.txt"]);
+        }
+        if !extra.contains(&"--out") {
+            args.extend(["--out", "run"]);
+        }
+        args.extend(extra);
+        self.run(&args)
+    }
+
+    /// The names in a folder, sorted; empty where there is no such folder.
+    pub(crate) fn list(&self, folder: &str) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.path(folder)) else { return Vec::new() };
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+const TINY: [&str; 22] = [
+    "--max-steps",
+    "6",
+    "--batch-size",
+    "2",
+    "--seq-len",
+    "32",
+    "--hidden-size",
+    "32",
+    "--num-layers",
+    "1",
+    "--num-heads",
+    "2",
+    "--vocab-size",
+    "400",
+    "--set",
+    "train.log_every=2",
+    "--set",
+    "train.eval_sequences=4",
+    "--set",
+    "data.held_out=0.1",
+    "--device",
+    "cpu",
+];
+
+/// How a run of the program ended.
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Outcome {
+    fn new(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Fails the test unless the program succeeded.
+    pub(crate) fn succeeds(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Fails the test unless the program ended with exit code 2 and one message that holds all
+    /// of `parts`.
+    pub(crate) fn refuses(self, parts: &[&str]) -> Self {
+        assert_eq!(self.code, Some(2), "{}\n{}", self.stdout, self.stderr);
+        assert_eq!(self.stderr.matches("error:").count(), 1, "one message: {}", self.stderr);
+        for part in parts {
+            assert!(self.stderr.contains(part), "no {part:?} in: {}", self.stderr);
+        }
+        self
+    }
+}

@@ -1,0 +1,113 @@
+//! `bert4rs train` on a small real text.
+
+use bert4rs_train::metrics::{StepRecord, Summary};
+
+use crate::support::Sandbox;
+
+fn records(sandbox: &Sandbox, run: &str) -> Vec<StepRecord> {
+    let text = std::fs::read_to_string(sandbox.path(run).join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn losses(sandbox: &Sandbox, run: &str) -> Vec<f64> {
+    records(sandbox, run).iter().map(|record| record.loss).collect()
+}
+
+#[test]
+fn a_run_leaves_everything_that_it_promises() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    let shown = sandbox.train(&[]).succeeds().stdout;
+    assert!(shown.contains("Step 6/6 | Loss: "), "{shown}");
+    assert!(!shown.contains('\u{1b}') && !shown.contains('\r'), "no bar in a pipe: {shown:?}");
+    assert_eq!(
+        sandbox.list("run"),
+        [
+            "config.json",
+            "config.toml",
+            "metrics.jsonl",
+            "model.safetensors",
+            "summary.json",
+            "tokenizer.json"
+        ]
+    );
+    let records = records(&sandbox, "run");
+    assert_eq!(records.iter().map(|record| record.step).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    assert!(records.iter().all(|record| record.loss.is_finite() && record.tokens_per_s > 0.0));
+
+    let text = std::fs::read_to_string(sandbox.path("run/summary.json")).unwrap();
+    let summary: Summary = serde_json::from_str(&text).unwrap();
+    assert_eq!((summary.steps, summary.tokens), (6, 6 * 2 * 32));
+    assert!(summary.held_out_loss.unwrap().is_finite());
+    assert!(summary.time_to_first_step_s <= summary.total_time_s);
+    assert!((0.0..1.0).contains(&summary.speed_of_light), "{}", summary.speed_of_light);
+    assert!(summary.peak_memory_bytes > 1 << 20);
+}
+
+#[test]
+fn a_run_is_repeated_from_its_configuration() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    for preset in ["baseline", "recommended"] {
+        let again = format!("{preset}-again");
+        sandbox.train(&["--preset", preset, "--seed", "7", "--out", preset]).succeeds();
+        let config = format!("{preset}/config.toml");
+        sandbox.run(&["train", "--config", &config, "--out", &again]).succeeds();
+        assert_eq!(losses(&sandbox, preset), losses(&sandbox, &again), "{preset}");
+        let model = |run: &str| std::fs::read(sandbox.path(run).join("model.safetensors")).unwrap();
+        assert!(model(preset) == model(&again), "{preset}: bytes of the model");
+    }
+}
+
+#[test]
+fn presets_train_the_same_model() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    for preset in ["baseline", "recommended"] {
+        sandbox.train(&["--preset", preset, "--out", preset]).succeeds();
+    }
+    let pairs = losses(&sandbox, "baseline").into_iter().zip(losses(&sandbox, "recommended"));
+    for (step, (baseline, recommended)) in pairs.enumerate() {
+        let apart = (baseline - recommended).abs() / baseline;
+        assert!(apart < 0.01, "step {step}: {baseline} and {recommended}");
+    }
+}
+
+#[test]
+fn accumulated_batches_are_one_larger_batch() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    let one = ["--preset", "baseline", "--batch-size", "4", "--out", "one"];
+    let two =
+        ["--preset", "baseline", "--batch-size", "2", "--set", "train.accumulate=2", "--out", "two"];
+    sandbox.train(&one).succeeds();
+    sandbox.train(&two).succeeds();
+    for (one, two) in losses(&sandbox, "one").into_iter().zip(losses(&sandbox, "two")) {
+        assert!((one - two).abs() < 1e-4, "{one} and {two}");
+    }
+}
+
+#[test]
+fn a_run_is_overwritten_only_when_asked() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    sandbox.train(&["--seed", "1"]).succeeds();
+    let before = losses(&sandbox, "run");
+    sandbox.train(&["--seed", "2"]).refuses(&["run", "--overwrite", "--out"]);
+    assert_eq!(losses(&sandbox, "run"), before);
+    // Bad input leaves the old run alone even with --overwrite.
+    sandbox.train(&["--overwrite", "--corpus", "nowhere.txt"]).refuses(&["nowhere.txt"]);
+    assert_eq!(losses(&sandbox, "run"), before);
+    sandbox.train(&["--seed", "2", "--overwrite"]).succeeds();
+    assert_ne!(losses(&sandbox, "run"), before);
+}
+
+#[test]
+fn the_default_folder_is_the_first_that_is_free() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    let args = ["train", "--corpus", "corpus.txt", "--max-steps", "1", "--vocab-size", "400"];
+    sandbox.run(&args).succeeds();
+    sandbox.run(&args).succeeds();
+    assert_eq!(sandbox.list("runs"), ["recommended-1", "recommended-2"]);
+}
