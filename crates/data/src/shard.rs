@@ -27,9 +27,10 @@ use crate::error::{Error, Result};
 #[cfg(target_endian = "big")]
 compile_error!("token files are mapped as they are, which is little-endian");
 
-const MAGIC: &[u8; 8] = b"b4tokens";
-/// Changes whenever the layout does.
-pub(crate) const VERSION: u32 = 1;
+/// What every token file begins with.
+pub const MAGIC: &[u8; 8] = b"b4tokens";
+/// The layout described above; another layout gets another number.
+pub const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 128;
 
 /// What a header says.

@@ -114,14 +114,18 @@ mod tests {
 
     fn check_encoding(text: &str) {
         let tokenizer = test_tokenizer();
+        assert!(tokenizer.splits_at_spaces());
+        check_encoding_by(&tokenizer, text);
+    }
+
+    fn check_encoding_by(tokenizer: &TextTokenizer, text: &str) {
         let expected: Vec<Vec<u32>> = documents(text)
             .map(|document| tokenizer.encode(&joined(document)).unwrap())
             .filter(|tokens| !tokens.is_empty())
             .collect();
-        assert!(tokenizer.splits_at_spaces());
         let caches = CacheStore::default();
         for _ in 0..2 {
-            let encoded = encode_chunk(&tokenizer, &caches, text).unwrap();
+            let encoded = encode_chunk(tokenizer, &caches, text).unwrap();
             let found: Vec<Vec<u32>> = encoded.documents().map(<[u32]>::to_vec).collect();
             assert_eq!(found, expected, "tokens of {text:?}");
         }
@@ -134,6 +138,24 @@ mod tests {
         check_encoding(&"a".repeat(300));
         // A document whose only character is removed has no token and is left out.
         check_encoding("cat\n\n\u{200b}\n\nmat");
+    }
+
+    #[test]
+    fn tokens_that_span_words_are_found() {
+        let json = test_tokenizer().to_json().unwrap();
+        let special = r#"{"id":0,"content":"[PAD]""#;
+        let size = test_tokenizer().vocab_size();
+        let added = format!(
+            r#"{{"id":{size},"content":"cat sat","single_word":false,"lstrip":false,
+            "rstrip":false,"normalized":true,"special":false}},{special}"#
+        );
+        let spanning = json.replace(special, &added);
+        let other_steps = json.replace("BertPreTokenizer", "WhitespaceSplit");
+        for json in [spanning, other_steps] {
+            let tokenizer = TextTokenizer::from_bytes("t.json".as_ref(), json.as_bytes()).unwrap();
+            assert!(!tokenizer.splits_at_spaces());
+            check_encoding_by(&tokenizer, "The cat\nsat on. a mat.\n\nA cat sat.\n");
+        }
     }
 
     proptest! {
