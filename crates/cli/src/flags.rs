@@ -25,8 +25,9 @@ pub(crate) enum Command {
     Doctor(DoctorFlags),
 }
 
-/// Flags of `train`.
+/// Flags of `train`. A flag given twice has its last value.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub(crate) struct TrainFlags {
     /// Preset that everything else is laid over; `bert4rs presets` lists them.
     #[arg(long, default_value = "recommended")]

@@ -24,7 +24,7 @@ fn corpora() {
     check(&["--corpus", "nowhere.txt"], &["nowhere.txt", "No such file"]);
     check_corpus(b"", &["empty"]);
     check_corpus(b"\n\n  \n", &["corpus.txt"]);
-    check_corpus(b"text\0text and more text", &["binary"]);
+    check_corpus(b"text\0text and more text", &["NUL", "expected UTF-8 text"]);
     check_corpus(b"caf\xe9 au lait", &["UTF-8"]);
 }
 
