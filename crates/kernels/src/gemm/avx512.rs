@@ -85,7 +85,8 @@ impl Number for bf16 {
     unsafe fn multiply_add(a: __m512i, b: __m512i, sum: __m512) -> __m512 {
         // SAFETY: the caller's promise; a BF16 vector is any 512 bits.
         unsafe {
-            let (a, b): (__m512bh, __m512bh) = (std::mem::transmute(a), std::mem::transmute(b));
+            let a = std::mem::transmute::<__m512i, __m512bh>(a);
+            let b = std::mem::transmute::<__m512i, __m512bh>(b);
             _mm512_dpbf16_ps(sum, a, b)
         }
     }

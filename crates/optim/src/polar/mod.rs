@@ -20,6 +20,8 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
+use iterate::Engine;
+
 pub use coefficients::{Coefficients, PolarExpress, Quintic, SafetyPlace};
 
 const OP: &str = "polar factor";
@@ -43,7 +45,7 @@ pub enum Compute {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Iteration {
-    /// The faster one by [`gram_is_faster`].
+    /// The faster one for the shape, where it is as good.
     #[default]
     Auto,
     /// On the matrix itself.
@@ -101,16 +103,17 @@ fn restart(kind: Kind) -> usize {
 const MOST_GRAM_STEPS: usize = 5;
 
 /// Whether the Gram iteration takes less time than the standard one for sides `n <= m`, and is
-/// as good.
-pub fn gram_is_faster(n: i64, m: i64, steps: usize, kind: Kind) -> bool {
+/// as good. By count of operations, which the measured table in `docs/optimizers.md` confirms.
+fn gram_is_faster(n: i64, m: i64, steps: usize, kind: Kind, engine: Engine) -> bool {
     if kind == Kind::BFloat16 || steps > MOST_GRAM_STEPS {
         return false;
     }
-    // Products in units of 2n³ operations, for m = alpha n.
     let chunks = steps.div_ceil(restart(kind)) as f64;
     let (steps, alpha) = (steps as f64, m as f64 / n as f64);
-    let standard = steps * (2.0 * alpha + 1.0);
-    let gram = 2.0 * alpha * chunks + 4.0 * steps - 3.0 * chunks;
+    // In units of a product of n by n matrices; a symmetric one is half where that is used.
+    let square = if engine == Engine::Kernel { 0.5 } else { 1.0 };
+    let standard = steps * (alpha * square + square + alpha);
+    let gram = chunks * (alpha * square + alpha) + square * (4.0 * steps - 3.0 * chunks);
     gram < standard
 }
 
@@ -155,17 +158,14 @@ pub(crate) fn wide_factor(x_knm: &Tensor, options: &Options) -> Result<Tensor> {
     };
     let x_knm = normalize(x_knm, coefficients.norm_factor(), kind)?;
     let (_, n, m) = x_knm.size3().during(OP)?;
+    let engine = Engine::of(&x_knm);
     let gram = match iteration {
-        Iteration::Auto => gram_is_faster(n, m, coefficients.steps(), kind),
+        Iteration::Auto => gram_is_faster(n, m, coefficients.steps(), kind, engine),
         Iteration::Standard => false,
         Iteration::Gram => true,
     };
     let table = coefficients.table();
-    if gram {
-        iterate::gram(x_knm, &table, restart(kind))
-    } else {
-        iterate::standard(x_knm, &table)
-    }
+    if gram { engine.gram(x_knm, &table, restart(kind)) } else { engine.standard(x_knm, &table) }
 }
 
 /// `x / (factor * norm)` for each matrix of the stack, in `kind`; zeros stay zeros.
@@ -174,7 +174,7 @@ pub(crate) fn wide_factor(x_knm: &Tensor, options: &Options) -> Result<Tensor> {
 /// vanishes.
 fn normalize(x_knm: &Tensor, factor: f64, kind: Kind) -> Result<Tensor> {
     let exact_kind = if x_knm.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-    let x_knm = x_knm.f_to_kind(exact_kind).during(OP)?;
+    let x_knm = x_knm.f_to_kind(exact_kind).during(OP)?.f_contiguous().during(OP)?;
     let largest_k11 = x_knm.f_abs().during(OP)?.f_amax([1, 2], true).during(OP)?;
     let x_knm = x_knm.f_div(&largest_k11.f_clamp_min(f64::from(f32::MIN_POSITIVE)).during(OP)?);
     let x_knm = x_knm.during(OP)?;
