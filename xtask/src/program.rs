@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 struct Message {
     executable: Option<PathBuf>,
     target: Option<Target>,
+    profile: Option<Profile>,
 }
 
 #[derive(Deserialize)]
@@ -20,10 +21,28 @@ struct Target {
     name: String,
 }
 
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// What to build the program with. Cargo gives a dependency the features that all built at once
+/// ask for, so each choice has its own compiled dependencies.
+#[derive(Clone, Copy)]
+pub(crate) enum With {
+    /// Nothing else: the least to wait for.
+    Nothing,
+    /// The tests, so that what they were built with serves again.
+    Tests,
+}
+
 /// Builds the program with the one profile that there is, and returns its path.
-pub(crate) fn build(checkout: &Checkout) -> Result<PathBuf> {
+pub(crate) fn build(checkout: &Checkout, with: With) -> Result<PathBuf> {
     let mut cargo = checkout.cargo();
-    cargo.args(["build", "--package", "bert4rs-cli"]);
+    cargo.arg("build").args(match with {
+        With::Nothing => &["--package", "bert4rs-cli"][..],
+        With::Tests => &["--workspace", "--bins", "--tests", "--examples"],
+    });
     let command = shown(&cargo);
     cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     let output = cargo.output().map_err(Error::at(Path::new("cargo")))?;
@@ -41,6 +60,7 @@ fn executable(messages: &str) -> Option<PathBuf> {
         .lines()
         .filter_map(|line| serde_json::from_str::<Message>(line).ok())
         .filter(|message| message.target.as_ref().is_some_and(|target| target.name == "bert4rs"))
+        .filter(|message| message.profile.as_ref().is_some_and(|profile| !profile.test))
         .find_map(|message| message.executable)
 }
 
@@ -66,8 +86,9 @@ mod tests {
     #[test]
     fn the_executable_is_found_among_the_messages() {
         let messages = r#"
-            {"reason":"compiler-artifact","target":{"name":"bert4rs-train"},"executable":null}
-            {"reason":"compiler-artifact","target":{"name":"bert4rs"},"executable":"/t/bert4rs"}
+            {"target":{"name":"bert4rs-train"},"profile":{"test":false},"executable":null}
+            {"target":{"name":"bert4rs"},"profile":{"test":true},"executable":"/t/bert4rs-0a1b"}
+            {"target":{"name":"bert4rs"},"profile":{"test":false},"executable":"/t/bert4rs"}
             {"reason":"build-finished","success":true}
         "#;
         assert_eq!(executable(messages), Some(PathBuf::from("/t/bert4rs")));

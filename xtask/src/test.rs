@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use crate::checkout::{Checkout, shown};
 use crate::error::{Error, Result};
-use crate::{console, corpus, program, setup, train};
+use crate::program::{self, With};
+use crate::{console, corpus, setup, train};
 
 /// Run all checks and tests, the cheapest first, and stop at the first that fails
 #[derive(clap::Args)]
@@ -129,7 +130,7 @@ fn run_cargo(mut cargo: Command) -> Result<()> {
 /// Trains a small model for 20 steps on the real corpus, and sees that it learns.
 fn short_run(checkout: &Checkout, preset: &str) -> Result<()> {
     let corpus = corpus::find(corpus::DEFAULT)?.fetch()?;
-    let program = program::build(checkout)?;
+    let program = program::build(checkout, With::Tests)?;
     // In the target folder, where it may stay to be looked at.
     let out = program.with_file_name("xtask-test").join(preset);
     let mut command = program::command(checkout, &program);

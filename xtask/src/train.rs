@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use crate::checkout::Checkout;
 use crate::error::{Error, Result};
-use crate::{corpus, program, setup};
+use crate::program::{self, With};
+use crate::{corpus, setup};
 
 /// Set up, fetch a corpus, build and train
 ///
@@ -26,7 +27,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
     let corpus = plan.corpus_name.as_deref().map(corpus::find).transpose()?;
     setup::ensure(checkout)?;
     let corpus = corpus.map(corpus::Corpus::fetch).transpose()?;
-    let program = program::build(checkout)?;
+    let program = program::build(checkout, With::Nothing)?;
     let mut command = program::command(checkout, &program);
     command.args(plan.arguments(corpus));
     let status = command.status().map_err(Error::at(&program))?;
