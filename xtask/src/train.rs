@@ -78,9 +78,9 @@ impl Plan {
     }
 }
 
-/// The value of `--flag VALUE` or `--flag=VALUE`; empty if it is the last word.
+/// The last value of `--flag VALUE` or `--flag=VALUE`; empty if none follows.
 fn value_of_flag<'a>(args: &'a [String], flag: &str) -> Option<&'a str> {
-    let place = args.iter().position(|arg| arg.split('=').next() == Some(flag))?;
+    let place = args.iter().rposition(|arg| arg.split('=').next() == Some(flag))?;
     match args[place].split_once('=') {
         Some((_, value)) => Some(value),
         None => Some(args.get(place + 1).map_or("", String::as_str)),
