@@ -403,8 +403,8 @@ fn same_count(grad: usize, found: usize, tensor: &'static str) -> Result<()> {
 fn check_overlap(jobs: &[Job<'_>]) -> Result<()> {
     let mut ranges = Vec::with_capacity(5 * jobs.len());
     let mut add = |tensor: &Tensor| {
-        let start = tensor.data_ptr() as usize;
-        ranges.push((start, start + tensor.numel() * tensor.kind().elt_size_in_bytes()));
+        let range = slices::range(tensor);
+        ranges.push((range.start, range.end));
     };
     for job in jobs {
         add(job.grad);

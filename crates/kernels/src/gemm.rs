@@ -20,6 +20,8 @@ mod avx512;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
 
+use crate::slices;
+
 /// The right operand of a product.
 #[derive(Debug, Clone, Copy)]
 pub enum Right<'a> {
@@ -48,20 +50,22 @@ pub fn available(kind: Kind, inner: i64) -> bool {
     }
 }
 
-/// `alpha A op(B) + beta C` for each matrix of a stack, of the dtype of `a`; sums are FP32.
+/// `out = alpha A op(B) + beta C` for each matrix of a stack; sums are FP32.
 ///
-/// `a` is `[k, r, d]`, the result and `plus`, `beta` with `C`, `[k, r, c]`. All are dense, on the
-/// CPU, and FP32 or BF16 alike.
+/// `a` is `[k, r, d]`, `out` and `plus`, `beta` with `C`, `[k, r, c]`. All are dense, on the CPU,
+/// and FP32 or BF16 alike. What `out` held is lost.
 ///
 /// # Errors
-/// Other shapes, dtypes, devices or layouts, and a machine where it is not [`available`].
-pub fn product(
+/// Other shapes, dtypes, devices or layouts, an operand that shares memory with `out`, and a
+/// machine where it is not [`available`].
+pub fn product_into(
+    out: &mut Tensor,
     alpha: f32,
     a: &Tensor,
     right: Right<'_>,
     plus: Option<(f32, &Tensor)>,
     form: Form,
-) -> Result<Tensor> {
+) -> Result<()> {
     let op = "matrix product";
     let (stack, rows, inner) = a.size3().during(op)?;
     let (b, cols) = match right {
@@ -75,6 +79,14 @@ pub fn product(
     check_shape("right operand", b, b_shape)?;
     if let Some((_, c)) = plus {
         check_shape("added matrix", c, [stack, rows, cols])?;
+    }
+    check_shape("result", out, [stack, rows, cols])?;
+    let operands = [Some(a), Some(b), plus.map(|(_, c)| c)];
+    if operands.into_iter().flatten().any(|operand| slices::overlap(operand, out)) {
+        return Err(Error::Unsupported {
+            what: "a product in place".into(),
+            reason: "an operand shares memory with the result".into(),
+        });
     }
     if form == Form::Symmetric && rows != cols {
         let expected = "as many rows as columns".into();
@@ -92,9 +104,27 @@ pub fn product(
                 .into(),
         });
     }
-    let mut out = Tensor::f_empty([stack, rows, cols], (a.kind(), a.device())).during(op)?;
     #[cfg(target_arch = "x86_64")]
-    avx512::run(&mut out, a, right, alpha, plus, form)?;
+    avx512::run(out, a, right, alpha, plus, form)?;
+    Ok(())
+}
+
+/// [`product_into`] a new tensor.
+pub fn product(
+    alpha: f32,
+    a: &Tensor,
+    right: Right<'_>,
+    plus: Option<(f32, &Tensor)>,
+    form: Form,
+) -> Result<Tensor> {
+    let op = "matrix product";
+    let (stack, rows, _) = a.size3().during(op)?;
+    let cols = match right {
+        Right::Plain(b) => b.size3().during(op)?.2,
+        Right::Transposed(b) => b.size3().during(op)?.1,
+    };
+    let mut out = Tensor::f_empty([stack, rows, cols], (a.kind(), a.device())).during(op)?;
+    product_into(&mut out, alpha, a, right, plus, form)?;
     Ok(out)
 }
 

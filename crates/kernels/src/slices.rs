@@ -74,3 +74,15 @@ pub(crate) fn write<'a, T: Element>(tensor: &'a mut Tensor, what: &str) -> Resul
     // SAFETY: as in `read`, and the borrow of the tensor is exclusive.
     Ok(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), count) })
 }
+
+/// Where the values of a dense tensor lie, as addresses.
+pub(crate) fn range(tensor: &Tensor) -> std::ops::Range<usize> {
+    let start = tensor.data_ptr() as usize;
+    start..start + tensor.numel() * tensor.kind().elt_size_in_bytes()
+}
+
+/// Whether two dense tensors share memory.
+pub(crate) fn overlap(left: &Tensor, right: &Tensor) -> bool {
+    let (left, right) = (range(left), range(right));
+    left.start < right.end && right.start < left.end
+}

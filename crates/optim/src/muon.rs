@@ -15,7 +15,7 @@
 
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
-use bert4rs_tensor_core::{Kind, Tensor};
+use bert4rs_tensor_core::{Device, Kind, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::config::check;
@@ -24,7 +24,7 @@ use crate::group;
 use crate::masters;
 use crate::momentum::Momentum;
 use crate::neuron::{NeuronAxis, NeuronNorm, normalize_neurons};
-use crate::polar::{self, Coefficients, Compute, Iteration, Options};
+use crate::polar::{self, Buffer, Coefficients, Compute, Iteration, Options, Workspace};
 
 const OP: &str = "Muon";
 
@@ -139,16 +139,21 @@ impl LrScale {
         }
     }
 
-    /// `o_krc` times the factor.
-    pub fn apply(self, o_krc: &Tensor) -> Result<Tensor> {
+    /// Multiplies each matrix of `o_krc` by the factor, in place.
+    pub fn apply(self, o_krc: &mut Tensor) -> Result<()> {
         let (_, rows, cols) = o_krc.size3().during(OP)?;
         if self == Self::UpdateRms {
             let norm_k11 = o_krc.f_norm_scalaropt_dim(2.0, [1, 2], true).during(OP)?;
             let norm_k11 = norm_k11.f_clamp_min(f64::from(f32::MIN_POSITIVE)).during(OP)?;
             let rms = 0.2 * ((rows * cols) as f64).sqrt();
-            return Ok(o_krc.f_div(&(norm_k11 / rms)).during(OP)?);
+            let _ = o_krc.f_div_(&(norm_k11 / rms)).during(OP)?;
+        } else {
+            let factor = self.by_shape(rows, cols);
+            if factor != 1.0 {
+                let _ = o_krc.f_mul_scalar_(factor).during(OP)?;
+            }
         }
-        Ok(o_krc.f_mul_scalar(self.by_shape(rows, cols)).during(OP)?)
+        Ok(())
     }
 }
 
@@ -233,13 +238,18 @@ pub(crate) struct MuonSlot<'a> {
     pub(crate) low: Option<&'a mut Tensor>,
 }
 
-/// Values of one stack at most, so that working memory stays a small part of a model's.
-const STACK_VALUES: i64 = 1 << 24;
+/// Values of one stack at most. GPUs need large stacks to be busy. On CPUs a block of more than
+/// 32 MiB is given back to the system whenever it is freed, and every page of the next one costs
+/// a fault: smaller stacks are several times as fast.
+fn stack_values(device: Device) -> i64 {
+    if device == Device::Cpu { 1 << 22 } else { 1 << 26 }
+}
 
 /// Muon over a list of parameters.
 #[derive(Debug)]
 pub(crate) struct Muon {
     config: MuonConfig,
+    space: Workspace,
 }
 
 impl Muon {
@@ -261,7 +271,7 @@ impl Muon {
                 });
             }
         }
-        Ok(Self { config: config.clone() })
+        Ok(Self { config: config.clone(), space: Workspace::default() })
     }
 
     /// Zero momentum for `param`, and the blocks that it is cut into.
@@ -291,90 +301,112 @@ impl Muon {
 
     /// One step of the parameters in `slots`; `step` counts from 0.
     pub(crate) fn step(
-        &self,
+        &mut self,
         slots: &mut [MuonSlot<'_>],
         step: u64,
         lr_factor: f64,
         grad_scale: f64,
     ) -> Result<()> {
         let _guard = bert4rs_tensor_core::no_grad_guard();
+        let mut space = std::mem::take(&mut self.space);
         let momentum = self.config.momentum.at(step);
         let lr = self.config.lr * lr_factor;
         for stack in stacks(slots) {
-            let mut inputs = Vec::with_capacity(stack.len());
-            for &(slot, block) in &stack {
-                inputs.push(self.input(&mut slots[slot], block, momentum, grad_scale)?);
-            }
-            let x_knm = Tensor::f_stack(&inputs, 0).during(OP)?;
-            drop(inputs);
-            let o_knm = polar::wide_factor(&x_knm, &self.config.options())?;
-            drop(x_knm);
+            let u_knm = self.updates(&mut space, slots, &stack, momentum, grad_scale)?;
+            let o_knm = polar::wide_factor(&mut space, u_knm, &self.config.options())?;
             for run in stack_runs(&stack, slots) {
                 let count = run.len() as i64;
                 let o_knm = o_knm.f_narrow(0, run.start as i64, count).during(OP)?;
-                self.apply(slots, &stack[run], &o_knm, lr)?;
+                self.apply(&mut space, slots, &stack[run], &o_knm, lr)?;
             }
+            space.give(o_knm);
         }
         for slot in slots {
             self.round_weight(slot)?;
         }
+        self.space = space;
         Ok(())
     }
 
-    /// Moves the momentum of a block and returns its update, wide.
-    fn input(
+    /// Moves the momentum of the blocks of a stack and returns their updates, all wide.
+    fn updates(
         &self,
-        slot: &mut MuonSlot<'_>,
-        block: usize,
+        space: &mut Workspace,
+        slots: &mut [MuonSlot<'_>],
+        stack: &[(usize, usize)],
         momentum: f64,
         grad_scale: f64,
-    ) -> Result<Tensor> {
-        let block = slot.state.blocks[block];
-        let mut m = block.of(&slot.state.momentum)?;
-        let mut g = block.of(&slot.grad.detach())?.f_to_kind(m.kind()).during(OP)?;
-        if grad_scale != 1.0 {
-            g = g.f_mul_scalar(grad_scale).during(OP)?;
+    ) -> Result<Buffer> {
+        let (slot, block) = stack[0];
+        let Block { rows, cols, .. } = slots[slot].state.blocks[block];
+        let first = &slots[slot].state.momentum;
+        let (kind, device) = (first.kind(), first.device());
+        let shape = [stack.len() as i64, rows.min(cols), rows.max(cols)];
+        let u_knm = space.take(&shape, kind, device)?;
+        for (index, &(slot, block)) in stack.iter().enumerate() {
+            let slot = &mut slots[slot];
+            let block = slot.state.blocks[block];
+            let wide = u_knm.f_get(index as i64).during(OP)?;
+            let mut u = if block.is_tall() { wide.f_transpose(0, 1).during(OP)? } else { wide };
+            let mut m = block.of(&slot.state.momentum)?;
+            let mut g = space.take(&[block.rows, block.cols], kind, device)?;
+            g.f_copy_(&block.of(&slot.grad.detach())?).during(OP)?;
+            if grad_scale != 1.0 {
+                let _ = g.f_mul_scalar_(grad_scale).during(OP)?;
+            }
+            let _ = m.f_lerp_(&g, 1.0 - momentum).during(OP)?;
+            if self.config.nesterov {
+                let _ = g.f_lerp_(&m, momentum).during(OP)?;
+                u.f_copy_(&g).during(OP)?;
+            } else {
+                u.f_copy_(&m).during(OP)?;
+            }
+            space.give(g);
         }
-        let _ = m.f_lerp_(&g, 1.0 - momentum).during(OP)?;
-        let u = if self.config.nesterov { g.f_lerp(&m, momentum).during(OP)? } else { m };
-        Ok(if block.is_tall() { u.f_transpose(0, 1).during(OP)? } else { u })
+        Ok(u_knm)
     }
 
     /// Moves the exact weights of a run of equal blocks by `-lr * scale * o`, after decay.
     fn apply(
         &self,
+        space: &mut Workspace,
         slots: &mut [MuonSlot<'_>],
         run: &[(usize, usize)],
         o_knm: &Tensor,
         lr: f64,
     ) -> Result<()> {
-        let block = |&(slot, block): &(usize, usize)| slots[slot].state.blocks[block];
-        let is_tall = run.first().map(block).is_some_and(Block::is_tall);
-        let mut o_krc =
-            if is_tall { o_knm.f_transpose(1, 2).during(OP)? } else { o_knm.shallow_clone() };
+        let (slot, block) = run[0];
+        let Block { rows, cols, .. } = slots[slot].state.blocks[block];
+        let kind = slots[slot].state.momentum.kind();
+        let turned =
+            if rows > cols { o_knm.f_transpose(1, 2).during(OP)? } else { o_knm.shallow_clone() };
+        let mut o_krc = space.take(&[run.len() as i64, rows, cols], kind, o_knm.device())?;
+        o_krc.f_copy_(&turned).during(OP)?;
         if let Some(norm) = &self.config.neurons {
             let stats: Vec<&Tensor> =
                 run.iter().map(|&(slot, block)| &slots[slot].state.stats[block]).collect();
             let mut stats_k = Tensor::f_stack(&stats, 0).during(OP)?;
-            o_krc = normalize_neurons(&o_krc, &mut stats_k, norm)?;
+            normalize_neurons(&mut o_krc, &mut stats_k, norm)?;
             for (index, &(slot, block)) in run.iter().enumerate() {
                 let new = stats_k.f_get(index as i64).during(OP)?;
                 slots[slot].state.stats[block].f_copy_(&new).during(OP)?;
             }
         }
-        let o_krc = self.config.scale.apply(&o_krc)?;
+        self.config.scale.apply(&mut o_krc)?;
         for (index, &(slot, block)) in run.iter().enumerate() {
-            let o_rc = o_krc.f_get(index as i64).during(OP)?;
-            self.move_block(&mut slots[slot], block, &o_rc, lr)?;
+            let mut o_rc = o_krc.f_get(index as i64).during(OP)?;
+            self.move_block(&mut slots[slot], block, &mut o_rc, lr)?;
         }
+        space.give(o_krc);
         Ok(())
     }
 
+    /// Decays a block's exact weight and moves it by `-lr * o`. `o_rc` is used up.
     fn move_block(
         &self,
         slot: &mut MuonSlot<'_>,
         block: usize,
-        o_rc: &Tensor,
+        o_rc: &mut Tensor,
         lr: f64,
     ) -> Result<()> {
         let block = slot.state.blocks[block];
@@ -388,8 +420,8 @@ impl Muon {
         } else if decay != 0.0 {
             let _ = p.f_mul_scalar_(1.0 - decay).during(OP)?;
         }
-        let o_rc = o_rc.f_to_kind(p.kind()).during(OP)?;
-        let _ = p.f_sub_(&(o_rc * lr)).during(OP)?;
+        let _ = o_rc.f_mul_scalar_(lr).during(OP)?;
+        let _ = p.f_sub_(o_rc).during(OP)?;
         if slot.low.is_some() {
             masters::write(slot.param, slot.low.as_deref_mut(), &whole)?;
         }
@@ -426,7 +458,8 @@ fn stacks(slots: &[MuonSlot<'_>]) -> Vec<Vec<(usize, usize)>> {
     let mut stacks = Vec::new();
     for equal in keyed.chunk_by(same) {
         let (n, m, ..) = equal[0].0;
-        let most = (STACK_VALUES / (n * m).max(1)).max(1) as usize;
+        let device = slots[equal[0].1.0].param.weight.device();
+        let most = (stack_values(device) / (n * m).max(1)).max(1) as usize;
         stacks.extend(equal.chunks(most).map(|part| part.iter().map(|(_, at)| *at).collect()));
     }
     stacks
@@ -456,9 +489,7 @@ mod tests {
 
     #[test]
     fn scales_are_those_of_their_sources() {
-        let ones = |rows, cols| {
-            Tensor::ones([1, rows, cols], (Kind::Double, bert4rs_tensor_core::Device::Cpu))
-        };
+        let ones = |rows, cols| Tensor::ones([1, rows, cols], (Kind::Double, Device::Cpu));
         for (scale, tall, wide) in [
             (LrScale::Original, 2.0, 1.0),
             (LrScale::Spectral, 2.0, 0.5),
@@ -467,7 +498,9 @@ mod tests {
             (LrScale::None, 1.0, 1.0),
         ] {
             for (input, expected) in [(ones(64, 16), tall), (ones(16, 64), wide)] {
-                let found = scale.apply(&input).unwrap().double_value(&[0, 3, 3]);
+                let mut found = input;
+                scale.apply(&mut found).unwrap();
+                let found = found.double_value(&[0, 3, 3]);
                 assert!((found - expected).abs() < 1e-12, "{scale:?}: {found}");
             }
         }

@@ -5,7 +5,7 @@
 //! Frobenius norm back. Source: arXiv 2510.05491 and its authors' `normuon.py`.
 
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::{Kind, Result, Tensor};
+use bert4rs_tensor_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 const OP: &str = "NorMuon";
@@ -56,26 +56,25 @@ impl NeuronAxis {
     }
 }
 
-/// One NorMuon update of a stack: changes `stats`, `[k, rows, 1]` or `[k, 1, cols]`, and returns
-/// `o_krc` rescaled, FP32 or better. Each matrix keeps its norm.
+/// One NorMuon update of a stack: changes `stats`, `[k, rows, 1]` or `[k, 1, cols]`, and rescales
+/// `o_krc`, of the same dtype, FP32 or FP64, in place. Each matrix keeps its norm.
 ///
 /// All sums are taken over the means alone: one pass over `o` for them, one for scaling.
-pub fn normalize_neurons(o_krc: &Tensor, stats: &mut Tensor, norm: &NeuronNorm) -> Result<Tensor> {
+pub fn normalize_neurons(o_krc: &mut Tensor, stats: &mut Tensor, norm: &NeuronNorm) -> Result<()> {
     let (_, rows, cols) = o_krc.size3().during(OP)?;
     let axis = norm.axis.reduced(rows, cols);
     let count = if axis == 2 { cols } else { rows } as f64;
-    let kind = stats.kind();
-    let o_krc = o_krc.f_to_kind(kind).during(OP)?;
-    let mean = o_krc.f_square().during(OP)?.f_mean_dim(&[axis][..], true, kind).during(OP)?;
+    let norms = o_krc.f_norm_scalaropt_dim(2.0, &[axis][..], true).during(OP)?;
+    let mean = norms.f_square().during(OP)? / count;
     let _ = stats.f_lerp_(&mean, 1.0 - norm.beta2).during(OP)?;
     let scale = norm.axis.inverse_root(stats)?;
     let total = |square: Tensor| -> Result<Tensor> {
-        let sum = square.f_sum_dim_intlist(&[1i64, 2][..], true, kind).during(OP)?;
+        let sum = square.f_sum_dim_intlist(&[1i64, 2][..], true, stats.kind()).during(OP)?;
         (sum * count).f_sqrt().during(OP)
     };
     let norm_before = total(mean.shallow_clone())?;
     let norm_after = total(mean * scale.f_square().during(OP)?)?;
     let scale = scale * norm_before / (norm_after + f64::from(f32::MIN_POSITIVE));
-    debug_assert!(matches!(kind, Kind::Float | Kind::Double));
-    o_krc.f_mul(&scale).during(OP)
+    let _ = o_krc.f_mul_(&scale).during(OP)?;
+    Ok(())
 }

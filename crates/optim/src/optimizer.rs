@@ -114,7 +114,7 @@ impl Optimizer {
             }
         }
         self.adamw.step(adamw_slots, lr_factor, clip_factor)?;
-        if let Some(muon) = &self.muon {
+        if let Some(muon) = &mut self.muon {
             muon.step(&mut muon_slots, self.steps, lr_factor, muon_scale)?;
         }
         self.skipped_in_a_row = 0;

@@ -9,9 +9,10 @@
 
 use bert4rs_kernels::gemm::{self, Form, Right};
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::{Device, Result, Tensor};
+use bert4rs_tensor_core::{Device, Error, Result, Tensor};
 
 use super::coefficients::Quintic;
+use super::workspace::{Buffer, Workspace};
 
 const OP: &str = "polar factor";
 
@@ -34,77 +35,134 @@ impl Engine {
     }
 
     /// `X <- a X + (b A + c A²) X` with `A = X Xᵀ`, for each of `table`.
-    pub(super) fn standard(self, x_knm: Tensor, table: &[Quintic]) -> Result<Tensor> {
-        table.iter().try_fold(x_knm, |x_knm, &Quintic { a, b, c }| {
-            let a_knn = self.gram_matrix(&x_knm)?;
-            let b_knn = self.product(c, &a_knn, &a_knn, Some((b, &a_knn)), Form::Symmetric)?;
-            self.product(1.0, &b_knn, &x_knm, Some((a, &x_knm)), Form::Full)
-        })
+    pub(super) fn standard(
+        self,
+        space: &mut Workspace,
+        mut x_knm: Buffer,
+        table: &[Quintic],
+    ) -> Result<Buffer> {
+        for &Quintic { a, b, c } in table {
+            let a_knn = self.gram_matrix(space, &x_knm)?;
+            let b_knn = self.symmetric(space, c, &a_knn, &a_knn, b, &a_knn)?;
+            space.give(a_knn);
+            let next = self.product(space, 1.0, &b_knn, &x_knm, Some((a, &x_knm)), Form::Full)?;
+            space.give(b_knn);
+            space.give(std::mem::replace(&mut x_knm, next));
+        }
+        Ok(x_knm)
     }
 
     /// The same by way of `R = X Xᵀ`, starting anew every `restart` steps.
-    pub(super) fn gram(self, x_knm: Tensor, table: &[Quintic], restart: usize) -> Result<Tensor> {
-        table.chunks(restart.max(1)).try_fold(x_knm, |x_knm, table| {
-            let q_knn = self.gram_chunk(self.gram_matrix(&x_knm)?, table)?;
-            self.product(1.0, &q_knn, &x_knm, None, Form::Full)
-        })
+    pub(super) fn gram(
+        self,
+        space: &mut Workspace,
+        mut x_knm: Buffer,
+        table: &[Quintic],
+        restart: usize,
+    ) -> Result<Buffer> {
+        for table in table.chunks(restart.max(1)) {
+            let r_knn = self.gram_matrix(space, &x_knm)?;
+            let q_knn = self.gram_chunk(space, r_knn, table)?;
+            let next = self.product(space, 1.0, &q_knn, &x_knm, None, Form::Full)?;
+            space.give(q_knn);
+            space.give(std::mem::replace(&mut x_knm, next));
+        }
+        Ok(x_knm)
     }
 
     /// The product `Q` of all polynomials of `table`, as matrices: `Q X` is their composition at
     /// `X`, where `R = X Xᵀ`. All here are polynomials in `R`, symmetric, and commute.
-    fn gram_chunk(self, mut r_knn: Tensor, table: &[Quintic]) -> Result<Tensor> {
-        let mut q_knn: Option<Tensor> = None;
+    fn gram_chunk(
+        self,
+        space: &mut Workspace,
+        mut r_knn: Buffer,
+        table: &[Quintic],
+    ) -> Result<Buffer> {
+        let mut q_knn: Option<Buffer> = None;
         for (step, &Quintic { a, b, c }) in table.iter().enumerate() {
-            let z_knn = self.product(c, &r_knn, &r_knn, Some((b, &r_knn)), Form::Symmetric)?;
+            let z_knn = self.symmetric(space, c, &r_knn, &r_knn, b, &r_knn)?;
             if step + 1 < table.len() {
                 // R <- P R P with P = a I + Z.
-                let rz_knn =
-                    self.product(1.0, &r_knn, &z_knn, Some((a, &r_knn)), Form::Symmetric)?;
-                r_knn = self.product(1.0, &z_knn, &rz_knn, Some((a, &rz_knn)), Form::Symmetric)?;
+                let rz_knn = self.symmetric(space, 1.0, &r_knn, &z_knn, a, &r_knn)?;
+                let next = self.symmetric(space, 1.0, &z_knn, &rz_knn, a, &rz_knn)?;
+                space.give(rz_knn);
+                space.give(std::mem::replace(&mut r_knn, next));
             }
             q_knn = Some(match q_knn {
                 Some(q_knn) => {
-                    self.product(1.0, &q_knn, &z_knn, Some((a, &q_knn)), Form::Symmetric)?
+                    let next = self.symmetric(space, 1.0, &q_knn, &z_knn, a, &q_knn)?;
+                    space.give(q_knn);
+                    space.give(z_knn);
+                    next
                 }
                 None => plus_identity(z_knn, a)?,
             });
         }
-        q_knn.map_or_else(|| plus_identity(r_knn.f_zeros_like().during(OP)?, 1.0), Ok)
+        space.give(r_knn);
+        q_knn.ok_or_else(|| Error::Unsupported {
+            what: OP.into(),
+            reason: "there are no coefficients".into(),
+        })
     }
 
     /// `X Xᵀ`.
-    fn gram_matrix(self, x_knm: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Libtorch => x_knm.f_bmm(&x_knm.f_transpose(1, 2).during(OP)?).during(OP),
-            Self::Kernel => {
-                gemm::product(1.0, x_knm, Right::Transposed(x_knm), None, Form::Symmetric)
-            }
+    fn gram_matrix(self, space: &mut Workspace, x_knm: &Tensor) -> Result<Buffer> {
+        if self == Self::Libtorch {
+            let transposed = x_knm.f_transpose(1, 2).during(OP)?;
+            return Ok(x_knm.f_bmm(&transposed).during(OP)?.into());
         }
+        let (k, n, _) = x_knm.size3().during(OP)?;
+        let mut out = space.take(&[k, n, n], x_knm.kind(), x_knm.device())?;
+        let right = Right::Transposed(x_knm);
+        gemm::product_into(&mut out, 1.0, x_knm, right, None, Form::Symmetric)?;
+        Ok(out)
+    }
+
+    /// `alpha A B + beta C`, known to be symmetric.
+    fn symmetric(
+        self,
+        space: &mut Workspace,
+        alpha: f64,
+        a: &Tensor,
+        b: &Tensor,
+        beta: f64,
+        c: &Tensor,
+    ) -> Result<Buffer> {
+        self.product(space, alpha, a, b, Some((beta, c)), Form::Symmetric)
     }
 
     /// `alpha A B + beta C`; `form` is what the caller knows of the result.
     fn product(
         self,
+        space: &mut Workspace,
         alpha: f64,
         a: &Tensor,
         b: &Tensor,
         plus: Option<(f64, &Tensor)>,
         form: Form,
-    ) -> Result<Tensor> {
+    ) -> Result<Buffer> {
         match (self, plus) {
-            (Self::Libtorch, Some((beta, c))) => c.f_baddbmm(a, b, beta, alpha).during(OP),
-            (Self::Libtorch, None) if alpha == 1.0 => a.f_bmm(b).during(OP),
-            (Self::Libtorch, None) => (a.f_bmm(b).during(OP)?).f_mul_scalar(alpha).during(OP),
+            (Self::Libtorch, Some((beta, c))) => {
+                Ok(c.f_baddbmm(a, b, beta, alpha).during(OP)?.into())
+            }
+            (Self::Libtorch, None) => {
+                let product = a.f_bmm(b).during(OP)?;
+                Ok(if alpha == 1.0 { product } else { product * alpha }.into())
+            }
             (Self::Kernel, _) => {
+                let (k, rows, _) = a.size3().during(OP)?;
+                let (_, _, cols) = b.size3().during(OP)?;
+                let mut out = space.take(&[k, rows, cols], a.kind(), a.device())?;
                 let plus = plus.map(|(beta, c)| (beta as f32, c));
-                gemm::product(alpha as f32, a, Right::Plain(b), plus, form)
+                gemm::product_into(&mut out, alpha as f32, a, Right::Plain(b), plus, form)?;
+                Ok(out)
             }
         }
     }
 }
 
 /// `Z + a I`, in place.
-fn plus_identity(z_knn: Tensor, a: f64) -> Result<Tensor> {
+fn plus_identity(z_knn: Buffer, a: f64) -> Result<Buffer> {
     let mut diagonal = z_knn.f_diagonal(0, 1, 2).during(OP)?;
     let _ = diagonal.f_add_scalar_(a).during(OP)?;
     Ok(z_knn)
@@ -129,10 +187,16 @@ mod tests {
                 let error = (left - right).abs().max();
                 assert!(f64::try_from(&error).unwrap() < tolerance, "{kind:?}: {error}");
             };
-            let standard = |engine: Engine| engine.standard(x_knm.copy(), &table).unwrap();
+            let standard = |engine: Engine| {
+                let mut space = Workspace::default();
+                engine.standard(&mut space, x_knm.copy().into(), &table).unwrap().copy()
+            };
             error(standard(Engine::Kernel), standard(Engine::Libtorch));
             if kind == Kind::Float {
-                let gram = |engine: Engine| engine.gram(x_knm.copy(), &table, 5).unwrap();
+                let gram = |engine: Engine| {
+                    let mut space = Workspace::default();
+                    engine.gram(&mut space, x_knm.copy().into(), &table, 5).unwrap().copy()
+                };
                 error(gram(Engine::Kernel), gram(Engine::Libtorch));
             }
         }

@@ -15,12 +15,15 @@
 
 pub mod coefficients;
 mod iterate;
+mod workspace;
 
+use bert4rs_kernels::norm;
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
+use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use iterate::Engine;
+pub(crate) use workspace::{Buffer, Workspace};
 
 pub use coefficients::{Coefficients, PolarExpress, Quintic, SafetyPlace};
 
@@ -30,7 +33,7 @@ const OP: &str = "polar factor";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Compute {
-    /// That of the input if FP32 or FP64; else FP32.
+    /// FP64 for inputs in FP64, else FP32.
     #[default]
     Input,
     /// FP32.
@@ -138,25 +141,37 @@ pub fn polar_factor(matrix: &Tensor, options: &Options) -> Result<Tensor> {
         }
     };
     let _guard = bert4rs_tensor_core::no_grad_guard();
-    let x_krc = matrix.detach().f_reshape([-1, rows, cols]).during(OP)?;
-    let factor = if rows > cols {
-        wide_factor(&x_krc.f_transpose(1, 2).during(OP)?, options)?.f_transpose(1, 2).during(OP)?
-    } else {
-        wide_factor(&x_krc, options)?
-    };
-    factor.f_reshape(&shape[..]).during(OP)
+    let matrices = matrix.detach().f_reshape([-1, rows, cols]).during(OP)?;
+    let wide = rows <= cols;
+    let turned = |x: &Tensor| if wide { Ok(x.shallow_clone()) } else { x.f_transpose(1, 2) };
+    let x_knm = turned(&matrices).during(OP)?;
+    let mut space = Workspace::default();
+    let kind = if matrix.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    let mut owned = space.take(&x_knm.size(), kind, x_knm.device())?;
+    owned.f_copy_(&x_knm).during(OP)?;
+    let factor = wide_factor(&mut space, owned, options)?;
+    turned(&factor).during(OP)?.f_reshape(&shape[..]).during(OP)
 }
 
-/// The polar factors of a stack `[k, n, m]` with `n <= m`.
-pub(crate) fn wide_factor(x_knm: &Tensor, options: &Options) -> Result<Tensor> {
+/// The polar factors of a stack `[k, n, m]` with `n <= m`, FP32 or FP64, which is used up.
+pub(crate) fn wide_factor(
+    space: &mut Workspace,
+    mut x_knm: Buffer,
+    options: &Options,
+) -> Result<Buffer> {
     let Options { coefficients, compute, iteration } = options;
     let kind = match compute {
-        Compute::Input if x_knm.kind() == Kind::Double => Kind::Double,
-        Compute::Input | Compute::Fp32 => Kind::Float,
+        Compute::Input => x_knm.kind(),
+        Compute::Fp32 => Kind::Float,
         Compute::Bf16 => Kind::BFloat16,
         Compute::Fp16 => Kind::Half,
     };
-    let x_knm = normalize(x_knm, coefficients.norm_factor(), kind)?;
+    normalize(&mut x_knm, coefficients.norm_factor())?;
+    if kind != x_knm.kind() {
+        let mut cast = space.take(&x_knm.size(), kind, x_knm.device())?;
+        cast.f_copy_(&x_knm).during(OP)?;
+        space.give(std::mem::replace(&mut x_knm, cast));
+    }
     let (_, n, m) = x_knm.size3().during(OP)?;
     let engine = Engine::of(&x_knm);
     let gram = match iteration {
@@ -165,20 +180,31 @@ pub(crate) fn wide_factor(x_knm: &Tensor, options: &Options) -> Result<Tensor> {
         Iteration::Gram => true,
     };
     let table = coefficients.table();
-    if gram { engine.gram(x_knm, &table, restart(kind)) } else { engine.standard(x_knm, &table) }
+    if gram {
+        engine.gram(space, x_knm, &table, restart(kind))
+    } else {
+        engine.standard(space, x_knm, &table)
+    }
 }
 
-/// `x / (factor * norm)` for each matrix of the stack, in `kind`; zeros stay zeros.
-///
-/// Values are divided by the largest before they are squared, so that no scale overflows or
-/// vanishes.
-fn normalize(x_knm: &Tensor, factor: f64, kind: Kind) -> Result<Tensor> {
-    let exact_kind = if x_knm.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-    let x_knm = x_knm.f_to_kind(exact_kind).during(OP)?.f_contiguous().during(OP)?;
+/// `x / (factor * norm)` for each matrix of the stack, in place; zeros stay zeros, and no scale
+/// overflows or vanishes.
+fn normalize(x_knm: &mut Tensor, factor: f64) -> Result<()> {
+    let (stack, _, _) = x_knm.size3().during(OP)?;
+    if x_knm.device() == Device::Cpu && x_knm.kind() == Kind::Float {
+        for index in 0..stack {
+            let mut x_nm = x_knm.f_get(index).during(OP)?;
+            let norm = norm::sum_of_squares(&x_nm)?.sqrt() * factor;
+            let _ = x_nm.f_div_scalar_(norm.max(f64::from(f32::MIN_POSITIVE))).during(OP)?;
+        }
+        return Ok(());
+    }
+    // Squares in FP32 need values near 1 first.
     let largest_k11 = x_knm.f_abs().during(OP)?.f_amax([1, 2], true).during(OP)?;
-    let x_knm = x_knm.f_div(&largest_k11.f_clamp_min(f64::from(f32::MIN_POSITIVE)).during(OP)?);
-    let x_knm = x_knm.during(OP)?;
-    let norm_k11 =
-        x_knm.f_norm_scalaropt_dim(2.0, [1, 2], true).during(OP)?.f_clamp_min(0.5).during(OP)?;
-    x_knm.f_div(&(norm_k11 * factor)).during(OP)?.f_to_kind(kind).during(OP)
+    let largest_k11 = largest_k11.f_clamp_min(f64::from(f32::MIN_POSITIVE)).during(OP)?;
+    let _ = x_knm.f_div_(&largest_k11).during(OP)?;
+    let norm_k11 = x_knm.f_norm_scalaropt_dim(2.0, [1, 2], true).during(OP)?;
+    let norm_k11 = norm_k11.f_clamp_min(0.5).during(OP)? * factor;
+    let _ = x_knm.f_div_(&norm_k11).during(OP)?;
+    Ok(())
 }
