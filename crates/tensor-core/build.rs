@@ -17,6 +17,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         )
         .into());
     }
+    // `setup` rewrites this list when .torch comes to lead to another libtorch.
+    println!("cargo:rerun-if-changed={}", torch.join("links").display());
     let lib = PathBuf::from(variable("LIBTORCH_LIB")?).join("lib");
     compile_shim(&torch.join("include"));
     let loadable = link_libraries(&lib)?;

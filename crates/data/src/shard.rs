@@ -6,8 +6,8 @@
 //!
 //! | header bytes | hold |
 //! | --- | --- |
-//! | 0..8 | [`MAGIC`] |
-//! | 8..12 | [`VERSION`] |
+//! | 0..8 | `MAGIC` |
+//! | 8..12 | `VERSION` |
 //! | 12..16 | bytes of a token |
 //! | 16..24 | number of tokens |
 //! | 24..32 | number of documents |

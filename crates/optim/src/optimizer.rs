@@ -170,7 +170,8 @@ impl Optimizer {
     }
 
     /// Everything that a later run needs to go on exactly as this one would, under stable names:
-    /// `<parameter>.exp_avg`, `<parameter>.momentum` and so on. The tensors share memory with the optimizer's.
+    /// `<parameter>.exp_avg`, `<parameter>.momentum` and so on. The tensors share memory with the
+    /// optimizer's.
     pub fn state(&self) -> BTreeMap<String, Tensor> {
         let mut state = BTreeMap::new();
         let counters = [self.steps as i64, self.skipped as i64, self.skipped_in_a_row as i64];

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cargo_metadata::{Metadata, MetadataCommand};
+use cargo_metadata::{Dependency, DependencyKind, Metadata, MetadataCommand};
 
 use crate::workspace::{assert_none, root};
 
@@ -19,6 +19,8 @@ const BENCHES: &str = "benches";
 /// The bindings to libtorch. They have one door into the workspace.
 const BINDINGS: [&str; 2] = ["tch", "torch-sys"];
 const DOOR: &str = "tensor-core";
+/// Made for programs that have `tch` already: its example and doc test are such programs.
+const FOR_TCH_PROGRAMS: &str = "optim";
 
 /// A workspace crate, by its name without `bert4rs-`, and the names of what it uses in whatever
 /// way: to run, to build or to test.
@@ -44,7 +46,13 @@ fn short(name: &str) -> String {
 
 fn edges(metadata: &Metadata) -> Edges {
     let uses = |package: &cargo_metadata::Package| {
-        package.dependencies.iter().map(|dependency| short(&dependency.name)).collect()
+        let shows_tch = |dependency: &Dependency| {
+            short(&package.name) == FOR_TCH_PROGRAMS
+                && dependency.kind == DependencyKind::Development
+                && dependency.name == "tch"
+        };
+        let own = package.dependencies.iter().filter(|dependency| !shows_tch(dependency));
+        own.map(|dependency| short(&dependency.name)).collect()
     };
     let packages = metadata.workspace_packages();
     packages.iter().map(|package| (short(&package.name), uses(package))).collect()

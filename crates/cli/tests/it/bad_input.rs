@@ -84,9 +84,12 @@ fn tokenizers() {
     sandbox.train(&["--tokenizer", "tokenizer.json"]).refuses(&["tokenizer.json"]);
     // One of 400 tokens for a model of 300.
     sandbox.train(&["--out", "first"]).succeeds();
-    sandbox
-        .train(&["--tokenizer", "first", "--vocab-size", "300"])
-        .refuses(&["model.vocab_size", "300", "400", "raise it"]);
+    sandbox.train(&["--tokenizer", "first", "--vocab-size", "300"]).refuses(&[
+        "model.vocab_size",
+        "300",
+        "400",
+        "raise it",
+    ]);
 }
 
 #[test]

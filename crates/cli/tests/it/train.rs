@@ -77,11 +77,13 @@ fn presets_train_the_same_model() {
 fn accumulated_batches_are_one_larger_batch() {
     let sandbox = Sandbox::new();
     sandbox.corpus();
-    let one = ["--preset", "baseline", "--batch-size", "4", "--out", "one"];
-    let two =
-        ["--preset", "baseline", "--batch-size", "2", "--set", "train.accumulate=2", "--out", "two"];
-    sandbox.train(&one).succeeds();
-    sandbox.train(&two).succeeds();
+    let baseline = |batch_size: &str, accumulate: &str, out: &str| {
+        let accumulate = format!("train.accumulate={accumulate}");
+        let sizes = ["--batch-size", batch_size, "--set", &accumulate];
+        sandbox.train(&[&["--preset", "baseline", "--out", out], &sizes[..]].concat()).succeeds();
+    };
+    baseline("4", "1", "one");
+    baseline("2", "2", "two");
     for (one, two) in losses(&sandbox, "one").into_iter().zip(losses(&sandbox, "two")) {
         assert!((one - two).abs() < 1e-4, "{one} and {two}");
     }
