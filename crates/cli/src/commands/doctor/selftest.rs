@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput, BertSize};
+use bert4rs_optim::polar::{Coefficients, Options, polar_factor};
+use bert4rs_optim::{Optimizer, OptimizerConfig};
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::error::contain;
-use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::param::{Init, ParamStore, Role};
 use bert4rs_tensor_core::{Device, Kind, Tensor, no_grad, random};
 use bert4rs_train::Result;
 use bert4rs_train::config::{Layer, resolve};
@@ -17,8 +19,10 @@ use super::{probe, say};
 type Outcome = std::result::Result<String, String>;
 
 pub(super) fn run(device: Device) -> Result<ExitCode> {
-    let checks: [(&str, &dyn Fn() -> Outcome); 4] = [
+    let checks: [(&str, &dyn Fn() -> Outcome); 6] = [
         ("config", &config),
+        ("Polar Express", &|| polar_express(device)),
+        ("Muon", &|| muon(device)),
         ("BERT forward", &|| bert_forward(device, Kind::Float)),
         ("BF16", &|| bert_forward(device, Kind::BFloat16)),
         ("FP8 detection", &|| fp8_detection(device)),
@@ -54,6 +58,41 @@ fn config() -> Outcome {
         }
     }
     Ok(format!("{} presets", PRESETS.len()))
+}
+
+/// Enough steps of Polar Express make a random matrix's rows orthonormal.
+fn polar_express(device: Device) -> Outcome {
+    random::seed(1);
+    let wide = Tensor::randn([64, 128], (Kind::Float, device));
+    let options = Options::new(Coefficients::polar_express(8));
+    let factor = polar_factor(&wide, &options).map_err(|error| error.to_string())?;
+    let apart = factor.matmul(&factor.tr()) - Tensor::eye(64, (Kind::Float, device));
+    let apart = apart.abs().max().double_value(&[]);
+    let found = format!("8 steps leave max |XXᵀ - I| = {apart:.1e}");
+    if apart < 1e-5 { Ok(found) } else { Err(found) }
+}
+
+/// Muon, with its default settings, brings a small matrix to another one.
+fn muon(device: Device) -> Outcome {
+    let describe = |error: bert4rs_optim::Error| error.to_string();
+    random::seed(1);
+    let mut store = ParamStore::new(device, Kind::Float);
+    let weight = store
+        .root()
+        .param("weight", &[16, 24], Role::Matrix, Init::Normal(1.0))
+        .map_err(|error| error.to_string())?;
+    let target = Tensor::randn([16, 24], (Kind::Float, device));
+    let loss = || (&weight - &target).square().mean(Kind::Float);
+    let mut optimizer =
+        Optimizer::new(OptimizerConfig::muon(0.1, 1e-3), store.params_mut()).map_err(describe)?;
+    let before = loss().double_value(&[]);
+    for _ in 0..60 {
+        let gradients = Tensor::run_backward(&[loss()], &[&weight], false, false);
+        optimizer.step(store.params_mut(), &gradients, 1.0).map_err(describe)?;
+    }
+    let after = loss().double_value(&[]);
+    let found = format!("60 steps take the loss from {before:.2} to {after:.2}");
+    if after < 0.5 * before { Ok(found) } else { Err(found) }
 }
 
 /// A fresh BERT gives finite hidden states and, knowing nothing, a loss near that of guessing.
