@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-WIDTH, LAYERS, ROUNDS = 768, 12, 3
+WIDTH, LAYERS, ROUNDS = 768, 12, 20
 
 
 def hidden():

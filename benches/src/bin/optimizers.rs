@@ -44,7 +44,7 @@ fn adamw(copy: f64) -> Result<(), Error> {
             (implementation, masters, None);
         let params = bert_base(kind);
         let values: usize = params.iter().map(|param| param.weight.numel()).sum();
-        let seconds = time_step(5, config, params)?;
+        let seconds = time_step(20, config, params)?;
         let share = values as f64 * adamw_bytes(kind, masters) / seconds / copy;
         println!("{name}\t{seconds:.5}\t{share:.3} of copy bandwidth");
     }

@@ -380,8 +380,14 @@ impl Muon {
         let kind = slots[slot].state.momentum.kind();
         let turned =
             if rows > cols { o_knm.f_transpose(1, 2).during(OP)? } else { o_knm.shallow_clone() };
-        let mut o_krc = space.take(&[run.len() as i64, rows, cols], kind, o_knm.device())?;
-        o_krc.f_copy_(&turned).during(OP)?;
+        let mut o_krc = if rows <= cols && turned.kind() == kind {
+            Buffer::from(turned)
+        } else {
+            let shape = [run.len() as i64, rows, cols];
+            let mut copy = space.take(&shape, kind, o_knm.device())?;
+            copy.f_copy_(&turned).during(OP)?;
+            copy
+        };
         if let Some(norm) = &self.config.neurons {
             let stats: Vec<&Tensor> =
                 run.iter().map(|&(slot, block)| &slots[slot].state.stats[block]).collect();

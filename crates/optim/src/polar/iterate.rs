@@ -8,8 +8,9 @@
 //! small eigenvalues of `R` drown in rounding, so that it starts anew from `X` after some steps.
 
 use bert4rs_kernels::gemm::{self, Form, Right};
+use bert4rs_tensor_core::cpu::CpuFeatures;
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::{Device, Error, Result, Tensor};
+use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 
 use super::coefficients::Quintic;
 use super::workspace::{Buffer, Workspace};
@@ -26,11 +27,14 @@ pub(super) enum Engine {
 }
 
 impl Engine {
-    /// The faster one for this stack.
-    pub(super) fn of(x_knm: &Tensor) -> Self {
+    /// The faster one for stacks of `x_knm`'s shape, multiplied in `kind`. BF16 on AMX is
+    /// libtorch's: its matrix units are worth more than symmetry.
+    pub(super) fn of(x_knm: &Tensor, kind: Kind) -> Self {
         let size = x_knm.size();
+        let amx = kind == Kind::BFloat16 && CpuFeatures::detect().amx_bf16;
         let kernel = x_knm.device() == Device::Cpu
-            && size[1..].iter().all(|&inner| gemm::available(x_knm.kind(), inner));
+            && !amx
+            && size[1..].iter().all(|&inner| gemm::available(kind, inner));
         if kernel { Self::Kernel } else { Self::Libtorch }
     }
 
@@ -172,7 +176,6 @@ fn plus_identity(z_knn: Buffer, a: f64) -> Result<Buffer> {
 mod tests {
     use super::*;
     use crate::polar::Coefficients;
-    use bert4rs_tensor_core::Kind;
 
     #[test]
     fn the_kernel_computes_what_libtorch_does() {
@@ -180,7 +183,7 @@ mod tests {
         for (kind, tolerance) in [(Kind::Float, 1e-4), (Kind::BFloat16, 3e-2)] {
             let x_knm = Tensor::randn([2, 30, 50], (Kind::Float, Device::Cpu));
             let x_knm = (&x_knm / x_knm.norm()).to_kind(kind);
-            if Engine::of(&x_knm) == Engine::Libtorch {
+            if Engine::of(&x_knm, kind) == Engine::Libtorch {
                 continue;
             }
             let error = |left: Tensor, right: Tensor| {

@@ -38,7 +38,7 @@ pub enum Compute {
     Input,
     /// FP32.
     Fp32,
-    /// BF16, by the standard iteration.
+    /// BF16 or better.
     Bf16,
     /// FP16; safe since all values are below 1.2. Slow on CPUs.
     Fp16,
@@ -105,19 +105,47 @@ fn restart(kind: Kind) -> usize {
 /// those of 6 are 0.002.
 const MOST_GRAM_STEPS: usize = 5;
 
-/// Whether the Gram iteration takes less time than the standard one for sides `n <= m`, and is
-/// as good. By count of operations, which the measured table in `docs/optimizers.md` confirms.
-fn gram_is_faster(n: i64, m: i64, steps: usize, kind: Kind, engine: Engine) -> bool {
-    if kind == Kind::BFloat16 || steps > MOST_GRAM_STEPS {
-        return false;
-    }
-    let chunks = steps.div_ceil(restart(kind)) as f64;
-    let (steps, alpha) = (steps as f64, m as f64 / n as f64);
-    // In units of a product of n by n matrices; a symmetric one is half where that is used.
+/// The iterations' costs for `m = alpha n`, in products of two `n` by `n` matrices; a symmetric
+/// one is half where that is used. Standard, then Gram in `chunks` chunks.
+fn costs(alpha: f64, steps: usize, chunks: usize, engine: Engine) -> (f64, f64) {
     let square = if engine == Engine::Kernel { 0.5 } else { 1.0 };
+    let (steps, chunks) = (steps as f64, chunks as f64);
     let standard = steps * (alpha * square + square + alpha);
     let gram = chunks * (alpha * square + alpha) + square * (4.0 * steps - 3.0 * chunks);
-    gram < standard
+    (standard, gram)
+}
+
+/// Products in FP32 take this many times those in BF16, by the kernel, on AVX-512.
+const FP32_BY_BF16: f64 = 1.9;
+
+/// Dtype, engine and iteration for a stack to be multiplied in `kind`, Gram if true. The costs
+/// are counted; `docs/optimizers.md` has the measured table that agrees.
+///
+/// In BF16 the Gram iteration is not safe, but in FP32 it is, and it beats the standard one in
+/// BF16 where `m` is much more than `n`.
+fn choose(x_knm: &Tensor, kind: Kind, options: &Options) -> Result<(Kind, Engine, bool)> {
+    let (_, n, m) = x_knm.size3().during(OP)?;
+    let (steps, alpha) = (options.coefficients.steps(), m as f64 / n as f64);
+    let engine = Engine::of(x_knm, kind);
+    let gram = match options.iteration {
+        Iteration::Standard => false,
+        Iteration::Gram => true,
+        Iteration::Auto if steps > MOST_GRAM_STEPS => false,
+        Iteration::Auto if kind == Kind::BFloat16 => {
+            let (standard, gram) = costs(alpha, steps, 1, engine);
+            let fp32 = Engine::of(x_knm, Kind::Float);
+            if (engine, fp32) == (Engine::Kernel, Engine::Kernel) && FP32_BY_BF16 * gram < standard
+            {
+                return Ok((Kind::Float, fp32, true));
+            }
+            false
+        }
+        Iteration::Auto => {
+            let (standard, gram) = costs(alpha, steps, steps.div_ceil(restart(kind)), engine);
+            gram < standard
+        }
+    };
+    Ok((kind, engine, gram))
 }
 
 /// The polar factor of `matrix`, `[rows, cols]` or a stack `[k, rows, cols]`, of the same shape.
@@ -159,27 +187,20 @@ pub(crate) fn wide_factor(
     mut x_knm: Buffer,
     options: &Options,
 ) -> Result<Buffer> {
-    let Options { coefficients, compute, iteration } = options;
-    let kind = match compute {
+    let kind = match options.compute {
         Compute::Input => x_knm.kind(),
         Compute::Fp32 => Kind::Float,
         Compute::Bf16 => Kind::BFloat16,
         Compute::Fp16 => Kind::Half,
     };
-    normalize(&mut x_knm, coefficients.norm_factor())?;
+    let (kind, engine, gram) = choose(&x_knm, kind, options)?;
+    normalize(&mut x_knm, options.coefficients.norm_factor())?;
     if kind != x_knm.kind() {
         let mut cast = space.take(&x_knm.size(), kind, x_knm.device())?;
         cast.f_copy_(&x_knm).during(OP)?;
         space.give(std::mem::replace(&mut x_knm, cast));
     }
-    let (_, n, m) = x_knm.size3().during(OP)?;
-    let engine = Engine::of(&x_knm);
-    let gram = match iteration {
-        Iteration::Auto => gram_is_faster(n, m, coefficients.steps(), kind, engine),
-        Iteration::Standard => false,
-        Iteration::Gram => true,
-    };
-    let table = coefficients.table();
+    let table = options.coefficients.table();
     if gram {
         engine.gram(space, x_knm, &table, restart(kind))
     } else {
