@@ -240,7 +240,7 @@ pub(crate) struct MuonSlot<'a> {
 
 /// Values of one stack at most. GPUs need large stacks to be busy. On CPUs a block of more than
 /// 32 MiB is given back to the system whenever it is freed, and every page of the next one costs
-/// a fault: smaller stacks are several times as fast.
+/// a fault.
 fn stack_values(device: Device) -> i64 {
     if device == Device::Cpu { 1 << 22 } else { 1 << 26 }
 }

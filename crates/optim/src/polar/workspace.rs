@@ -1,7 +1,7 @@
 //! Buffers that are used again and again.
 //!
 //! A large block that is freed goes back to the system, and every page of the next one costs a
-//! fault. With buffers made anew for every product, a step of Muon took twice as long.
+//! fault. Buffers made anew for every product cost about as much as the products.
 
 use std::ops::{Deref, DerefMut};
 
