@@ -1,5 +1,7 @@
 //! Bad input ends with exit code 2, one message that says what to do, and nothing half-written.
 
+use std::io::Write;
+
 use crate::support::Sandbox;
 
 /// Trains with `args` beside a good corpus and expects a message with `parts`; no run is left.
@@ -119,4 +121,40 @@ fn a_shard_that_was_cut_short() {
     std::fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
     sandbox.train(&["--out", "second"]).refuses(&[&shard, "delete", dataset]);
     assert_eq!(sandbox.list("second"), [""; 0]);
+}
+
+#[test]
+fn no_disk_space() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    for (variable, small) in [("XDG_CACHE_HOME", "small-cache"), ("", "small-out")] {
+        let Some(_disk) = SmallDisk::mount(sandbox.path(small)) else { return };
+        let out = if small == "small-out" { "small-out/run" } else { "run" };
+        let outcome = sandbox.train_with(&["--out", out], &[(variable, small)]);
+        outcome.refuses(&[small, "No space left on device"]);
+        assert!(!sandbox.path(&format!("{out}/model.safetensors")).exists(), "no part of a model");
+    }
+}
+
+/// A file system of 16 KiB, while it lives.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// Mounts one at `folder`; only root may, so that others skip the test and are told.
+    fn mount(folder: std::path::PathBuf) -> Option<Self> {
+        std::fs::create_dir(&folder).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        let mount = mount.args(["-t", "tmpfs", "-o", "size=16k", "tmpfs"]).arg(&folder).output();
+        if mount.is_ok_and(|output| output.status.success()) {
+            return Some(Self(folder));
+        }
+        let _ = writeln!(std::io::stderr(), "skipped no_disk_space: mounting needs root");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
 }

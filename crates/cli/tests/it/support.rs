@@ -35,10 +35,17 @@ impl Sandbox {
 
     /// Runs the program in the folder.
     pub(crate) fn run(&self, args: &[&str]) -> Outcome {
+        self.run_with(args, &[])
+    }
+
+    /// The same with environment variables of its own; an unnamed one is left out.
+    fn run_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Outcome {
+        let variables = variables.iter().filter(|(name, _)| !name.is_empty()).copied();
         let output = Command::new(env!("CARGO_BIN_EXE_bert4rs"))
             .args(args)
             .current_dir(self.folder.path())
             .env("XDG_CACHE_HOME", self.path("cache"))
+            .envs(variables)
             .output()
             .unwrap();
         Outcome::new(output)
@@ -46,6 +53,11 @@ impl Sandbox {
 
     /// Trains a tiny model on `corpus` for a few steps into `run`.
     pub(crate) fn train(&self, extra: &[&str]) -> Outcome {
+        self.train_with(extra, &[])
+    }
+
+    /// The same with environment variables of its own.
+    pub(crate) fn train_with(&self, extra: &[&str], variables: &[(&str, &str)]) -> Outcome {
         let mut args = vec!["train"];
         args.extend(TINY);
         if !extra.contains(&"--corpus") && !extra.contains(&"--config") {
@@ -55,7 +67,7 @@ impl Sandbox {
             args.extend(["--out", "run"]);
         }
         args.extend(extra);
-        self.run(&args)
+        self.run_with(&args, variables)
     }
 
     /// The names in a folder, sorted; empty where there is no such folder.
