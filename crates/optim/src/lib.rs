@@ -33,6 +33,7 @@
 //! | [`polar`] | the polar factor, by Polar Express and others |
 //! | [`group`] | which parameter gets which rule |
 //! | [`masters`] | exact FP32 values beside weights of lower precision |
+//! | [`memory`] | bytes that all this holds, before it is made |
 //! | [`clip`] | norms of gradients, clipping |
 //! | [`schedule`] | learning rate over a run |
 
@@ -42,6 +43,7 @@ pub mod config;
 mod error;
 pub mod group;
 pub mod masters;
+pub mod memory;
 pub mod momentum;
 pub mod muon;
 pub mod neuron;

@@ -10,6 +10,7 @@ use crate::error::Result;
 #[serde(deny_unknown_fields)]
 pub struct Momentum {
     /// Its value between the ramps; 0.95 is usual.
+    #[serde(default = "usual")]
     pub value: f64,
     /// From another value at the first step.
     #[serde(default)]
@@ -17,6 +18,10 @@ pub struct Momentum {
     /// To another value at the end.
     #[serde(default)]
     pub cooldown: Option<Cooldown>,
+}
+
+fn usual() -> f64 {
+    0.95
 }
 
 /// A linear ramp at the start: modded-nanogpt goes from 0.85 in 300 steps.

@@ -23,14 +23,15 @@ use crate::error::{Error, Result};
 use crate::group;
 use crate::masters;
 use crate::momentum::Momentum;
-use crate::neuron::{NeuronAxis, NeuronNorm, normalize_neurons};
+use crate::neuron::{NeuronNorm, normalize_neurons};
 use crate::polar::{self, Buffer, Coefficients, Compute, Iteration, Options, Workspace};
 
 const OP: &str = "Muon";
 
-/// Settings of Muon, and of NorMuon.
+/// Settings of Muon, and of NorMuon. What a configuration leaves out is as in
+/// [`MuonConfig::muon`] with a learning rate of 0.02.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct MuonConfig {
     /// Peak learning rate. With scale `match_rms_adamw` as AdamW's, with the others 10 to 100
     /// times as much.
@@ -38,7 +39,6 @@ pub struct MuonConfig {
     /// Each step takes `lr * weight_decay` of a weight; `scale` does not act on it.
     pub weight_decay: f64,
     /// Decay only where update and weight agree in sign (`u * p >= 0`, as dion does).
-    #[serde(default)]
     pub cautious: bool,
     /// Momentum.
     pub momentum: Momentum,
@@ -49,17 +49,19 @@ pub struct MuonConfig {
     /// The polynomials of the polar factor.
     pub coefficients: Coefficients,
     /// Dtype of the matrix products.
-    #[serde(default)]
     pub compute: Compute,
     /// Order of the matrix products.
-    #[serde(default)]
     pub iteration: Iteration,
     /// NorMuon's second stage; without it this is Muon.
-    #[serde(default)]
     pub neurons: Option<NeuronNorm>,
     /// Parameters that are several matrices in one.
-    #[serde(default)]
     pub splits: Vec<Split>,
+}
+
+impl Default for MuonConfig {
+    fn default() -> Self {
+        Self::muon(0.02)
+    }
 }
 
 impl MuonConfig {
@@ -83,8 +85,7 @@ impl MuonConfig {
 
     /// NorMuon: the same, with the authors' second stage.
     pub fn normuon(lr: f64) -> Self {
-        let neurons = Some(NeuronNorm { beta2: 0.95, axis: NeuronAxis::Rows });
-        Self { neurons, ..Self::muon(lr) }
+        Self { neurons: Some(NeuronNorm::default()), ..Self::muon(lr) }
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
@@ -102,6 +103,34 @@ impl MuonConfig {
             check("muon.neurons.beta2", beta2, inside, "must be at least 0 and below 1")?;
         }
         Ok(())
+    }
+
+    /// The matrices that `param` is cut into.
+    ///
+    /// # Errors
+    /// A parameter that is no matrix, or that a split does not fit.
+    fn blocks(&self, param: &Param) -> Result<Vec<Block>> {
+        let (rows, cols) = param.weight.size2().during(&param.name)?;
+        let split = self.splits.iter().rfind(|s| group::matches(&s.names, &param.name));
+        let sizes = split.map_or(Ok(vec![rows]), |split| split.rows.sizes(rows));
+        let sizes =
+            sizes.map_err(|reason| Error::Parameter { name: param.name.clone(), reason })?;
+        let mut start = 0;
+        let mut blocks = Vec::with_capacity(sizes.len());
+        for rows in sizes {
+            blocks.push(Block { start, rows, cols });
+            start += rows;
+        }
+        Ok(blocks)
+    }
+
+    /// Values of NorMuon's mean squares for `param`; none for Muon.
+    pub(crate) fn stats_values(&self, param: &Param) -> Result<u64> {
+        let Some(norm) = self.neurons else { return Ok(0) };
+        let values = |block: &Block| {
+            norm.axis.stats_shape(block.rows, block.cols).iter().product::<i64>() as u64
+        };
+        Ok(self.blocks(param)?.iter().map(values).sum())
     }
 
     fn options(&self) -> Options {
@@ -276,17 +305,7 @@ impl Muon {
 
     /// Zero momentum for `param`, and the blocks that it is cut into.
     pub(crate) fn new_state(&self, param: &Param) -> Result<MuonState> {
-        let (rows, cols) = param.weight.size2().during(&param.name)?;
-        let split = self.config.splits.iter().rfind(|s| group::matches(&s.names, &param.name));
-        let sizes = split.map_or(Ok(vec![rows]), |split| split.rows.sizes(rows));
-        let sizes =
-            sizes.map_err(|reason| Error::Parameter { name: param.name.clone(), reason })?;
-        let mut start = 0;
-        let mut blocks = Vec::with_capacity(sizes.len());
-        for rows in sizes {
-            blocks.push(Block { start, rows, cols });
-            start += rows;
-        }
+        let blocks = self.config.blocks(param)?;
         let momentum = param.exact().detach().f_zeros_like().during(OP)?;
         let options = (momentum.kind(), momentum.device());
         let stats = self.config.neurons.map(|norm| {

@@ -12,12 +12,19 @@ const OP: &str = "NorMuon";
 
 /// NorMuon's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct NeuronNorm {
     /// Decay rate of the mean squares. 0.95 in the paper, 0.9 in modded-nanogpt and nanochat.
     pub beta2: f64,
     /// What a mean is taken over.
     pub axis: NeuronAxis,
+}
+
+/// The authors'.
+impl Default for NeuronNorm {
+    fn default() -> Self {
+        Self { beta2: 0.95, axis: NeuronAxis::Rows }
+    }
 }
 
 /// What NorMuon takes a mean square of.

@@ -4,6 +4,7 @@
 
 mod factor;
 mod masters;
+mod memory;
 mod state;
 mod vectors;
 

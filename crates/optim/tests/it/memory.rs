@@ -1,0 +1,51 @@
+//! The bytes foretold are those that are held.
+
+use bert4rs_optim::config::Masters;
+use bert4rs_optim::memory::Memory;
+use bert4rs_optim::{Optimizer, OptimizerConfig};
+use bert4rs_tensor_core::{Kind, Tensor};
+
+use crate::model;
+
+/// Bytes of the tensors whose names end in one of `ends`.
+fn held(optimizer: &Optimizer, ends: &[&str]) -> u64 {
+    let state = optimizer.state();
+    let fits = |name: &str| ends.iter().any(|end| name.contains(end));
+    state.iter().filter(|(name, _)| fits(name)).map(|(_, tensor)| bytes(tensor)).sum()
+}
+
+fn bytes(tensor: &Tensor) -> u64 {
+    (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64
+}
+
+#[test]
+fn what_is_foretold_is_held() {
+    let rules = [
+        OptimizerConfig::adamw(1e-3),
+        OptimizerConfig::muon(0.02, 1e-3),
+        OptimizerConfig::normuon(0.02, 1e-3),
+    ];
+    for rule in rules {
+        for (kind, masters) in [
+            (Kind::Float, Masters::Fp32),
+            (Kind::BFloat16, Masters::Fp32),
+            (Kind::BFloat16, Masters::LowBits),
+        ] {
+            let config = OptimizerConfig { masters, ..rule.clone() };
+            let mut params = model(kind);
+            let foretold = Memory::of(&config, &params).unwrap();
+            let optimizer = Optimizer::new(config, &mut params).unwrap();
+            let weights: u64 = params.iter().map(|param| bytes(&param.weight)).sum();
+            let masters: u64 =
+                params.iter().filter_map(|param| param.master.as_ref()).map(bytes).sum();
+            let found = Memory {
+                weights,
+                masters: masters + held(&optimizer, &["low_bits"]),
+                gradients: weights,
+                adamw: held(&optimizer, &["exp_avg"]),
+                muon: held(&optimizer, &["momentum", "neuron_mean_square"]),
+            };
+            assert_eq!(foretold, found, "{kind:?}");
+        }
+    }
+}
