@@ -69,12 +69,12 @@ fn muon() -> Result<(), Error> {
     Ok(())
 }
 
-/// The table behind [`Iteration::Auto`]: both iterations for the shapes of models.
+/// The table behind [`Iteration::Auto`]: all iterations for the shapes of models.
 fn iterations() -> Result<(), Error> {
     for (count, n, m) in [(6, 768, 768), (2, 768, 1536), (2, 768, 2048), (2, 768, 3072)] {
         let stack = Tensor::randn([count, n, m], (Kind::Float, Device::Cpu));
         for compute in [Compute::Fp32, Compute::Bf16] {
-            for iteration in [Iteration::Standard, Iteration::Gram] {
+            for iteration in [Iteration::Standard, Iteration::Gram, Iteration::Auto] {
                 let coefficients = Coefficients::polar_express(5);
                 let options = Options { coefficients, compute, iteration };
                 if options.validate("bench").is_err() {

@@ -53,7 +53,7 @@ pub fn available(kind: Kind, inner: i64) -> bool {
 /// `out = alpha A op(B) + beta C` for each matrix of a stack; sums are FP32.
 ///
 /// `a` is `[k, r, d]`, `out` and `plus`, `beta` with `C`, `[k, r, c]`. All are dense, on the CPU,
-/// and FP32 or BF16 alike. What `out` held is lost.
+/// and FP32 or BF16 alike; of BF16 operands `out` and `C` may be FP32. What `out` held is lost.
 ///
 /// # Errors
 /// Other shapes, dtypes, devices or layouts, an operand that shares memory with `out`, and a
@@ -102,6 +102,15 @@ pub fn product_into(
             what: format!("this product of {:?}", a.kind()),
             reason: "it needs AVX-512, and for BF16 its dot products and an even inner dimension"
                 .into(),
+        });
+    }
+    if !matches!(
+        (a.kind(), out.kind()),
+        (Kind::BFloat16, Kind::BFloat16 | Kind::Float) | (Kind::Float, Kind::Float)
+    ) {
+        return Err(Error::Unsupported {
+            what: format!("a product of {:?} in {:?}", a.kind(), out.kind()),
+            reason: "the result is of the operands' dtype, or FP32".into(),
         });
     }
     #[cfg(target_arch = "x86_64")]
@@ -195,6 +204,24 @@ mod tests {
                 assert!(found.equal(&found.transpose(1, 2)));
             }
         }
+    }
+
+    #[test]
+    fn results_of_bf16_may_be_exact_to_fp32() {
+        if !available(Kind::BFloat16, 34) {
+            return;
+        }
+        let x = random([2, 50, 34], Kind::BFloat16);
+        let double = x.to_kind(Kind::Double);
+        let expected = double.bmm(&double.transpose(1, 2));
+        for form in [Form::Full, Form::Symmetric] {
+            let mut found = Tensor::empty([2, 50, 50], (Kind::Float, Device::Cpu));
+            product_into(&mut found, 1.0, &x, Right::Transposed(&x), None, form).unwrap();
+            assert_close(&found, &expected, Kind::Float);
+        }
+        let mut double = Tensor::empty([2, 50, 50], (Kind::Double, Device::Cpu));
+        let right = Right::Transposed(&x);
+        assert!(product_into(&mut double, 1.0, &x, right, None, Form::Full).is_err());
     }
 
     #[test]

@@ -92,18 +92,18 @@ impl Number for bf16 {
     }
 }
 
-/// All that tasks share.
-struct Job<'a, T> {
+/// All that tasks share: operands of `T`, the result and what is added to it of `O`.
+struct Job<'a, T, O> {
     a: &'a [T],
     b: &'a [T],
     b_transposed: bool,
-    plus: Option<(f32, &'a [T])>,
+    plus: Option<(f32, &'a [O])>,
     alpha: f32,
     rows: usize,
     cols: usize,
     inner: usize,
     symmetric: bool,
-    out: Shared<T>,
+    out: Shared<O>,
 }
 
 /// The result, written by all tasks, no element by two.
@@ -120,13 +120,16 @@ pub(super) fn run(
     plus: Option<(f32, &Tensor)>,
     form: Form,
 ) -> Result<()> {
-    match a.kind() {
-        Kind::BFloat16 => run_with::<bf16>(out, a, right, alpha, plus, form),
-        _ => run_with::<f32>(out, a, right, alpha, plus, form),
+    match (a.kind(), out.kind()) {
+        (Kind::BFloat16, Kind::BFloat16) => {
+            run_with::<bf16, bf16>(out, a, right, alpha, plus, form)
+        }
+        (Kind::BFloat16, _) => run_with::<bf16, f32>(out, a, right, alpha, plus, form),
+        _ => run_with::<f32, f32>(out, a, right, alpha, plus, form),
     }
 }
 
-fn run_with<T: Number>(
+fn run_with<T: Number, O: Number>(
     out: &mut Tensor,
     a: &Tensor,
     right: Right<'_>,
@@ -155,7 +158,7 @@ fn run_with<T: Number>(
         cols,
         inner,
         symmetric: form == Form::Symmetric,
-        out: Shared(slices::write::<T>(out, "a result")?.as_mut_ptr()),
+        out: Shared(slices::write::<O>(out, "a result")?.as_mut_ptr()),
     };
     let panels = cols.div_ceil(TILE_COLS);
     (0..stack * panels).into_par_iter().with_max_len(1).for_each(|task| {
@@ -166,7 +169,7 @@ fn run_with<T: Number>(
     Ok(())
 }
 
-impl<T: Number> Job<'_, T> {
+impl<T: Number, O: Number> Job<'_, T, O> {
     fn words(&self) -> usize {
         self.inner / T::PER_WORD
     }
@@ -253,19 +256,19 @@ impl<T: Number> Job<'_, T> {
         let base = matrix * self.rows * self.cols;
         let rows = TILE_ROWS.min(self.rows - row);
         let cols = TILE_COLS.min(self.cols - col);
-        let mut rounded = [T::round(0.0); TILE_ROWS * TILE_COLS];
+        let mut rounded = [O::round(0.0); TILE_ROWS * TILE_COLS];
         for i in 0..rows {
             let start = base + (row + i) * self.cols + col;
             let (sums, results) = (&tile[i * TILE_COLS..][..cols], &mut rounded[i * TILE_COLS..]);
             match self.plus {
                 Some((beta, c)) => {
                     for ((result, sum), c) in results.iter_mut().zip(sums).zip(&c[start..]) {
-                        *result = T::round(self.alpha * sum + beta * c.widen());
+                        *result = O::round(self.alpha * sum + beta * c.widen());
                     }
                 }
                 None => {
                     for (result, sum) in results.iter_mut().zip(sums) {
-                        *result = T::round(self.alpha * sum);
+                        *result = O::round(self.alpha * sum);
                     }
                 }
             }
@@ -285,14 +288,14 @@ impl<T: Number> Job<'_, T> {
 
     fn store_mirrored(
         &self,
-        rounded: &[T; TILE_ROWS * TILE_COLS],
+        rounded: &[O; TILE_ROWS * TILE_COLS],
         base: usize,
         row: usize,
         col: usize,
     ) {
         let rows = TILE_ROWS.min(self.rows - row);
         for j in 0..TILE_COLS.min(self.cols - col) {
-            let column: [T; TILE_ROWS] = std::array::from_fn(|i| rounded[i * TILE_COLS + j]);
+            let column: [O; TILE_ROWS] = std::array::from_fn(|i| rounded[i * TILE_COLS + j]);
             // The first row of the tile that is strictly below the diagonal in this column.
             let first = (col + j + 1).saturating_sub(row).min(rows);
             let start = base + (col + j) * self.cols + row + first;

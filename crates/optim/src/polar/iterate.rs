@@ -74,6 +74,31 @@ impl Engine {
         Ok(x_knm)
     }
 
+    /// The same for `X` in BF16, with `R` and `Q` in FP32. `R` is exact for the `X` that was
+    /// rounded, so that no eigenvalue is off by more than FP32's rounding, and the two products
+    /// with `X` run at BF16's rate. The kernel's alone: libtorch has no products of BF16 whose
+    /// result is FP32.
+    pub(super) fn gram_mixed(
+        space: &mut Workspace,
+        x_knm: Buffer,
+        table: &[Quintic],
+    ) -> Result<Buffer> {
+        let (k, n, _) = x_knm.size3().during(OP)?;
+        let (device, shape) = (x_knm.device(), x_knm.size());
+        let mut r_knn = space.take(&[k, n, n], Kind::Float, device)?;
+        let right = Right::Transposed(&x_knm);
+        gemm::product_into(&mut r_knn, 1.0, &x_knm, right, None, Form::Symmetric)?;
+        let q_knn = Self::Kernel.gram_chunk(space, r_knn, table)?;
+        let mut rounded = space.take(&[k, n, n], Kind::BFloat16, device)?;
+        rounded.f_copy_(&q_knn).during(OP)?;
+        space.give(q_knn);
+        let mut out = space.take(&shape, Kind::Float, device)?;
+        gemm::product_into(&mut out, 1.0, &rounded, Right::Plain(&x_knm), None, Form::Full)?;
+        space.give(rounded);
+        space.give(x_knm);
+        Ok(out)
+    }
+
     /// The product `Q` of all polynomials of `table`, as matrices: `Q X` is their composition at
     /// `X`, where `R = X Xᵀ`. All here are polynomials in `R`, symmetric, and commute.
     fn gram_chunk(

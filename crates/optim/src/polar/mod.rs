@@ -115,43 +115,56 @@ fn costs(alpha: f64, steps: usize, chunks: usize, engine: Engine) -> (f64, f64) 
     (standard, gram)
 }
 
+/// The cost of [`Engine::gram_mixed`], in products of two `n` by `n` matrices in BF16.
+fn mixed_cost(alpha: f64, steps: usize) -> f64 {
+    1.5 * alpha + FP32_BY_BF16 * 0.5 * (4.0 * steps as f64 - 3.0)
+}
+
 /// Products in FP32 take this many times those in BF16, by the kernel, on AVX-512.
 const FP32_BY_BF16: f64 = 1.9;
 
-/// Dtype, engine and iteration for a stack to be multiplied in `kind`, Gram if true. The costs
-/// are counted; `docs/optimizers.md` has the measured table that agrees.
+/// What is computed, in an iteration's own terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// [`Engine::standard`].
+    Standard(Engine),
+    /// [`Engine::gram`].
+    Gram(Engine),
+    /// [`Engine::gram_mixed`].
+    GramMixed,
+}
+
+/// How a stack is to be multiplied in `kind`. The costs are counted; `docs/optimizers.md` has the
+/// measured table that agrees.
 ///
-/// In BF16 the Gram iteration is not safe, but in FP32 it is, and it beats the standard one in
-/// BF16 where `m` is much more than `n`.
-fn choose(x_knm: &Tensor, kind: Kind, options: &Options) -> Result<(Kind, Engine, bool)> {
+/// In BF16 the Gram iteration is not safe, but with its small matrices in FP32 it is, and it beats
+/// the standard one in BF16 where `m` is much more than `n`.
+fn choose(x_knm: &Tensor, kind: Kind, options: &Options) -> Result<Plan> {
     let (_, n, m) = x_knm.size3().during(OP)?;
     let (steps, alpha) = (options.coefficients.steps(), m as f64 / n as f64);
     let engine = Engine::of(x_knm, kind);
-    let gram = match options.iteration {
-        Iteration::Standard => false,
-        Iteration::Gram => true,
-        Iteration::Auto if steps > MOST_GRAM_STEPS => false,
+    let chunks = steps.div_ceil(restart(kind));
+    let (standard, gram) = costs(alpha, steps, chunks, engine);
+    Ok(match options.iteration {
+        Iteration::Gram => Plan::Gram(engine),
+        Iteration::Auto if steps > MOST_GRAM_STEPS => Plan::Standard(engine),
         Iteration::Auto if kind == Kind::BFloat16 => {
-            let (standard, gram) = costs(alpha, steps, 1, engine);
-            let fp32 = Engine::of(x_knm, Kind::Float);
-            if (engine, fp32) == (Engine::Kernel, Engine::Kernel) && FP32_BY_BF16 * gram < standard
-            {
-                return Ok((Kind::Float, fp32, true));
+            let kernels = (engine, Engine::of(x_knm, Kind::Float));
+            if kernels == (Engine::Kernel, Engine::Kernel) && mixed_cost(alpha, steps) < standard {
+                Plan::GramMixed
+            } else {
+                Plan::Standard(engine)
             }
-            false
         }
-        Iteration::Auto => {
-            let (standard, gram) = costs(alpha, steps, steps.div_ceil(restart(kind)), engine);
-            gram < standard
-        }
-    };
-    Ok((kind, engine, gram))
+        Iteration::Auto if gram < standard => Plan::Gram(engine),
+        Iteration::Standard | Iteration::Auto => Plan::Standard(engine),
+    })
 }
 
 /// The polar factor of `matrix`, `[rows, cols]` or a stack `[k, rows, cols]`, of the same shape.
 ///
-/// The result is of the dtype of the products. A zero matrix gives zeros, and no scale of the
-/// input matters.
+/// The result is of the dtype of the products, or FP32 where their sums are kept so. A zero
+/// matrix gives zeros, and no scale of the input matters.
 ///
 /// # Errors
 /// Another number of axes, and what libtorch throws.
@@ -193,7 +206,7 @@ pub(crate) fn wide_factor(
         Compute::Bf16 => Kind::BFloat16,
         Compute::Fp16 => Kind::Half,
     };
-    let (kind, engine, gram) = choose(&x_knm, kind, options)?;
+    let plan = choose(&x_knm, kind, options)?;
     normalize(&mut x_knm, options.coefficients.norm_factor())?;
     if kind != x_knm.kind() {
         let mut cast = space.take(&x_knm.size(), kind, x_knm.device())?;
@@ -201,10 +214,10 @@ pub(crate) fn wide_factor(
         space.give(std::mem::replace(&mut x_knm, cast));
     }
     let table = options.coefficients.table();
-    if gram {
-        engine.gram(space, x_knm, &table, restart(kind))
-    } else {
-        engine.standard(space, x_knm, &table)
+    match plan {
+        Plan::Standard(engine) => engine.standard(space, x_knm, &table),
+        Plan::Gram(engine) => engine.gram(space, x_knm, &table, restart(kind)),
+        Plan::GramMixed => Engine::gram_mixed(space, x_knm, &table),
     }
 }
 
