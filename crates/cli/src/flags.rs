@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::model_flags::ForwardFlags;
+
 /// Pretrains and fine-tunes BERT, GPT and T5 on libtorch.
 #[derive(Debug, Parser)]
 #[command(name = "bert4rs", version, arg_required_else_help = true)]
@@ -19,6 +21,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Train a model on plain text.
     Train(Box<TrainFlags>),
+    /// Compute a model's results, loss and gradients for tensors in a file.
+    Forward(ForwardFlags),
     /// List the presets, or show one in full.
     Presets(PresetsFlags),
     /// Say what this machine and this libtorch can do.

@@ -3,6 +3,7 @@
 mod commands;
 mod failure;
 mod flags;
+mod model_flags;
 
 use std::process::ExitCode;
 
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     failure::report(|| match cli.command {
         Command::Train(flags) => commands::train::run(&flags, clock),
+        Command::Forward(flags) => commands::forward::run(&flags),
         Command::Presets(flags) => commands::presets::run(&flags),
         Command::Doctor(flags) => commands::doctor::run(&flags),
     })

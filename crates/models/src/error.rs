@@ -29,6 +29,16 @@ pub enum Error {
         /// What the model takes.
         expected: String,
     },
+    /// An input that the model does not read.
+    #[error("unknown tensor {name:?}; {architecture} reads {known}")]
+    UnknownInput {
+        /// Its name.
+        name: String,
+        /// The model's class in transformers.
+        architecture: &'static str,
+        /// What the model reads.
+        known: String,
+    },
     /// A file of a model folder that is not what it should be.
     #[error("{path}: {reason}")]
     File {

@@ -9,6 +9,7 @@
 //! | [`loss`] | cross-entropy with FP32 statistics, label smoothing, z-loss |
 //! | [`pooling`] | sentence embeddings |
 //! | [`hugging_face`] | model folders that transformers reads |
+//! | [`pretrained`] | a model folder's model, whatever its architecture |
 //!
 //! Model code names its axes: `x_btd` is a tensor of batch × time × features. Each file has its
 //! legend. Parameters carry their Hugging Face names from birth, so that saving a model is a dump
@@ -27,6 +28,7 @@ pub mod layers;
 pub mod loss;
 pub mod mask;
 pub mod pooling;
+pub mod pretrained;
 pub mod switches;
 pub mod t5;
 

@@ -1,7 +1,7 @@
 //! Attention masks: boolean, true where a query may see a key.
 //!
 //! Axes: `b` batch, `t` queries, `s` keys. All masks broadcast to `[b, heads, t, s]` and can be
-//! combined with `logical_and`. Every query must see at least one key.
+//! combined with `logical_and`. A query that sees no key gets 0 from attention.
 
 use bert4rs_tensor_core::attention::Visible;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
@@ -56,8 +56,8 @@ impl Pattern {
 
     /// Joins the pattern with `mask`, once for all layers.
     ///
-    /// Where both could hide every key from a query, as from padding at the left of a causal
-    /// model, the query sees itself: its result means nothing, but is a number.
+    /// Both may hide every key from a query, as from padding at the left of a causal model, for
+    /// which attention gives 0, as in transformers with `sdpa`, its default.
     pub fn visible(self, queries: i64, keys: i64, mask: Option<&Tensor>, on: Device) -> Seen {
         match (self.causal || self.window.is_some(), mask) {
             (false, None) => Seen::All,
@@ -66,11 +66,7 @@ impl Pattern {
             // A lone last query sees all that came before.
             (true, None) if self.window.is_none() && queries == 1 => Seen::All,
             (true, None) => Seen::Mask(self.mask(queries, keys, on)),
-            (true, Some(mask)) => {
-                let itself = Self { causal: true, window: Some(1) }.mask(queries, keys, on);
-                let both = self.mask(queries, keys, on).logical_and(mask);
-                Seen::Mask(both.logical_or(&itself))
-            }
+            (true, Some(mask)) => Seen::Mask(self.mask(queries, keys, on).logical_and(mask)),
         }
     }
 }
@@ -96,7 +92,10 @@ impl Seen {
         }
     }
 
-    /// With `bias` `[1, h, t, s]` added to the scores of the keys that are seen.
+    /// With `bias` `[1, h, t, s]` added to the scores.
+    ///
+    /// Keys that are not seen get the least number, as in transformers' T5, rather than minus
+    /// infinity: a query that sees none then gets their mean.
     pub fn with_bias(&self, bias: &Tensor) -> Self {
         let [.., t, s] = bias.size()[..] else { return Self::Mask(bias.shallow_clone()) };
         let hidden = match self {
@@ -106,7 +105,17 @@ impl Seen {
             }
             Self::Mask(mask) => mask.logical_not(),
         };
-        Self::Mask(bias.masked_fill(&hidden, f64::NEG_INFINITY))
+        Self::Mask(bias.masked_fill(&hidden, least(bias.kind())))
+    }
+}
+
+/// The least finite number.
+fn least(kind: Kind) -> f64 {
+    match kind {
+        Kind::Double => f64::MIN,
+        Kind::Half => -65504.0,
+        Kind::BFloat16 => f64::from(f32::from_bits(0xff7f_0000)),
+        _ => f64::from(f32::MIN),
     }
 }
 

@@ -42,7 +42,7 @@ impl Options {
     }
 }
 
-/// Which keys a query sees. It sees at least one.
+/// Which keys a query sees. One that sees none gets 0.
 #[derive(Debug, Clone, Copy)]
 pub enum Visible<'a> {
     /// Every key.
@@ -221,7 +221,9 @@ fn plain(
         Visible::Mask(bias) => scores_bhts.f_add(bias).during(op)?,
     };
     let exact = if q_bhtd.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-    let mut weights_bhts = scores_bhts.f_softmax(-1, exact).during(op)?.to_kind(v_bhsd.kind());
+    // Zeros, not NaN, where every key is hidden.
+    let weights_bhts = scores_bhts.f_internal_safe_softmax(-1, exact).during(op)?;
+    let mut weights_bhts = weights_bhts.to_kind(v_bhsd.kind());
     if dropout > 0.0 {
         weights_bhts = weights_bhts.f_dropout(dropout, true).during(op)?;
     }

@@ -1,12 +1,41 @@
 //! One file a command.
 
 pub(crate) mod doctor;
+pub(crate) mod forward;
 pub(crate) mod presets;
 pub(crate) mod train;
 
 use std::io::Write;
+use std::path::Path;
+
+use bert4rs_tensor_core::Error as Core;
+use bert4rs_train::Result;
 
 /// Prints a line to standard output. A closed pipe is no failure.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Refuses, before any work, to write where something is kept or nothing can be.
+fn output_file(path: &Path, overwrite: bool, inputs: &[&Path]) -> Result<()> {
+    let refuse =
+        |reason: &str| Err(Core::File { path: path.to_owned(), reason: reason.to_owned() }.into());
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if parent.is_some_and(|parent| !parent.is_dir()) {
+        return refuse("its folder does not exist; make it, or choose another --output");
+    }
+    if path.is_dir() {
+        return refuse("is a folder; name a file with --output");
+    }
+    if path.exists() && !overwrite {
+        return refuse("exists; choose another file with --output, or add --overwrite");
+    }
+    let same = |input: &&&Path| match (input.canonicalize(), path.canonicalize()) {
+        (Ok(input), Ok(output)) => input == output,
+        _ => false,
+    };
+    match inputs.iter().find(same) {
+        Some(_) => refuse("is also the input; choose another file with --output"),
+        None => Ok(()),
+    }
 }

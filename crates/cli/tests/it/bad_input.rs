@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use crate::models::{write_model, write_tensors};
 use crate::support::Sandbox;
 
 /// Trains with `args` beside a good corpus and expects a message with `parts`; no run is left.
@@ -157,4 +158,49 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
+}
+
+#[test]
+fn model_folders() {
+    let sandbox = Sandbox::new();
+    write_model(&sandbox, "bert", "BertForMaskedLM");
+    let run = |folder: &str, parts: &[&str]| {
+        let args = ["--input", "bert/model.safetensors", "--output", "out.safetensors"];
+        sandbox.run(&[&["forward", "--model", folder], &args[..]].concat()).refuses(parts);
+        assert!(!sandbox.path("out.safetensors").exists(), "nothing is left");
+    };
+    run("nowhere", &["nowhere", "No such file"]);
+    run("bert/config.json", &["bert/config.json"]);
+    let config = std::fs::read_to_string(sandbox.path("bert/config.json")).unwrap();
+    let write = |text: &str| sandbox.write("bert/config.json", text);
+    write(&config.replace("BertForMaskedLM", "RobertaForMaskedLM"));
+    run("bert", &["config.json", "RobertaForMaskedLM", "BertForMaskedLM, "]);
+    write(&config.replace("BertForMaskedLM", "GPT2LMHeadModel"));
+    run("bert", &["config.json", "model_type is \"bert\", expected \"gpt2\""]);
+    write(&config.replace("\"hidden_size\":12", "\"hidden_size\":24"));
+    run("bert", &["bert", "[23, 12], expected [23, 24]"]);
+    write(&config.replace("\"num_hidden_layers\":2", "\"num_hidden_layers\":3"));
+    run("bert", &["layer.2.attention.self.query.weight is missing"]);
+    write(&config);
+    sandbox.write("bert/model.safetensors", "half");
+    run("bert", &["model.safetensors", "not a whole safetensors file"]);
+    std::fs::remove_file(sandbox.path("bert/model.safetensors")).unwrap();
+    sandbox.write("bert/pytorch_model.bin", b"\x80\x02");
+    sandbox.write("in.safetensors", "");
+    let args = ["forward", "--model", "bert", "--output", "out.safetensors", "--input"];
+    sandbox.run(&[&args[..], &["in.safetensors"]].concat()).refuses(&["in.safetensors"]);
+    write_tensors(&sandbox, "in.safetensors", &[]);
+    sandbox.run(&[&args[..], &["in.safetensors"]].concat()).refuses(&[
+        "pytorch_model.bin",
+        "pickle",
+        "save_pretrained",
+    ]);
+    sandbox.run(&[&args[..], &["in.safetensors", "--precision", "fp8"]].concat()).refuses(&[
+        "fp8",
+        "--precision",
+        "fp32, bf16 or auto",
+    ]);
+    sandbox
+        .run(&[&args[..], &["in.safetensors", "--device", "gpu"]].concat())
+        .refuses(&["gpu", "cuda:N"]);
 }

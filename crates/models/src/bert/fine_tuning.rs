@@ -56,8 +56,13 @@ impl BertForSequenceClassification {
     /// # Errors
     /// As [`BertModel::forward`].
     pub fn logits(&self, input: &BertInput, train: bool) -> Result<Tensor> {
-        let pooled_bd = self.pooler.forward(&self.bert.forward(input, train)?);
-        Ok(self.classifier.forward(&self.dropout.forward(pooled_bd, train)))
+        Ok(self.classify(&self.bert.forward(input, train)?, train))
+    }
+
+    /// Hidden states `[b, t, d]` to `[b, c]`.
+    pub fn classify(&self, hidden_btd: &Tensor, train: bool) -> Tensor {
+        let pooled_bd = self.pooler.forward(hidden_btd);
+        self.classifier.forward(&self.dropout.forward(pooled_bd, train))
     }
 
     /// Mean cross-entropy of classes `[b]` I64, or, with one output, the mean squared distance
@@ -116,8 +121,12 @@ impl BertForTokenClassification {
     /// # Errors
     /// As [`BertModel::forward`].
     pub fn logits(&self, input: &BertInput, train: bool) -> Result<Tensor> {
-        let hidden_btd = self.bert.forward(input, train)?;
-        Ok(self.classifier.forward(&self.dropout.forward(hidden_btd, train)))
+        Ok(self.classify(&self.bert.forward(input, train)?, train))
+    }
+
+    /// Hidden states `[b, t, d]` to `[b, t, c]`.
+    pub fn classify(&self, hidden_btd: &Tensor, train: bool) -> Tensor {
+        self.classifier.forward(&self.dropout.forward(hidden_btd.shallow_clone(), train))
     }
 
     /// Mean cross-entropy of classes `[b, t]` I64, where [`loss::IGNORED`] does not count; a
@@ -159,8 +168,13 @@ impl BertForQuestionAnswering {
     /// # Errors
     /// As [`BertModel::forward`].
     pub fn logits(&self, input: &BertInput, train: bool) -> Result<(Tensor, Tensor)> {
-        let logits_bt2 = self.outputs.forward(&self.bert.forward(input, train)?);
+        let logits_bt2 = self.spans(&self.bert.forward(input, train)?);
         Ok((logits_bt2.select(-1, 0), logits_bt2.select(-1, 1)))
+    }
+
+    /// Hidden states `[b, t, d]` to the logits `[b, t, 2]` of first and last tokens.
+    pub fn spans(&self, hidden_btd: &Tensor) -> Tensor {
+        self.outputs.forward(hidden_btd)
     }
 
     /// Mean of the cross-entropies of first and last tokens, I64 `[b]` each, where

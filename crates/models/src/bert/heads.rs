@@ -57,6 +57,11 @@ impl BertForMaskedLm {
         &self.bert.config
     }
 
+    /// The encoder.
+    pub fn bert(&self) -> &BertModel {
+        &self.bert
+    }
+
     /// Hidden states `[b, t, d]`; see [`BertModel::forward`].
     pub fn encode(&self, input: &BertInput, train: bool) -> Result<Tensor> {
         self.bert.forward(input, train)

@@ -113,3 +113,16 @@ fn what_is_not_possible_is_an_error() {
     let text = refused(&inputs(4, 4, 4), Visible::All, &dropping);
     assert!(text.contains("dropout") && text.contains("plain"), "{text}");
 }
+
+#[test]
+fn a_query_that_sees_no_key_gets_zeros() {
+    let q = Tensor::randn([1, 2, 3, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    let seen = Tensor::from_slice(&[false, false, true]).view([1, 1, 3, 1]);
+    for implementation in [Implementation::Plain, Implementation::Fused] {
+        let options = Options { implementation, dropout: 0.0 };
+        let out = attention(&q, &q, &q, Some(&seen), &options).unwrap();
+        assert_eq!(out.narrow(2, 0, 2).abs().max().double_value(&[]), 0.0);
+        let grad = Tensor::run_backward(&[out.sum(Kind::Float)], &[&q], false, false);
+        assert!(bool::try_from(grad[0].isfinite().all()).unwrap());
+    }
+}
