@@ -4,7 +4,9 @@
 //! | --- | --- |
 //! | [`adamw`] | AdamW in one pass: moments, master weight and working weight |
 //! | [`gemm`] | stacked matrix products, symmetric ones at half the cost |
+//! | [`muon`] | what Muon does before and after its products |
 //! | [`norm`] | sum of squares of many tensors |
+//! | [`weight`] | the forms in which an exact weight is kept |
 //! | [`isa`] | which instruction set a kernel runs on |
 //!
 //! Each kernel is written once on slices, as a function that is always inlined, and compiled
@@ -17,5 +19,7 @@
 pub mod adamw;
 pub mod gemm;
 pub mod isa;
+pub mod muon;
 pub mod norm;
 mod slices;
+pub mod weight;

@@ -2,7 +2,7 @@
 //!
 //! A parameter's exact value is its FP32 or FP64 weight itself, or an FP32 master beside a BF16
 //! weight, or the BF16 weight and the 16 bits that it lacks; see
-//! [`bert4rs_kernels::adamw::split`] for the last.
+//! [`bert4rs_kernels::weight::split`] for the last.
 
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
@@ -84,7 +84,7 @@ pub(crate) fn write(param: &mut Param, low: Option<&mut Tensor>, exact: &Tensor)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bert4rs_kernels::adamw::{join_tensor, split_tensor};
+    use bert4rs_kernels::weight::{join_tensor, split_tensor};
     use bert4rs_tensor_core::Device;
 
     #[test]

@@ -99,6 +99,7 @@ impl Param {
 pub struct ParamStore {
     device: Device,
     kind: Kind,
+    shapes_only: bool,
     params: RefCell<Vec<Param>>,
     names: RefCell<HashSet<String>>,
 }
@@ -107,7 +108,14 @@ impl ParamStore {
     /// An empty store whose weights will be of `kind` on `device`. A `kind` other than FP32 and
     /// FP64 gets FP32 masters.
     pub fn new(device: Device, kind: Kind) -> Self {
-        Self { device, kind, params: RefCell::default(), names: RefCell::default() }
+        let (params, names) = (RefCell::default(), RefCell::default());
+        Self { device, kind, shapes_only: false, params, names }
+    }
+
+    /// A store whose parameters have names, roles, shapes and dtypes, but no memory of their own:
+    /// all values of one share a single element. To ask what a model would need.
+    pub fn shapes_only(kind: Kind) -> Self {
+        Self { shapes_only: true, ..Self::new(Device::Cpu, kind) }
     }
 
     /// Where names begin.
@@ -163,7 +171,13 @@ impl<'a> Path<'a> {
             let message = "a parameter of this name was made before".into();
             return Err(Error::Torch { op: name, message });
         }
-        let exact = initial_value(shape, init, store.device).during(&name)?;
+        let exact = if store.shapes_only {
+            Tensor::f_zeros([], (Kind::Float, store.device))
+                .and_then(|element| element.f_expand(shape, false))
+        } else {
+            initial_value(shape, init, store.device)
+        };
+        let exact = exact.during(&name)?;
         let weight = exact.f_to_kind(store.kind).during(&name)?.set_requires_grad(true);
         let has_master = !matches!(store.kind, Kind::Float | Kind::Double);
         let master = has_master.then_some(exact);

@@ -73,7 +73,7 @@ impl Number for bf16 {
     }
     #[inline(always)]
     fn round(value: f32) -> Self {
-        bf16::from_bits(crate::adamw::round_to_bf16(value))
+        bf16::from_bits(crate::weight::round_to_bf16(value))
     }
     #[inline(always)]
     fn interleave(rows: [&[Self]; 2], word: &mut [u32]) {

@@ -14,7 +14,7 @@ fn exact_after(mut config: OptimizerConfig, masters: Masters) -> (Vec<Tensor>, V
     run(&mut optimizer, &mut params, 0..10);
     let state = optimizer.state();
     let exact = params.iter().map(|param| match state.get(&format!("{}.low_bits", param.name)) {
-        Some(low) => bert4rs_kernels::adamw::join_tensor(&param.weight.detach(), low).unwrap(),
+        Some(low) => bert4rs_kernels::weight::join_tensor(&param.weight.detach(), low).unwrap(),
         None => param.exact().copy(),
     });
     (exact.collect(), params.iter().map(|param| param.weight.detach().copy()).collect())

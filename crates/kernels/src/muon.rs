@@ -1,0 +1,616 @@
+//! Muon around its polar factor, in few passes over memory.
+//!
+//! With gradient `g`, momentum `m` and exact weight `p`, all FP32 in registers:
+//!
+//! ```text
+//! m = m + (1 - mu) (s g - m)                       gather, first pass
+//! u = (1 - mu) s g + mu m     Nesterov, else m
+//! x = u / max(factor ‖u‖, tiny)                    gather, second pass
+//! o = polar factor of x                            crate::gemm
+//! p = p keep - step row[r] col[c] o                apply
+//! ```
+//!
+//! `x` and `o` lie transposed in memory where a matrix is higher than wide. Of `o`, NorMuon needs
+//! the sums of squares first.
+//!
+//! Floor for a value, BF16 gradient and products, FP32 master: 12 bytes for the first pass, 8 for
+//! the second, 2 for NorMuon's sums, 12 for the last. Small matrices stay in cache between them.
+
+#![expect(unsafe_code, reason = "calls of functions compiled for one instruction set")]
+
+use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
+use half::bf16;
+use rayon::prelude::*;
+
+use crate::isa::{Isa, multiversioned};
+use crate::slices::{self, Element};
+use crate::weight::{Grad, Master, Single, Split, Store, Weight, round_to_bf16, same_count};
+
+const OP: &str = "Muon";
+/// Values a task takes at a time where the order in memory does not matter.
+const CHUNK: usize = 1 << 14;
+/// Side of the squares in which a matrix is transposed, and rows of a task of [`apply`].
+const TILE: usize = 32;
+/// Independent sums, so that a loop becomes vector additions.
+const LANES: usize = 16;
+
+/// The numbers of [`gather`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Blend {
+    /// Momentum, `mu`.
+    pub momentum: f32,
+    /// Look ahead by one step of momentum.
+    pub nesterov: bool,
+    /// Factor on the gradient, `s`.
+    pub grad_scale: f32,
+    /// The update is divided by this times its norm.
+    pub norm_factor: f64,
+}
+
+/// A dtype of updates and polar factors.
+trait Number: Element + Grad {
+    fn round(value: f32) -> Self;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        value
+    }
+}
+
+impl Number for bf16 {
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        bf16::from_bits(round_to_bf16(value))
+    }
+}
+
+/// Whether a matrix of this shape lies transposed in a stack.
+fn is_turned(rows: usize, cols: usize) -> bool {
+    rows > cols
+}
+
+/// Moves `momentum` by `grad`, both `[rows, cols]`, and writes the update at norm
+/// `1 / norm_factor` to `x_nm`: `[rows, cols]`, or transposed if there are more rows than columns.
+/// A zero update stays zero.
+///
+/// `grad` is FP32 or BF16, `momentum` FP32, `x_nm` FP32 or BF16; all dense, on the CPU. The same
+/// bits for any thread count.
+///
+/// # Errors
+/// Other shapes, dtypes, devices or layouts, or two that share memory; nothing is changed then.
+pub fn gather(
+    blend: &Blend,
+    grad: &Tensor,
+    momentum: &mut Tensor,
+    x_nm: &mut Tensor,
+) -> Result<()> {
+    match (grad.kind(), x_nm.kind()) {
+        (Kind::BFloat16, Kind::BFloat16) => gather_with::<bf16, bf16>(blend, grad, momentum, x_nm),
+        (Kind::BFloat16, _) => gather_with::<bf16, f32>(blend, grad, momentum, x_nm),
+        (_, Kind::BFloat16) => gather_with::<f32, bf16>(blend, grad, momentum, x_nm),
+        _ => gather_with::<f32, f32>(blend, grad, momentum, x_nm),
+    }
+}
+
+fn gather_with<G: Grad + Element, O: Number>(
+    blend: &Blend,
+    grad: &Tensor,
+    momentum: &mut Tensor,
+    x_nm: &mut Tensor,
+) -> Result<()> {
+    let (rows, cols) = shape(grad)?;
+    refuse_sharing(&[grad, momentum, x_nm])?;
+    same_shape("momentum", momentum, [rows, cols])?;
+    let turned = is_turned(rows, cols);
+    same_shape("update", x_nm, if turned { [cols, rows] } else { [rows, cols] })?;
+    let grad: &[G] = slices::read(grad, "a gradient")?;
+    let momentum: &mut [f32] = slices::write(momentum, "a momentum")?;
+    let x: &mut [O] = slices::write(x_nm, "an update")?;
+    let isa = Isa::fastest();
+    // Collected in order before summing, so that the result does not depend on the threads.
+    let sums: Vec<f64> = momentum
+        .par_chunks_mut(CHUNK)
+        .zip(grad.par_chunks(CHUNK))
+        .map(|(m, g)| move_momentum(isa, blend, g, m))
+        .collect();
+    let norm = sums.iter().sum::<f64>().sqrt() * blend.norm_factor;
+    let inverse = (1.0 / norm.max(f64::from(f32::MIN_POSITIVE))) as f32;
+    let momentum = &*momentum;
+    if turned {
+        x.par_chunks_mut(TILE * rows).enumerate().for_each(|(band, x)| {
+            let from = Turned { grad, momentum, rows, cols, col: band * TILE };
+            write_turned(isa, blend, inverse, &from, x);
+        });
+    } else {
+        let from = momentum.par_chunks(CHUNK).zip(grad.par_chunks(CHUNK));
+        x.par_chunks_mut(CHUNK)
+            .zip(from)
+            .for_each(|(x, (m, g))| write_update(isa, blend, inverse, g, m, x));
+    }
+    Ok(())
+}
+
+impl Blend {
+    /// The update from the momentum already moved.
+    #[inline(always)]
+    fn update(&self, g: f32, m: f32) -> f32 {
+        if self.nesterov { m - (1.0 - self.momentum) * (m - g * self.grad_scale) } else { m }
+    }
+}
+
+#[inline(always)]
+fn move_momentum_body<G: Grad>(blend: &Blend, grad: &[G], momentum: &mut [f32]) -> f64 {
+    let blend = *blend;
+    let mut total = 0.0;
+    // Sums of few squares at a time, so that FP32 lanes hold them to their last bits.
+    for (grad, momentum) in grad.chunks(CHUNK / 16).zip(momentum.chunks_mut(CHUNK / 16)) {
+        let mut sums = [0f64; LANES];
+        let mut add = |lane: usize, g: G, m: &mut f32| {
+            *m += (1.0 - blend.momentum) * (g.widen() * blend.grad_scale - *m);
+            let u = f64::from(blend.update(g.widen(), *m));
+            sums[lane] += u * u;
+        };
+        for (grad, momentum) in grad.chunks(LANES).zip(momentum.chunks_mut(LANES)) {
+            for (lane, (&g, m)) in grad.iter().zip(momentum).enumerate() {
+                add(lane, g, m);
+            }
+        }
+        total += sums.iter().sum::<f64>();
+    }
+    total
+}
+
+multiversioned! {
+    /// Moves the momentum; returns the sum of squares of the update.
+    fn move_momentum[G: Grad][G](blend: &Blend, grad: &[G], momentum: &mut [f32]) -> f64
+        = move_momentum_body
+}
+
+#[inline(always)]
+fn write_update_body<G: Grad, O: Number>(
+    blend: &Blend,
+    inverse: f32,
+    grad: &[G],
+    momentum: &[f32],
+    x: &mut [O],
+) {
+    let blend = *blend;
+    for ((x, &g), &m) in x.iter_mut().zip(grad).zip(momentum) {
+        *x = O::round(blend.update(g.widen(), m) * inverse);
+    }
+}
+
+multiversioned! {
+    /// Writes the update, scaled.
+    fn write_update[G: Grad, O: Number][G, O](
+        blend: &Blend, inverse: f32, grad: &[G], momentum: &[f32], x: &mut [O],
+    ) = write_update_body
+}
+
+/// A matrix of which a band of columns, from `col` on, is written as rows.
+struct Turned<'a, G> {
+    grad: &'a [G],
+    momentum: &'a [f32],
+    rows: usize,
+    cols: usize,
+    col: usize,
+}
+
+#[inline(always)]
+fn write_turned_body<G: Grad, O: Number>(
+    blend: &Blend,
+    inverse: f32,
+    from: &Turned<'_, G>,
+    x: &mut [O],
+) {
+    let blend = *blend;
+    let width = TILE.min(from.cols - from.col);
+    let mut tile = [[0f32; TILE]; TILE];
+    for row in (0..from.rows).step_by(TILE) {
+        let height = TILE.min(from.rows - row);
+        for (i, tile) in tile.iter_mut().enumerate().take(height) {
+            let start = (row + i) * from.cols + from.col;
+            let values = from.grad[start..][..width].iter().zip(&from.momentum[start..][..width]);
+            for (value, (&g, &m)) in tile.iter_mut().zip(values) {
+                *value = blend.update(g.widen(), m) * inverse;
+            }
+        }
+        for (j, x) in x.chunks_mut(from.rows).enumerate().take(width) {
+            for (x, tile) in x[row..][..height].iter_mut().zip(&tile) {
+                *x = O::round(tile[j]);
+            }
+        }
+    }
+}
+
+multiversioned! {
+    /// Writes a band of the transposed update, scaled.
+    fn write_turned[G: Grad, O: Number][G, O](
+        blend: &Blend, inverse: f32, from: &Turned<'_, G>, x: &mut [O],
+    ) = write_turned_body
+}
+
+/// Sums of squares of `o_rc`'s rows, one each, or with `of_columns` of its columns. FP32 or BF16,
+/// dense, on the CPU. The same bits for any thread count.
+///
+/// # Errors
+/// Another dtype, device, layout or number of axes.
+pub fn sums_of_squares(o_rc: &Tensor, of_columns: bool) -> Result<Vec<f32>> {
+    match o_rc.kind() {
+        Kind::BFloat16 => sums_with::<bf16>(o_rc, of_columns),
+        _ => sums_with::<f32>(o_rc, of_columns),
+    }
+}
+
+fn sums_with<O: Number>(o_rc: &Tensor, of_columns: bool) -> Result<Vec<f32>> {
+    let (_, cols) = shape(o_rc)?;
+    let o: &[O] = slices::read(o_rc, "a polar factor")?;
+    let isa = Isa::fastest();
+    if !of_columns {
+        return Ok(o.par_chunks(cols.max(1)).map(|row| sum_row(isa, row)).collect());
+    }
+    let parts: Vec<Vec<f32>> = o
+        .par_chunks(TILE * cols.max(1))
+        .map(|rows| {
+            let mut sums = vec![0f32; cols];
+            rows.chunks(cols.max(1)).for_each(|row| add_squares(isa, row, &mut sums));
+            sums
+        })
+        .collect();
+    let mut total = vec![0f32; cols];
+    for part in parts {
+        total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+    }
+    Ok(total)
+}
+
+#[inline(always)]
+fn sum_row_body<O: Number>(row: &[O]) -> f32 {
+    let mut sums = [0f32; LANES];
+    for values in row.chunks(LANES) {
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += value.widen() * value.widen();
+        }
+    }
+    sums.iter().sum()
+}
+
+multiversioned! {
+    /// Sum of squares.
+    fn sum_row[O: Number][O](row: &[O]) -> f32 = sum_row_body
+}
+
+#[inline(always)]
+fn add_squares_body<O: Number>(row: &[O], sums: &mut [f32]) {
+    for (sum, value) in sums.iter_mut().zip(row) {
+        *sum += value.widen() * value.widen();
+    }
+}
+
+multiversioned! {
+    /// Adds squares to sums.
+    fn add_squares[O: Number][O](row: &[O], sums: &mut [f32]) = add_squares_body
+}
+
+/// The numbers of [`apply`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Move<'a> {
+    /// A factor for each row of the weight.
+    pub row: &'a [f32],
+    /// A factor for each column of the weight.
+    pub col: &'a [f32],
+    /// Learning rate times the factor of the shape.
+    pub step: f32,
+    /// `1 - lr * decay`.
+    pub keep: f32,
+    /// Decay only where update and weight agree in sign, or either is zero.
+    pub cautious: bool,
+}
+
+/// `p = p keep - step row[r] col[c] o`, and the working weight written beside it. `weight` is
+/// `[rows, cols]`, `o_nm` the same, or transposed if there are more rows than columns; FP32 or
+/// BF16, dense, on the CPU. The same bits for any thread count.
+///
+/// # Errors
+/// Other shapes, dtypes, devices or layouts, or two that share memory; nothing is changed then.
+pub fn apply(numbers: &Move<'_>, o_nm: &Tensor, weight: Weight<'_>) -> Result<()> {
+    match o_nm.kind() {
+        Kind::BFloat16 => apply_with::<bf16>(numbers, o_nm, weight),
+        _ => apply_with::<f32>(numbers, o_nm, weight),
+    }
+}
+
+fn apply_with<O: Number>(numbers: &Move<'_>, o_nm: &Tensor, weight: Weight<'_>) -> Result<()> {
+    let (rows, cols) = (numbers.row.len(), numbers.col.len());
+    same_shape(
+        "polar factor",
+        o_nm,
+        if is_turned(rows, cols) { [cols, rows] } else { [rows, cols] },
+    )?;
+    let o: &[O] = slices::read(o_nm, "a polar factor")?;
+    let count = rows * cols;
+    match weight {
+        Weight::Single(weight) => {
+            refuse_sharing(&[o_nm, weight])?;
+            let weight = slices::write(weight, "a weight")?;
+            same_count(OP, count, weight.len(), "weight")?;
+            apply_to(numbers, o, Single(weight));
+        }
+        Weight::Master { master, weight } => {
+            refuse_sharing(&[o_nm, master, weight])?;
+            let master = slices::write(master, "a master weight")?;
+            let weight = slices::write(weight, "a weight")?;
+            same_count(OP, count, master.len(), "master weight")?;
+            same_count(OP, count, weight.len(), "weight")?;
+            apply_to(numbers, o, Master { master, weight });
+        }
+        Weight::Split { weight, low } => {
+            refuse_sharing(&[o_nm, weight, low])?;
+            let weight = slices::write(weight, "a weight")?;
+            let low = slices::write(low, "low bits of a weight")?;
+            same_count(OP, count, weight.len(), "weight")?;
+            same_count(OP, count, low.len(), "low bits")?;
+            apply_to(numbers, o, Split { weight, low });
+        }
+    }
+    Ok(())
+}
+
+fn apply_to<O: Number, W: Store>(numbers: &Move<'_>, o: &[O], mut weight: W) {
+    let (rows, cols) = (numbers.row.len(), numbers.col.len());
+    let isa = Isa::fastest();
+    let mut bands = Vec::with_capacity(rows.div_ceil(TILE));
+    for row in (0..rows).step_by(TILE) {
+        let (band, rest) = weight.split_at(TILE.min(rows - row) * cols);
+        bands.push((row, band));
+        weight = rest;
+    }
+    bands.into_par_iter().for_each(|(row, mut band)| {
+        if is_turned(rows, cols) {
+            apply_turned(isa, numbers, o, row, &mut band);
+        } else {
+            apply_straight(isa, numbers, o, row, &mut band);
+        }
+    });
+}
+
+/// One row of a band: `values` are its part of `o`, from `col` on.
+#[inline(always)]
+fn apply_row<W: Store, const CAUTIOUS: bool>(
+    numbers: &Move<'_>,
+    at: (usize, usize, usize),
+    values: impl Iterator<Item = f32>,
+    band: &mut W,
+) {
+    let (row, start, col) = at;
+    let factor = numbers.step * numbers.row[row];
+    for (i, (o, column)) in values.zip(&numbers.col[col..]).enumerate() {
+        let u = factor * column * o;
+        let p = band.load(start + i);
+        let keep = if CAUTIOUS && u * p < 0.0 { 1.0 } else { numbers.keep };
+        band.store(start + i, p * keep - u);
+    }
+}
+
+#[inline(always)]
+fn apply_straight_body<O: Number, W: Store>(
+    numbers: &Move<'_>,
+    o: &[O],
+    first: usize,
+    band: &mut W,
+) {
+    let cols = numbers.col.len();
+    let height = TILE.min(numbers.row.len() - first);
+    for i in 0..height {
+        let row = first + i;
+        let values = o[row * cols..][..cols].iter().map(|o| o.widen());
+        if numbers.cautious {
+            apply_row::<W, true>(numbers, (row, i * cols, 0), values, band);
+        } else {
+            apply_row::<W, false>(numbers, (row, i * cols, 0), values, band);
+        }
+    }
+}
+
+multiversioned! {
+    /// Applies a band of rows of a factor that lies as the weight does.
+    fn apply_straight[O: Number, W: Store][O, W](
+        numbers: &Move<'_>, o: &[O], first: usize, band: &mut W,
+    ) = apply_straight_body
+}
+
+#[inline(always)]
+fn apply_turned_body<O: Number, W: Store>(numbers: &Move<'_>, o: &[O], first: usize, band: &mut W) {
+    let (rows, cols) = (numbers.row.len(), numbers.col.len());
+    let height = TILE.min(rows - first);
+    let mut tile = [[0f32; TILE]; TILE];
+    for col in (0..cols).step_by(TILE) {
+        let width = TILE.min(cols - col);
+        for j in 0..width {
+            let column = &o[(col + j) * rows + first..][..height];
+            for (tile, o) in tile.iter_mut().zip(column) {
+                tile[j] = o.widen();
+            }
+        }
+        for (i, tile) in tile.iter().enumerate().take(height) {
+            let (row, values) = (first + i, tile[..width].iter().copied());
+            let at = (row, i * cols + col, col);
+            if numbers.cautious {
+                apply_row::<W, true>(numbers, at, values, band);
+            } else {
+                apply_row::<W, false>(numbers, at, values, band);
+            }
+        }
+    }
+}
+
+multiversioned! {
+    /// Applies a band of rows of a factor that lies transposed.
+    fn apply_turned[O: Number, W: Store][O, W](
+        numbers: &Move<'_>, o: &[O], first: usize, band: &mut W,
+    ) = apply_turned_body
+}
+
+fn shape(matrix: &Tensor) -> Result<(usize, usize)> {
+    match matrix.size()[..] {
+        [rows, cols] => Ok((rows as usize, cols as usize)),
+        ref found => Err(Error::Shape {
+            op: OP,
+            tensor: "matrix",
+            found: found.to_vec(),
+            expected: "[rows, cols]".into(),
+        }),
+    }
+}
+
+fn same_shape(tensor: &'static str, found: &Tensor, expected: [usize; 2]) -> Result<()> {
+    let expected = expected.map(|extent| extent as i64);
+    if found.size() == expected {
+        return Ok(());
+    }
+    let (found, expected) = (found.size(), format!("{expected:?}"));
+    Err(Error::Shape { op: OP, tensor, found, expected })
+}
+
+fn refuse_sharing(tensors: &[&Tensor]) -> Result<()> {
+    let shares = |(i, tensor): (usize, &&Tensor)| {
+        tensors[i + 1..].iter().any(|other| slices::overlap(tensor, other))
+    };
+    if tensors.iter().enumerate().any(shares) {
+        let reason = "two of its tensors share memory".into();
+        return Err(Error::Unsupported { what: "a pass of Muon".into(), reason });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bert4rs_tensor_core::Device;
+
+    const SHAPES: [(i64, i64); 6] = [(1, 1), (3, 70), (70, 3), (64, 64), (100, 37), (37, 100)];
+
+    fn random(rows: i64, cols: i64, kind: Kind) -> Tensor {
+        Tensor::randn([rows, cols], (Kind::Float, Device::Cpu)).to_kind(kind)
+    }
+
+    fn double(tensor: &Tensor) -> Tensor {
+        tensor.to_kind(Kind::Double)
+    }
+
+    fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64, what: &str) {
+        let error = (double(found) - expected).abs().max() / expected.abs().max().clamp_min(1e-30);
+        let error = f64::try_from(error).unwrap();
+        assert!(error < tolerance, "{what}: off by {error}");
+    }
+
+    /// The matrix as it lies in a stack.
+    fn stacked(matrix: &Tensor) -> Tensor {
+        let (rows, cols) = matrix.size2().unwrap();
+        if rows > cols { matrix.tr().contiguous() } else { matrix.copy() }
+    }
+
+    #[test]
+    fn gathers_what_the_formula_says() {
+        let kinds = [Kind::Float, Kind::BFloat16];
+        for (rows, cols) in SHAPES {
+            for (grad_kind, kind, nesterov) in kinds
+                .into_iter()
+                .flat_map(|grad| kinds.map(|kind| (grad, kind)))
+                .flat_map(|(grad, kind)| [true, false].map(|nesterov| (grad, kind, nesterov)))
+            {
+                let blend = Blend { momentum: 0.9, nesterov, grad_scale: 0.5, norm_factor: 1.02 };
+                let g = random(rows, cols, grad_kind);
+                let mut m = random(rows, cols, Kind::Float);
+                let scaled = double(&g) * 0.5;
+                let moved = double(&m) + (&scaled - double(&m)) * f64::from(1.0 - 0.9f32);
+                let u = if nesterov {
+                    &scaled * f64::from(1.0 - 0.9f32) + &moved * f64::from(0.9f32)
+                } else {
+                    moved.copy()
+                };
+                let expected = stacked(&(&u / (u.norm() * 1.02)));
+                let mut x = Tensor::zeros(expected.size(), (kind, Device::Cpu));
+                gather(&blend, &g, &mut m, &mut x).unwrap();
+                let what = format!("{rows}x{cols} {grad_kind:?} {kind:?}");
+                assert_close(&m, &moved, 1e-6, &what);
+                assert_close(&x, &expected, if kind == Kind::Float { 1e-6 } else { 5e-3 }, &what);
+            }
+        }
+    }
+
+    #[test]
+    fn zero_and_extreme_updates_stay_finite() {
+        let blend = Blend { momentum: 0.95, nesterov: true, grad_scale: 1.0, norm_factor: 1.0 };
+        for scale in [0.0, 1e-30, 1e30] {
+            let g = random(20, 30, Kind::Float) * scale;
+            let (mut m, mut x) = (g.zeros_like(), g.zeros_like());
+            gather(&blend, &g, &mut m, &mut x).unwrap();
+            let norm = f64::try_from(double(&x).norm()).unwrap();
+            let expected = if scale == 0.0 { 0.0 } else { 1.0 };
+            assert!((norm - expected).abs() < 1e-5, "{scale}: {norm}");
+        }
+    }
+
+    #[test]
+    fn sums_squares_of_rows_and_columns() {
+        for (rows, cols) in SHAPES {
+            for kind in [Kind::Float, Kind::BFloat16] {
+                let o = random(rows, cols, kind);
+                for of_columns in [false, true] {
+                    let axis = i64::from(!of_columns);
+                    let expected = double(&o).square().sum_dim_intlist(axis, false, Kind::Double);
+                    let found = Tensor::from_slice(&sums_of_squares(&o, of_columns).unwrap());
+                    assert_close(&found, &expected, 1e-6, &format!("{rows}x{cols} {kind:?}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn applies_to_every_form_of_weight() {
+        for (rows, cols) in SHAPES {
+            for (kind, cautious) in [(Kind::Float, false), (Kind::BFloat16, true)] {
+                let (o, p) = (random(rows, cols, kind), random(rows, cols, Kind::Float));
+                let (row, col) = (random(rows, 1, Kind::Float), random(1, cols, Kind::Float).abs());
+                let u = double(&o) * double(&row) * double(&col) * 0.5;
+                let agree =
+                    if cautious { (&u * double(&p)).ge(0.0) } else { p.ones_like().ge(0.0) };
+                let keep = double(&agree) * (f64::from(0.9f32) - 1.0) + 1.0;
+                let expected = double(&p) * keep - u;
+                let vector = |tensor: Tensor| Vec::<f32>::try_from(tensor.view(-1)).unwrap();
+                let (row, col) = (vector(row), vector(col));
+                let numbers = Move { row: &row, col: &col, step: 0.5, keep: 0.9, cautious };
+                let o = stacked(&o);
+                let mut single = p.copy();
+                apply(&numbers, &o, Weight::Single(&mut single)).unwrap();
+                assert_close(&single, &expected, 1e-6, &format!("{rows}x{cols} {kind:?}"));
+
+                let (mut master, mut weight) = (p.copy(), p.to_kind(Kind::BFloat16));
+                let both = Weight::Master { master: &mut master, weight: &mut weight };
+                apply(&numbers, &o, both).unwrap();
+                assert!(master.equal(&single) && weight.equal(&single.to_kind(Kind::BFloat16)));
+
+                let (mut weight, mut low) = crate::weight::split_tensor(&p).unwrap();
+                apply(&numbers, &o, Weight::Split { weight: &mut weight, low: &mut low }).unwrap();
+                assert!(crate::weight::join_tensor(&weight, &low).unwrap().equal(&single));
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit() {
+        let blend = Blend { momentum: 0.9, nesterov: true, grad_scale: 1.0, norm_factor: 1.0 };
+        let g = random(4, 8, Kind::Float);
+        let (mut m, mut x) = (random(4, 8, Kind::Float), random(8, 4, Kind::Float));
+        assert!(gather(&blend, &g, &mut m, &mut x).is_err());
+        let mut alias = m.shallow_clone();
+        assert!(gather(&blend, &g, &mut m, &mut alias).is_err());
+        let numbers =
+            Move { row: &[1.0; 4], col: &[1.0; 8], step: 1.0, keep: 1.0, cautious: false };
+        assert!(apply(&numbers, &x, Weight::Single(&mut m)).is_err());
+        assert!(apply(&numbers, &alias, Weight::Single(&mut m)).is_err());
+    }
+}
