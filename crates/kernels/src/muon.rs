@@ -37,8 +37,8 @@ const LANES: usize = 16;
 /// The numbers of [`gather`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Blend {
-    /// Momentum, `mu`.
-    pub momentum: f32,
+    /// `1 - mu`, of the momentum `mu`.
+    pub one_minus_momentum: f32,
     /// Look ahead by one step of momentum.
     pub nesterov: bool,
     /// Factor on the gradient, `s`.
@@ -136,7 +136,7 @@ impl Blend {
     /// The update from the momentum already moved.
     #[inline(always)]
     fn update(&self, g: f32, m: f32) -> f32 {
-        if self.nesterov { m - (1.0 - self.momentum) * (m - g * self.grad_scale) } else { m }
+        if self.nesterov { m - self.one_minus_momentum * (m - g * self.grad_scale) } else { m }
     }
 }
 
@@ -148,7 +148,7 @@ fn move_momentum_body<G: Grad>(blend: &Blend, grad: &[G], momentum: &mut [f32]) 
     for (grad, momentum) in grad.chunks(CHUNK / 16).zip(momentum.chunks_mut(CHUNK / 16)) {
         let mut sums = [0f64; LANES];
         let mut add = |lane: usize, g: G, m: &mut f32| {
-            *m += (1.0 - blend.momentum) * (g.widen() * blend.grad_scale - *m);
+            *m += blend.one_minus_momentum * (g.widen() * blend.grad_scale - *m);
             let u = f64::from(blend.update(g.widen(), *m));
             sums[lane] += u * u;
         };
@@ -521,13 +521,14 @@ mod tests {
                 .flat_map(|grad| kinds.map(|kind| (grad, kind)))
                 .flat_map(|(grad, kind)| [true, false].map(|nesterov| (grad, kind, nesterov)))
             {
-                let blend = Blend { momentum: 0.9, nesterov, grad_scale: 0.5, norm_factor: 1.02 };
+                let blend =
+                    Blend { one_minus_momentum: 0.1, nesterov, grad_scale: 0.5, norm_factor: 1.02 };
                 let g = random(rows, cols, grad_kind);
                 let mut m = random(rows, cols, Kind::Float);
                 let scaled = double(&g) * 0.5;
-                let moved = double(&m) + (&scaled - double(&m)) * f64::from(1.0 - 0.9f32);
+                let moved = double(&m) + (&scaled - double(&m)) * f64::from(0.1f32);
                 let u = if nesterov {
-                    &scaled * f64::from(1.0 - 0.9f32) + &moved * f64::from(0.9f32)
+                    &scaled * f64::from(0.1f32) + &moved * (1.0 - f64::from(0.1f32))
                 } else {
                     moved.copy()
                 };
@@ -543,7 +544,8 @@ mod tests {
 
     #[test]
     fn zero_and_extreme_updates_stay_finite() {
-        let blend = Blend { momentum: 0.95, nesterov: true, grad_scale: 1.0, norm_factor: 1.0 };
+        let blend =
+            Blend { one_minus_momentum: 0.05, nesterov: true, grad_scale: 1.0, norm_factor: 1.0 };
         for scale in [0.0, 1e-30, 1e30] {
             let g = random(20, 30, Kind::Float) * scale;
             let (mut m, mut x) = (g.zeros_like(), g.zeros_like());
@@ -602,7 +604,8 @@ mod tests {
 
     #[test]
     fn refuses_what_does_not_fit() {
-        let blend = Blend { momentum: 0.9, nesterov: true, grad_scale: 1.0, norm_factor: 1.0 };
+        let blend =
+            Blend { one_minus_momentum: 0.1, nesterov: true, grad_scale: 1.0, norm_factor: 1.0 };
         let g = random(4, 8, Kind::Float);
         let (mut m, mut x) = (random(4, 8, Kind::Float), random(8, 4, Kind::Float));
         assert!(gather(&blend, &g, &mut m, &mut x).is_err());

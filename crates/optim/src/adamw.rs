@@ -119,22 +119,7 @@ pub(crate) struct Adamw {
 impl Adamw {
     /// AdamW for those of `params` that `mine` marks.
     pub(crate) fn new(config: &AdamwConfig, params: &[Param], mine: &[bool]) -> Result<Self> {
-        let obstacle = params
-            .iter()
-            .zip(mine)
-            .filter(|(_, mine)| **mine)
-            .find_map(|(param, _)| fused_obstacle(param));
-        let fused = match (config.implementation, obstacle) {
-            (Implementation::Plain, _) | (Implementation::Auto, Some(_)) => false,
-            (Implementation::Auto | Implementation::Fused, None) => true,
-            (Implementation::Fused, Some(reason)) => {
-                return Err(Error::Config {
-                    key: "adamw.implementation".into(),
-                    value: "fused".into(),
-                    reason,
-                });
-            }
-        };
+        let fused = fused_for("adamw.implementation", config.implementation, params, mine)?;
         Ok(Self { config: config.clone(), fused })
     }
 
@@ -202,7 +187,29 @@ pub(crate) struct AdamwSlot<'a> {
     pub(crate) low: Option<&'a mut Tensor>,
 }
 
-/// Why the fused kernel can't take `param`, if so.
+/// Whether those of `params` that `mine` marks go through the fused kernels, as the setting `key`
+/// asks.
+///
+/// # Errors
+/// `fused` where a kernel can't take one of them.
+pub(crate) fn fused_for(
+    key: &str,
+    implementation: Implementation,
+    params: &[Param],
+    mine: &[bool],
+) -> Result<bool> {
+    let marked = params.iter().zip(mine).filter(|(_, mine)| **mine);
+    let obstacle = marked.map(|(param, _)| param).find_map(fused_obstacle);
+    match (implementation, obstacle) {
+        (Implementation::Plain, _) | (Implementation::Auto, Some(_)) => Ok(false),
+        (Implementation::Auto | Implementation::Fused, None) => Ok(true),
+        (Implementation::Fused, Some(reason)) => {
+            Err(Error::Config { key: key.into(), value: "fused".into(), reason })
+        }
+    }
+}
+
+/// Why a fused kernel can't take `param`, if so.
 fn fused_obstacle(param: &Param) -> Option<String> {
     let (weight, name) = (&param.weight, &param.name);
     let obstacle = match (weight.device(), weight.kind()) {
@@ -214,9 +221,9 @@ fn fused_obstacle(param: &Param) -> Option<String> {
     Some(format!("{name} {obstacle}; use \"plain\" or \"auto\""))
 }
 
-/// `grad` as the kernel reads it: dense, FP32 or BF16. Others are converted.
-fn kernel_grad(grad: &Tensor) -> Result<Tensor> {
-    let op = "gradient of AdamW";
+/// `grad` as the kernels read it: dense, FP32 or BF16. Others are converted.
+pub(crate) fn kernel_grad(grad: &Tensor) -> Result<Tensor> {
+    let op = "gradient for a kernel";
     let grad = match grad.kind() {
         Kind::Float | Kind::BFloat16 => grad.shallow_clone(),
         _ => grad.f_to_kind(Kind::Float).during(op)?,

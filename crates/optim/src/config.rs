@@ -155,7 +155,7 @@ impl RoleScale {
     }
 }
 
-/// How AdamW's step is computed. All give the same up to rounding.
+/// How a step's passes over memory are computed. All give the same up to rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Implementation {
@@ -164,7 +164,7 @@ pub enum Implementation {
     Auto,
     /// By libtorch's operations, on any device and in FP64 too: the reference.
     Plain,
-    /// In one pass over memory. FP32 and BF16 on the CPU.
+    /// In as few passes over memory as there can be. FP32 and BF16 on the CPU.
     Fused,
 }
 

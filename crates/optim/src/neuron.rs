@@ -73,6 +73,19 @@ pub fn normalize_neurons(o_krc: &mut Tensor, stats: &mut Tensor, norm: &NeuronNo
     let count = if axis == 2 { cols } else { rows } as f64;
     let norms = o_krc.f_norm_scalaropt_dim(2.0, &[axis][..], true).during(OP)?;
     let mean = norms.f_square().during(OP)? / count;
+    let scale = neuron_scale(mean, stats, norm, count)?;
+    let _ = o_krc.f_mul_(&scale).during(OP)?;
+    Ok(())
+}
+
+/// The factors of neurons whose mean squares, each over `count` values, are `mean`: `[k, rows, 1]`
+/// or `[k, 1, cols]`, as `stats`, which is moved.
+pub fn neuron_scale(
+    mean: Tensor,
+    stats: &mut Tensor,
+    norm: &NeuronNorm,
+    count: f64,
+) -> Result<Tensor> {
     let _ = stats.f_lerp_(&mean, 1.0 - norm.beta2).during(OP)?;
     let scale = norm.axis.inverse_root(stats)?;
     let total = |square: Tensor| -> Result<Tensor> {
@@ -81,7 +94,5 @@ pub fn normalize_neurons(o_krc: &mut Tensor, stats: &mut Tensor, norm: &NeuronNo
     };
     let norm_before = total(mean.shallow_clone())?;
     let norm_after = total(mean * scale.f_square().during(OP)?)?;
-    let scale = scale * norm_before / (norm_after + f64::from(f32::MIN_POSITIVE));
-    let _ = o_krc.f_mul_(&scale).during(OP)?;
-    Ok(())
+    Ok(scale * norm_before / (norm_after + f64::from(f32::MIN_POSITIVE)))
 }

@@ -125,40 +125,72 @@ const FP32_BY_BF16: f64 = 1.9;
 
 /// What is computed, in an iteration's own terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Plan {
-    /// [`Engine::standard`].
-    Standard(Engine),
-    /// [`Engine::gram`].
-    Gram(Engine),
+pub(crate) enum Plan {
+    /// [`Engine::standard`], in this dtype.
+    Standard(Engine, Kind),
+    /// [`Engine::gram`], in this dtype.
+    Gram(Engine, Kind),
     /// [`Engine::gram_mixed`].
     GramMixed,
 }
 
-/// How a stack is to be multiplied in `kind`. The costs are counted; `docs/optimizers.md` has the
-/// measured table that agrees.
-///
-/// In BF16 the Gram iteration is not safe, but with its small matrices in FP32 it is, and it beats
-/// the standard one in BF16 where `m` is much more than `n`.
-fn choose(x_knm: &Tensor, kind: Kind, options: &Options) -> Result<Plan> {
-    let (_, n, m) = x_knm.size3().during(OP)?;
-    let (steps, alpha) = (options.coefficients.steps(), m as f64 / n as f64);
-    let engine = Engine::of(x_knm, kind);
-    let chunks = steps.div_ceil(restart(kind));
-    let (standard, gram) = costs(alpha, steps, chunks, engine);
-    Ok(match options.iteration {
-        Iteration::Gram => Plan::Gram(engine),
-        Iteration::Auto if steps > MOST_GRAM_STEPS => Plan::Standard(engine),
-        Iteration::Auto if kind == Kind::BFloat16 => {
-            let kernels = (engine, Engine::of(x_knm, Kind::Float));
-            if kernels == (Engine::Kernel, Engine::Kernel) && mixed_cost(alpha, steps) < standard {
-                Plan::GramMixed
-            } else {
-                Plan::Standard(engine)
+impl Plan {
+    /// How a stack `[k, n, m]` with `n <= m`, made of FP32 or FP64 (`input`), is to be multiplied.
+    /// The costs are counted; `docs/optimizers.md` has the measured table that agrees.
+    ///
+    /// In BF16 the Gram iteration is not safe, but with its small matrices in FP32 it is, and it
+    /// beats the standard one in BF16 where `m` is much more than `n`.
+    pub(crate) fn of(shape: [i64; 3], input: Kind, device: Device, options: &Options) -> Self {
+        let kind = match options.compute {
+            Compute::Input => input,
+            Compute::Fp32 => Kind::Float,
+            Compute::Bf16 => Kind::BFloat16,
+            Compute::Fp16 => Kind::Half,
+        };
+        let [_, n, m] = shape;
+        let (steps, alpha) = (options.coefficients.steps(), m as f64 / n as f64);
+        let engine = Engine::of(n, m, device, kind);
+        let chunks = steps.div_ceil(restart(kind));
+        let (standard, gram) = costs(alpha, steps, chunks, engine);
+        match options.iteration {
+            Iteration::Gram => Self::Gram(engine, kind),
+            Iteration::Auto if steps > MOST_GRAM_STEPS => Self::Standard(engine, kind),
+            Iteration::Auto if kind == Kind::BFloat16 => {
+                let kernels = (engine, Engine::of(n, m, device, Kind::Float));
+                let mixed = kernels == (Engine::Kernel, Engine::Kernel);
+                if mixed && mixed_cost(alpha, steps) < standard {
+                    Self::GramMixed
+                } else {
+                    Self::Standard(engine, kind)
+                }
             }
+            Iteration::Auto if gram < standard => Self::Gram(engine, kind),
+            Iteration::Standard | Iteration::Auto => Self::Standard(engine, kind),
         }
-        Iteration::Auto if gram < standard => Plan::Gram(engine),
-        Iteration::Standard | Iteration::Auto => Plan::Standard(engine),
-    })
+    }
+
+    /// The dtype that [`Plan::run`] takes a stack in.
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Self::Standard(_, kind) | Self::Gram(_, kind) => kind,
+            Self::GramMixed => Kind::BFloat16,
+        }
+    }
+
+    /// The polar factors of a stack whose matrices have norm `1 / norm_factor`. It is used up.
+    pub(crate) fn run(
+        self,
+        space: &mut Workspace,
+        x_knm: Buffer,
+        options: &Options,
+    ) -> Result<Buffer> {
+        let table = options.coefficients.table();
+        match self {
+            Self::Standard(engine, _) => engine.standard(space, x_knm, &table),
+            Self::Gram(engine, kind) => engine.gram(space, x_knm, &table, restart(kind)),
+            Self::GramMixed => Engine::gram_mixed(space, x_knm, &table),
+        }
+    }
 }
 
 /// The polar factor of `matrix`, `[rows, cols]` or a stack `[k, rows, cols]`, of the same shape.
@@ -200,25 +232,15 @@ pub(crate) fn wide_factor(
     mut x_knm: Buffer,
     options: &Options,
 ) -> Result<Buffer> {
-    let kind = match options.compute {
-        Compute::Input => x_knm.kind(),
-        Compute::Fp32 => Kind::Float,
-        Compute::Bf16 => Kind::BFloat16,
-        Compute::Fp16 => Kind::Half,
-    };
-    let plan = choose(&x_knm, kind, options)?;
+    let (k, n, m) = x_knm.size3().during(OP)?;
+    let plan = Plan::of([k, n, m], x_knm.kind(), x_knm.device(), options);
     normalize(&mut x_knm, options.coefficients.norm_factor())?;
-    if kind != x_knm.kind() {
-        let mut cast = space.take(&x_knm.size(), kind, x_knm.device())?;
+    if plan.kind() != x_knm.kind() {
+        let mut cast = space.take(&x_knm.size(), plan.kind(), x_knm.device())?;
         cast.f_copy_(&x_knm).during(OP)?;
         space.give(std::mem::replace(&mut x_knm, cast));
     }
-    let table = options.coefficients.table();
-    match plan {
-        Plan::Standard(engine) => engine.standard(space, x_knm, &table),
-        Plan::Gram(engine) => engine.gram(space, x_knm, &table, restart(kind)),
-        Plan::GramMixed => Engine::gram_mixed(space, x_knm, &table),
-    }
+    plan.run(space, x_knm, options)
 }
 
 /// `x / (factor * norm)` for each matrix of the stack, in place; zeros stay zeros, and no scale

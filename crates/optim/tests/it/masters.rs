@@ -1,7 +1,9 @@
 //! Weights of low precision with exact values beside them.
 
-use bert4rs_optim::config::{Implementation, Masters};
-use bert4rs_optim::{Optimizer, OptimizerConfig};
+use bert4rs_optim::config::{ClipConfig, ClipScope, Implementation, Masters};
+use bert4rs_optim::muon::{LrScale, Rows, Split};
+use bert4rs_optim::neuron::{NeuronAxis, NeuronNorm};
+use bert4rs_optim::{MuonConfig, Optimizer, OptimizerConfig};
 use bert4rs_tensor_core::{Kind, Tensor};
 
 use crate::{distance, model, run};
@@ -34,6 +36,44 @@ fn low_bits_are_as_exact_as_an_fp32_master() {
             for ((master, weight), split) in masters.iter().zip(&weights).zip(&split_weights) {
                 assert!(weight.equal(&master.to_kind(Kind::BFloat16)));
                 assert!(distance(split, master) < 4e-3);
+            }
+        }
+    }
+}
+
+/// Muon in every form that its passes over memory depend on.
+fn muons() -> Vec<MuonConfig> {
+    let base = || MuonConfig { weight_decay: 0.1, ..MuonConfig::muon(0.02) };
+    let neurons = |axis| Some(NeuronNorm { beta2: 0.9, axis });
+    let split = Split { names: "query*".into(), rows: Rows::Each(4) };
+    vec![
+        MuonConfig { nesterov: false, scale: LrScale::Spectral, ..base() },
+        MuonConfig { neurons: neurons(NeuronAxis::Rows), cautious: true, ..base() },
+        MuonConfig { neurons: neurons(NeuronAxis::LongerSide), splits: vec![split], ..base() },
+        MuonConfig { scale: LrScale::UpdateRms, ..base() },
+        MuonConfig {
+            scale: LrScale::UpdateRms,
+            neurons: neurons(NeuronAxis::LongerSide),
+            ..base()
+        },
+    ]
+}
+
+#[test]
+fn muon_fused_and_plain_agree() {
+    for muon in muons() {
+        let after = |implementation, masters| {
+            let mut config = OptimizerConfig::adamw(1e-2);
+            config.clip = Some(ClipConfig { max_norm: 0.5, scope: ClipScope::All });
+            config.muon = Some(MuonConfig { implementation, ..muon.clone() });
+            exact_after(config, masters).0
+        };
+        let plain = after(Implementation::Plain, Masters::Fp32);
+        for masters in [Masters::Fp32, Masters::LowBits] {
+            let fused = after(Implementation::Fused, masters);
+            for (plain, fused) in plain.iter().zip(&fused) {
+                let distance = distance(fused, plain);
+                assert!(distance < 1e-5, "{muon:?}, {masters:?}: off by {distance}");
             }
         }
     }

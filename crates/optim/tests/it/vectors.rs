@@ -73,7 +73,10 @@ fn adamw_is_torch_optim_adamw() {
 
 #[test]
 fn muon_is_torch_optim_muon() {
-    check("muon.safetensors", "muon_fp32", muon(|_| {}));
+    let plain = muon(|muon| muon.implementation = Implementation::Plain);
+    check("muon.safetensors", "muon_fp32", plain);
+    let fused = muon(|muon| muon.implementation = Implementation::Fused);
+    check("muon.safetensors", "muon_fp32", fused);
     check("muon.safetensors", "muon_fp64", muon(|_| {}));
     check("muon.safetensors", "muon_fp64", muon(|muon| muon.iteration = Iteration::Gram));
     check("muon.safetensors", "muon_plain_momentum_fp64", muon(|muon| muon.nesterov = false));
@@ -100,6 +103,11 @@ fn cautious_decay_is_its_definition() {
 #[test]
 fn normuon_is_the_authors_rule() {
     let neurons = Some(NeuronNorm { beta2: 0.95, axis: NeuronAxis::Rows });
-    check("muon.safetensors", "normuon_fp32", muon(|muon| muon.neurons = neurons));
+    for implementation in [Implementation::Plain, Implementation::Fused] {
+        let change = |muon: &mut MuonConfig| {
+            (muon.neurons, muon.implementation) = (neurons, implementation);
+        };
+        check("muon.safetensors", "normuon_fp32", muon(change));
+    }
     check("muon.safetensors", "normuon_fp64", muon(|muon| muon.neurons = neurons));
 }

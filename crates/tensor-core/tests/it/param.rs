@@ -127,3 +127,14 @@ fn ten_thousand_parameters_are_made_quickly() {
     assert_eq!(store.count(), 10_000);
     assert!(error::contain("borrow", || store.params().len()).is_ok());
 }
+
+#[test]
+fn a_store_of_shapes_has_everything_but_memory() {
+    let store = ParamStore::shapes_only(Kind::BFloat16);
+    let leaf = store.root().param("words", &[1 << 40, 8], Role::Embedding, Init::Normal(1.0));
+    assert_eq!(leaf.unwrap().size(), [1 << 40, 8]);
+    assert_eq!(store.count(), 1 << 43);
+    let params = store.params();
+    assert_eq!(params[0].weight.kind(), Kind::BFloat16);
+    assert_eq!(params[0].exact().kind(), Kind::Float);
+}

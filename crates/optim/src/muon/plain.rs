@@ -1,0 +1,145 @@
+//! Muon by libtorch's operations, on any device and in FP64 too: the reference.
+
+use bert4rs_tensor_core::Tensor;
+use bert4rs_tensor_core::error::Context;
+
+use super::stack::{Block, stack_runs};
+use super::{MuonConfig, MuonSlot, Numbers, OP};
+use crate::error::Result;
+use crate::masters;
+use crate::neuron::normalize_neurons;
+use crate::polar::{self, Buffer, Workspace};
+
+/// One step of the blocks of `stack`. Working weights follow by [`round_weight`].
+pub(super) fn step_stack(
+    config: &MuonConfig,
+    numbers: &Numbers,
+    space: &mut Workspace,
+    slots: &mut [MuonSlot<'_>],
+    stack: &[(usize, usize)],
+) -> Result<()> {
+    let u_knm = updates(config, numbers, space, slots, stack)?;
+    let o_knm = polar::wide_factor(space, u_knm, &config.options())?;
+    for run in stack_runs(stack, slots) {
+        let count = run.len() as i64;
+        let o_knm = o_knm.f_narrow(0, run.start as i64, count).during(OP)?;
+        apply(config, numbers.lr, space, slots, &stack[run], &o_knm)?;
+    }
+    space.give(o_knm);
+    Ok(())
+}
+
+/// Moves the momentum of the blocks of a stack and returns their updates, all wide.
+fn updates(
+    config: &MuonConfig,
+    numbers: &Numbers,
+    space: &mut Workspace,
+    slots: &mut [MuonSlot<'_>],
+    stack: &[(usize, usize)],
+) -> Result<Buffer> {
+    let (slot, block) = stack[0];
+    let Block { rows, cols, .. } = slots[slot].state.blocks[block];
+    let first = &slots[slot].state.momentum;
+    let (kind, device) = (first.kind(), first.device());
+    let shape = [stack.len() as i64, rows.min(cols), rows.max(cols)];
+    let u_knm = space.take(&shape, kind, device)?;
+    for (index, &(slot, block)) in stack.iter().enumerate() {
+        let slot = &mut slots[slot];
+        let block = slot.state.blocks[block];
+        let wide = u_knm.f_get(index as i64).during(OP)?;
+        let mut u = if block.is_tall() { wide.f_transpose(0, 1).during(OP)? } else { wide };
+        let mut m = block.of(&slot.state.momentum)?;
+        let mut g = space.take(&[block.rows, block.cols], kind, device)?;
+        g.f_copy_(&block.of(&slot.grad.detach())?).during(OP)?;
+        if numbers.grad_scale != 1.0 {
+            let _ = g.f_mul_scalar_(numbers.grad_scale).during(OP)?;
+        }
+        let _ = m.f_lerp_(&g, 1.0 - numbers.momentum).during(OP)?;
+        if config.nesterov {
+            let _ = g.f_lerp_(&m, numbers.momentum).during(OP)?;
+            u.f_copy_(&g).during(OP)?;
+        } else {
+            u.f_copy_(&m).during(OP)?;
+        }
+        space.give(g);
+    }
+    Ok(u_knm)
+}
+
+/// Moves the exact weights of a run of equal blocks by `-lr * scale * o`, after decay.
+fn apply(
+    config: &MuonConfig,
+    lr: f64,
+    space: &mut Workspace,
+    slots: &mut [MuonSlot<'_>],
+    run: &[(usize, usize)],
+    o_knm: &Tensor,
+) -> Result<()> {
+    let (slot, block) = run[0];
+    let Block { rows, cols, .. } = slots[slot].state.blocks[block];
+    let kind = slots[slot].state.momentum.kind();
+    let turned =
+        if rows > cols { o_knm.f_transpose(1, 2).during(OP)? } else { o_knm.shallow_clone() };
+    let mut o_krc = if rows <= cols && turned.kind() == kind {
+        Buffer::from(turned)
+    } else {
+        let shape = [run.len() as i64, rows, cols];
+        let mut copy = space.take(&shape, kind, o_knm.device())?;
+        copy.f_copy_(&turned).during(OP)?;
+        copy
+    };
+    if let Some(norm) = &config.neurons {
+        let stats: Vec<&Tensor> =
+            run.iter().map(|&(slot, block)| &slots[slot].state.stats[block]).collect();
+        let mut stats_k = Tensor::f_stack(&stats, 0).during(OP)?;
+        normalize_neurons(&mut o_krc, &mut stats_k, norm)?;
+        for (index, &(slot, block)) in run.iter().enumerate() {
+            let new = stats_k.f_get(index as i64).during(OP)?;
+            slots[slot].state.stats[block].f_copy_(&new).during(OP)?;
+        }
+    }
+    config.scale.apply(&mut o_krc)?;
+    for (index, &(slot, block)) in run.iter().enumerate() {
+        let mut o_rc = o_krc.f_get(index as i64).during(OP)?;
+        move_block(config, &mut slots[slot], block, &mut o_rc, lr)?;
+    }
+    space.give(o_krc);
+    Ok(())
+}
+
+/// Decays a block's exact weight and moves it by `-lr * o`. `o_rc` is used up.
+fn move_block(
+    config: &MuonConfig,
+    slot: &mut MuonSlot<'_>,
+    block: usize,
+    o_rc: &mut Tensor,
+    lr: f64,
+) -> Result<()> {
+    let block = slot.state.blocks[block];
+    let whole = masters::read(slot.param, slot.low.as_deref())?;
+    let mut p = block.of(&whole)?;
+    let decay = lr * config.weight_decay;
+    if config.cautious {
+        let agree = o_rc.f_mul(&p).during(OP)?.f_ge(0.0).during(OP)?;
+        let agree = agree.f_to_kind(p.kind()).during(OP)?;
+        let _ = p.f_mul_(&(agree * -decay + 1.0)).during(OP)?;
+    } else if decay != 0.0 {
+        let _ = p.f_mul_scalar_(1.0 - decay).during(OP)?;
+    }
+    let _ = o_rc.f_mul_scalar_(lr).during(OP)?;
+    let _ = p.f_sub_(o_rc).during(OP)?;
+    if slot.low.is_some() {
+        masters::write(slot.param, slot.low.as_deref_mut(), &whole)?;
+    }
+    Ok(())
+}
+
+/// Makes a working weight of lower precision follow its master, once for all blocks.
+pub(super) fn round_weight(slot: &mut MuonSlot<'_>) -> Result<()> {
+    if slot.low.is_none()
+        && let Some(master) = slot.param.master.as_ref().map(Tensor::shallow_clone)
+    {
+        masters::write(slot.param, None, &master)?;
+    }
+    Ok(())
+}
