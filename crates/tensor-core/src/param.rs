@@ -173,12 +173,18 @@ impl<'a> Path<'a> {
         }
         let exact = if store.shapes_only {
             Tensor::f_zeros([], (Kind::Float, store.device))
-                .and_then(|element| element.f_expand(shape, false))
         } else {
             initial_value(shape, init, store.device)
         };
         let exact = exact.during(&name)?;
-        let weight = exact.f_to_kind(store.kind).during(&name)?.set_requires_grad(true);
+        let weight = exact.f_to_kind(store.kind).during(&name)?;
+        let (exact, weight) = if store.shapes_only {
+            let expand = |element: Tensor| element.f_expand(shape, false).during(&name);
+            (expand(exact)?, expand(weight)?)
+        } else {
+            (exact, weight)
+        };
+        let weight = weight.set_requires_grad(true);
         let has_master = !matches!(store.kind, Kind::Float | Kind::Double);
         let master = has_master.then_some(exact);
         let leaf = weight.shallow_clone();
