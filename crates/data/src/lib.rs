@@ -3,7 +3,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`corpus`] | text files, read in pieces of whole documents |
-//! | [`tokenizer`] | WordPiece, trained or loaded |
+//! | [`tokenizer`] | WordPiece, trained or loaded; the tokenizers of model folders |
 //! | [`shard`] | tokens on disk, mapped into memory |
 //! | [`prepare`](mod@prepare) | corpus and tokenizer to a cached dataset |
 //! | [`packing`] | documents into sequences of one length |
@@ -68,4 +68,4 @@ pub use prefetch::{BatchSource, Prefetcher};
 pub use prepare::{Dataset, DatasetOptions, Summary, TokenizerChoice, prepare};
 pub use progress::{Phase, Progress};
 pub use shard::TokenShard;
-pub use tokenizer::{SpecialTokens, TextTokenizer, Vocabulary};
+pub use tokenizer::{ModelTokenizer, SpecialTokens, TextTokenizer, Vocabulary};

@@ -11,13 +11,14 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 
 /// Everything that a run may leave, and all that `--overwrite` removes.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "config.toml",
     "metrics.jsonl",
     "summary.json",
     "config.json",
     "model.safetensors",
     "tokenizer.json",
+    "tokenizer_config.json",
 ];
 
 /// The first free folder of the form `runs/PRESET-N`.

@@ -28,7 +28,8 @@ fn a_run_leaves_everything_that_it_promises() {
             "metrics.jsonl",
             "model.safetensors",
             "summary.json",
-            "tokenizer.json"
+            "tokenizer.json",
+            "tokenizer_config.json"
         ]
     );
     let records = records(&sandbox, "run");

@@ -1,6 +1,10 @@
 //! From text to token ids: a WordPiece tokenizer, trained here or loaded.
 
+mod byte_level;
 mod encoder;
+mod export;
+mod model_folder;
+mod sentence_piece;
 mod train;
 mod vocab_txt;
 
@@ -13,6 +17,8 @@ use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 use crate::error::{Error, Result};
 
 pub(crate) use encoder::{CacheStore, encode_chunk};
+pub use export::CONFIG_FILE;
+pub use model_folder::{ModelTokenizer, SpecialNames, TextStream};
 pub use train::{MIN_VOCAB_SIZE, train_tokenizer};
 
 /// Ids of the tokens that are no text.
@@ -63,7 +69,7 @@ impl TextTokenizer {
     /// preferred).
     ///
     /// Padding and truncation in a `tokenizer.json` are switched off. A `vocab.txt` lower-cases
-    /// text unless it holds a token with an upper-case letter.
+    /// text unless it holds a token with one of the letters A to Z.
     ///
     /// # Errors
     /// A missing or malformed file, and a tokenizer that lacks a special token.
@@ -77,12 +83,9 @@ impl TextTokenizer {
     pub(crate) fn from_bytes(file: &Path, bytes: &[u8]) -> Result<Self> {
         let origin = file.display().to_string();
         let inner = if file.extension().is_some_and(|extension| extension == "txt") {
-            vocab_txt::parse(&origin, bytes)?
+            vocab_txt::parse(&origin, bytes, None)?
         } else {
-            Tokenizer::from_bytes(bytes).map_err(|error| {
-                let reason = format!("{error}; expected a tokenizer.json of Hugging Face");
-                bad(&origin, reason)
-            })?
+            parse_json(&origin, bytes)?
         };
         Self::from_inner(inner, origin)
     }
@@ -198,6 +201,13 @@ pub(crate) fn tokenizer_file(path: &Path) -> Result<PathBuf> {
             let origin = path.display().to_string();
             bad(&origin, "this folder holds neither tokenizer.json nor vocab.txt")
         })
+}
+
+fn parse_json(origin: &str, bytes: &[u8]) -> Result<Tokenizer> {
+    Tokenizer::from_bytes(bytes).map_err(|error| {
+        let reason = format!("{error}; expected a tokenizer.json of Hugging Face");
+        bad(origin, reason)
+    })
 }
 
 fn bad(origin: &str, reason: impl Into<String>) -> Error {

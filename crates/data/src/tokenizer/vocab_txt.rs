@@ -8,12 +8,13 @@ use super::train::bert_tokenizer;
 use super::{SpecialTokens, bad};
 use crate::error::Result;
 
-/// A tokenizer with BERT's usual steps around the vocabulary in `bytes`.
-pub(super) fn parse(origin: &str, bytes: &[u8]) -> Result<Tokenizer> {
+/// A tokenizer with BERT's usual steps around the vocabulary in `bytes`. Where `lower_case` is not
+/// said, text is lower-cased unless a token has one of A to Z.
+pub(super) fn parse(origin: &str, bytes: &[u8], lower_case: Option<bool>) -> Result<Tokenizer> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| bad(origin, format!("byte {} is not UTF-8", error.valid_up_to())))?;
     let mut vocab = AHashMap::new();
-    let mut lower_case = true;
+    let mut all_lower = true;
     for (id, line) in text.strip_suffix('\n').unwrap_or(text).split('\n').enumerate() {
         let token = line.strip_suffix('\r').unwrap_or(line);
         if let Some(first) = vocab.insert(token.to_owned(), id as u32) {
@@ -25,7 +26,8 @@ pub(super) fn parse(origin: &str, bytes: &[u8]) -> Result<Tokenizer> {
             return Err(bad(origin, reason));
         }
         let bracketed = token.starts_with('[') && token.ends_with(']');
-        lower_case &= bracketed || !token.chars().any(char::is_uppercase);
+        // Uncased vocabularies hold raised capitals and the like, which have no lower case.
+        all_lower &= bracketed || !token.chars().any(|letter| letter.is_ascii_uppercase());
     }
     if !vocab.contains_key("[UNK]") {
         let reason = "lacks the token [UNK]; expected one token a line, as in BERT's vocab.txt";
@@ -39,5 +41,5 @@ pub(super) fn parse(origin: &str, bytes: &[u8]) -> Result<Tokenizer> {
         .into_iter()
         .filter(|text| tokenizers::Model::token_to_id(&model, text).is_some())
         .collect();
-    bert_tokenizer(origin, model, lower_case, &special)
+    bert_tokenizer(origin, model, lower_case.unwrap_or(all_lower), &special)
 }

@@ -4,6 +4,7 @@
 
 mod corpus;
 mod mlm;
+mod model_tokenizer;
 mod packing;
 mod prefetch;
 mod prepare;

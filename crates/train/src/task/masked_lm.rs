@@ -111,7 +111,8 @@ impl Task for MaskedLm {
     }
 
     fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
-        self.dataset.tokenizer.save(&folder.join("tokenizer.json"))?;
+        let longest = self.model.config().max_position_embeddings;
+        self.dataset.tokenizer.save_folder(folder, longest as usize)?;
         Ok(hugging_face::save_bert_for_masked_lm(folder, self.model.config(), params)?)
     }
 

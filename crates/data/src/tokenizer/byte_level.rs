@@ -1,0 +1,53 @@
+//! GPT-2's first tokenizer files: byte-level pairs, a vocabulary in JSON beside a list of merges.
+//! Source: Radford et al. 2019, section 2.2.
+
+use std::path::Path;
+
+use ahash::AHashMap;
+use tokenizers::models::bpe::BPE;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::bad;
+use crate::error::{Error, Result};
+
+/// The token that begins and ends GPT-2's texts.
+pub(super) const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// A tokenizer with GPT-2's steps around the vocabulary and merges in two files.
+pub(super) fn read(vocabulary: &Path, merges: &Path, prefix_space: bool) -> Result<Tokenizer> {
+    let origin = vocabulary.display().to_string();
+    let read =
+        |path: &Path| std::fs::read_to_string(path).map_err(Error::io("read the tokenizer", path));
+    let vocab: AHashMap<String, u32> = serde_json::from_str(&read(vocabulary)?)
+        .map_err(|error| bad(&origin, format!("not a JSON object of tokens to ids: {error}")))?;
+    let pairs = parse_merges(merges, &read(merges)?)?;
+    let model = BPE::builder()
+        .vocab_and_merges(vocab, pairs)
+        .build()
+        .map_err(|error| bad(&merges.display().to_string(), error.to_string()))?;
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer.with_pre_tokenizer(Some(ByteLevel::new(prefix_space, true, true)));
+    tokenizer.with_decoder(Some(ByteLevel::default()));
+    if tokenizer.token_to_id(END_OF_TEXT).is_some() {
+        tokenizer
+            .add_special_tokens([AddedToken::from(END_OF_TEXT, true).normalized(false)])
+            .map_err(|error| bad(&origin, error.to_string()))?;
+    }
+    Ok(tokenizer)
+}
+
+/// One pair a line, after a line with the version.
+fn parse_merges(path: &Path, text: &str) -> Result<Vec<(String, String)>> {
+    let lines = text.lines().enumerate();
+    lines
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with("#version"))
+        .map(|(index, line)| match line.split_once(' ') {
+            Some((left, right)) if !right.contains(' ') => Ok((left.into(), right.into())),
+            _ => {
+                let reason = format!("line {} is no pair of tokens: {line:?}", index + 1);
+                Err(bad(&path.display().to_string(), reason))
+            }
+        })
+        .collect()
+}
