@@ -42,6 +42,9 @@ pub(crate) struct TrainFlags {
     /// One value, laid over both; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+    /// bert, gpt or t5.
+    #[arg(long, value_name = "FAMILY")]
+    pub(crate) model: Option<String>,
     /// Text files or folders of .txt files: UTF-8, a blank line between documents.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub(crate) corpus: Vec<PathBuf>,

@@ -1,6 +1,6 @@
 //! A batch of masked sequences, as plain numbers and as tensors.
 //!
-//! Axes: `b` sequences, `t` slots of a sequence, `m` masked slots of the batch.
+//! Axes: `b` rows, `t` slots of a row, `m` masked slots of the batch.
 
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
@@ -10,7 +10,7 @@ use crate::error::Result;
 /// A batch in plain memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MlmBatch {
-    /// `b`, the number of sequences.
+    /// `b`, the number of rows.
     pub rows: usize,
     /// `t`, the slots of each.
     pub columns: usize,
@@ -18,7 +18,7 @@ pub struct MlmBatch {
     pub input_ids: Vec<i64>,
     /// `[b, t]`: the place within the piece of a document, from 0 at its `[CLS]`.
     pub position_ids: Vec<i64>,
-    /// `[b, t]`: the number of the piece within its sequence, from 0. Attention stays within equal
+    /// `[b, t]`: the number of the piece within its row, from 0. Attention stays within equal
     /// numbers; padding has a number of its own.
     pub document_ids: Vec<i64>,
     /// `[m]`: indices into the flattened `[b·t]` of the slots to predict, ascending.

@@ -7,6 +7,7 @@
 //! | [`shard`] | tokens on disk, mapped into memory |
 //! | [`prepare`](mod@prepare) | corpus and tokenizer to a cached dataset |
 //! | [`packing`] | documents into sequences of one length |
+//! | [`layout`] | sequences into rows, with or without padding |
 //! | [`mlm`], [`batch`] | masked batches |
 //! | [`prefetch`] | batches made ahead by threads |
 //! | [`unigram`] | losses that a model must beat |
@@ -15,7 +16,7 @@
 //! use std::sync::Arc;
 //!
 //! use bert4rs_data::{
-//!     DatasetOptions, MlmBatches, MlmOptions, Prefetcher, TokenizerChoice, prepare,
+//!     DatasetOptions, Layout, MlmBatches, MlmOptions, Prefetcher, TokenizerChoice, prepare,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,8 +33,9 @@
 //!     },
 //!     &mut |_progress| {},
 //! )?;
+//! let layout = Layout::Packed;
 //! let options =
-//!     MlmOptions { batch_size: 2, sequence_length: 64, mask_rate: 0.15, seed: 1 };
+//!     MlmOptions { batch_size: 2, sequence_length: 64, mask_rate: 0.15, layout, seed: 1 };
 //! let batches = MlmBatches::train(dataset.train, dataset.summary.vocabulary, options)?;
 //!
 //! let mut prefetcher = Prefetcher::new(Arc::new(batches), 0, 4, 2)?;
@@ -47,6 +49,7 @@
 pub mod batch;
 pub mod corpus;
 pub mod error;
+pub mod layout;
 pub mod mlm;
 mod order;
 pub mod packing;
@@ -63,6 +66,7 @@ pub mod unigram;
 pub use batch::{MlmBatch, MlmTensors};
 pub use corpus::Corpus;
 pub use error::{Error, Result};
+pub use layout::Layout;
 pub use mlm::{MlmBatches, MlmOptions};
 pub use prefetch::{BatchSource, Prefetcher};
 pub use prepare::{Dataset, DatasetOptions, Summary, TokenizerChoice, prepare};

@@ -9,6 +9,7 @@ use rand::Rng;
 
 use crate::batch::MlmBatch;
 use crate::error::{Error, Result};
+use crate::layout::{Grid, Layout, Padding};
 use crate::order::ShuffledEpochs;
 use crate::packing::{LastSequence, Packing};
 use crate::prefetch::BatchSource;
@@ -25,6 +26,8 @@ pub struct MlmOptions {
     pub sequence_length: usize,
     /// The share of a sequence's slots that is to be predicted: above 0, at most 1.
     pub mask_rate: f64,
+    /// How the pieces of a sequence lie in rows.
+    pub layout: Layout,
     /// Decides order and masks.
     pub seed: u64,
 }
@@ -122,8 +125,8 @@ impl MlmBatches {
         &self.options
     }
 
-    /// For each row of a batch: epoch and sequence.
-    fn rows(&self, batch: u64) -> Result<Vec<(u64, usize)>> {
+    /// For each sequence of a batch: epoch and number.
+    fn sequences(&self, batch: u64) -> Result<Vec<(u64, usize)>> {
         let size = self.options.batch_size as u64;
         match &self.order {
             Order::Shuffled(epochs) => {
@@ -146,46 +149,43 @@ impl MlmBatches {
     }
 
     /// Appends one sequence to `batch`.
-    fn push_row(&self, epoch: u64, sequence: usize, batch: &mut MlmBatch) {
-        let start = batch.input_ids.len();
-        self.lay_out(sequence, batch);
+    fn push_sequence(&self, epoch: u64, sequence: usize, grid: &mut Grid, masked: &mut Masked) {
+        let start = grid.ids.len();
+        self.lay_out(sequence, grid);
         let purpose = match self.order {
             Order::Shuffled(_) => Purpose::TrainMask,
             Order::Once => Purpose::HeldOutMask,
         };
         let mut random = stream(purpose, self.options.seed, epoch, sequence as u64);
         let count = self.options.masked_per_sequence();
-        for (slot, label) in
-            mask(&mut batch.input_ids[start..], count, &self.vocabulary, &mut random)
-        {
-            batch.masked_positions.push((start + slot) as i64);
-            batch.masked_labels.push(label);
+        // Padding between pieces is special and takes no random numbers, so that the masks are
+        // the same in any layout.
+        for (slot, label) in mask(&mut grid.ids[start..], count, &self.vocabulary, &mut random) {
+            masked.positions.push((start + slot) as i64);
+            masked.labels.push(label);
         }
-        batch.rows += 1;
     }
 
     /// Appends the slots of one sequence, unmasked.
-    fn lay_out(&self, sequence: usize, batch: &mut MlmBatch) {
+    fn lay_out(&self, sequence: usize, grid: &mut Grid) {
         let special = &self.vocabulary.special;
-        let end = batch.input_ids.len() + self.options.sequence_length;
-        let mut number = 0;
         for piece in self.packing.pieces(self.shard.offsets(), sequence) {
-            let slots = piece.len() + 2;
-            batch.input_ids.push(i64::from(special.cls));
-            let first = batch.input_ids.len();
-            batch.input_ids.resize(first + piece.len(), 0);
-            self.shard.tokens(piece).copy_to(&mut batch.input_ids[first..]);
-            batch.input_ids.push(i64::from(special.sep));
-            batch.position_ids.extend(0..slots as i64);
-            batch.document_ids.resize(batch.input_ids.len(), number);
-            batch.real_tokens += slots;
-            number += 1;
+            let last = piece.len() + 1;
+            grid.push_piece(last + 1, |slots| {
+                slots[0] = i64::from(special.cls);
+                self.shard.tokens(piece).copy_to(&mut slots[1..last]);
+                slots[last] = i64::from(special.sep);
+            });
         }
-        let padding = end - batch.input_ids.len();
-        batch.input_ids.resize(end, i64::from(special.pad));
-        batch.position_ids.extend(0..padding as i64);
-        batch.document_ids.resize(end, number);
+        grid.end_sequence();
     }
+}
+
+/// The slots to predict.
+#[derive(Default)]
+struct Masked {
+    positions: Vec<i64>,
+    labels: Vec<i64>,
 }
 
 fn packing(
@@ -206,22 +206,23 @@ impl BatchSource for MlmBatches {
     type Batch = MlmBatch;
 
     fn batch(&self, index: u64) -> Result<MlmBatch> {
-        let rows = self.rows(index)?;
-        let slots = rows.len() * self.options.sequence_length;
-        let masked = rows.len() * self.options.masked_per_sequence();
-        let mut batch = MlmBatch {
-            columns: self.options.sequence_length,
-            input_ids: Vec::with_capacity(slots),
-            position_ids: Vec::with_capacity(slots),
-            document_ids: Vec::with_capacity(slots),
-            masked_positions: Vec::with_capacity(masked),
-            masked_labels: Vec::with_capacity(masked),
-            ..MlmBatch::default()
-        };
-        for (epoch, sequence) in rows {
-            self.push_row(epoch, sequence, &mut batch);
+        let columns = self.options.sequence_length;
+        let pad = self.vocabulary.special.pad;
+        let mut grid = Grid::new(self.options.layout, Padding::Apart, columns, pad);
+        let mut masked = Masked::default();
+        for (epoch, sequence) in self.sequences(index)? {
+            self.push_sequence(epoch, sequence, &mut grid, &mut masked);
         }
-        Ok(batch)
+        Ok(MlmBatch {
+            rows: grid.rows,
+            columns,
+            input_ids: grid.ids,
+            position_ids: grid.positions,
+            document_ids: grid.documents,
+            masked_positions: masked.positions,
+            masked_labels: masked.labels,
+            real_tokens: grid.real,
+        })
     }
 }
 

@@ -87,6 +87,7 @@ impl Console {
             ("total time", format!("{:.1} s", summary.total_time_s)),
             ("time to first step", format!("{:.2} s", summary.time_to_first_step_s)),
             ("tokens/s at steady state", format!("{:.0}", summary.tokens_per_s)),
+            ("padding", format!("{:.1}% of the places", 100.0 * padding(summary))),
             ("final loss", format!("{:.4} nats", summary.final_loss)),
         ];
         if let Some(loss) = summary.held_out_loss {
@@ -112,6 +113,11 @@ impl Console {
             self.line(&format!("{label:<26}{value}"));
         }
     }
+}
+
+/// The share of places that held no token.
+fn padding(summary: &Summary) -> f64 {
+    1.0 - summary.tokens as f64 / summary.slots.max(1) as f64
 }
 
 const MIB: f64 = 1024.0 * 1024.0;

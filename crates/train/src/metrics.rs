@@ -7,6 +7,7 @@ use bert4rs_tensor_core::error::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::task::BatchSize;
 
 /// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,10 +17,17 @@ pub struct StepRecord {
     /// Mean loss over the step's predicted tokens, in nats.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
-    /// Tokens of this step over its time.
+    /// Real tokens of this step, which padding is not, over its time.
     pub tokens_per_s: f64,
-    /// Learning rate of this step.
+    /// Real tokens of this step.
+    pub tokens: u64,
+    /// Places that the model computed, padding included.
+    pub slots: u64,
+    /// AdamW's learning rate in this step.
     pub lr: f64,
+    /// Muon's learning rate in this step, where there is Muon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muon_lr: Option<f64>,
     /// Norm of all gradients before clipping; `null` if it is not finite, and the step skipped.
     #[serde(deserialize_with = "null_is_nan")]
     pub grad_norm: f64,
@@ -41,12 +49,16 @@ fn null_is_nan<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result
 pub struct Summary {
     /// Steps done.
     pub steps: u64,
-    /// Tokens seen, padding included.
+    /// Real tokens seen, which padding is not. Of T5, the encoder's and the decoder's.
     pub tokens: u64,
+    /// Places that the model computed, padding included.
+    pub slots: u64,
     /// Trained values.
     pub parameters: u64,
-    /// Tokens a second, the first steps left out.
+    /// Real tokens a second, the first steps left out.
     pub tokens_per_s: f64,
+    /// The same with padding counted.
+    pub slots_per_s: f64,
     /// From the start of the process to the end of the first step.
     pub time_to_first_step_s: f64,
     /// From the start of the process to the end of the last step.
@@ -89,10 +101,9 @@ struct PendingStep {
 /// Times steps, and reads their losses from the device only when asked to.
 #[derive(Debug)]
 pub struct Meter {
-    tokens_per_step: u64,
     pending: Vec<PendingStep>,
     losses: Vec<f64>,
-    step_times: Vec<Duration>,
+    steps: Vec<(Duration, BatchSize)>,
     step_began: Instant,
 }
 
@@ -101,20 +112,23 @@ pub struct Meter {
 pub struct StepOutcome {
     /// Scalar loss, on the device.
     pub loss: Tensor,
-    /// Learning rate used.
+    /// How much the step learned from.
+    pub size: BatchSize,
+    /// AdamW's learning rate.
     pub lr: f64,
+    /// Muon's, where there is Muon.
+    pub muon_lr: Option<f64>,
     /// Norm of all gradients before clipping.
     pub grad_norm: f64,
 }
 
 impl Meter {
-    /// A meter for steps of this many tokens.
-    pub fn new(tokens_per_step: u64) -> Self {
+    /// A meter that has seen nothing.
+    pub fn new() -> Self {
         Self {
-            tokens_per_step,
             pending: Vec::new(),
             losses: Vec::new(),
-            step_times: Vec::new(),
+            steps: Vec::new(),
             step_began: Instant::now(),
         }
     }
@@ -127,13 +141,16 @@ impl Meter {
     /// Ends the step and keeps its outcome.
     pub fn end_step(&mut self, step: u64, outcome: StepOutcome, since_start: Duration) {
         let time = self.step_began.elapsed();
-        self.step_times.push(time);
+        self.steps.push((time, outcome.size));
         let resident = bert4rs_tensor_core::memory::process().map_or(0, |memory| memory.resident);
         let record = StepRecord {
             step,
             loss: f64::NAN,
-            tokens_per_s: self.tokens_per_step as f64 / time.as_secs_f64(),
+            tokens_per_s: outcome.size.tokens as f64 / time.as_secs_f64(),
+            tokens: outcome.size.tokens,
+            slots: outcome.size.slots,
             lr: outcome.lr,
+            muon_lr: outcome.muon_lr,
             grad_norm: outcome.grad_norm,
             step_time_s: time.as_secs_f64(),
             time_s: since_start.as_secs_f64(),
@@ -153,16 +170,24 @@ impl Meter {
         Ok(records)
     }
 
-    /// Tokens a second over the latter steps.
+    /// What all steps learned from.
+    pub fn seen(&self) -> BatchSize {
+        let mut seen = BatchSize::default();
+        self.steps.iter().for_each(|(_, size)| seen += *size);
+        seen
+    }
+
+    /// Real tokens a second over the latter steps.
     ///
     /// The first tenth, at least one step and at most ten, is left out: caches, buffers and
     /// kernels are being set up.
     pub fn steady_tokens_per_s(&self) -> f64 {
-        let steps = self.step_times.len();
+        let steps = self.steps.len();
         let skipped = (steps / 10).clamp(1, 10).min(steps.saturating_sub(1));
-        let steady = &self.step_times[skipped..];
-        let time: Duration = steady.iter().sum();
-        (steady.len() as u64 * self.tokens_per_step) as f64 / time.as_secs_f64().max(1e-9)
+        let steady = &self.steps[skipped..];
+        let time: Duration = steady.iter().map(|(time, _)| time).sum();
+        let tokens: u64 = steady.iter().map(|(_, size)| size.tokens).sum();
+        tokens as f64 / time.as_secs_f64().max(1e-9)
     }
 
     /// Mean loss of the last tenth of the flushed steps, at least one.
@@ -174,6 +199,12 @@ impl Meter {
 
     /// Time spent in all steps.
     pub fn time_in_steps(&self) -> Duration {
-        self.step_times.iter().sum()
+        self.steps.iter().map(|(time, _)| time).sum()
+    }
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self::new()
     }
 }

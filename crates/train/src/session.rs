@@ -13,10 +13,10 @@ use bert4rs_tensor_core::{Device, Tensor, cpu, get_num_threads, memory, random, 
 
 use crate::config::{Config, Family};
 use crate::console::Console;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::metrics::{Meter, StepOutcome, Summary};
-use crate::task::{Task, masked_lm::MaskedLm};
+use crate::task::{BatchSize, Task, masked_lm::MaskedLm};
 
 /// Everything that a run holds while it trains.
 pub struct Session {
@@ -50,6 +50,13 @@ impl Session {
         let mut params = ParamStore::new(device, precision.compute_kind());
         let task: Box<dyn Task> = match config.model.family {
             Family::Bert => Box::new(MaskedLm::new(config, &params, console)?),
+            family => {
+                return Err(Error::Config {
+                    origin: "configuration".into(),
+                    key: "model.family".into(),
+                    reason: format!("{} can't be trained yet", family.name()),
+                });
+            }
         };
         let optimizer = Optimizer::new(config.optimizer.clone(), params.params_mut())?;
         let schedule = config.schedule.resolve(Horizon::Steps(config.train.max_steps))?;
@@ -72,9 +79,11 @@ impl Session {
     pub fn step(&mut self, step: u64) -> Result<StepOutcome> {
         let batches = self.config.train.accumulate;
         let mut gradients = Gradients::default();
-        let mut losses = Vec::new();
+        let (mut losses, mut size) = (Vec::new(), BatchSize::default());
         for _ in 0..batches {
-            let loss = self.task.next_loss()? / f64::from(batches);
+            let batch = self.task.next_loss()?;
+            let loss = batch.loss / f64::from(batches);
+            size += batch.size;
             gradients.add(
                 Tensor::f_run_backward(&[&loss], &self.weights, false, false).during("backward")?,
             )?;
@@ -85,7 +94,8 @@ impl Session {
         let report = self.optimizer.step(self.params.params_mut(), &gradients, factor)?;
         let lr = self.config.optimizer.adamw.lr * factor;
         let loss = losses.into_iter().reduce(|sum, loss| sum + loss).unwrap_or_default();
-        Ok(StepOutcome { loss, lr, grad_norm: report.grad_norm })
+        let muon_lr = self.config.optimizer.muon.as_ref().map(|muon| muon.lr * factor);
+        Ok(StepOutcome { loss, size, lr, muon_lr, grad_norm: report.grad_norm })
     }
 
     /// Loss on held-out text, `None` where none is to be measured.
@@ -129,9 +139,12 @@ impl Session {
         let flops_per_token = self.task.flops_per_token();
         Summary {
             steps,
-            tokens: steps * self.config.tokens_per_step(),
+            tokens: meter.seen().tokens,
+            slots: meter.seen().slots,
             parameters: self.params.count() as u64,
             tokens_per_s,
+            slots_per_s: tokens_per_s * meter.seen().slots as f64
+                / meter.seen().tokens.max(1) as f64,
             time_to_first_step_s: 0.0,
             total_time_s: 0.0,
             final_loss: meter.final_loss(),

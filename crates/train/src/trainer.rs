@@ -23,7 +23,7 @@ pub fn train(
 ) -> Result<Summary> {
     let mut session = Session::prepare(config, console)?;
     let mut run = folder.begin(config)?;
-    let mut meter = Meter::new(config.tokens_per_step());
+    let mut meter = Meter::new();
     let max_steps = config.train.max_steps;
     let mut first_step_s = 0.0;
 
@@ -79,7 +79,7 @@ fn refuse_divergence(latest: &StepRecord) -> Result<()> {
     Err(Error::Diverged {
         step: latest.step,
         reason: format!(
-            "the loss is {}; try a lower optimizer.learning_rate or a longer schedule.warmup",
+            "the loss is {}; try a lower optimizer.adamw.lr or a longer schedule.warmup",
             latest.loss
         ),
     })

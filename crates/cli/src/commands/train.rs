@@ -47,6 +47,9 @@ fn layers(flags: &TrainFlags) -> Result<Vec<Layer>> {
         let value = i64::try_from(value).unwrap_or(i64::MAX);
         layers.push(Layer::single(flag, key, value));
     }
+    if let Some(family) = &flags.model {
+        layers.push(Layer::single("--model", "model.family", family.as_str()));
+    }
     if let Some(device) = &flags.device {
         layers.push(Layer::single("--device", "compute.device", device.as_str()));
     }

@@ -44,6 +44,19 @@ fn configuration() {
     check(&["--set", "data.seq_len=long"], &["data.seq_len", "string \"long\"", "u32"]);
     check(&["--set", "data.seq_len"], &["key=value"]);
     check(&["--set", "optimizer.adamw.lr=-1"], &["optimizer.adamw.lr", "-1"]);
+    check(&["--model", "gtp"], &["--model", "model.family", "`bert`, `gpt`"]);
+    check(&["--set", "model.norm=batch"], &["model.norm", "`layer`", "`published`"]);
+    check(
+        &["--set", "model.positions.kind=rope", "--set", "model.positions.factor=2"],
+        &["model.positions", "factor"],
+    );
+    check(&["--set", "model.kv_heads=3"], &["model.kv_heads", "3", "2"]);
+    check(&["--set", "model.t5_version=v1.0"], &["model.t5_version", "only T5"]);
+    check(&["--set", "model.head=untied"], &["model.head", "token table"]);
+    check(&["--set", "loss.label_smoothing=1"], &["loss.label_smoothing", "below 1"]);
+    check(&["--model", "gpt", "--set", "data.mask_rate=0.3"], &["data.mask_rate", "GPT"]);
+    check(&["--model", "t5", "--set", "model.biases=none"], &["model.biases", "T5 has none"]);
+    check(&["--model", "t5", "--set", "model.dropout=0.1"], &["model.attention_dropout"]);
     check(&["--set", "data.mask_rate=2"], &["data.mask_rate", "between 0 and 1"]);
     check(&["--set", "model.attention_dropout=0.1"], &["compute.attention = \"plain\""]);
     check(&["--set", "compute.precision=fp8"], &["compute.precision", "fp8", "bf16"]);

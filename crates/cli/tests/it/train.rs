@@ -38,7 +38,11 @@ fn a_run_leaves_everything_that_it_promises() {
 
     let text = std::fs::read_to_string(sandbox.path("run/summary.json")).unwrap();
     let summary: Summary = serde_json::from_str(&text).unwrap();
-    assert_eq!((summary.steps, summary.tokens), (6, 6 * 2 * 32));
+    assert_eq!((summary.steps, summary.slots), (6, 6 * 2 * 32), "packed by default");
+    // A packed row has fewer than 8 places of padding.
+    assert!(summary.tokens <= summary.slots && summary.tokens > summary.slots - 6 * 2 * 8);
+    assert_eq!(records.iter().map(|record| record.tokens).sum::<u64>(), summary.tokens);
+    assert!(records.iter().all(|record| record.muon_lr.is_none()));
     assert!(summary.held_out_loss.unwrap().is_finite());
     assert!(summary.time_to_first_step_s <= summary.total_time_s);
     assert!((0.0..1.0).contains(&summary.speed_of_light), "{}", summary.speed_of_light);
@@ -67,6 +71,10 @@ fn presets_train_the_same_model() {
     for preset in ["baseline", "recommended"] {
         sandbox.train(&["--preset", preset, "--out", preset]).succeeds();
     }
+    let tokens = |run: &str| -> Vec<u64> {
+        records(&sandbox, run).iter().map(|record| record.tokens).collect()
+    };
+    assert_eq!(tokens("baseline"), tokens("recommended"), "of the same batches");
     let pairs = losses(&sandbox, "baseline").into_iter().zip(losses(&sandbox, "recommended"));
     for (step, (baseline, recommended)) in pairs.enumerate() {
         let apart = (baseline - recommended).abs() / baseline;

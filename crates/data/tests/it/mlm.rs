@@ -1,13 +1,18 @@
 use std::sync::Arc;
 
-use bert4rs_data::{BatchSource, Dataset, MlmBatch, MlmBatches, MlmOptions};
+use bert4rs_data::{BatchSource, Dataset, Layout, MlmBatch, MlmBatches, MlmOptions};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 use tempfile::tempdir;
 
 use crate::sample::{assert_error, dataset};
 
-const OPTIONS: MlmOptions =
-    MlmOptions { batch_size: 4, sequence_length: 64, mask_rate: 0.15, seed: 11 };
+const OPTIONS: MlmOptions = MlmOptions {
+    batch_size: 4,
+    sequence_length: 64,
+    mask_rate: 0.15,
+    layout: Layout::Packed,
+    seed: 11,
+};
 
 fn train(dataset: &Dataset, options: MlmOptions) -> MlmBatches {
     MlmBatches::train(Arc::clone(&dataset.train), dataset.summary.vocabulary, options).unwrap()
@@ -195,4 +200,46 @@ fn tensors_hold_the_same_numbers() {
     check(&tensors.masked_positions, &[40], &batch.masked_positions);
     check(&tensors.masked_labels, &[40], &batch.masked_labels);
     assert_eq!(tensors.real_tokens, batch.real_tokens);
+}
+
+/// The slots of each piece in turn, as `(id, position)`, without padding.
+fn piece_slots(batch: &MlmBatch) -> Vec<Vec<(i64, i64)>> {
+    let mut pieces = Vec::new();
+    for row in 0..batch.rows {
+        let slots = row * batch.columns..(row + 1) * batch.columns;
+        let mut number = -1;
+        for slot in slots.filter(|&slot| batch.input_ids[slot] != 0) {
+            if batch.document_ids[slot] != number {
+                number = batch.document_ids[slot];
+                pieces.push(Vec::new());
+            }
+            pieces.last_mut().unwrap().push((batch.input_ids[slot], batch.position_ids[slot]));
+        }
+    }
+    pieces
+}
+
+#[test]
+fn a_padded_batch_holds_the_same_masked_pieces_each_in_its_row() {
+    let folder = tempdir().unwrap();
+    let dataset = dataset(folder.path(), 200);
+    let packed = train(&dataset, OPTIONS);
+    let padded = train(&dataset, MlmOptions { layout: Layout::Padded, ..OPTIONS });
+    for index in 0..10 {
+        let (packed, padded) = (packed.batch(index).unwrap(), padded.batch(index).unwrap());
+        assert_eq!(piece_slots(&padded), piece_slots(&packed));
+        assert_eq!(piece_slots(&padded).len(), padded.rows, "a piece a row");
+        assert_eq!((padded.columns, padded.input_ids.len()), (64, padded.rows * 64));
+        assert_eq!(padded.masked_labels, packed.masked_labels);
+        assert_eq!(padded.real_tokens, packed.real_tokens);
+        let hidden = |batch: &MlmBatch| -> Vec<i64> {
+            batch.masked_positions.iter().map(|&slot| batch.input_ids[slot as usize]).collect()
+        };
+        assert_eq!(hidden(&padded), hidden(&packed), "masks are where they were");
+        let padding = (0..padded.input_ids.len()).filter(|&slot| padded.input_ids[slot] == 0);
+        assert!(padding.clone().count() > 0, "pieces shorter than a row");
+        for slot in padding {
+            assert_eq!(padded.document_ids[slot], 1, "padding is no part of the piece");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use super::{BertConfig, BertInput, BertModel, Pooler};
 use crate::error::Result;
 use crate::input::{self, check_masked};
 use crate::layers::{Biased, Linear, Norm};
-use crate::loss;
+use crate::loss::{self, LossOptions};
 
 /// The MLM head: a map, activation and norm, then the word embeddings again as output matrix.
 #[derive(Debug)]
@@ -19,6 +19,22 @@ struct MaskedLmHead {
     norm: Norm,
     /// `[v]`
     bias: Tensor,
+}
+
+/// How the loss of masked tokens is computed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MlmLoss {
+    /// For which tokens logits are computed.
+    pub logits_of: LogitsOf,
+    /// What is added to cross-entropy.
+    pub options: LossOptions,
+}
+
+impl From<LogitsOf> for MlmLoss {
+    /// Cross-entropy alone.
+    fn from(logits_of: LogitsOf) -> Self {
+        Self { logits_of, options: LossOptions::default() }
+    }
 }
 
 /// For which tokens logits are computed. Loss and gradients are the same.
@@ -88,12 +104,12 @@ impl BertForMaskedLm {
         input: &BertInput,
         positions_m: &Tensor,
         labels_m: &Tensor,
-        logits_of: LogitsOf,
+        how: impl Into<MlmLoss>,
         train: bool,
     ) -> Result<Tensor> {
         check_masked(positions_m, labels_m)?;
         let hidden_btd = self.encode(input, train)?;
-        Ok(self.masked_loss(&hidden_btd, positions_m, labels_m, logits_of))
+        Ok(self.masked_loss(&hidden_btd, positions_m, labels_m, how.into()))
     }
 
     fn masked_loss(
@@ -101,19 +117,19 @@ impl BertForMaskedLm {
         hidden_btd: &Tensor,
         positions_m: &Tensor,
         labels_m: &Tensor,
-        logits_of: LogitsOf,
+        how: MlmLoss,
     ) -> Tensor {
         let hidden_nd = hidden_btd.flatten(0, 1);
-        match logits_of {
+        match how.logits_of {
             LogitsOf::MaskedOnly => {
                 let hidden_md = hidden_nd.index_select(0, positions_m);
-                loss::cross_entropy(&self.logits(&hidden_md), labels_m)
+                loss::cross_entropy_with(&self.logits(&hidden_md), labels_m, &how.options)
             }
             LogitsOf::AllTokens => {
                 let place = (Kind::Int64, labels_m.device());
                 let ignored_n = labels_m.new_full([hidden_nd.size()[0]], loss::IGNORED, place);
                 let labels_n = ignored_n.index_copy(0, positions_m, labels_m);
-                loss::cross_entropy(&self.logits(&hidden_nd), &labels_n)
+                loss::cross_entropy_with(&self.logits(&hidden_nd), &labels_n, &how.options)
             }
         }
     }
@@ -160,7 +176,7 @@ impl BertForPreTraining {
         positions_m: &Tensor,
         labels_m: &Tensor,
         next_b: &Tensor,
-        logits_of: LogitsOf,
+        how: impl Into<MlmLoss>,
         train: bool,
     ) -> Result<Tensor> {
         check_masked(positions_m, labels_m)?;
@@ -169,7 +185,7 @@ impl BertForPreTraining {
         if next_b.kind() != Kind::Int64 || next_b.size() != [b] {
             return Err(input::refuse("next sentence labels", next_b, format!("Int64 [{b}]")));
         }
-        let masked = self.masked.masked_loss(&hidden_btd, positions_m, labels_m, logits_of);
+        let masked = self.masked.masked_loss(&hidden_btd, positions_m, labels_m, how.into());
         Ok(masked + loss::cross_entropy(&self.next_sentence_logits(&hidden_btd), next_b))
     }
 }

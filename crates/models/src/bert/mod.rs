@@ -14,7 +14,7 @@ pub use config::{BertConfig, BertSize};
 pub use fine_tuning::{
     BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification,
 };
-pub use heads::{BertForMaskedLm, BertForPreTraining, LogitsOf};
+pub use heads::{BertForMaskedLm, BertForPreTraining, LogitsOf, MlmLoss};
 
 use crate::error::Result;
 use crate::input;

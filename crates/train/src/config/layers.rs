@@ -179,11 +179,11 @@ fn overlay(base: &mut Table, top: &Table) {
     }
 }
 
-/// Whether `top` chooses anew, as `{ shape = "cosine", ... }` or `{ steps = 10 }` do, rather than
-/// adjusting `base`.
+/// Whether `top` chooses anew, as `{ shape = "cosine", ... }`, `{ kind = "rope" }` or `{ steps =
+/// 10 }` do, rather than adjusting `base`.
 fn makes_choice(base: &Table, top: &Table) -> bool {
     let chooses = |table: &Table| {
-        table.contains_key("shape") || table.contains_key("steps") || table.contains_key("fraction")
+        ["shape", "kind", "steps", "fraction"].iter().any(|key| table.contains_key(*key))
     };
     chooses(base) && chooses(top)
 }

@@ -3,11 +3,16 @@
 //! Defaults are not written here: they are `presets/baseline.toml`, which [`resolve`] lays
 //! presets, files and flags over.
 
+mod families;
 mod layers;
+mod model;
 mod validate;
 
 pub use layers::{Layer, known_keys, parse_assignment, resolve};
+pub use model::{Biases, Family, Head, ModelConfig, OrPublished, Positions, T5Form};
 
+use bert4rs_data::Layout;
+use bert4rs_models::loss::LossOptions;
 use bert4rs_optim::OptimizerConfig;
 use bert4rs_optim::schedule::ScheduleConfig;
 use bert4rs_tensor_core::attention;
@@ -28,6 +33,8 @@ pub struct Config {
     pub compute: ComputeConfig,
     /// What is learned from.
     pub data: DataConfig,
+    /// What is added to cross-entropy.
+    pub loss: LossOptions,
     /// The update rule.
     pub optimizer: OptimizerConfig,
     /// The learning rate over time.
@@ -36,45 +43,13 @@ pub struct Config {
     pub train: LoopConfig,
 }
 
-/// A family of models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
-    /// Bidirectional encoder, learning to fill in masked tokens.
-    Bert,
-}
-
-/// Shape of the model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelConfig {
-    /// The family.
-    pub family: Family,
-    /// Entries of the vocabulary.
-    pub vocab_size: u32,
-    /// Features of a token.
-    pub hidden_size: u32,
-    /// Transformer blocks.
-    pub num_layers: u32,
-    /// Attention heads; divides `hidden_size`.
-    pub num_heads: u32,
-    /// Features inside a feed-forward layer; 0 means four times `hidden_size`.
-    pub intermediate_size: u32,
-    /// Learned positions; 0 means `data.seq_len`.
-    pub max_positions: u32,
-    /// Probability of dropping a hidden value in training.
-    pub dropout: f64,
-    /// Probability of dropping an attention weight in training.
-    pub attention_dropout: f64,
-}
-
 /// Which tokens the output layer computes logits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogitsOf {
     /// Every token, whether its loss counts or not.
     All,
-    /// Masked tokens only: the same loss and gradients.
+    /// Those whose loss counts, which of a BERT are the masked ones: the same loss and gradients.
     Masked,
 }
 
@@ -106,8 +81,12 @@ pub struct DataConfig {
     pub seq_len: u32,
     /// Sequences of a batch.
     pub batch_size: u32,
-    /// Share of tokens to predict.
+    /// How the pieces of documents lie in the model's rows.
+    pub packing: Layout,
+    /// Share of tokens to predict, of BERT and T5.
     pub mask_rate: f64,
+    /// Mean tokens of T5's spans.
+    pub mean_span: f64,
     /// Share of documents kept apart.
     pub held_out: f64,
     /// Batches made ahead; 0 makes each in the loop.
@@ -137,27 +116,5 @@ impl Config {
             origin: "the configuration".into(),
             reason: error.to_string(),
         })
-    }
-
-    /// Tokens of one optimizer step.
-    pub fn tokens_per_step(&self) -> u64 {
-        let data = &self.data;
-        u64::from(data.seq_len) * u64::from(data.batch_size) * u64::from(self.train.accumulate)
-    }
-
-    /// Features inside a feed-forward layer.
-    pub fn intermediate_size(&self) -> u32 {
-        match self.model.intermediate_size {
-            0 => self.model.hidden_size.saturating_mul(4),
-            size => size,
-        }
-    }
-
-    /// Learned positions.
-    pub fn max_positions(&self) -> u32 {
-        match self.model.max_positions {
-            0 => self.data.seq_len,
-            positions => positions,
-        }
     }
 }

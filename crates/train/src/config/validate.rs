@@ -6,7 +6,7 @@ use bert4rs_optim::schedule::Horizon;
 use bert4rs_tensor_core::attention;
 use bert4rs_tensor_core::device::DeviceChoice;
 
-use super::Config;
+use super::{Config, Family};
 
 /// The key at fault and the reason.
 type Fault = (String, String);
@@ -27,7 +27,10 @@ impl Config {
         at_least("model.hidden_size", model.hidden_size.into(), 1)?;
         at_least("model.num_layers", model.num_layers.into(), 1)?;
         at_least("model.num_heads", model.num_heads.into(), 1)?;
-        if !model.hidden_size.is_multiple_of(model.num_heads) {
+        if let Some((key, reason)) = model.refusal() {
+            return Err((key.into(), reason.into()));
+        }
+        if model.head_size == 0 && !model.hidden_size.is_multiple_of(model.num_heads) {
             let reason = format!(
                 "{} heads don't divide hidden_size {}; choose a number of heads that does",
                 model.num_heads, model.hidden_size
@@ -42,7 +45,15 @@ impl Config {
             return Err(("model.max_positions".into(), reason));
         }
         probability("model.dropout", model.dropout)?;
-        probability("model.attention_dropout", model.attention_dropout)
+        probability("model.attention_dropout", model.attention_dropout)?;
+        // Tokens are known only with the tokenizer; any will do here.
+        let checked = match model.family {
+            Family::Bert => self.bert(0).validate(),
+            Family::Gpt => self.gpt(0).validate(),
+            Family::T5 => self.t5(0, 1).validate(),
+        };
+        checked.map_err(|error| fault_of_model("model.", &error))?;
+        self.loss.validate().map_err(|error| fault_of_model("loss.", &error))
     }
 
     fn validate_compute(&self) -> Result<(), Fault> {
@@ -64,15 +75,36 @@ impl Config {
             let reason = format!("{} of {} tokens is none", data.mask_rate, data.seq_len);
             return Err(("data.mask_rate".into(), reason));
         }
+        self.validate_spans()?;
         within("data.held_out", data.held_out, 0.0, 0.5)?;
         at_least("data.workers", data.workers.into(), 1)
     }
 
+    /// Only T5 has spans, and GPT hides nothing: there, other values than the default are refused.
+    fn validate_spans(&self) -> Result<(), Fault> {
+        let (data, family) = (&self.data, self.model.family);
+        let absent = |key: &str, value: f64, default: f64, what: &str| {
+            if value == default {
+                return Ok(());
+            }
+            let reason = format!("{} {what}; leave it out", family.name());
+            Err((format!("data.{key}"), reason))
+        };
+        match family {
+            Family::Bert => absent("mean_span", data.mean_span, 3.0, "masks single tokens"),
+            Family::Gpt => {
+                absent("mask_rate", data.mask_rate, 0.15, "hides no tokens")?;
+                absent("mean_span", data.mean_span, 3.0, "hides no tokens")
+            }
+            Family::T5 => within("data.mean_span", data.mean_span, 1.0, 100.0),
+        }
+    }
+
     /// The optimizer and its schedule know their own rules.
     fn validate_optimizer(&self) -> Result<(), Fault> {
-        self.optimizer.validate().map_err(|error| fault_of("optimizer.", error))?;
+        self.optimizer.validate().map_err(|error| fault_of_optimizer("optimizer.", error))?;
         let horizon = Horizon::Steps(self.train.max_steps);
-        self.schedule.resolve(horizon).map(drop).map_err(|error| fault_of("", error))
+        self.schedule.resolve(horizon).map(drop).map_err(|error| fault_of_optimizer("", error))
     }
 
     fn validate_loop(&self) -> Result<(), Fault> {
@@ -83,8 +115,28 @@ impl Config {
     }
 }
 
+/// The key and reason in a model's error, the key in `section`.
+fn fault_of_model(section: &str, error: &bert4rs_models::Error) -> Fault {
+    match error {
+        bert4rs_models::Error::Config { key, value, reason } => {
+            (format!("{section}{}", our_key(key)), format!("{value}: {reason}"))
+        }
+        other => (section.trim_end_matches('.').into(), other.to_string()),
+    }
+}
+
+/// The key that decides what the families' own files call `key`.
+fn our_key(key: &str) -> &str {
+    match key {
+        "head size" => "num_heads",
+        "positions.yarn.original_max_position_embeddings" => "positions.original_length",
+        "positions.yarn.factor" => "positions.factor",
+        key => key,
+    }
+}
+
 /// The key and reason in an optimizer's error.
-fn fault_of(section: &str, error: bert4rs_optim::Error) -> Fault {
+fn fault_of_optimizer(section: &str, error: bert4rs_optim::Error) -> Fault {
     match error {
         bert4rs_optim::Error::Config { key, value, reason } => {
             (format!("{section}{key}"), format!("{value} {reason}"))

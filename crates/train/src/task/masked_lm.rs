@@ -8,13 +8,13 @@ use bert4rs_data::{
     BatchSource, Dataset, DatasetOptions, MlmBatch, MlmBatches, MlmOptions, Prefetcher,
     TokenizerChoice,
 };
-use bert4rs_models::bert::{self, BertConfig, BertForMaskedLm, BertInput};
+use bert4rs_models::bert::{self, BertForMaskedLm, BertInput, MlmLoss};
 use bert4rs_models::{hugging_face, mask};
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Tensor, no_grad};
 
-use super::Task;
+use super::{BatchLoss, BatchSize, Task};
 use crate::config::{Config, LogitsOf};
 use crate::console::Console;
 use crate::error::{Error, Result};
@@ -26,7 +26,7 @@ pub struct MaskedLm {
     batches: Prefetcher<MlmBatches>,
     held_out: MlmBatches,
     device: Device,
-    logits: bert::LogitsOf,
+    how: MlmLoss,
     eval_sequences: u32,
     seq_len: u32,
 }
@@ -53,12 +53,13 @@ impl MaskedLm {
             batch_size: config.data.batch_size as usize,
             sequence_length: config.data.seq_len as usize,
             mask_rate: config.data.mask_rate,
+            layout: config.data.packing,
             seed: config.seed,
         };
         let train = MlmBatches::train(Arc::clone(&dataset.train), vocabulary, options)?;
         let held_out = MlmBatches::held_out(Arc::clone(&dataset.held_out), vocabulary, options)?;
         let (depth, workers) = (config.data.prefetch as usize, config.data.workers as usize);
-        let bert = bert_config(config, vocabulary.special.pad);
+        let bert = config.bert(vocabulary.special.pad);
         let model = BertForMaskedLm::new(&params.root(), &bert, config.compute.attention)?;
         Ok(Self {
             model,
@@ -66,9 +67,12 @@ impl MaskedLm {
             held_out,
             dataset,
             device: params.device(),
-            logits: match config.compute.logits {
-                LogitsOf::All => bert::LogitsOf::AllTokens,
-                LogitsOf::Masked => bert::LogitsOf::MaskedOnly,
+            how: MlmLoss {
+                logits_of: match config.compute.logits {
+                    LogitsOf::All => bert::LogitsOf::AllTokens,
+                    LogitsOf::Masked => bert::LogitsOf::MaskedOnly,
+                },
+                options: config.loss,
             },
             eval_sequences: config.train.eval_sequences,
             seq_len: config.data.seq_len,
@@ -76,7 +80,7 @@ impl MaskedLm {
     }
 
     /// Mean loss of a batch's masked tokens. Dropout acts if `train`.
-    fn loss(&self, batch: &MlmBatch, logits: bert::LogitsOf, train: bool) -> Result<Tensor> {
+    fn loss(&self, batch: &MlmBatch, how: MlmLoss, train: bool) -> Result<Tensor> {
         let batch = batch.to_tensors(self.device)?;
         let visible = mask::documents(&batch.document_ids);
         let input = BertInput {
@@ -86,14 +90,16 @@ impl MaskedLm {
             mask: Some(&visible),
         };
         let (positions, labels) = (&batch.masked_positions, &batch.masked_labels);
-        Ok(self.model.mlm_loss(&input, positions, labels, logits, train)?)
+        Ok(self.model.mlm_loss(&input, positions, labels, how, train)?)
     }
 }
 
 impl Task for MaskedLm {
-    fn next_loss(&mut self) -> Result<Tensor> {
+    fn next_loss(&mut self) -> Result<BatchLoss> {
         let batch = self.batches.next()?;
-        self.loss(&batch, self.logits, true)
+        let loss = self.loss(&batch, self.how, true)?;
+        let slots = (batch.rows * batch.columns) as u64;
+        Ok(BatchLoss { loss, size: BatchSize { tokens: batch.real_tokens as u64, slots } })
     }
 
     fn held_out_loss(&self) -> Result<Option<f64>> {
@@ -102,7 +108,7 @@ impl Task for MaskedLm {
         let (mut sum, mut tokens) = (0.0, 0);
         for index in 0..wanted.min(self.held_out.batches_per_epoch()) {
             let batch = self.held_out.batch(index)?;
-            let loss = no_grad(|| self.loss(&batch, bert::LogitsOf::MaskedOnly, false))?;
+            let loss = no_grad(|| self.loss(&batch, bert::LogitsOf::MaskedOnly.into(), false))?;
             let masked = batch.masked_labels.len();
             sum += loss.f_double_value(&[]).during("held-out loss")? * masked as f64;
             tokens += masked;
@@ -181,20 +187,4 @@ fn cache_folder() -> Result<PathBuf> {
         key: "HOME".into(),
         reason: "neither XDG_CACHE_HOME nor HOME is set; set one, to keep tokenized text".into(),
     })
-}
-
-fn bert_config(config: &Config, pad: u32) -> BertConfig {
-    let model = &config.model;
-    BertConfig {
-        vocab_size: model.vocab_size.into(),
-        hidden_size: model.hidden_size.into(),
-        num_hidden_layers: model.num_layers.into(),
-        num_attention_heads: model.num_heads.into(),
-        intermediate_size: config.intermediate_size().into(),
-        hidden_dropout_prob: model.dropout,
-        attention_probs_dropout_prob: model.attention_dropout,
-        max_position_embeddings: config.max_positions().into(),
-        pad_token_id: Some(pad.into()),
-        ..BertConfig::default()
-    }
 }

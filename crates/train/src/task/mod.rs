@@ -10,10 +10,35 @@ use bert4rs_tensor_core::param::ParamStore;
 
 use crate::error::Result;
 
+/// How much a batch holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BatchSize {
+    /// Real tokens: all but padding.
+    pub tokens: u64,
+    /// Places that the model computes, padding included.
+    pub slots: u64,
+}
+
+impl std::ops::AddAssign for BatchSize {
+    fn add_assign(&mut self, other: Self) {
+        self.tokens += other.tokens;
+        self.slots += other.slots;
+    }
+}
+
+/// The loss of a batch.
+#[derive(Debug)]
+pub struct BatchLoss {
+    /// A scalar in FP32 that gradients can be taken of.
+    pub loss: Tensor,
+    /// How much it is the loss of.
+    pub size: BatchSize,
+}
+
 /// A model together with the data and the objective that train it.
 pub trait Task {
-    /// The loss of the next batch: a scalar in FP32 that gradients can be taken of.
-    fn next_loss(&mut self) -> Result<Tensor>;
+    /// The loss of the next batch.
+    fn next_loss(&mut self) -> Result<BatchLoss>;
 
     /// Mean loss over held-out sequences, `None` where none are to be measured.
     fn held_out_loss(&self) -> Result<Option<f64>>;
