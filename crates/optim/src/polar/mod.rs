@@ -19,6 +19,7 @@ mod workspace;
 
 use bert4rs_kernels::norm;
 use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::precision::Precision;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,8 @@ pub enum Compute {
     /// FP64 for inputs in FP64, else FP32.
     #[default]
     Input,
+    /// BF16 where the device multiplies it faster than FP32, else as `Input`.
+    Auto,
     /// FP32.
     Fp32,
     /// BF16 or better.
@@ -143,6 +146,11 @@ impl Plan {
     pub(crate) fn of(shape: [i64; 3], input: Kind, device: Device, options: &Options) -> Self {
         let kind = match options.compute {
             Compute::Input => input,
+            Compute::Auto if options.iteration == Iteration::Gram => input,
+            Compute::Auto => match Precision::Auto.resolve(device) {
+                (Precision::Bf16, _) => Kind::BFloat16,
+                _ => input,
+            },
             Compute::Fp32 => Kind::Float,
             Compute::Bf16 => Kind::BFloat16,
             Compute::Fp16 => Kind::Half,

@@ -91,6 +91,8 @@ fn standard_and_gram_agree_where_both_are_safe() {
     assert!(distance(&at(Compute::Bf16, Iteration::Standard), &exact) < 0.1);
     // Four times as wide as high: small matrices in FP32, where the kernel has both dtypes.
     assert!(distance(&at(Compute::Bf16, Iteration::Auto), &exact) < 0.1);
+    assert!(distance(&at(Compute::Auto, Iteration::Auto), &exact) < 0.1);
+    assert!(distance(&at(Compute::Auto, Iteration::Gram), &exact) < 2e-3);
 }
 
 proptest! {
