@@ -29,22 +29,43 @@ pub(crate) enum Command {
     Doctor(DoctorFlags),
 }
 
+/// What a run is to be: a preset, and what is laid over it.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigFlags {
+    /// Preset that everything else is laid over; `bert4rs presets` lists them [default:
+    /// recommended].
+    #[arg(long)]
+    pub(crate) preset: Option<String>,
+    /// TOML file laid over the preset, such as the config.toml of an earlier run.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// bert, gpt or t5 in the preset's size, or a published one: bert-base, gpt2, t5-v1_1-small, …
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// One value, laid over all that; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+impl ConfigFlags {
+    /// The preset's name.
+    pub(crate) fn preset(&self) -> &str {
+        self.preset.as_deref().unwrap_or("recommended")
+    }
+
+    /// Whether none is given.
+    pub(crate) fn are_absent(&self) -> bool {
+        let Self { preset, config, model, set } = self;
+        preset.is_none() && config.is_none() && model.is_none() && set.is_empty()
+    }
+}
+
 /// Flags of `train`. A flag given twice has its last value.
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
 pub(crate) struct TrainFlags {
-    /// Preset that everything else is laid over; `bert4rs presets` lists them.
-    #[arg(long, default_value = "recommended")]
-    pub(crate) preset: String,
-    /// TOML file laid over the preset, such as the config.toml of an earlier run.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// One value, laid over both; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<String>,
-    /// bert, gpt or t5.
-    #[arg(long, value_name = "FAMILY")]
-    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) config: ConfigFlags,
     /// Text files or folders of .txt files: UTF-8, a blank line between documents.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub(crate) corpus: Vec<PathBuf>,
@@ -108,6 +129,11 @@ pub(crate) enum PresetsAction {
 #[derive(Debug, Args)]
 pub(crate) struct DoctorFlags {
     /// Also run a small check of each part.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "memory")]
     pub(crate) selftest: bool,
+    /// Say instead what a run would hold in memory, without starting it.
+    #[arg(long)]
+    pub(crate) memory: bool,
+    #[command(flatten)]
+    pub(crate) config: ConfigFlags,
 }

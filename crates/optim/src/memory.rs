@@ -16,6 +16,7 @@ use bert4rs_tensor_core::param::Param;
 use crate::config::{Masters, OptimizerConfig};
 use crate::error::Result;
 use crate::group::{self, Rule};
+use crate::optimizer::Optimizer;
 
 /// Bytes, by what they are for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -66,6 +67,18 @@ impl Memory {
         }
         Ok(memory)
     }
+}
+
+/// Bytes that the tensors of a run hold, counted.
+///
+/// `params` are the optimizer's; their gradients are counted as if they were there.
+pub fn held(optimizer: &Optimizer, params: &[Param]) -> u64 {
+    let bytes = |tensor: &Tensor| tensor.numel() as u64 * element_size(tensor);
+    let masters = params.iter().filter_map(|param| param.master.as_ref());
+    let weights: u64 = params.iter().map(|param| bytes(&param.weight)).sum();
+    2 * weights
+        + masters.map(bytes).sum::<u64>()
+        + optimizer.state().values().map(bytes).sum::<u64>()
 }
 
 fn element_size(tensor: &Tensor) -> u64 {

@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`config`] | every key, laid over from presets, files and flags |
 //! | [`presets`] | the named sets of values |
+//! | [`published`] | published models by name |
+//! | [`memory_plan`] | what a run will hold, before it begins |
 //! | [`trainer`] | the loop, on one screen |
 //! | [`session`] | model, data and optimizer made from a configuration; one step |
 //! | [`task`] | what a family learns: its batches and its loss |
@@ -16,9 +18,11 @@ pub mod config;
 pub mod console;
 mod error;
 mod gradients;
+pub mod memory_plan;
 pub mod metrics;
 mod nearest;
 pub mod presets;
+pub mod published;
 pub mod run_folder;
 pub mod session;
 pub mod task;

@@ -71,6 +71,8 @@ pub struct Summary {
     pub unigram_entropy: f64,
     /// The most memory that the process held.
     pub peak_memory_bytes: u64,
+    /// Bytes of weights, masters, gradients and optimizer state, which `doctor --memory` foretells.
+    pub parameter_memory_bytes: u64,
     /// Useful FLOP/s over the machine's best matrix-product rate, 0 to 1.
     pub speed_of_light: f64,
     /// That rate, measured at the start, in FLOP/s.

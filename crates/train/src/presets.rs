@@ -13,8 +13,10 @@ pub struct Preset {
 }
 
 /// Every preset; `baseline`, which holds all keys with their defaults, is the first.
-pub const PRESETS: [Preset; 2] = [
+pub const PRESETS: [Preset; 4] = [
     Preset { name: "baseline", toml: include_str!("../presets/baseline.toml") },
+    Preset { name: "muon", toml: include_str!("../presets/muon.toml") },
+    Preset { name: "normuon", toml: include_str!("../presets/normuon.toml") },
     Preset { name: "recommended", toml: include_str!("../presets/recommended.toml") },
 ];
 

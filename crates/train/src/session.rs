@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use bert4rs_optim::Optimizer;
+use bert4rs_optim::memory::held;
 use bert4rs_optim::schedule::{Horizon, Schedule};
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::error::Context;
@@ -151,6 +152,7 @@ impl Session {
             held_out_loss: None,
             unigram_entropy: self.task.unigram_entropy(),
             peak_memory_bytes: memory::process().map_or(0, |memory| memory.peak_resident),
+            parameter_memory_bytes: held(&self.optimizer, &self.params.params()),
             speed_of_light: tokens_per_s * flops_per_token / best_product_flops,
             best_product_flops,
             flops_per_token,

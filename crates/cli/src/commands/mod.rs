@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod config;
 pub(crate) mod doctor;
 pub(crate) mod forward;
 pub(crate) mod presets;

@@ -4,33 +4,26 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use bert4rs_train::clock::ProcessClock;
-use bert4rs_train::config::{Config, Layer, parse_assignment, resolve};
+use bert4rs_train::config::{Config, Layer, resolve};
 use bert4rs_train::console::Console;
-use bert4rs_train::presets::Preset;
 use bert4rs_train::run_folder::{ClaimedFolder, default_path};
 use bert4rs_train::{Error, Result, trainer};
 
+use super::config::config_layers;
 use crate::flags::TrainFlags;
 
 pub(crate) fn run(flags: &TrainFlags, clock: ProcessClock) -> Result<ExitCode> {
     let config = resolve(&layers(flags)?)?;
     require_corpus(&config)?;
-    let out = flags.out.clone().unwrap_or_else(|| default_path(&flags.preset));
+    let out = flags.out.clone().unwrap_or_else(|| default_path(flags.config.preset()));
     let folder = ClaimedFolder::claim(&out, flags.overwrite)?;
     trainer::train(&config, folder, &mut Console::new(), clock)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Preset, file, `--set`, flags: the later ones win.
+/// Preset, file, model, `--set`, flags: the later ones win.
 fn layers(flags: &TrainFlags) -> Result<Vec<Layer>> {
-    let preset = Preset::named(&flags.preset)?;
-    let mut layers = vec![Layer::parse(format!("preset {}", preset.name), preset.toml)?];
-    if let Some(path) = &flags.config {
-        layers.push(trainer::read_config_file(path)?);
-    }
-    for assignment in &flags.set {
-        layers.push(parse_assignment(assignment)?);
-    }
+    let mut layers = config_layers(&flags.config)?;
     let numbers = [
         ("--seed", "seed", flags.seed),
         ("--max-steps", "train.max_steps", flags.max_steps),
@@ -46,9 +39,6 @@ fn layers(flags: &TrainFlags) -> Result<Vec<Layer>> {
         // TOML has no unsigned numbers; one too large for it is no sensible value of any flag.
         let value = i64::try_from(value).unwrap_or(i64::MAX);
         layers.push(Layer::single(flag, key, value));
-    }
-    if let Some(family) = &flags.model {
-        layers.push(Layer::single("--model", "model.family", family.as_str()));
     }
     if let Some(device) = &flags.device {
         layers.push(Layer::single("--device", "compute.device", device.as_str()));

@@ -1,5 +1,7 @@
 //! `bert4rs presets` and `bert4rs doctor`.
 
+use bert4rs_train::metrics::Summary;
+
 use crate::support::Sandbox;
 
 #[test]
@@ -27,4 +29,31 @@ fn doctor_passes_its_own_checks() {
     let outcome = Sandbox::new().run(&["doctor", "--selftest"]).succeeds();
     assert!(outcome.stdout.contains("libtorch        2.11.0"), "{}", outcome.stdout);
     assert!(outcome.stdout.trim_end().ends_with("passed, 0 failed"), "{}", outcome.stdout);
+}
+
+#[test]
+fn doctor_foretells_what_a_run_holds() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    for preset in ["baseline", "recommended", "normuon"] {
+        sandbox.train(&["--preset", preset, "--out", preset]).succeeds();
+        let text = std::fs::read_to_string(sandbox.path(preset).join("summary.json")).unwrap();
+        let summary: Summary = serde_json::from_str(&text).unwrap();
+        let config = format!("{preset}/config.toml");
+        let shown = sandbox.run(&["doctor", "--memory", "--config", &config]).succeeds().stdout;
+        let together = shown.lines().find_map(|line| line.strip_prefix("together")).unwrap();
+        let foretold: f64 = together.trim().strip_suffix(" MiB").unwrap().trim().parse().unwrap();
+        let held = summary.parameter_memory_bytes as f64 / (1 << 20) as f64;
+        // Shown to a tenth of a MiB.
+        assert!((foretold - held).abs() <= 0.05 * held + 0.06, "{preset}: {foretold}, {held}");
+    }
+}
+
+#[test]
+fn doctor_needs_no_more_than_a_models_name() {
+    let shown = Sandbox::new().run(&["doctor", "--memory", "--model", "bert-base"]).succeeds();
+    assert!(shown.stdout.contains("109.51 M"), "{}", shown.stdout);
+    Sandbox::new().run(&["doctor", "--model", "gpt2"]).refuses(&["add --memory"]);
+    let unknown = Sandbox::new().run(&["doctor", "--memory", "--model", "bert-bse"]);
+    unknown.refuses(&["--model", "did you mean bert-base?"]);
 }

@@ -1,7 +1,7 @@
 //! The bytes foretold are those that are held.
 
 use bert4rs_optim::config::Masters;
-use bert4rs_optim::memory::Memory;
+use bert4rs_optim::memory::{self, Memory};
 use bert4rs_optim::{Optimizer, OptimizerConfig};
 use bert4rs_tensor_core::{Kind, Tensor};
 
@@ -46,6 +46,10 @@ fn what_is_foretold_is_held() {
                 muon: held(&optimizer, &["momentum", "neuron_mean_square"]),
             };
             assert_eq!(foretold, found, "{kind:?}");
+            // All but counters of steps, 8 bytes each.
+            let counters = 8 * (3 + params.len() as u64);
+            let counted = memory::held(&optimizer, &params);
+            assert!((foretold.total()..=foretold.total() + counters).contains(&counted));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `bert4rs doctor`: what this machine and this libtorch can do.
 
+mod memory;
 mod probe;
 mod selftest;
 
@@ -7,12 +8,22 @@ use std::process::ExitCode;
 
 use bert4rs_tensor_core::device::{Cuda, DeviceChoice, cuda};
 use bert4rs_tensor_core::{cpu, get_num_threads, library};
-use bert4rs_train::Result;
+use bert4rs_train::{Error, Result};
 
 use super::say;
 use crate::flags::DoctorFlags;
 
 pub(crate) fn run(flags: &DoctorFlags) -> Result<ExitCode> {
+    if flags.memory {
+        return memory::run(&flags.config);
+    }
+    if !flags.config.are_absent() {
+        return Err(Error::Config {
+            origin: "command line".into(),
+            key: "--preset, --config, --model, --set".into(),
+            reason: "say what a run is to be; add --memory to see what it would hold".into(),
+        });
+    }
     library_and_cpu();
     let device = DeviceChoice::Auto.resolve()?;
     row("devices", &devices());
