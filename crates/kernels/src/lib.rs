@@ -3,6 +3,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`adamw`] | AdamW in one pass: moments, master weight and working weight |
+//! | [`attention`] | attention and its backward pass, block by block |
 //! | [`gemm`] | stacked matrix products, symmetric ones at half the cost |
 //! | [`muon`] | what Muon does before and after its products |
 //! | [`norm`] | sum of squares of many tensors |
@@ -17,9 +18,13 @@
 //! This is the only crate with `unsafe` kernels in it. Its public functions are safe.
 
 pub mod adamw;
+pub mod attention;
 pub mod gemm;
 pub mod isa;
+mod lanes;
 pub mod muon;
 pub mod norm;
+mod number;
 mod slices;
+mod transpose;
 pub mod weight;

@@ -19,6 +19,10 @@ impl Element for bf16 {
     const KIND: Kind = Kind::BFloat16;
 }
 
+impl Element for i64 {
+    const KIND: Kind = Kind::Int64;
+}
+
 impl Element for i16 {
     const KIND: Kind = Kind::Int16;
 }
@@ -85,4 +89,66 @@ pub(crate) fn range(tensor: &Tensor) -> std::ops::Range<usize> {
 pub(crate) fn overlap(left: &Tensor, right: &Tensor) -> bool {
     let (left, right) = (range(left), range(right));
     left.start < right.end && right.start < left.end
+}
+
+/// The values of a CPU tensor of `T` from its first on, and its strides, which may leave gaps
+/// and, for axes that are repeated, be 0. The last axis is dense.
+///
+/// # Errors
+/// As of [`read`]; a last axis that is not dense.
+pub(crate) fn read_strided<'a, T: Element, const AXES: usize>(
+    tensor: &'a Tensor,
+    what: &str,
+) -> Result<(&'a [T], [usize; AXES])> {
+    let refuse = |reason: String| {
+        Err(Error::Unsupported { what: format!("a CPU kernel on {what}"), reason })
+    };
+    if !tensor.defined() || tensor.device() != Device::Cpu || tensor.kind() != T::KIND {
+        return refuse(format!("it is not {:?} on the CPU", T::KIND));
+    }
+    let (size, stride) = (tensor.size(), tensor.stride());
+    if size.len() != AXES || stride.last() != Some(&1) {
+        return refuse(format!("its strides are {stride:?} for the shape {size:?}"));
+    }
+    let strides = std::array::from_fn(|axis| stride[axis] as usize);
+    if tensor.numel() == 0 {
+        return Ok((&[], strides));
+    }
+    let last: i64 = size.iter().zip(&stride).map(|(size, stride)| (size - 1) * stride).sum();
+    // SAFETY: as in `read`; libtorch's strides are not negative, so that all values lie between
+    // the first and the last.
+    let values = unsafe {
+        let first = tensor.data_ptr().cast::<T>().cast_const();
+        std::slice::from_raw_parts(first, last as usize + 1)
+    };
+    Ok((values, strides))
+}
+
+/// A dense result that several threads write, no value by two.
+pub(crate) struct Shared<'a, T> {
+    values: *mut T,
+    count: usize,
+    borrow: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: whoever calls `part` promises that no two threads take the same values.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    /// Shares `values` out.
+    pub(crate) fn new(values: &'a mut [T]) -> Self {
+        let (count, values) = (values.len(), values.as_mut_ptr());
+        Self { values, count, borrow: std::marker::PhantomData }
+    }
+
+    /// The `count` values from `first` on.
+    ///
+    /// # Safety
+    /// While the result lives, no other part overlaps it.
+    #[expect(clippy::mut_from_ref, reason = "parts are disjoint, as the caller promises")]
+    pub(crate) unsafe fn part(&self, first: usize, count: usize) -> &mut [T] {
+        assert!(first <= self.count && count <= self.count - first);
+        // SAFETY: within the values, as just checked, and nobody else's.
+        unsafe { std::slice::from_raw_parts_mut(self.values.add(first), count) }
+    }
 }

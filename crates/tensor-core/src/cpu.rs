@@ -2,6 +2,8 @@
 
 #![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "a CPU intrinsic"))]
 
+use std::sync::OnceLock;
+
 use raw_cpuid::CpuId;
 use serde::Serialize;
 
@@ -19,9 +21,15 @@ pub struct CpuFeatures {
 }
 
 impl CpuFeatures {
+    /// What this machine has. Asked once: a virtual machine takes long to answer.
+    pub fn detect() -> Self {
+        static FEATURES: OnceLock<CpuFeatures> = OnceLock::new();
+        *FEATURES.get_or_init(Self::ask)
+    }
+
     /// Asks the CPU, and the operating system where that must save the registers.
     #[cfg(target_arch = "x86_64")]
-    pub fn detect() -> Self {
+    fn ask() -> Self {
         let extended = CpuId::new().get_extended_feature_info();
         let bf16 = extended.as_ref().is_some_and(|info| info.has_avx512_bf16());
         let amx = extended.as_ref().is_some_and(|info| info.has_amx_bf16() && info.has_amx_tile());
@@ -42,7 +50,7 @@ impl CpuFeatures {
 
     /// Other processors take the portable paths.
     #[cfg(not(target_arch = "x86_64"))]
-    pub fn detect() -> Self {
+    fn ask() -> Self {
         Self { avx2_fma: false, avx512: false, avx512_bf16: false, amx_bf16: false }
     }
 

@@ -10,6 +10,7 @@
 //! | [`random`] | seeds, and saving and restoring the random state |
 //! | [`safetensors`] | tensors to and from files, never half-written |
 //! | [`files`] | files mapped into memory |
+//! | [`parallel`] | work shared out to libtorch's threads |
 //! | [`memory`], [`cpu`], [`library`], [`speed_of_light`] | what this machine and process are |
 //!
 //! Only this crate names the version of `tch`; all others take [`Tensor`] from here.
@@ -26,6 +27,7 @@ pub mod error;
 pub mod files;
 pub mod library;
 pub mod memory;
+pub mod parallel;
 pub mod param;
 pub mod precision;
 pub mod random;

@@ -8,88 +8,21 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::{Form, Right};
-use crate::slices::{self, Element};
+use crate::number::avx512::multiply_add;
+use crate::number::{EMPTY, Line, Number};
+use crate::slices;
+use crate::transpose::avx512::transpose_16;
 
 /// Rows of a tile.
 const TILE_ROWS: usize = 12;
 /// Columns of a tile: two vectors.
 const TILE_COLS: usize = 32;
 
-/// A cache line of 32-bit words, so that no vector of packed columns lies across two.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line([u32; 16]);
-
 /// The packed columns of a task: word `w` of column `c` is in line `2 w + c / 16`.
 type Panel = [Line];
 
 thread_local! {
     static PANEL: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A number type of operands and results.
-trait Number: Element {
-    /// Values in a 32-bit word.
-    const PER_WORD: usize;
-    fn widen(self) -> f32;
-    fn round(value: f32) -> Self;
-    /// One word of each of 16 columns from the rows of a word, each at least 16 long.
-    fn interleave(rows: [&[Self]; 2], word: &mut [u32]);
-    /// Adds the products of a word of `a`, in all lanes, and of `b`.
-    ///
-    /// # Safety
-    /// The CPU has the features of [`tile`]'s callers for this type.
-    unsafe fn multiply_add(a: __m512i, b: __m512i, sum: __m512) -> __m512;
-}
-
-impl Number for f32 {
-    const PER_WORD: usize = 1;
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-    #[inline(always)]
-    fn round(value: f32) -> Self {
-        value
-    }
-    #[inline(always)]
-    fn interleave(rows: [&[Self]; 2], word: &mut [u32]) {
-        for (word, value) in word.iter_mut().zip(rows[0]) {
-            *word = value.to_bits();
-        }
-    }
-    #[inline(always)]
-    unsafe fn multiply_add(a: __m512i, b: __m512i, sum: __m512) -> __m512 {
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum) }
-    }
-}
-
-impl Number for bf16 {
-    const PER_WORD: usize = 2;
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-    #[inline(always)]
-    fn round(value: f32) -> Self {
-        bf16::from_bits(crate::weight::round_to_bf16(value))
-    }
-    #[inline(always)]
-    fn interleave(rows: [&[Self]; 2], word: &mut [u32]) {
-        for ((word, low), high) in word.iter_mut().zip(rows[0]).zip(rows[1]) {
-            *word = u32::from(low.to_bits()) | (u32::from(high.to_bits()) << 16);
-        }
-    }
-    #[inline(always)]
-    unsafe fn multiply_add(a: __m512i, b: __m512i, sum: __m512) -> __m512 {
-        // SAFETY: the caller's promise; a BF16 vector is any 512 bits.
-        unsafe {
-            let a = std::mem::transmute::<__m512i, __m512bh>(a);
-            let b = std::mem::transmute::<__m512i, __m512bh>(b);
-            _mm512_dpbf16_ps(sum, a, b)
-        }
-    }
 }
 
 /// All that tasks share: operands of `T`, the result and what is added to it of `O`.
@@ -176,7 +109,7 @@ impl<T: Number, O: Number> Job<'_, T, O> {
 
     /// Computes the result's columns from `col` on, of one matrix of the stack.
     fn columns(&self, panel: &mut Vec<Line>, matrix: usize, col: usize) {
-        panel.resize(2 * self.words(), Line([0; 16]));
+        panel.resize(2 * self.words(), EMPTY);
         self.pack(panel, matrix, col);
         // Of a symmetric result, tiles that lie above the diagonal as a whole are left out.
         let first = if self.symmetric { col / TILE_ROWS * TILE_ROWS } else { 0 };
@@ -205,7 +138,7 @@ impl<T: Number, O: Number> Job<'_, T, O> {
         let count = TILE_COLS.min(self.cols - col);
         let b = &self.b[matrix * self.inner * self.cols..][..self.inner * self.cols];
         if count < TILE_COLS {
-            panel.fill(Line([0; 16]));
+            panel.fill(EMPTY);
         }
         for half in 0..2 {
             let count = count.saturating_sub(16 * half).min(16);
@@ -226,7 +159,9 @@ impl<T: Number, O: Number> Job<'_, T, O> {
             let start = word * T::PER_WORD * self.cols;
             let low = &b[start..start + count];
             let high = if T::PER_WORD == 1 { low } else { &b[start + self.cols..][..count] };
-            T::interleave([low, high], &mut lines[half].0);
+            for ((word, &low), &high) in lines[half].0.iter_mut().zip(low).zip(high) {
+                *word = T::word(low, high);
+            }
         }
     }
 
@@ -240,7 +175,10 @@ impl<T: Number, O: Number> Job<'_, T, O> {
         for word in (0..whole).step_by(16) {
             // SAFETY: every row has `words` words, and the panel as many pairs of lines; the
             // CPU has AVX-512, as `available` checked.
-            unsafe { transpose_16(rows, word, panel, half) };
+            unsafe {
+                let to = panel.as_mut_ptr().add(2 * word + half).cast();
+                transpose_16(rows.map(|row| row.add(word)), to, TILE_COLS);
+            }
         }
         for word in whole..words {
             for (lane, row) in rows.iter().enumerate().take(count) {
@@ -351,57 +289,13 @@ unsafe fn tile_body<T: Number>(
             let b1 = _mm512_load_si512(lines[1].0.as_ptr().cast());
             for (sums, start) in sums.iter_mut().zip(&starts) {
                 let a = _mm512_set1_epi32(start.add(word).read_unaligned() as i32);
-                sums[0] = T::multiply_add(a, b0, sums[0]);
-                sums[1] = T::multiply_add(a, b1, sums[1]);
+                sums[0] = multiply_add::<T>(a, b0, sums[0]);
+                sums[1] = multiply_add::<T>(a, b1, sums[1]);
             }
         }
         for (sums, row) in sums.iter().zip(tile.chunks_exact_mut(TILE_COLS)) {
             _mm512_storeu_ps(row.as_mut_ptr(), sums[0]);
             _mm512_storeu_ps(row[16..].as_mut_ptr(), sums[1]);
-        }
-    }
-}
-
-/// Transposes 16 words from `word` on of 16 rows into 16 lines of one half of the panel.
-///
-/// # Safety
-/// The CPU has AVX-512 F; the rows have 16 words from `word` on, and the panel lines for them.
-#[target_feature(enable = "avx512f")]
-unsafe fn transpose_16(rows: [*const u32; 16], word: usize, panel: &mut Panel, half: usize) {
-    // SAFETY: the caller's promise.
-    let r: [__m512i; 16] =
-        std::array::from_fn(|i| unsafe { _mm512_loadu_si512(rows[i].add(word).cast()) });
-    // Pairs of rows, then fours: 4x4 blocks are transposed within 128 bits.
-    let pairs: [__m512i; 16] = std::array::from_fn(|i| {
-        let (low, high) = (r[i / 2 * 2], r[i / 2 * 2 + 1]);
-        if i % 2 == 0 { _mm512_unpacklo_epi32(low, high) } else { _mm512_unpackhi_epi32(low, high) }
-    });
-    let fours: [__m512i; 16] = std::array::from_fn(|i| {
-        let (group, column) = (i / 4 * 4, i % 4);
-        let (low, high) = (pairs[group + column / 2], pairs[group + 2 + column / 2]);
-        if column % 2 == 0 {
-            _mm512_unpacklo_epi64(low, high)
-        } else {
-            _mm512_unpackhi_epi64(low, high)
-        }
-    });
-    // `fours[4 g + c]` holds, in its lane l of 128 bits, column 4 l + c of rows 4 g to 4 g + 3.
-    for column in 0..4 {
-        let [g0, g1, g2, g3] = [0, 1, 2, 3].map(|group| fours[4 * group + column]);
-        let (low01, high01) =
-            (_mm512_shuffle_i32x4::<0x44>(g0, g1), _mm512_shuffle_i32x4::<0xee>(g0, g1));
-        let (low23, high23) =
-            (_mm512_shuffle_i32x4::<0x44>(g2, g3), _mm512_shuffle_i32x4::<0xee>(g2, g3));
-        let lanes = [
-            _mm512_shuffle_i32x4::<0x88>(low01, low23),
-            _mm512_shuffle_i32x4::<0xdd>(low01, low23),
-            _mm512_shuffle_i32x4::<0x88>(high01, high23),
-            _mm512_shuffle_i32x4::<0xdd>(high01, high23),
-        ];
-        for (lane, vector) in lanes.into_iter().enumerate() {
-            let line = &mut panel[2 * (word + 4 * lane + column) + half].0;
-            // SAFETY: a line is 64 bytes, aligned.
-            unsafe { _mm512_store_si512(line.as_mut_ptr().cast(), vector) };
         }
     }
 }

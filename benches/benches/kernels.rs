@@ -1,0 +1,62 @@
+//! Criterion benches: each kernel of a training step against libtorch's operations, forward and
+//! backward together, in BF16 and FP32.
+
+use std::hint::black_box;
+
+use bert4rs_kernels::attention::{self, Seen};
+use bert4rs_tensor_core::attention::{Implementation, Options, Scores, Visible, attend};
+use bert4rs_tensor_core::{Device, Kind, Tensor};
+use criterion::{Criterion, criterion_group, criterion_main};
+
+/// Normal numbers that ask for gradients.
+fn leaf(shape: &[i64], kind: Kind) -> Tensor {
+    Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind).set_requires_grad(true)
+}
+
+/// Takes the gradients of `inputs` from a gradient of the result of ones.
+fn backward(result: &Tensor, inputs: &[&Tensor]) {
+    black_box(Tensor::run_backward(&[result.sum(Kind::Float)], inputs, false, false));
+}
+
+/// 4 rows of 512 tokens in 12 heads, in documents of 170 tokens or in one.
+fn attend_both_ways(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("attention 4x12x512x64");
+    group.sample_size(10);
+    let place = Tensor::arange(512, (Kind::Int64, Device::Cpu));
+    for kind in [Kind::BFloat16, Kind::Float] {
+        let qkv: [Tensor; 3] = std::array::from_fn(|_| leaf(&[4, 512, 12, 64], kind));
+        let heads = || qkv.each_ref().map(|x| x.transpose(1, 2));
+        let inputs = qkv.each_ref();
+        for (name, length) in [("one document", 512), ("documents of 170", 170)] {
+            let documents = place.divide_scalar_mode(length, "floor").expand([4, 512], false);
+            let same = documents.unsqueeze(2).eq_tensor(&documents.unsqueeze(1)).unsqueeze(1);
+            let whole = length == 512;
+            let seen = Seen {
+                documents: (!whole).then_some((&documents, &documents)),
+                ..Seen::default()
+            };
+            let visible = if whole { Visible::All } else { Visible::Mask(&same) };
+            group.bench_function(format!("{kind:?}, {name}, libtorch"), |bencher| {
+                let options = Options { implementation: Implementation::Fused, dropout: 0.0 };
+                let scores = Scores { visible, scale: None };
+                bencher.iter(|| {
+                    let [q, k, v] = heads();
+                    let Ok(out) = attend(&q, &k, &v, &scores, &options) else { return };
+                    backward(&out, &inputs);
+                });
+            });
+            group.bench_function(format!("{kind:?}, {name}, own"), |bencher| {
+                let scores = attention::Scores { seen, bias: None, scale: 0.125 };
+                bencher.iter(|| {
+                    let [q, k, v] = heads();
+                    let Ok(out) = attention::attend(&q, &k, &v, &scores) else { return };
+                    backward(&out, &inputs);
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, attend_both_ways);
+criterion_main!(benches);

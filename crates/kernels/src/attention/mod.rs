@@ -1,0 +1,379 @@
+//! Attention on the CPU, forward and backward, that computes only what is seen.
+//!
+//! libtorch's own kernel hands its products, block by block, to a library that on processors
+//! without matrix units widens BF16 to FP32 first; it takes a mask, and computes what the mask
+//! hides. Here products use the dot products of BF16 that the CPU has, a query's block meets
+//! only the blocks of keys that its documents and its place let it see, and a bias by distance,
+//! such as T5's, is a vector and not a matrix.
+//!
+//! Axes: `b` batch, `h` heads, `g` heads of keys and values, `t` queries, `s` keys, `d` features
+//! of a head.
+
+mod backward;
+mod forward;
+mod pack;
+mod seen;
+mod tile;
+
+use std::cell::RefCell;
+
+use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
+use bert4rs_tensor_core::cpu::CpuFeatures;
+use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor, parallel};
+use half::bf16;
+
+pub use seen::Seen;
+
+use crate::isa::Isa;
+use crate::number::Number;
+use crate::slices::{self, Shared};
+use pack::Head;
+use seen::Rule;
+
+/// Keys of a block.
+const KEYS: usize = 64;
+/// Queries of a block in the backward pass.
+const QUERIES: usize = 64;
+/// Queries of a block in the forward pass.
+const QUERY_ROWS: usize = 32;
+
+/// How scores are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Scores<'a> {
+    /// Which keys a query sees.
+    pub seen: Seen<'a>,
+    /// Added to the score of a query and a key by their distance: `[h, t + s - 1]`, FP32 or the
+    /// inputs' dtype, where column `key - query + t - 1` is that of a key and a query.
+    pub bias: Option<&'a Tensor>,
+    /// What products are multiplied with.
+    pub scale: f64,
+}
+
+/// Whether [`attend`] takes such inputs: on the CPU, FP32 or BF16 alike, with a number of
+/// features that 32 divides.
+pub fn takes(q_bhtd: &Tensor, k_bgsd: &Tensor, v_bgsd: &Tensor) -> bool {
+    let kind = q_bhtd.kind();
+    let alike = [q_bhtd, k_bgsd, v_bgsd].iter().all(|x| {
+        x.device() == Device::Cpu
+            && x.kind() == kind
+            && matches!(x.size()[..], [_, _, n, d] if n > 0 && d > 0 && d % 32 == 0)
+    });
+    alike && matches!(kind, Kind::BFloat16 | Kind::Float) && k_bgsd.size() == v_bgsd.size()
+}
+
+/// Whether it is faster here than libtorch's: where BF16 has dot products but no matrix units,
+/// which libtorch's products know how to use.
+pub fn is_fast(kind: Kind) -> bool {
+    let cpu = CpuFeatures::detect();
+    match kind {
+        Kind::BFloat16 => cpu.avx512_bf16 && !cpu.amx_bf16,
+        _ => cpu.avx512,
+    }
+}
+
+/// `softmax(q kᵀ · scale + bias) v` over the keys that are seen: a view `[b, h, t, d]` of memory
+/// `[b, t, h, d]`. Each head of keys and values serves `h / g` heads of queries in turn.
+///
+/// Queries, keys and values are FP32 or BF16; sums and softmax are FP32. Weights are rounded to
+/// the inputs' dtype before they meet the values.
+///
+/// # Errors
+/// Inputs that it does not [take](takes), shapes that don't fit one another.
+pub fn attend(
+    q_bhtd: &Tensor,
+    k_bgsd: &Tensor,
+    v_bgsd: &Tensor,
+    scores: &Scores,
+) -> Result<Tensor> {
+    check(q_bhtd, k_bgsd, v_bgsd, scores)?;
+    let [b, h, t, d] = extents(q_bhtd);
+    let [_, g, s, _] = extents(k_bgsd);
+    let call = Call {
+        isa: Isa::fastest(),
+        batch: b,
+        heads: h,
+        groups: g,
+        queries: t,
+        keys: s,
+        features: d,
+        scale: scores.scale as f32,
+        rule: Rule::new(&scores.seen, b, t, s)?,
+        bias: None,
+    };
+    let mut inputs = vec![q_bhtd, k_bgsd, v_bgsd];
+    inputs.extend(scores.bias);
+    let outputs = autograd::apply(Attention { call }, &inputs)?;
+    outputs
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::Torch { op: "attention".into(), message: "no result".into() })
+}
+
+fn extents(x: &Tensor) -> [usize; 4] {
+    let size = x.size();
+    std::array::from_fn(|axis| size[axis] as usize)
+}
+
+fn check(q: &Tensor, k: &Tensor, v: &Tensor, scores: &Scores) -> Result<()> {
+    if !takes(q, k, v) {
+        return Err(Error::Unsupported {
+            what: format!("this attention of {:?} {:?} and {:?}", q.kind(), q.size(), k.size()),
+            reason: "it takes FP32 or BF16 on the CPU, in heads of a multiple of 32 features"
+                .into(),
+        });
+    }
+    let ([b, h, t, d], [keys_b, g, s, keys_d]) = (extents(q), extents(k));
+    if keys_b != b || keys_d != d || h % g != 0 {
+        return Err(Error::Shape {
+            op: "attention",
+            tensor: "keys",
+            found: k.size(),
+            expected: format!("[{b}, a divisor of {h}, time, {d}]"),
+        });
+    }
+    match scores.bias {
+        Some(bias) if bias.size() != [h as i64, (t + s - 1) as i64] => Err(Error::Shape {
+            op: "attention",
+            tensor: "bias",
+            found: bias.size(),
+            expected: format!("[{h}, {}]", t + s - 1),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Sizes and rules of one call.
+#[derive(Debug, Clone)]
+struct Call {
+    isa: Isa,
+    batch: usize,
+    heads: usize,
+    groups: usize,
+    queries: usize,
+    keys: usize,
+    features: usize,
+    scale: f32,
+    rule: Rule,
+    bias: Option<Bias>,
+}
+
+impl Call {
+    fn distances(&self) -> usize {
+        self.queries + self.keys - 1
+    }
+
+    /// The place of the distance of a key and a query, the greatest distance first.
+    fn distance_of(&self, key: usize, query: usize) -> usize {
+        self.keys - 1 - key + query
+    }
+}
+
+/// A bias by distance, in the order in which keys read it, and in that of queries.
+#[derive(Debug, Clone)]
+struct Bias {
+    /// `[h, distances]`, the greatest `query - key` first.
+    by_keys: Vec<f32>,
+    /// The same turned around.
+    by_queries: Vec<f32>,
+    queries: usize,
+    keys: usize,
+}
+
+impl Bias {
+    fn new(bias: &Tensor, queries: usize, keys: usize) -> Result<Self> {
+        let dense = bias.to_kind(Kind::Float).contiguous();
+        let by_keys = slices::read::<f32>(&dense, "a bias")?.to_vec();
+        let rows = by_keys.chunks_exact(queries + keys - 1);
+        let by_queries = rows.flat_map(|row| row.iter().rev().copied()).collect();
+        Ok(Self { by_keys, by_queries, queries, keys })
+    }
+
+    fn head<'a>(&self, values: &'a [f32], head: usize) -> &'a [f32] {
+        let count = self.queries + self.keys - 1;
+        &values[head * count..][..count]
+    }
+
+    /// Of a query and the keys from `key` on.
+    fn of_query(&self, head: usize, query: usize, key: usize) -> &[f32] {
+        &self.head(&self.by_keys, head)[key + self.queries - 1 - query..]
+    }
+
+    /// Of a key and the queries from `query` on.
+    fn of_key(&self, head: usize, key: usize, query: usize) -> &[f32] {
+        &self.head(&self.by_queries, head)[self.keys - 1 - key + query..]
+    }
+}
+
+/// Queries, keys, values, or what has their shape, `[b, h, t, d]` in whatever order in memory.
+struct Strided<'a, T> {
+    values: &'a [T],
+    strides: [usize; 4],
+    count: usize,
+    features: usize,
+}
+
+impl<'a, T: Number> Strided<'a, T> {
+    fn new(tensor: &'a Tensor, what: &str) -> Result<Self> {
+        let [_, _, count, features] = extents(tensor);
+        let (values, strides) = slices::read_strided(tensor, what)?;
+        Ok(Self { values, strides, count, features })
+    }
+
+    fn head(&self, row: usize, head: usize) -> Head<'a, T> {
+        let Self { values, strides, count, features } = *self;
+        let values = &values[row * strides[0] + head * strides[1]..];
+        Head { values, stride: strides[2], count, features }
+    }
+}
+
+struct Attention {
+    call: Call,
+}
+
+impl Function for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn forward(&mut self, inputs: &[&Tensor], ctx: &mut ForwardContext) -> Result<Vec<Tensor>> {
+        if let Some(bias) = inputs.get(3) {
+            self.call.bias = Some(Bias::new(bias, self.call.queries, self.call.keys)?);
+        }
+        let dense: [Tensor; 3] = dense_features(&inputs[..3]);
+        let [q, k, v] = &dense;
+        let (out, log_sums) = match q.kind() {
+            Kind::BFloat16 => forward_all::<bf16>(&self.call, q, k, v)?,
+            _ => forward_all::<f32>(&self.call, q, k, v)?,
+        };
+        let out = out.transpose(1, 2);
+        dense.iter().chain([&out, &log_sums]).for_each(|tensor| ctx.save(tensor));
+        Ok(vec![out])
+    }
+
+    fn backward(
+        &self,
+        ctx: &BackwardContext,
+        grads: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let Some(grad) = &grads[0] else {
+            let inputs = 3 + usize::from(self.call.bias.is_some());
+            return Ok((0..inputs).map(|_| None).collect());
+        };
+        let [q, k, v, out, log_sums] = ctx.saved() else {
+            return Err(Error::Torch { op: "attention".into(), message: "nothing saved".into() });
+        };
+        let grad: [Tensor; 1] = dense_features(&[grad]);
+        let saved = Saved { q, k, v, out, log_sums, grad: &grad[0] };
+        match q.kind() {
+            Kind::BFloat16 => backward_all::<bf16>(&self.call, &saved),
+            _ => backward_all::<f32>(&self.call, &saved),
+        }
+    }
+}
+
+/// The tensors, copied only where features of a head don't lie side by side.
+fn dense_features<const COUNT: usize>(tensors: &[&Tensor]) -> [Tensor; COUNT] {
+    std::array::from_fn(|i| match tensors[i].stride().last() {
+        Some(1) => tensors[i].shallow_clone(),
+        _ => tensors[i].contiguous(),
+    })
+}
+
+fn forward_all<T: Number>(
+    call: &Call,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    thread_local! {
+        static SCRATCH: RefCell<forward::Scratch> = RefCell::default();
+    }
+    let op = "attention";
+    let place = (q.kind(), q.device());
+    let [b, h, t, d] = extents(q).map(|extent| extent as i64);
+    let mut out = Tensor::f_empty([b, t, h, d], place).during(op)?;
+    let mut log_sums = Tensor::f_empty([b, h, t], (Kind::Float, q.device())).during(op)?;
+    let results = forward::Results {
+        out: Shared::new(slices::write::<T>(&mut out, "a result")?),
+        log_sums: Shared::new(slices::write(&mut log_sums, "logarithms")?),
+    };
+    let (q, k, v) = (Strided::new(q, "q")?, Strided::new(k, "k")?, Strided::new(v, "v")?);
+    let heads = call.heads / call.groups;
+    parallel::for_each(call.batch * call.groups, |task| {
+        let (row, group) = (task / call.groups, task % call.groups);
+        let rule = call.rule.of(row);
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.pack::<T>(call.isa, k.head(row, group), v.head(row, group), rule);
+            for head in group * heads..(group + 1) * heads {
+                scratch.run(call, (row, head), q.head(row, head), rule, &results);
+            }
+        });
+    });
+    Ok((out, log_sums))
+}
+
+/// What the backward pass reads.
+struct Saved<'a> {
+    q: &'a Tensor,
+    k: &'a Tensor,
+    v: &'a Tensor,
+    out: &'a Tensor,
+    log_sums: &'a Tensor,
+    grad: &'a Tensor,
+}
+
+fn backward_all<T: Number>(call: &Call, saved: &Saved) -> Result<Vec<Option<Tensor>>> {
+    thread_local! {
+        static SCRATCH: RefCell<backward::Scratch> = RefCell::default();
+    }
+    let op = "attention backward";
+    let place = (saved.q.kind(), saved.q.device());
+    let [b, h, t, d] = extents(saved.q).map(|extent| extent as i64);
+    let [_, g, s, _] = extents(saved.k).map(|extent| extent as i64);
+    let mut dq = Tensor::f_empty([b, t, h, d], place).during(op)?;
+    let mut dk = Tensor::f_empty([b, s, g, d], place).during(op)?;
+    let mut dv = Tensor::f_empty([b, s, g, d], place).during(op)?;
+    let shape = [b, h, call.distances() as i64];
+    let mut dbias = match call.bias {
+        Some(_) => Some(Tensor::f_zeros(shape, (Kind::Float, saved.q.device())).during(op)?),
+        None => None,
+    };
+    let gradients = backward::Gradients {
+        q: Shared::new(slices::write::<T>(&mut dq, "a gradient")?),
+        k: Shared::new(slices::write::<T>(&mut dk, "a gradient")?),
+        v: Shared::new(slices::write::<T>(&mut dv, "a gradient")?),
+        bias: match &mut dbias {
+            Some(dbias) => Some(Shared::new(slices::write(dbias, "a gradient")?)),
+            None => None,
+        },
+    };
+    let (q, out) = (Strided::<T>::new(saved.q, "q")?, Strided::new(saved.out, "a result")?);
+    let (k, v) = (Strided::new(saved.k, "k")?, Strided::new(saved.v, "v")?);
+    let grad = Strided::new(saved.grad, "a gradient")?;
+    let log_sums: &[f32] = slices::read(saved.log_sums, "logarithms")?;
+    let heads = call.heads / call.groups;
+    parallel::for_each(call.batch * call.groups, |task| {
+        let (row, group) = (task / call.groups, task % call.groups);
+        let rule = call.rule.of(row);
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.pack::<T>(call, k.head(row, group), v.head(row, group));
+            for head in group * heads..(group + 1) * heads {
+                let source = backward::Source {
+                    q: q.head(row, head),
+                    grad: grad.head(row, head),
+                    out: out.head(row, head),
+                    log_sums: &log_sums[(row * call.heads + head) * call.queries..][..call.queries],
+                };
+                scratch.run(call, (row, head), source, rule, &gradients);
+            }
+            scratch.store_keys(call, (row, group), &gradients);
+        });
+    });
+    let mut results: Vec<_> = [dq, dk, dv].map(|grad| Some(grad.transpose(1, 2))).into();
+    results.extend(dbias.map(|dbias| {
+        let sum = dbias.sum_dim_intlist([0i64].as_slice(), false, Kind::Float);
+        Some(sum.flip([1]))
+    }));
+    Ok(results)
+}

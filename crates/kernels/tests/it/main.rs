@@ -1,0 +1,4 @@
+//! Kernels against the plain operations that they replace.
+
+mod attention;
+mod support;
