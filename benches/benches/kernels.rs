@@ -31,10 +31,8 @@ fn attend_both_ways(criterion: &mut Criterion) {
             let documents = place.divide_scalar_mode(length, "floor").expand([4, 512], false);
             let same = documents.unsqueeze(2).eq_tensor(&documents.unsqueeze(1)).unsqueeze(1);
             let whole = length == 512;
-            let seen = Seen {
-                documents: (!whole).then_some((&documents, &documents)),
-                ..Seen::default()
-            };
+            let seen =
+                Seen { documents: (!whole).then_some((&documents, &documents)), ..Seen::default() };
             let visible = if whole { Visible::All } else { Visible::Mask(&same) };
             group.bench_function(format!("{kind:?}, {name}, libtorch"), |bencher| {
                 let options = Options { implementation: Implementation::Fused, dropout: 0.0 };

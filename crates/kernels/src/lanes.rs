@@ -28,7 +28,6 @@ pub(crate) trait Lanes: Copy {
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
-    fn div(self, other: Self) -> Self;
     /// `self · factor + term`, rounded once or twice.
     fn mul_add(self, factor: Self, term: Self) -> Self;
     /// The greater; `other` where either is NaN.
@@ -49,14 +48,12 @@ pub(crate) trait Lanes: Copy {
     fn between(numbers: &[i32], least: i32, greatest: i32) -> Self::Mask;
     /// Where both masks are true.
     fn both(one: Self::Mask, other: Self::Mask) -> Self::Mask;
-    /// The mask of the first `count`.
-    fn first(count: usize) -> Self::Mask;
 }
 
 /// Added to a number, it leaves the nearest whole one in the low bits: 1.5 · 2²³.
 const ROUND: f32 = 12_582_912.0;
 /// `ln 2` in two parts, so that whole multiples of the first are exact.
-const LN2_HIGH: f32 = 0.693_359_375;
+const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
 /// `e^x` to 2 units in the last place for `x` from -87 to 88; 0 below, NaN for NaN; above, as for
@@ -90,8 +87,8 @@ impl Portable {
     #[inline(always)]
     fn with(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
         let mut result = self;
-        for i in 0..LANES {
-            result.0[i] = f(self.0[i], other.0[i]);
+        for (value, other) in result.0.iter_mut().zip(other.0) {
+            *value = f(*value, other);
         }
         result
     }
@@ -99,8 +96,8 @@ impl Portable {
     #[inline(always)]
     fn mask(self, f: impl Fn(usize, f32) -> bool) -> [bool; LANES] {
         let mut result = [false; LANES];
-        for i in 0..LANES {
-            result[i] = f(i, self.0[i]);
+        for (i, (truth, value)) in result.iter_mut().zip(self.0).enumerate() {
+            *truth = f(i, value);
         }
         result
     }
@@ -148,10 +145,6 @@ impl Lanes for Portable {
         self.with(other, |a, b| a * b)
     }
     #[inline(always)]
-    fn div(self, other: Self) -> Self {
-        self.with(other, |a, b| a / b)
-    }
-    #[inline(always)]
     fn mul_add(self, factor: Self, term: Self) -> Self {
         self.mul(factor).add(term)
     }
@@ -170,8 +163,8 @@ impl Lanes for Portable {
     #[inline(always)]
     fn select(self, mask: [bool; LANES], other: Self) -> Self {
         let mut result = other;
-        for i in 0..LANES {
-            result.0[i] = if mask[i] { self.0[i] } else { other.0[i] };
+        for ((value, own), truth) in result.0.iter_mut().zip(self.0).zip(mask) {
+            *value = if truth { own } else { *value };
         }
         result
     }
@@ -196,10 +189,6 @@ impl Lanes for Portable {
     #[inline(always)]
     fn both(one: [bool; LANES], other: [bool; LANES]) -> [bool; LANES] {
         Self::splat(0.0).mask(|i, _| one[i] & other[i])
-    }
-    #[inline(always)]
-    fn first(count: usize) -> [bool; LANES] {
-        Self::splat(0.0).mask(|i, _| i < count)
     }
 }
 
@@ -277,11 +266,6 @@ pub(crate) mod avx512 {
             Self(unsafe { _mm512_mul_ps(self.0, other.0) })
         }
         #[inline(always)]
-        fn div(self, other: Self) -> Self {
-            // SAFETY: see above.
-            Self(unsafe { _mm512_div_ps(self.0, other.0) })
-        }
-        #[inline(always)]
         fn mul_add(self, factor: Self, term: Self) -> Self {
             // SAFETY: see above.
             Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, term.0) })
@@ -336,10 +320,6 @@ pub(crate) mod avx512 {
         #[inline(always)]
         fn both(one: __mmask16, other: __mmask16) -> __mmask16 {
             one & other
-        }
-        #[inline(always)]
-        fn first(count: usize) -> __mmask16 {
-            if count >= LANES { u16::MAX } else { (1 << count) - 1 }
         }
     }
 

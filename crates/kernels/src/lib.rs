@@ -12,8 +12,8 @@
 //!
 //! Each kernel is written once on slices, as a function that is always inlined, and compiled
 //! for every instruction set of [`isa::Isa`]; the one to run is chosen on the machine that it
-//! runs on. Only multiplications and additions are used, never fused ones, so that all of them
-//! give the same bits.
+//! runs on. Those of optimizers use multiplications and additions, never fused ones, so that all
+//! of them give the same bits; those of models agree within rounding.
 //!
 //! This is the only crate with `unsafe` kernels in it. Its public functions are safe.
 

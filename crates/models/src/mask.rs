@@ -1,8 +1,13 @@
-//! Attention masks: boolean, true where a query may see a key.
+//! Attention masks: boolean, true where a query may see a key, or the documents of tokens.
 //!
-//! Axes: `b` batch, `t` queries, `s` keys. All masks broadcast to `[b, heads, t, s]` and can be
-//! combined with `logical_and`. A query that sees no key gets 0 from attention.
+//! Axes: `b` batch, `h` heads, `t` queries, `s` keys. Boolean masks broadcast to `[b, h, t, s]`
+//! and can be combined with `logical_and`. Where a mask may stand, the documents of keys may
+//! too, I64 `[b, s]`: a token sees its own document alone, and what it can't see need not be
+//! computed. A query that sees no key gets 0 from attention.
 
+use std::cell::OnceCell;
+
+use bert4rs_kernels::attention as kernel;
 use bert4rs_tensor_core::attention::Visible;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
@@ -17,7 +22,12 @@ pub fn padding(keep_bs: &Tensor) -> Tensor {
 /// `[b, 1, t, t]` from the document that each token of a packed sequence belongs to: a token sees
 /// its own document alone. Padding that has a number of its own sees only padding.
 pub fn documents(document_bt: &Tensor) -> Tensor {
-    document_bt.unsqueeze(2).eq_tensor(&document_bt.unsqueeze(1)).unsqueeze(1)
+    same_documents(document_bt, document_bt)
+}
+
+/// `[b, 1, t, s]`: true where a query's document is the key's.
+fn same_documents(queries_bt: &Tensor, keys_bs: &Tensor) -> Tensor {
+    queries_bt.unsqueeze(2).eq_tensor(&keys_bs.unsqueeze(1)).unsqueeze(1)
 }
 
 /// `[1, 1, t, t]`: a token sees itself and what came before.
@@ -54,58 +64,142 @@ impl Pattern {
         mask_ts
     }
 
-    /// Joins the pattern with `mask`, once for all layers.
+    /// Joins the pattern with `mask`, boolean or the documents of all keys, once for all layers.
+    /// Queries are the last `queries` of `keys` tokens.
     ///
     /// Both may hide every key from a query, as from padding at the left of a causal model, for
     /// which attention gives 0, as in transformers with `sdpa`, its default.
     pub fn visible(self, queries: i64, keys: i64, mask: Option<&Tensor>, on: Device) -> Seen {
-        match (self.causal || self.window.is_some(), mask) {
-            (false, None) => Seen::All,
-            (false, Some(mask)) => Seen::Mask(mask.shallow_clone()),
-            (true, None) if self.window.is_none() && queries == keys => Seen::Causal,
-            // A lone last query sees all that came before.
-            (true, None) if self.window.is_none() && queries == 1 => Seen::All,
-            (true, None) => Seen::Mask(self.mask(queries, keys, on)),
-            (true, Some(mask)) => Seen::Mask(self.mask(queries, keys, on).logical_and(mask)),
-        }
+        let mask = mask.map(|mask| match mask.kind() {
+            Kind::Bool => Mask::Boolean(mask.shallow_clone()),
+            _ => Mask::Documents {
+                of_queries: mask.narrow(1, keys - queries, queries),
+                of_keys: mask.shallow_clone(),
+            },
+        });
+        Seen { pattern: self, queries, keys, device: on, mask, bias: None, whole: OnceCell::new() }
     }
 }
 
-/// What [`Pattern::visible`] makes; the owner behind a [`Visible`].
+/// What a mask says.
 #[derive(Debug)]
-pub enum Seen {
-    /// Every key.
+enum Mask {
+    Boolean(Tensor),
+    Documents { of_queries: Tensor, of_keys: Tensor },
+}
+
+/// Which keys queries see, and what is added to the scores, for all layers.
+#[derive(Debug)]
+pub struct Seen {
+    pattern: Pattern,
+    queries: i64,
+    keys: i64,
+    device: Device,
+    mask: Option<Mask>,
+    /// By distance, `[h, t + s - 1]`.
+    bias: Option<Tensor>,
+    /// All of it in the form that libtorch's kernels take, made when one asks.
+    whole: OnceCell<Whole>,
+}
+
+/// The form of [`Seen`] that libtorch's kernels take.
+#[derive(Debug)]
+enum Whole {
     All,
-    /// Keys at its own place and before.
     Causal,
-    /// As the mask says, boolean or added to the score.
     Mask(Tensor),
 }
 
 impl Seen {
-    /// What attention takes.
+    /// From queries to keys of another sequence: all of them, or what `mask` says, boolean or the
+    /// documents of keys, I64 `[b, s]`, with those of queries, `[b, t]`.
+    ///
+    /// # Errors
+    /// Documents of keys without those of queries.
+    pub(crate) fn across(
+        [queries, keys]: [i64; 2],
+        mask: Option<&Tensor>,
+        of_queries: Option<&Tensor>,
+        on: Device,
+    ) -> Result<Self> {
+        let mut seen = Pattern::ALL.visible(queries, keys, None, on);
+        seen.mask = match mask {
+            None => None,
+            Some(mask) if mask.kind() == Kind::Bool => Some(Mask::Boolean(mask.shallow_clone())),
+            Some(of_keys) => match of_queries {
+                Some(of_queries) if of_queries.kind() == Kind::Int64 => {
+                    let of_queries = of_queries.narrow(1, of_queries.size()[1] - queries, queries);
+                    Some(Mask::Documents { of_queries, of_keys: of_keys.shallow_clone() })
+                }
+                _ => {
+                    let expected = "documents of the decoder's tokens too, or a Bool mask";
+                    return Err(crate::input::refuse("cross_mask", of_keys, expected));
+                }
+            },
+        };
+        Ok(seen)
+    }
+
+    /// With a bias by distance, `[h, t + s - 1]`, added to the scores: column `key - query + t - 1`
+    /// for a key and a query, both counted from their firsts.
+    pub(crate) fn with_bias(self, by_distance_hr: Tensor) -> Self {
+        Self { bias: Some(by_distance_hr), whole: OnceCell::new(), ..self }
+    }
+
+    /// The bias by distance.
+    pub(crate) fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    /// Which keys are seen by their places and documents alone; absent with a boolean mask.
+    pub(crate) fn by_place(&self) -> Option<kernel::Seen<'_>> {
+        let documents = match &self.mask {
+            None => None,
+            Some(Mask::Documents { of_queries, of_keys }) => Some((of_queries, of_keys)),
+            Some(Mask::Boolean(_)) => return None,
+        };
+        Some(kernel::Seen { documents, causal: self.pattern.causal, window: self.pattern.window })
+    }
+
+    /// What libtorch's kernels take: a mask where there is one, with the bias added.
     pub fn borrow(&self) -> Visible<'_> {
-        match self {
-            Self::All => Visible::All,
-            Self::Causal => Visible::Causal,
-            Self::Mask(mask) => Visible::Mask(mask),
+        match self.whole.get_or_init(|| self.make_whole()) {
+            Whole::All => Visible::All,
+            Whole::Causal => Visible::Causal,
+            Whole::Mask(mask) => Visible::Mask(mask),
         }
     }
 
-    /// With `bias` `[1, h, t, s]` added to the scores.
-    ///
-    /// Keys that are not seen get the least number, as in transformers' T5, rather than minus
-    /// infinity: a query that sees none then gets their mean.
-    pub fn with_bias(&self, bias: &Tensor) -> Self {
-        let [.., t, s] = bias.size()[..] else { return Self::Mask(bias.shallow_clone()) };
-        let hidden = match self {
-            Self::All => return Self::Mask(bias.shallow_clone()),
-            Self::Causal => {
-                Pattern { causal: true, window: None }.mask(t, s, bias.device()).logical_not()
-            }
-            Self::Mask(mask) => mask.logical_not(),
+    fn make_whole(&self) -> Whole {
+        let whole = self.without_bias();
+        let Some(bias) = &self.bias else { return whole };
+        let bias = bias.unfold(1, self.keys, 1).flip([1]).unsqueeze(0);
+        let seen = match whole {
+            Whole::All => return Whole::Mask(bias),
+            Whole::Causal => self.pattern.mask(self.queries, self.keys, self.device),
+            Whole::Mask(mask) => mask,
         };
-        Self::Mask(bias.masked_fill(&hidden, least(bias.kind())))
+        // Keys that are not seen get the least number, as in transformers' T5, rather than minus
+        // infinity: a query that sees none then gets their mean.
+        Whole::Mask(bias.masked_fill(&seen.logical_not(), least(bias.kind())))
+    }
+
+    fn without_bias(&self) -> Whole {
+        let (pattern, queries, keys) = (self.pattern, self.queries, self.keys);
+        let place = || pattern.mask(queries, keys, self.device);
+        let mask = self.mask.as_ref().map(|mask| match mask {
+            Mask::Boolean(mask) => mask.shallow_clone(),
+            Mask::Documents { of_queries, of_keys } => same_documents(of_queries, of_keys),
+        });
+        match (pattern.causal || pattern.window.is_some(), mask) {
+            (false, None) => Whole::All,
+            (false, Some(mask)) => Whole::Mask(mask),
+            (true, None) if pattern.window.is_none() && queries == keys => Whole::Causal,
+            // A lone last query sees all that came before.
+            (true, None) if pattern.window.is_none() && queries == 1 => Whole::All,
+            (true, None) => Whole::Mask(place()),
+            (true, Some(mask)) => Whole::Mask(place().logical_and(&mask)),
+        }
     }
 }
 
@@ -119,14 +213,17 @@ fn least(kind: Kind) -> f64 {
     }
 }
 
-/// Refuses a mask that is not boolean or does not broadcast to `full`, `[b, h, t, s]`.
+/// Refuses what is neither a boolean mask that broadcasts to `full`, `[b, h, t, s]`, nor the
+/// documents of all keys, I64 `[b, s]`.
 pub(crate) fn check(name: &'static str, mask: &Tensor, full: [i64; 4]) -> Result<()> {
     let size = mask.size();
     let fits =
         size.len() == 4 && size.iter().zip(full).all(|(&found, want)| found == 1 || found == want);
-    if mask.kind() == Kind::Bool && fits {
+    let documents = [full[0], full[3]];
+    if mask.kind() == Kind::Bool && fits || mask.kind() == Kind::Int64 && size == documents {
         return Ok(());
     }
     let found = format!("{:?} of shape {size:?}", mask.kind());
-    Err(Error::Input { name, found, expected: format!("Bool that broadcasts to {full:?}") })
+    let expected = format!("Bool that broadcasts to {full:?}, or documents, Int64 {documents:?}");
+    Err(Error::Input { name, found, expected })
 }

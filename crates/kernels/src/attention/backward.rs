@@ -17,7 +17,7 @@
 
 use std::ops::Range;
 
-use super::forward::partial;
+use super::forward::{partial, round_on};
 use super::pack::{self, Head};
 use super::seen::{Columns, RowRule, Test};
 use super::tile::{self, COLS, Left, Out, Panels};
@@ -340,18 +340,5 @@ fn dots<V: Lanes, T: Number>(left: &[T], right: &[T], features: usize, out: &mut
             sum = V::read(left).mul_add(V::read(right), sum);
         }
         *out = sum.sum();
-    }
-}
-
-vectorized! {
-    /// [`round`] on `isa`.
-    fn round_on[T: Number][T](sums: &[f32], scale: f32, out: &mut [T]) = round
-}
-
-/// Sums, scaled.
-#[inline(always)]
-fn round<V: Lanes, T: Number>(sums: &[f32], scale: f32, out: &mut [T]) {
-    for (sums, out) in sums.chunks_exact(LANES).zip(out.chunks_exact_mut(LANES)) {
-        V::load(sums).mul(V::splat(scale)).write(out);
     }
 }

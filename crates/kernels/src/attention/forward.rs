@@ -16,7 +16,7 @@ use super::tile::{self, COLS, Left, Out, Panels};
 use super::{Call, KEYS, QUERY_ROWS};
 use crate::isa::Isa;
 use crate::lanes::{LANES, Lanes, exp, vectorized};
-use crate::number::{Line, Number};
+use crate::number::{EMPTY, Line, Number};
 use crate::slices::Shared;
 
 /// Memory that a thread uses again for each head.
@@ -82,10 +82,11 @@ impl Scratch {
                     let to = results.out.part(place * call.features, call.features);
                     (to, results.log_sums.part(log_sums + i, 1))
                 };
-                for (to, value) in to.iter_mut().zip(&values[i * call.features..]) {
-                    *to = T::round(value / sum);
-                }
-                log_sum[0] = greatest + sum.ln();
+                let values = &values[i * call.features..][..call.features];
+                // A query that sees no key gets 0.
+                let share = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+                round_on::<T>(call.isa, values, share, to);
+                log_sum[0] = if sum == 0.0 { 0.0 } else { greatest + sum.ln() };
             }
         }
     }
@@ -135,6 +136,10 @@ impl Scratch {
     fn multiply_values<T: Number>(&mut self, call: &Call, keys: &Range<usize>) {
         let words = keys.len() / T::PER_WORD;
         pack::grow(&mut self.sums, QUERY_ROWS * call.features);
+        if keys.is_empty() {
+            self.sums.fill(EMPTY);
+            return;
+        }
         let rows = QUERY_ROWS;
         let a = Left { words: bytemuck::cast_slice(&self.weights), stride: words, rows };
         let padded = call.keys.next_multiple_of(KEYS);
@@ -182,6 +187,8 @@ fn softmax<V: Lanes, T: Number>(
         greatest = score.max(greatest);
     }
     let greatest = greatest.greatest();
+    // A query that sees no key: any number will do.
+    let greatest = if greatest == f32::NEG_INFINITY { 0.0 } else { greatest };
     let mut sum = V::splat(0.0);
     let chunks = scores.chunks_exact(LANES).zip(weights.chunks_exact_mut(LANES));
     for (scores, weights) in chunks {
@@ -201,4 +208,17 @@ pub(super) fn partial<V: Lanes>(from: &[f32]) -> V {
     let mut padded = [0.0; LANES];
     padded[..from.len()].copy_from_slice(from);
     V::load(&padded)
+}
+
+vectorized! {
+    /// [`round`] on `isa`.
+    pub(super) fn round_on[T: Number][T](sums: &[f32], scale: f32, out: &mut [T]) = round
+}
+
+/// Sums, scaled.
+#[inline(always)]
+fn round<V: Lanes, T: Number>(sums: &[f32], scale: f32, out: &mut [T]) {
+    for (sums, out) in sums.chunks_exact(LANES).zip(out.chunks_exact_mut(LANES)) {
+        V::load(sums).mul(V::splat(scale)).write(out);
+    }
 }

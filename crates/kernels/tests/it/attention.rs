@@ -77,7 +77,7 @@ fn reference(inputs: &[Tensor], case: &Case, of: Option<(&Tensor, &Tensor)>) -> 
     };
     let options = plain::Options { implementation: plain::Implementation::Plain, dropout: 0.0 };
     let scores = plain::Scores { visible: plain::Visible::Mask(&added), scale: Some(0.3) };
-    plain::attend(&inputs[0], &inputs[1], &inputs[2], &scores, &options).unwrap()
+    plain::attend(&inputs[0], &inputs[1], &inputs[2], &scores, &options).expect("plain attention")
 }
 
 fn check(case: Case, kind: Kind) {
@@ -98,7 +98,8 @@ fn check(case: Case, kind: Kind) {
     let of = of.as_ref().map(|(queries, keys)| (queries, keys));
     let seen = Seen { documents: of, causal: case.causal, window: case.window };
     let scores = Scores { seen, bias: inputs.get(3), scale: 0.3 };
-    let found = attention::attend(&inputs[0], &inputs[1], &inputs[2], &scores).unwrap();
+    let found = attention::attend(&inputs[0], &inputs[1], &inputs[2], &scores);
+    let found = found.expect("attention");
     let doubles: Vec<Tensor> = inputs.iter().map(double).collect();
     let expected = reference(&doubles, &case, of);
     let name = format!("{kind:?} {case:?}");
@@ -174,6 +175,22 @@ fn a_nan_reaches_those_who_see_it_and_no_other_head() {
     assert_eq!(missed.any().int64_value(&[]), 0);
     assert_eq!(is_nan.get(0).get(1).any().int64_value(&[]), 0);
     assert_eq!(is_nan.get(1).any().int64_value(&[]), 0);
+}
+
+#[test]
+fn a_query_that_sees_no_key_gets_0() {
+    let x = leaf(&[1, 1, 128, 32], Kind::Float);
+    // The second half of the queries is of a document that no key is of.
+    let of_keys = Tensor::zeros([1, 128], (Kind::Int64, Device::Cpu));
+    let of_queries = Tensor::arange(128, (Kind::Int64, Device::Cpu)).ge(70).to_kind(Kind::Int64);
+    let of_queries = of_queries.unsqueeze(0);
+    let documents = Some((&of_queries, &of_keys));
+    let scores = Scores { seen: Seen { documents, ..Seen::default() }, bias: None, scale: 1.0 };
+    let found = attention::attend(&x, &x, &x, &scores).unwrap();
+    assert!(found.narrow(2, 0, 70).ne(0.0).all().int64_value(&[]) == 1);
+    assert!(found.narrow(2, 70, 58).eq(0.0).all().int64_value(&[]) == 1);
+    let grads = Tensor::run_backward(&[found.sum(Kind::Float)], &[&x], false, false);
+    assert_eq!(grads[0].isnan().any().int64_value(&[]), 0);
 }
 
 #[test]

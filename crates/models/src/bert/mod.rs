@@ -35,7 +35,8 @@ pub struct BertInput<'a> {
     pub token_type_ids: Option<&'a Tensor>,
     /// Position of each token, `[b, t]` or `[1, t]`, I64; 0 to t-1 if absent.
     pub position_ids: Option<&'a Tensor>,
-    /// True where a query may see a key, broadcast to `[b, heads, t, t]`; see [`crate::mask`].
+    /// True where a query may see a key, broadcast to `[b, heads, t, t]`, or the document of each
+    /// token, I64 `[b, t]`; see [`crate::mask`].
     pub mask: Option<&'a Tensor>,
 }
 
@@ -248,8 +249,7 @@ impl Block {
         train: bool,
     ) -> Result<Tensor> {
         let attended_btd = self.around_attention.forward(x_btd, train, |x_btd| {
-            let visible = seen.borrow();
-            self.attention.forward(x_btd, AttentionInput { visible, rotation, cache: None, train })
+            self.attention.forward(x_btd, AttentionInput { seen, rotation, cache: None, train })
         })?;
         self.around_feed_forward
             .forward(&attended_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)))

@@ -30,7 +30,8 @@ pub struct GptInput<'a> {
     /// Position of each token, `[b, t]` or `[1, t]`, I64; counted from the first token if absent.
     pub position_ids: Option<&'a Tensor>,
     /// True where a query may see a key, broadcast to `[b, heads, t, s]` of `s` keys, cached ones
-    /// first; see [`crate::mask`]. What is later is hidden in any case.
+    /// first, or the document of each key, I64 `[b, s]`; see [`crate::mask`]. What is later is
+    /// hidden in any case.
     pub mask: Option<&'a Tensor>,
 }
 
@@ -202,8 +203,7 @@ impl Block {
         train: bool,
     ) -> Result<Tensor> {
         let attended_btd = self.around_attention.forward(x_btd, train, |x_btd| {
-            let visible = seen.borrow();
-            self.attention.forward(x_btd, AttentionInput { visible, rotation, cache, train })
+            self.attention.forward(x_btd, AttentionInput { seen, rotation, cache, train })
         })?;
         self.around_feed_forward
             .forward(&attended_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)))

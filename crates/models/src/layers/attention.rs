@@ -3,12 +3,14 @@
 //! Axes: `b` batch, `h` heads, `g` heads of keys and values, `t` queries, `s` keys, `d` features,
 //! `e` features of a head.
 
+use bert4rs_kernels::attention as kernel;
 use bert4rs_tensor_core::Tensor;
-use bert4rs_tensor_core::attention::{Implementation, Options, Scores, Visible, attend};
+use bert4rs_tensor_core::attention::{Implementation, Options, Scores, attend};
 use bert4rs_tensor_core::param::{Init, Path};
 
 use super::{Biased, Linear, Norm, NormKind, Rotation};
 use crate::error::Result;
+use crate::mask::Seen;
 
 /// Sizes and choices of a [`MultiHeadAttention`].
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +95,7 @@ enum Projections {
 #[derive(Debug)]
 pub struct AttentionInput<'a> {
     /// Which keys a query sees.
-    pub visible: Visible<'a>,
+    pub seen: &'a Seen,
     /// What turns queries and keys by their positions.
     pub rotation: Option<&'a Rotation>,
     /// Keys and values of earlier calls, to which this call's are added.
@@ -207,7 +209,7 @@ impl MultiHeadAttention {
         if let Some(cache) = input.cache {
             (k_bgte, v_bgte) = cache.extend(k_bgte, v_bgte);
         }
-        self.finish(&q_bhte, &k_bgte, &v_bgte, input.visible, input.train)
+        self.finish(&q_bhte, &k_bgte, &v_bgte, input.seen, input.train)
     }
 
     /// Queries from `x_btd`, keys and values from `memory_bsd`: `[b, t, d]` to `[b, t, d]`. A
@@ -246,7 +248,7 @@ impl MultiHeadAttention {
                 cache.extend(keys, values)
             }
         };
-        self.finish(&q_bhte, &k_bgse, &v_bgse, input.visible, input.train)
+        self.finish(&q_bhte, &k_bgse, &v_bgse, input.seen, input.train)
     }
 
     fn finish(
@@ -254,13 +256,29 @@ impl MultiHeadAttention {
         q_bhte: &Tensor,
         k_bgse: &Tensor,
         v_bgse: &Tensor,
-        visible: Visible,
+        seen: &Seen,
         train: bool,
     ) -> Result<Tensor> {
         let dropout = if train { self.config.dropout } else { 0.0 };
-        let options = Options { implementation: self.config.implementation, dropout };
-        let scores = Scores { visible, scale: self.config.scale };
-        let y_bhte = attend(q_bhte, k_bgse, v_bgse, &scores, &options)?;
+        let MultiHeadConfig { implementation, scale, head_size, .. } = self.config;
+        let own = match seen.by_place() {
+            Some(seen) if implementation == Implementation::Fused && dropout == 0.0 => {
+                let fits = kernel::takes(q_bhte, k_bgse, v_bgse);
+                (fits && kernel::is_fast(q_bhte.kind())).then_some(seen)
+            }
+            _ => None,
+        };
+        let y_bhte = match own {
+            Some(by_place) => {
+                let scale = scale.unwrap_or(1.0 / (head_size as f64).sqrt());
+                let scores = kernel::Scores { seen: by_place, bias: seen.bias(), scale };
+                kernel::attend(q_bhte, k_bgse, v_bgse, &scores)?
+            }
+            None => {
+                let scores = Scores { visible: seen.borrow(), scale };
+                attend(q_bhte, k_bgse, v_bgse, &scores, &Options { implementation, dropout })?
+            }
+        };
         // The fused kernels write `[b, t, h, e]` in memory, of which this is a view.
         Ok(self.output.forward(&y_bhte.transpose(1, 2).flatten(2, 3)))
     }

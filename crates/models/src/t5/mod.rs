@@ -22,10 +22,11 @@ use crate::layers::{
     NormKind, Placement,
 };
 use crate::loss::{self, LossOptions};
-use crate::mask;
+use crate::mask::{self, Seen};
 use stack::{Memory, Stack};
 
-/// What T5 reads. Masks are true where a query may see a key; see [`crate::mask`].
+/// What T5 reads. Masks are true where a query may see a key, or are the documents of tokens;
+/// see [`crate::mask`].
 #[derive(Debug, Clone, Copy)]
 pub struct T5Input<'a> {
     /// The encoder's tokens `[b, s]`, I64.
@@ -36,7 +37,8 @@ pub struct T5Input<'a> {
     pub decoder_input_ids: &'a Tensor,
     /// Of the decoder, broadcast to `[b, heads, t, t]`. What is later is hidden in any case.
     pub decoder_mask: Option<&'a Tensor>,
-    /// From decoder to encoder, broadcast to `[b, heads, t, s]`.
+    /// From decoder to encoder, broadcast to `[b, heads, t, s]`. The documents of the encoder's
+    /// tokens, I64 `[b, s]`, go with those of the decoder's in `decoder_mask`.
     pub cross_mask: Option<&'a Tensor>,
 }
 
@@ -240,7 +242,8 @@ impl T5 {
         if let Some(mask) = cross_mask {
             mask::check("cross_mask", mask, [b, heads, t, size[1]])?;
         }
-        let memory = Memory { states_bsd: memory_bsd, mask: cross_mask };
+        let seen = Seen::across([t, size[1]], cross_mask, mask, memory_bsd.device())?;
+        let memory = Memory { states_bsd: memory_bsd, seen: &seen };
         self.decoder.forward(&self.tokens.forward(ids_bt), mask, Some(memory), cache, train)
     }
 

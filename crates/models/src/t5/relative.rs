@@ -29,17 +29,14 @@ impl RelativeBias {
         Ok(Self { weight, max_distance, bidirectional })
     }
 
-    /// `[1, h, t, s]` for queries that are the last `t` of `s` places.
-    ///
-    /// The bias depends on the distance alone, so it is looked up once for each of the `t + s - 1`
-    /// distances; row `i` of the result is a window of these.
+    /// `[h, t + s - 1]` for queries that are the last `t` of `s` places: the bias of each
+    /// distance `key - query`, from the least on.
     pub(super) fn forward(&self, queries: i64, keys: i64) -> Tensor {
         let place = (Kind::Int64, self.weight.device());
         let distance_r = Tensor::arange_start(1 - keys, queries, place);
         let bucket_r =
             buckets(&distance_r, self.weight.size()[0], self.max_distance, self.bidirectional);
-        let bias_hr = self.weight.index_select(0, &bucket_r).transpose(0, 1);
-        bias_hr.unfold(1, keys, 1).flip([1]).unsqueeze(0)
+        self.weight.index_select(0, &bucket_r).transpose(0, 1)
     }
 }
 

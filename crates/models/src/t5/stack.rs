@@ -3,7 +3,7 @@
 //! Axes: `b` batch, `t` queries, `s` places of the encoder, `d` features.
 
 use bert4rs_tensor_core::Tensor;
-use bert4rs_tensor_core::attention::{Implementation, Visible};
+use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::Path;
 
 use super::relative::RelativeBias;
@@ -15,13 +15,13 @@ use crate::layers::{
     AttentionInput, Dropout, FeedForward, KeyValueCache, MultiHeadAttention, Norm, Placement,
     Residual, Rotation,
 };
-use crate::mask::Pattern;
+use crate::mask::{Pattern, Seen};
 
 /// The encoder's result, and who may see it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Memory<'a> {
     pub(super) states_bsd: &'a Tensor,
-    pub(super) mask: Option<&'a Tensor>,
+    pub(super) seen: &'a Seen,
 }
 
 /// As published, `x + f(norm(x))` for attention, cross-attention in the decoder, and
@@ -92,9 +92,8 @@ impl Block {
             .forward(x_btd, train, |x_btd| self.attention.forward(x_btd, input.own))?;
         if let (Some((cross, around)), Some(memory)) = (&self.cross, input.memory) {
             x_btd = around.forward(&x_btd, train, |x_btd| {
-                let visible = memory.mask.map_or(Visible::All, Visible::Mask);
-                let cache = input.cross_cache;
-                let keys = AttentionInput { visible, rotation: None, cache, train };
+                let (seen, cache) = (memory.seen, input.cross_cache);
+                let keys = AttentionInput { seen, rotation: None, cache, train };
                 cross.cross(x_btd, memory.states_bsd, keys)
             })?;
         }
@@ -164,7 +163,7 @@ impl Stack {
         let pattern = Pattern { causal: self.is_decoder, window: self.config.switches.window };
         let mut seen = pattern.visible(t, cached + t, mask, device);
         if let Some(bias) = &self.bias {
-            seen = seen.with_bias(&bias.forward(t, cached + t));
+            seen = seen.with_bias(bias.forward(t, cached + t));
         }
         let rotation: Option<Rotation> = self.config.switches.rotary.map(|rotary| {
             rotary.rotation_of_range(cached, t, self.config.d_kv, x_btd.kind(), device)
@@ -177,8 +176,8 @@ impl Stack {
         let mut x_btd = self.dropout.forward(x_btd.shallow_clone(), train);
         for block in &self.blocks {
             let (own_cache, cross_cache) = caches.as_mut().and_then(Iterator::next).unzip();
-            let (visible, rotation) = (seen.borrow(), rotation.as_ref());
-            let own = AttentionInput { visible, rotation, cache: own_cache, train };
+            let (seen, rotation) = (&seen, rotation.as_ref());
+            let own = AttentionInput { seen, rotation, cache: own_cache, train };
             x_btd = block.forward(&x_btd, BlockInput { own, memory, cross_cache })?;
         }
         if let Some(norm) = &self.final_norm {

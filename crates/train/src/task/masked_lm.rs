@@ -9,7 +9,7 @@ use bert4rs_data::{
     TokenizerChoice,
 };
 use bert4rs_models::bert::{self, BertForMaskedLm, BertInput, MlmLoss};
-use bert4rs_models::{hugging_face, mask};
+use bert4rs_models::hugging_face;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Tensor, no_grad};
@@ -82,12 +82,11 @@ impl MaskedLm {
     /// Mean loss of a batch's masked tokens. Dropout acts if `train`.
     fn loss(&self, batch: &MlmBatch, how: MlmLoss, train: bool) -> Result<Tensor> {
         let batch = batch.to_tensors(self.device)?;
-        let visible = mask::documents(&batch.document_ids);
         let input = BertInput {
             input_ids: &batch.input_ids,
             token_type_ids: None,
             position_ids: Some(&batch.position_ids),
-            mask: Some(&visible),
+            mask: Some(&batch.document_ids),
         };
         let (positions, labels) = (&batch.masked_positions, &batch.masked_labels);
         Ok(self.model.mlm_loss(&input, positions, labels, how, train)?)
