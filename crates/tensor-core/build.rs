@@ -5,8 +5,12 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SHIM_SOURCES: [&str; 3] =
-    ["csrc/custom_function.cpp", "csrc/random_state.cpp", "csrc/library.cpp"];
+const SHIM_SOURCES: [&str; 4] = [
+    "csrc/cpu_allocator.cpp",
+    "csrc/custom_function.cpp",
+    "csrc/library.cpp",
+    "csrc/random_state.cpp",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let torch = PathBuf::from(variable("LIBTORCH_INCLUDE")?);

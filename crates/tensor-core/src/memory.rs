@@ -2,6 +2,8 @@
 
 #![expect(unsafe_code, reason = "the border to C and C++")]
 
+use crate::shim;
+
 /// Memory of this process in bytes, as Linux counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcessMemory {
@@ -22,18 +24,33 @@ pub fn process() -> Option<ProcessMemory> {
     Some(ProcessMemory { resident: bytes("VmRSS:")?, peak_resident: bytes("VmHWM:")? })
 }
 
-/// Makes the C allocator keep freed memory for the next step instead of giving it back.
+/// Memory of CPU tensors of 64 KiB and more, in bytes, since [`keep_freed_memory`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorMemory {
+    /// In tensors now.
+    pub live: u64,
+    /// The most that ever was in tensors at once.
+    pub peak: u64,
+    /// Freed, and waiting for the next tensor.
+    pub waiting: u64,
+}
+
+/// Counts the memory of CPU tensors.
+pub fn tensors() -> TensorMemory {
+    let (mut live, mut peak, mut waiting) = (0, 0, 0);
+    // SAFETY: the three addresses are valid for the call.
+    unsafe { shim::b4_cpu_memory_counts(&mut live, &mut peak, &mut waiting) };
+    TensorMemory { live, peak, waiting }
+}
+
+/// Makes CPU tensors keep freed memory for the next step instead of giving it back.
 ///
 /// libtorch's CPU tensors come from `malloc`, which maps each large one afresh and unmaps it
-/// again: every step then pays for page faults and zeroed pages. The price is that the process
-/// stays as large as it ever was. Call once, at the start of a program, and compute on its main
-/// thread: glibc keeps no more than 64 MiB in one piece for any other.
+/// again: every step then pays for page faults and zeroed pages. From now on freed blocks of
+/// 64 KiB and more wait for the next tensor; what waits is given back when the process would
+/// otherwise outgrow the most that its tensors ever held by more than an eighth. Call at the
+/// start of a program.
 pub fn keep_freed_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: mallopt only sets parameters of glibc's allocator; any values are allowed.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_MAX, 0);
-        // Its word for never.
-        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
-    }
+    // SAFETY: libtorch takes another allocator at any time; tensors remember who frees them.
+    unsafe { shim::b4_keep_cpu_memory() };
 }

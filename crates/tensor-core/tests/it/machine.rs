@@ -36,7 +36,6 @@ fn memory_counts_what_is_touched() {
 #[test]
 fn freed_memory_can_be_kept() {
     in_own_process("machine::freed_memory_can_be_kept", || {
-        // Above what glibc maps by itself, below what a thread other than the first may keep.
         const BYTES: u64 = 40 << 20;
         let start = resident();
         touch(BYTES);
@@ -45,6 +44,56 @@ fn freed_memory_can_be_kept() {
         touch(BYTES);
         let kept = resident() - start;
         assert!(kept.abs_diff(BYTES) < SLACK, "{kept}");
+        let counts = memory::tensors();
+        assert!(counts.live < 1 << 20 && counts.peak.abs_diff(BYTES) < SLACK, "{counts:?}");
+        assert!(counts.waiting.abs_diff(BYTES) < SLACK, "{counts:?}");
+    });
+}
+
+#[test]
+fn kept_memory_is_used_again_and_does_not_pile_up() {
+    in_own_process("machine::kept_memory_is_used_again_and_does_not_pile_up", || {
+        memory::keep_freed_memory();
+        let make =
+            |mib: i64, value: f64| Tensor::full([mib << 18], value, (Kind::Float, Device::Cpu));
+        let address = |tensor: &Tensor| tensor.data_ptr() as usize;
+        let first = make(8, 1.0);
+        let (place, other) = (address(&first), make(8, 2.0));
+        drop(first);
+        let again = make(8, 3.0);
+        assert_eq!(address(&again), place, "a freed block serves the next tensor of its size");
+        assert_eq!(address(&again) % 64, 0);
+        assert!(other.eq(2.0).all().int64_value(&[]) == 1, "a block has one owner");
+        drop((again, other));
+        // Ever larger tensors, one at a time: what was freed before does not fit and goes.
+        for mib in 1..64 {
+            drop(make(mib, 0.0));
+        }
+        let counts = memory::tensors();
+        assert!(counts.live + counts.waiting <= counts.peak / 8 * 9 + SLACK, "{counts:?}");
+    });
+}
+
+#[test]
+fn tensors_of_every_size_and_thread_keep_their_values() {
+    in_own_process("machine::tensors_of_every_size_and_thread_keep_their_values", || {
+        memory::keep_freed_memory();
+        let work = |seed: i64| {
+            let mut kept = Vec::new();
+            for step in 0..200 {
+                let size = 1 + (seed * 7919 + step * 104_729) % 300_000;
+                let value = (seed * 1000 + step) as f64;
+                kept.push((Tensor::full([size], value, (Kind::Float, Device::Cpu)), value));
+                if step % 3 == 2 {
+                    drop(kept.swap_remove((step as usize * 31) % kept.len()));
+                }
+                let (tensor, value) = &kept[(step as usize * 17) % kept.len()];
+                assert!(tensor.eq(*value).all().int64_value(&[]) == 1);
+            }
+        };
+        std::thread::scope(|scope| {
+            (0..4).for_each(|seed| drop(scope.spawn(move || work(seed))));
+        });
     });
 }
 
