@@ -131,6 +131,54 @@ pub(crate) enum Error {
     #[error("{0}")]
     NotLearning(String),
 
+    /// A definition of the benchmark matrix makes no sense.
+    #[error("{path}: {reason}")]
+    BadDefinition {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A name given to a flag is none of those that there are.
+    #[error("{flag}: there is no `{name}`; there are: {known}")]
+    UnknownName {
+        /// The flag.
+        flag: &'static str,
+        /// The name as given.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
+
+    /// A flag's value cannot be used.
+    #[error("{flag}: {reason}")]
+    BadFlag {
+        /// The flag.
+        flag: &'static str,
+        /// What is wrong with its value.
+        reason: String,
+    },
+
+    /// The folder for results holds something else.
+    #[error("{0} is neither empty nor a folder of bench-matrix; choose another with --out")]
+    NotAMatrix(PathBuf),
+
+    /// The folder for results is in use.
+    #[error("another bench-matrix runs in {0}; wait for it, or choose another folder with --out")]
+    MatrixRuns(PathBuf),
+
+    /// A file has no place for a table.
+    #[error("{path}: has no lines `{begin}` and `{end}` to put the tables between; add them")]
+    NoMarkers {
+        /// The file.
+        path: PathBuf,
+        /// The line that the tables come after.
+        begin: &'static str,
+        /// The line that they come before.
+        end: &'static str,
+    },
+
     /// The operating system refused something.
     #[error("{path}: {source}")]
     Io {
@@ -149,6 +197,12 @@ impl Error {
             | Error::UnusableLibtorch { .. }
             | Error::UnknownCorpus { .. }
             | Error::MissingValue { .. }
+            | Error::BadDefinition { .. }
+            | Error::UnknownName { .. }
+            | Error::BadFlag { .. }
+            | Error::NotAMatrix(_)
+            | Error::MatrixRuns(_)
+            | Error::NoMarkers { .. }
             | Error::NoCheckout(_)
             | Error::NoCacheFolder
             | Error::NoPackageForMachine { .. } => ExitCode::from(2),

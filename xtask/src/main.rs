@@ -1,6 +1,7 @@
-//! Sets up, trains and tests bert4rs. Never links torch: it drives `cargo` and the `bert4rs`
+//! Sets up, trains, tests and measures bert4rs. Never links torch: it drives `cargo` and the `bert4rs`
 //! program as processes, so it builds in seconds and works before libtorch is there.
 
+mod bench_matrix;
 mod cache;
 mod checkout;
 mod console;
@@ -33,6 +34,7 @@ enum Task {
     Corpus(corpus::Args),
     Train(train::Args),
     Test(test::Args),
+    BenchMatrix(Box<bench_matrix::Args>),
 }
 
 fn main() -> ExitCode {
@@ -52,5 +54,6 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Corpus(args) => corpus::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Train(args) => train::run(&checkout, &args),
         Task::Test(args) => test::run(&checkout, &args),
+        Task::BenchMatrix(args) => bench_matrix::run(&checkout, &args),
     }
 }

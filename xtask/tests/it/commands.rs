@@ -6,24 +6,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// A folder that looks like a checkout, and one to cache in.
-struct Place {
+pub(crate) struct Place {
     folder: tempfile::TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let place = Place { folder: tempfile::tempdir().unwrap() };
         fs::create_dir_all(place.path("checkout/.cargo")).unwrap();
         fs::write(place.path("checkout/.cargo/config.toml"), "").unwrap();
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// xtask in this place. It finds no program but those of the folder `programs`.
-    fn xtask(&self, args: &[&str]) -> Command {
+    pub(crate) fn xtask(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bert4rs-xtask"));
         command.args(args).current_dir(self.path("checkout")).env_clear();
         command.env("XDG_CACHE_HOME", self.path("cache")).env("PATH", self.path("programs"));
@@ -31,7 +31,7 @@ impl Place {
     }
 
     /// A program that a test puts in place of a real one.
-    fn program(&self, name: &str, script: &str) {
+    pub(crate) fn program(&self, name: &str, script: &str) {
         fs::create_dir_all(self.path("programs")).unwrap();
         let path = self.path("programs").join(name);
         fs::write(&path, format!("#!/bin/sh\nPATH=/bin:/usr/bin\n{script}\n")).unwrap();
@@ -40,7 +40,7 @@ impl Place {
 
     /// A libtorch of some version. Its library is this test program: a real one that needs
     /// nothing but the system.
-    fn libtorch(&self, name: &str, version: &str) -> PathBuf {
+    pub(crate) fn libtorch(&self, name: &str, version: &str) -> PathBuf {
         let torch = self.path(name);
         fs::create_dir_all(torch.join("lib")).unwrap();
         fs::create_dir_all(torch.join("include/ATen")).unwrap();
@@ -55,7 +55,7 @@ impl Place {
     }
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat()
 }
 

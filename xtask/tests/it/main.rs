@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot read what it checks has failed")]
 
 mod architecture;
+mod bench_matrix;
 mod commands;
 mod layering;
 mod rust_text;

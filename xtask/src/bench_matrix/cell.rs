@@ -1,0 +1,302 @@
+//! The cells of the matrix: each row at each size, and the arguments that make it.
+
+use serde::{Deserialize, Serialize};
+
+use super::definition::{Definitions, Effort, Rows, Size};
+use crate::error::{Error, Result};
+
+/// What a row says about the presets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Group {
+    /// A preset as it is.
+    Preset,
+    /// The baseline and one switch.
+    AddOneIn,
+    /// The recommended preset less one switch.
+    LeaveOneOut,
+    /// Another implementation.
+    Peer,
+}
+
+impl Group {
+    pub(crate) const ALL: [Self; 4] = [Self::Preset, Self::AddOneIn, Self::LeaveOneOut, Self::Peer];
+
+    /// A heading for its rows.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Preset => "Presets",
+            Self::AddOneIn => "Baseline and one switch",
+            Self::LeaveOneOut => "Recommended less one switch",
+            Self::Peer => "PyTorch",
+        }
+    }
+}
+
+/// What runs in a row.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum What {
+    /// The program with a preset and assignments over it.
+    Ours { preset: String, set: Vec<String> },
+    /// The peers' script with these arguments.
+    Peer { args: Vec<String> },
+}
+
+/// A row of the matrix.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    /// Names it on the command line, in files and in reports.
+    pub(crate) name: String,
+    pub(crate) title: String,
+    pub(crate) group: Group,
+    pub(crate) what: What,
+    /// The loss must agree with the baseline's.
+    pub(crate) same_model: bool,
+    /// Batches are laid out in another way than the baseline's.
+    pub(crate) other_batches: bool,
+    /// Why it may be slower than the baseline.
+    pub(crate) slower: Option<String>,
+}
+
+/// A size that is measured, and how.
+pub(crate) struct Plan<'a> {
+    pub(crate) size: &'a Size,
+    pub(crate) effort: Effort,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// What the command line selects.
+pub(crate) struct Selection<'a> {
+    pub(crate) quick: bool,
+    pub(crate) models: &'a [String],
+    pub(crate) rows: &'a [String],
+    pub(crate) peers: bool,
+    pub(crate) rounds: Option<u32>,
+}
+
+/// The selected sizes with their rows, the baseline first.
+pub(crate) fn plans<'a>(
+    definitions: &'a Definitions,
+    selection: &Selection<'_>,
+) -> Result<Vec<Plan<'a>>> {
+    let rows = selected_rows(&definitions.rows, selection)?;
+    let sizes = selected_sizes(&definitions.sizes, selection)?;
+    let plan = |size: &'a Size| {
+        let effort = if selection.quick { size.quick.as_ref() } else { Some(&size.full) };
+        effort.map(|effort| {
+            let rounds = selection.rounds.unwrap_or(effort.rounds);
+            Plan { size, effort: Effort { rounds, ..effort.clone() }, rows: rows.clone() }
+        })
+    };
+    Ok(sizes.into_iter().filter_map(plan).collect())
+}
+
+fn selected_sizes<'a>(sizes: &'a [Size], selection: &Selection<'_>) -> Result<Vec<&'a Size>> {
+    let named = |name: &str| sizes.iter().find(|size| size.name == name);
+    if let Some(unknown) = selection.models.iter().find(|name| named(name).is_none()) {
+        let known: Vec<_> = sizes.iter().map(|size| size.name.as_str()).collect();
+        return Err(Error::UnknownName {
+            flag: "--models",
+            name: unknown.clone(),
+            known: known.join(", "),
+        });
+    }
+    let wanted = |size: &&Size| {
+        let is_named = selection.models.contains(&size.name);
+        is_named || (selection.models.is_empty() && (!selection.quick || size.quick.is_some()))
+    };
+    let chosen: Vec<_> = sizes.iter().filter(wanted).collect();
+    match chosen.iter().find(|size| selection.quick && size.quick.is_none()) {
+        Some(size) => Err(Error::UnknownName {
+            flag: "--quick --models",
+            name: size.name.clone(),
+            known: "those with a [quick] section in benches/matrix".to_owned(),
+        }),
+        None => Ok(chosen),
+    }
+}
+
+fn selected_rows(rows: &Rows, selection: &Selection<'_>) -> Result<Vec<Row>> {
+    let ours = rows.all();
+    let peers = if selection.peers { rows.peer_rows() } else { Vec::new() };
+    let known: Vec<String> = ours.iter().chain(&peers).map(|row| row.name.clone()).collect();
+    if let Some(unknown) = selection.rows.iter().find(|name| !known.contains(name)) {
+        return Err(Error::UnknownName {
+            flag: "--presets",
+            name: unknown.clone(),
+            known: known.join(", "),
+        });
+    }
+    let chosen = |row: &Row| {
+        row.name == rows.baseline || selection.rows.is_empty() || selection.rows.contains(&row.name)
+    };
+    let (mut all, others): (Vec<_>, Vec<_>) =
+        ours.into_iter().filter(chosen).partition(|row| row.name == rows.baseline);
+    all.extend(others);
+    all.extend(peers);
+    Ok(all)
+}
+
+impl Rows {
+    /// All rows of the program.
+    fn all(&self) -> Vec<Row> {
+        let presets = self.presets.iter().map(|preset| Row {
+            name: preset.name.clone(),
+            title: preset.name.clone(),
+            group: Group::Preset,
+            what: What::Ours { preset: preset.name.clone(), set: Vec::new() },
+            same_model: preset.same_model,
+            other_batches: preset.other_batches,
+            slower: preset.slower.clone(),
+        });
+        // A switch that is a preset by itself is added to the baseline by that preset's row.
+        let added = self.switches.iter().filter(|switch| switch.preset.is_none()).map(|switch| {
+            self.switch_row(switch, Group::AddOneIn, &self.baseline, &switch.on, '+')
+        });
+        let left_out = self.switches.iter().filter(|switch| !switch.off.is_empty()).map(|switch| {
+            self.switch_row(switch, Group::LeaveOneOut, &self.recommended, &switch.off, '-')
+        });
+        presets.chain(added).chain(left_out).collect()
+    }
+
+    fn switch_row(
+        &self,
+        switch: &super::definition::Switch,
+        group: Group,
+        preset: &str,
+        set: &[String],
+        sign: char,
+    ) -> Row {
+        Row {
+            name: format!("{preset}{sign}{}", switch.name),
+            title: format!("{preset} {} {}", if sign == '+' { "+" } else { "−" }, switch.name),
+            group,
+            what: What::Ours { preset: preset.to_owned(), set: set.to_vec() },
+            // What is recommended need not be the baseline's model.
+            same_model: false,
+            other_batches: group == Group::LeaveOneOut || switch.other_batches,
+            slower: switch.slower.clone(),
+        }
+    }
+
+    fn peer_rows(&self) -> Vec<Row> {
+        let row = |peer: &super::definition::Peer| Row {
+            name: peer.name.clone(),
+            title: peer.title.clone(),
+            group: Group::Peer,
+            what: What::Peer { args: peer.args.clone() },
+            same_model: false,
+            other_batches: false,
+            slower: None,
+        };
+        self.peers.iter().map(row).collect()
+    }
+}
+
+/// The arguments of `bert4rs train` for a row of ours, all but corpus and folder.
+pub(crate) fn train_arguments(
+    preset: &str,
+    set: &[String],
+    size: &Size,
+    steps: u64,
+    device: &str,
+) -> Vec<String> {
+    let mut arguments: Vec<String> =
+        ["train", "--preset", preset, "--device", device].map(String::from).into();
+    let on_gpu: &[String] = if device == "cpu" { &[] } else { &size.set_on_gpu };
+    let ours = [
+        format!("train.max_steps={steps}"),
+        // Losses are read from the device once, so that reading them costs no row anything.
+        format!("train.log_every={steps}"),
+        "train.eval_sequences=0".to_owned(),
+    ];
+    for assignment in size.set.iter().chain(on_gpu).chain(set).chain(&ours) {
+        arguments.extend(["--set".to_owned(), assignment.clone()]);
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROWS: &str = r#"
+        baseline = "plain"
+        recommended = "best"
+        preset = [
+            { name = "best", same_model = false },
+            { name = "plain", same_model = true },
+            { name = "bf16", same_model = true },
+        ]
+        switch = [
+            { name = "bf16", preset = "bf16", off = ["compute.precision=fp32"] },
+            { name = "fused", on = ["a=1"], off = ["a=2"] },
+            { name = "odd", on = ["b=1"] },
+        ]
+        peer = [{ name = "hf", title = "Hugging Face", args = ["--x"] }]
+    "#;
+    const SIZE: &str = r#"
+        name = "small"
+        title = "Small"
+        place = 1
+        corpus = "c"
+        set = ["model.vocab_size=10"]
+        set_on_gpu = ["data.batch_size=32"]
+        full = { steps = 9, warmup_steps = 2, rounds = 3, cell_minutes = 1,
+                 loss = [1.0, 2.0], loss_tolerance = 0.01 }
+    "#;
+
+    fn definitions() -> Definitions {
+        let size = toml::from_str(SIZE).unwrap();
+        Definitions { rows: toml::from_str(ROWS).unwrap(), sizes: vec![size] }
+    }
+
+    fn names(rows: &[&str], peers: bool) -> Result<Vec<String>> {
+        let rows: Vec<String> = rows.iter().map(|row| (*row).to_owned()).collect();
+        let selection =
+            Selection { quick: false, models: &[], rows: &rows, peers, rounds: Some(1) };
+        let definitions = definitions();
+        let plans = plans(&definitions, &selection)?;
+        assert_eq!((plans.len(), plans[0].effort.rounds), (1, 1));
+        Ok(plans[0].rows.iter().map(|row| row.name.clone()).collect())
+    }
+
+    #[test]
+    fn every_switch_is_added_and_left_out_once() {
+        let ours = ["plain", "best", "bf16", "plain+fused", "plain+odd", "best-bf16", "best-fused"];
+        assert_eq!(names(&[], false).unwrap(), ours);
+        assert_eq!(names(&[], true).unwrap().last().unwrap(), "hf");
+    }
+
+    #[test]
+    fn the_baseline_is_always_there_and_unknown_names_are_refused() {
+        assert_eq!(names(&["best-fused"], false).unwrap(), ["plain", "best-fused"]);
+        let error = names(&["fast"], false).unwrap_err().to_string();
+        assert!(error.contains("--presets") && error.contains("best-bf16"), "{error}");
+    }
+
+    #[test]
+    fn what_a_row_sets_comes_after_what_its_size_sets() {
+        let definitions = definitions();
+        let set = ["model.vocab_size=20".to_owned()];
+        let on = |device| train_arguments("p", &set, &definitions.sizes[0], 7, device).join(" ");
+        let cpu = on("cpu");
+        let size = cpu.find("vocab_size=10").unwrap();
+        assert!(size < cpu.find("vocab_size=20").unwrap(), "{cpu}");
+        assert!(cpu.contains("--set train.max_steps=7") && !cpu.contains("batch_size"), "{cpu}");
+        assert!(on("cuda:0").contains("data.batch_size=32"));
+    }
+
+    #[test]
+    fn only_sizes_with_a_quick_section_are_quick() {
+        let definitions = definitions();
+        let models = ["small".to_owned()];
+        let quick = |models| {
+            let selection =
+                Selection { quick: true, models, rows: &[], peers: false, rounds: None };
+            plans(&definitions, &selection).map(|plans| plans.len())
+        };
+        assert_eq!(quick(&[]).unwrap(), 0);
+        assert!(quick(&models).is_err());
+    }
+}

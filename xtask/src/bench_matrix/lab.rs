@@ -1,0 +1,245 @@
+//! Runs one cell as a process, unless an earlier command measured the same.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::Args;
+use super::cell::{Plan, Row, What, train_arguments};
+use super::measurement::Measurement;
+use super::peers::{Inputs, Python};
+use super::process;
+use super::rounds::Measured;
+use super::statistics::tokens_per_s;
+use super::store::{Store, key};
+use crate::checkout::Checkout;
+use crate::error::{Error, Result};
+use crate::program;
+use crate::{console, corpus};
+
+/// What a run leaves that is of no use here, and large.
+const NOT_KEPT: [&str; 2] = ["model.safetensors", "tokenizer.json"];
+
+/// What cells are run with.
+pub(crate) struct Lab<'a> {
+    checkout: &'a Checkout,
+    store: &'a Store,
+    program: PathBuf,
+    program_hash: String,
+    device: &'a str,
+    corpus: Option<PathBuf>,
+    /// Those fetched so far, by name.
+    corpora: BTreeMap<String, PathBuf>,
+    python: Option<Python>,
+    /// What the peers of the present size read.
+    inputs: Option<Inputs>,
+    /// Median tokens a second of the baseline in this size, for the lines on the terminal.
+    baseline: Option<f64>,
+}
+
+/// A process that is to run.
+struct Job {
+    command: Command,
+    key: String,
+    folder: PathBuf,
+    steps: u64,
+}
+
+impl<'a> Lab<'a> {
+    pub(crate) fn new(
+        checkout: &'a Checkout,
+        store: &'a Store,
+        program: PathBuf,
+        program_hash: String,
+        device: &'a str,
+        args: &Args,
+    ) -> Self {
+        Self {
+            checkout,
+            store,
+            program,
+            program_hash,
+            device,
+            corpus: args.corpus.clone(),
+            corpora: BTreeMap::new(),
+            python: None,
+            inputs: None,
+            baseline: None,
+        }
+    }
+
+    /// Prepares a size: fetches its corpus and makes tokens of it, so that no cell does.
+    pub(crate) fn begin(&mut self, plan: &Plan<'_>) -> Result<()> {
+        self.inputs = None;
+        self.baseline = None;
+        console::line(format_args!("{}", plan.size.title));
+        let Some(baseline) = plan.rows.first() else { return Ok(()) };
+        let job = self.job(plan, baseline, "prepare", 1)?;
+        if self.store.kept(&job.folder, &job.key).is_none() {
+            // A failure shows again, and is reported, in the first round.
+            let _ = self.run(plan, job)?;
+        }
+        let has_peers = plan.rows.iter().any(|row| matches!(row.what, What::Peer { .. }));
+        if has_peers {
+            if self.python.is_none() {
+                self.python = Some(Python::ensure(self.checkout)?);
+            }
+            self.prepare_inputs(plan, baseline)?;
+        }
+        Ok(())
+    }
+
+    /// Measures a row in a round.
+    pub(crate) fn measure(&mut self, plan: &Plan<'_>, row: &Row, round: u32) -> Result<Measured> {
+        let place = format!("round-{}", round + 1);
+        let job = self.job(plan, row, &place, plan.effort.steps)?;
+        let (kept, started) = (self.store.kept(&job.folder, &job.key), Instant::now());
+        let (outcome, took) = match kept {
+            Some(kept) => (Ok(kept), Duration::ZERO),
+            None => (self.run(plan, job)?, started.elapsed()),
+        };
+        self.tell(plan, row, round, &outcome, took);
+        Ok(Measured { outcome, took })
+    }
+
+    /// Trains a row for many steps.
+    pub(crate) fn race(
+        &mut self,
+        plan: &Plan<'_>,
+        row: &Row,
+        steps: u64,
+    ) -> Result<std::result::Result<Measurement, String>> {
+        console::line(format_args!("  {} to the end of {steps} steps", row.title));
+        let job = self.job(plan, row, "race", steps)?;
+        match self.store.kept(&job.folder, &job.key) {
+            Some(kept) => Ok(Ok(kept)),
+            None => self.run(plan, job),
+        }
+    }
+
+    /// The line of a cell: what it measured, or why not.
+    fn tell(
+        &mut self,
+        plan: &Plan<'_>,
+        row: &Row,
+        round: u32,
+        outcome: &std::result::Result<Measurement, String>,
+        took: Duration,
+    ) {
+        let place = format!("round {}/{}", round + 1, plan.effort.rounds);
+        let title = &row.title;
+        match outcome {
+            Err(error) => console::line(format_args!("  {place}  {title:<34} FAILED: {error}")),
+            Ok(measurement) => {
+                let rate = tokens_per_s(&measurement.steady(plan.effort.warmup_steps));
+                let ratio = rate / *self.baseline.get_or_insert(rate);
+                let loss = measurement.summary.final_loss.unwrap_or(f64::NAN);
+                let took = match took.is_zero() {
+                    true => "kept".to_owned(),
+                    false => console::seconds(took),
+                };
+                console::line(format_args!(
+                    "  {place}  {title:<34} {rate:>8.0} tokens/s {ratio:>6.2}×  loss {loss:.3}  \
+                     ({took})"
+                ));
+            }
+        }
+    }
+
+    fn job(&mut self, plan: &Plan<'_>, row: &Row, place: &str, steps: u64) -> Result<Job> {
+        let folder = self.store.round(&plan.size.name, &row.name, place);
+        let run = folder.join("run");
+        match &row.what {
+            What::Ours { preset, set } => {
+                let corpus = self.corpus_of(plan)?;
+                let mut arguments = train_arguments(preset, set, plan.size, steps, self.device);
+                arguments.extend(["--corpus".to_owned(), corpus.display().to_string()]);
+                let mut command = program::command(self.checkout, &self.program);
+                command.args(&arguments).arg("--out").arg(&run);
+                let parts = [self.program_hash.as_str(), self.device];
+                let key = key(parts.into_iter().chain(arguments.iter().map(String::as_str)));
+                Ok(Job { command, key, folder, steps })
+            }
+            What::Peer { args } => {
+                let Some((python, inputs)) = self.python.as_ref().zip(self.inputs.as_ref()) else {
+                    return Err(Error::BadFlag {
+                        flag: "--peers",
+                        reason: "its environment was not made".to_owned(),
+                    });
+                };
+                let (command, key) =
+                    python.command(self.checkout, inputs, args, steps, self.device, &run)?;
+                Ok(Job { command, key, folder, steps })
+            }
+        }
+    }
+
+    fn corpus_of(&mut self, plan: &Plan<'_>) -> Result<PathBuf> {
+        if let Some(path) = &self.corpus {
+            return Ok(path.clone());
+        }
+        let name = &plan.size.corpus;
+        if let Some(path) = self.corpora.get(name) {
+            return Ok(path.clone());
+        }
+        let path = corpus::find(name)?.fetch()?;
+        self.corpora.insert(name.clone(), path.clone());
+        Ok(path)
+    }
+
+    /// Runs a job and keeps what it measured.
+    fn run(&self, plan: &Plan<'_>, job: Job) -> Result<std::result::Result<Measurement, String>> {
+        let Job { mut command, key, folder, steps } = job;
+        let run = folder.join("run");
+        remove(&run)?;
+        remove(&folder.join("measurement.json"))?;
+        fs::create_dir_all(&folder).map_err(Error::at(&folder))?;
+        let limit = Duration::from_secs(60 * plan.effort.cell_minutes.max(1));
+        let outcome = process::run(&mut command, &folder.join("log.txt"), limit)
+            .and_then(|()| Measurement::read(&run, steps));
+        for name in NOT_KEPT {
+            remove(&run.join(name))?;
+        }
+        if let Ok(measurement) = &outcome {
+            self.store.keep(&folder, &key, measurement)?;
+        }
+        Ok(outcome)
+    }
+
+    /// The configuration and the batches of the baseline, for the peers to read.
+    fn prepare_inputs(&mut self, plan: &Plan<'_>, baseline: &Row) -> Result<()> {
+        let What::Ours { preset, set } = &baseline.what else { return Ok(()) };
+        let prepared = self.store.round(&plan.size.name, &baseline.name, "prepare");
+        let config = prepared.join("run/config.toml");
+        let folder = self.store.path(&plan.size.name).join("peer-inputs");
+        fs::create_dir_all(&folder).map_err(Error::at(&folder))?;
+        let corpus = self.corpus_of(plan)?;
+        let steps = plan.effort.steps;
+        let batches = folder.join("batches.safetensors");
+        let mut arguments = train_arguments(preset, set, plan.size, steps, "cpu");
+        arguments[0] = "batches".to_owned();
+        let mut command = program::command(self.checkout, &self.program);
+        command.args(&arguments).arg("--corpus").arg(corpus);
+        command.arg("--count").arg(steps.to_string()).arg("--out").arg(&batches);
+        remove(&batches)?;
+        let limit = Duration::from_secs(60 * plan.effort.cell_minutes.max(1));
+        let log = folder.join("log.txt");
+        process::run(&mut command, &log, limit).map_err(|reason| Error::Child {
+            command: crate::checkout::shown(&command),
+            status: reason,
+        })?;
+        self.inputs = Some(Inputs::write(&folder, &config, batches)?);
+        Ok(())
+    }
+}
+
+/// Removes a file or folder that may be there.
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::at(path)(error)),
+        _ => Ok(()),
+    }
+}

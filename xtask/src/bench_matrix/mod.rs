@@ -1,0 +1,232 @@
+//! `cargo xtask bench-matrix`: what every preset and switch is worth on this machine.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`definition`] | `benches/matrix/*.toml`: rows and sizes |
+//! | [`cell`] | each row at each size, and its arguments |
+//! | [`rounds`] | which row runs when |
+//! | [`lab`] | runs one cell as a process |
+//! | [`peers`] | PyTorch's environment and inputs |
+//! | [`measurement`], [`store`] | what a process measured, read and kept |
+//! | [`statistics`] | medians, intervals |
+//! | [`machine`] | what it all ran on |
+//! | [`report`] | the numbers, and how they are shown |
+
+mod cell;
+mod definition;
+mod lab;
+mod machine;
+mod measurement;
+mod peers;
+mod process;
+mod report;
+mod rounds;
+mod statistics;
+mod store;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use cell::{Plan, Selection};
+use definition::Definitions;
+use lab::Lab;
+use machine::Machine;
+use report::{Report, SizeReport};
+use store::Store;
+
+use crate::cache::replace_file;
+use crate::checkout::Checkout;
+use crate::console;
+use crate::error::{Error, Result};
+use crate::program::{self, With};
+use crate::setup;
+
+/// Measure what every preset and switch is worth on this machine
+///
+/// Runs each cell in a process of its own, in rounds over all cells, and writes report.html,
+/// report.md and report.json. An interrupted matrix goes on where it was.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The seed's size alone, few steps: at most 20 minutes on 2 cores
+    #[arg(long)]
+    quick: bool,
+    /// Sizes, by their names in benches/matrix; all if none
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    models: Vec<String>,
+    /// Rows, such as bf16, baseline+fused-adamw or recommended-bf16; all if none. The baseline
+    /// always runs
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    presets: Vec<String>,
+    /// auto, cpu or cuda:N; auto is a GPU where there is one
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Also run Hugging Face's and a hand-tuned PyTorch model (needs python3; fetches 2 GB once)
+    #[arg(long)]
+    peers: bool,
+    /// Rounds over all cells
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+    /// Folder of results; default: target/bench-matrix/quick or …/full
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Text to train on instead of each size's corpus
+    #[arg(long, value_name = "FILE")]
+    corpus: Option<PathBuf>,
+    /// Also put the tables between the markers of this file
+    #[arg(long, value_name = "FILE")]
+    splice: Option<PathBuf>,
+}
+
+/// Runs the matrix; the exit code is 1 if a cell failed or its result is not valid.
+pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
+    // All that can be wrong with the input is looked at before anything takes time.
+    let definitions = Definitions::read(&checkout.root().join("benches/matrix"))?;
+    let selection = Selection {
+        quick: args.quick,
+        models: &args.models,
+        rows: &args.presets,
+        peers: args.peers,
+        rounds: args.rounds,
+    };
+    if args.rounds == Some(0) {
+        return Err(Error::BadFlag { flag: "--rounds", reason: "0 measures nothing".to_owned() });
+    }
+    let plans = cell::plans(&definitions, &selection)?;
+    if let Some(path) = &args.splice {
+        let text = fs::read_to_string(path).map_err(Error::at(path))?;
+        report::markdown::check_markers(path, &text)?;
+    }
+    let store = Store::open(&out_folder(checkout, args))?;
+    setup::ensure(checkout)?;
+    let program = program::build(checkout, With::Nothing)?;
+    let program_hash = store::hash_of(&program)?;
+    let machine = Machine::of(checkout.root(), &program_hash);
+    warn_if_busy(&machine);
+    let device = device(&args.device, &machine)?;
+    let mut lab = Lab::new(checkout, &store, program, program_hash, &device, args);
+    let sizes = plans.iter().map(|plan| measure(plan, &definitions, &mut lab, args));
+    let sizes = sizes.collect::<Result<Vec<_>>>()?;
+    let report = Report { command: command(args), made: made(), device, machine, sizes };
+    write(&store, &report)?;
+    if let Some(path) = &args.splice {
+        let text = fs::read_to_string(path).map_err(Error::at(path))?;
+        replace_file(path, report::markdown::spliced(path, &text, &report)?.as_bytes())?;
+        console::line(format_args!("spliced  {}", path.display()));
+    }
+    Ok(if report.is_valid() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// All rounds of a size, then its race.
+fn measure(
+    plan: &Plan<'_>,
+    definitions: &Definitions,
+    lab: &mut Lab<'_>,
+    args: &Args,
+) -> Result<SizeReport> {
+    lab.begin(plan)?;
+    let limit = plan.effort.limit_minutes.map(|minutes| Duration::from_secs(60 * minutes));
+    let results = rounds::run_rounds(plan.rows.len(), plan.effort.rounds, limit, |row, round| {
+        lab.measure(plan, &plan.rows[row], round)
+    })?;
+    let mut racers = Vec::new();
+    if let (Some(race), false) = (&plan.size.race, args.quick) {
+        let baseline = &definitions.rows.baseline;
+        for row in
+            plan.rows.iter().filter(|row| row.name == *baseline || race.presets.contains(&row.name))
+        {
+            let steps = race.fewer_steps.get(&row.name).copied().unwrap_or(race.steps);
+            racers.push((row.name.clone(), steps, lab.race(plan, row, steps)?));
+        }
+    }
+    Ok(SizeReport::of(plan, &results, racers))
+}
+
+fn out_folder(checkout: &Checkout, args: &Args) -> PathBuf {
+    let mode = if args.quick { "quick" } else { "full" };
+    let default = || checkout.root().join("target/bench-matrix").join(mode);
+    args.out.clone().unwrap_or_else(default)
+}
+
+/// The device by the name that the program takes. The same for all cells, so never `auto`.
+fn device(asked: &str, machine: &Machine) -> Result<String> {
+    let is_index = |index: &str| index.parse::<u8>().is_ok();
+    match asked {
+        "auto" if machine.gpus.is_empty() => Ok("cpu".to_owned()),
+        "auto" | "cuda" => Ok("cuda:0".to_owned()),
+        "cpu" => Ok("cpu".to_owned()),
+        other if other.strip_prefix("cuda:").is_some_and(is_index) => Ok(other.to_owned()),
+        other => {
+            let reason = format!("{other:?} is none of auto, cpu, cuda, cuda:N");
+            Err(Error::BadFlag { flag: "--device", reason })
+        }
+    }
+}
+
+fn warn_if_busy(machine: &Machine) {
+    if machine.was_busy() {
+        console::note(format_args!(
+            "the machine is busy (load {:.1} on {} cores): times will not be worth much",
+            machine.load_at_start, machine.cores
+        ));
+    }
+}
+
+/// The command as one would type it to make the same report.
+fn command(args: &Args) -> String {
+    let mut words = vec!["cargo xtask bench-matrix".to_owned()];
+    let mut flag = |given: bool, text: String| {
+        if given {
+            words.push(text);
+        }
+    };
+    flag(args.quick, "--quick".to_owned());
+    flag(!args.models.is_empty(), format!("--models {}", args.models.join(",")));
+    flag(!args.presets.is_empty(), format!("--presets {}", args.presets.join(",")));
+    flag(args.device != "auto", format!("--device {}", args.device));
+    flag(args.peers, "--peers".to_owned());
+    flag(args.rounds.is_some(), format!("--rounds {}", args.rounds.unwrap_or_default()));
+    let path =
+        |path: &Option<PathBuf>| path.as_deref().unwrap_or(Path::new("")).display().to_string();
+    flag(args.corpus.is_some(), format!("--corpus {}", path(&args.corpus)));
+    flag(args.splice.is_some(), format!("--splice {}", path(&args.splice)));
+    words.join(" ")
+}
+
+/// The time of day, as the report's readers count it.
+fn made() -> String {
+    machine::output("date", &["-u", "+%Y-%m-%d %H:%M UTC"]).unwrap_or_default()
+}
+
+fn write(store: &Store, report: &Report) -> Result<()> {
+    for size in &report.sizes {
+        console::line(format_args!("\n{}", report::table::terminal(size)));
+    }
+    let json = store.path("report.json");
+    let text = serde_json::to_string_pretty(report)
+        .map_err(|error| Error::Malformed { path: json.clone(), reason: error.to_string() })?;
+    replace_file(&json, text.as_bytes())?;
+    replace_file(&store.path("report.md"), report::markdown::report(report).as_bytes())?;
+    let html = store.path("report.html");
+    replace_file(&html, report::html::page(report).as_bytes())?;
+    console::line(format_args!("\nreport   {} (and .md, .json)", html.display()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_named_or_refused() {
+        let mut machine = Machine::of(Path::new("."), "");
+        machine.gpus.clear();
+        assert_eq!(device("auto", &machine).unwrap(), "cpu");
+        machine.gpus.push("a GPU".to_owned());
+        assert_eq!(device("auto", &machine).unwrap(), "cuda:0");
+        assert_eq!(device("cuda:3", &machine).unwrap(), "cuda:3");
+        assert!(device("tpu", &machine).unwrap_err().to_string().contains("--device"));
+        assert!(device("cuda:x", &machine).is_err());
+    }
+}

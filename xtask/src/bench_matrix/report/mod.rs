@@ -1,0 +1,436 @@
+//! What a matrix found: numbers first, then each form that they are shown in.
+
+pub(super) mod chart;
+pub(super) mod html;
+pub(super) mod markdown;
+pub(super) mod table;
+
+use serde::{Deserialize, Serialize};
+
+use super::cell::{Group, Plan, Row};
+use super::machine::Machine;
+use super::measurement::Measurement;
+use super::rounds::RowResult;
+use super::statistics::{
+    Interval, Round, Spread, median, speed_ratio, tokens_per_s, trailing_means,
+};
+
+/// `report.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// The command that makes this report.
+    pub(crate) command: String,
+    pub(crate) made: String,
+    pub(crate) device: String,
+    pub(crate) machine: Machine,
+    pub(crate) sizes: Vec<SizeReport>,
+}
+
+/// A model's rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SizeReport {
+    pub(crate) name: String,
+    pub(crate) title: String,
+    pub(crate) steps: u64,
+    pub(crate) warmup_steps: u64,
+    pub(crate) rounds: u32,
+    /// Fewer where the time limit was near.
+    pub(crate) rounds_done: u32,
+    /// FLOP/s of the machine's best matrix product, which is 100% of the speed of light.
+    pub(crate) best_product_flops: Option<f64>,
+    pub(crate) rows: Vec<RowReport>,
+    pub(crate) race: Vec<RaceReport>,
+}
+
+/// A row of the table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RowReport {
+    pub(crate) name: String,
+    pub(crate) title: String,
+    pub(crate) group: Group,
+    /// Why it has no numbers, or not all.
+    pub(crate) error: Option<String>,
+    /// Why its numbers do not count.
+    pub(crate) faults: Vec<String>,
+    /// What a reader must know.
+    pub(crate) note: Option<String>,
+    /// After the warm-up, one value a round.
+    pub(crate) tokens_per_s: Option<Spread>,
+    /// Over the baseline's.
+    pub(crate) ratio: Option<Interval>,
+    /// The most memory that the process held.
+    pub(crate) peak_memory_bytes: Option<f64>,
+    /// Useful FLOP/s over those of the machine's best matrix product.
+    pub(crate) speed_of_light: Option<f64>,
+    pub(crate) data_wait: Option<f64>,
+    /// From the start of the process to the end of the first step, in the slowest round: what was
+    /// compiled there may be kept for the next.
+    pub(crate) time_to_first_step_s: Option<f64>,
+    /// Time of the warm-up's steps, in the slowest round.
+    pub(crate) warmup_s: Option<f64>,
+    /// Loss at the end of the steps, which are equally many for all rows.
+    pub(crate) final_loss: Option<f64>,
+    pub(crate) precision: String,
+    pub(crate) attention: String,
+    pub(crate) versions: Option<String>,
+    /// Seconds since the process began, and the loss of the step that ended then.
+    pub(crate) curve: Vec<[f64; 2]>,
+}
+
+/// Training to the baseline's final loss.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RaceReport {
+    pub(crate) name: String,
+    pub(crate) steps: u64,
+    pub(crate) error: Option<String>,
+    /// The loss to reach: the baseline's at its end.
+    pub(crate) target_loss: Option<f64>,
+    /// Since the process began; `None` if it was not reached.
+    pub(crate) time_to_loss_s: Option<f64>,
+    /// That time over the baseline's.
+    pub(crate) share_of_baseline: Option<f64>,
+    pub(crate) final_loss: Option<f64>,
+    /// Seconds since the process began, and the mean loss of the last steps.
+    pub(crate) curve: Vec<[f64; 2]>,
+}
+
+/// A run of the race: its name, its steps, and what became of it.
+pub(crate) type Racer = (String, u64, Result<Measurement, String>);
+
+impl Report {
+    /// Whether every row has valid numbers.
+    pub(crate) fn is_valid(&self) -> bool {
+        let rows = self.sizes.iter().flat_map(|size| &size.rows);
+        let racers = self.sizes.iter().flat_map(|size| &size.race);
+        rows.into_iter().all(|row| row.error.is_none() && row.faults.is_empty())
+            && racers.into_iter().all(|racer| racer.error.is_none())
+    }
+}
+
+impl SizeReport {
+    /// The numbers of a size. The first row is the baseline.
+    pub(crate) fn of(plan: &Plan<'_>, results: &[RowResult], racers: Vec<Racer>) -> Self {
+        let effort = &plan.effort;
+        let measured = |result: &RowResult| -> Vec<Measurement> {
+            result.rounds.iter().flatten().cloned().collect()
+        };
+        let all: Vec<Measurement> = results.iter().flat_map(measured).collect();
+        let best: Vec<f64> = all.iter().filter_map(|m| m.summary.best_product_flops).collect();
+        let best = median(&best);
+        let rounds_done = results.first().map_or(0, |result| result.rounds.len() as u32);
+        let rows = match results.first() {
+            None => Vec::new(),
+            Some(baseline) => {
+                let rows = plan.rows.iter().zip(results);
+                rows.map(|(row, result)| row_report(plan, row, result, baseline, best)).collect()
+            }
+        };
+        Self {
+            name: plan.size.name.clone(),
+            title: plan.size.title.clone(),
+            steps: effort.steps,
+            warmup_steps: effort.warmup_steps,
+            rounds: effort.rounds,
+            rounds_done,
+            best_product_flops: best,
+            rows,
+            race: race_reports(racers),
+        }
+    }
+
+    /// The rows of a group.
+    pub(crate) fn group(&self, group: Group) -> impl Iterator<Item = &RowReport> {
+        self.rows.iter().filter(move |row| row.group == group)
+    }
+}
+
+fn row_report(
+    plan: &Plan<'_>,
+    row: &Row,
+    result: &RowResult,
+    baseline: &RowResult,
+    best_product_flops: Option<f64>,
+) -> RowReport {
+    let warmup = plan.effort.warmup_steps;
+    let measured: Vec<&Measurement> = result.rounds.iter().flatten().collect();
+    let each = |value: fn(&Measurement) -> Option<f64>| -> Vec<f64> {
+        measured.iter().filter_map(|m| value(m)).collect()
+    };
+    let rates: Vec<f64> = measured.iter().map(|m| tokens_per_s(&m.steady(warmup))).collect();
+    let warmups: Vec<f64> = measured.iter().map(|m| m.warmup_s(warmup)).collect();
+    let flops = each(|m| m.summary.flops_per_token);
+    let theirs = baseline.rounds.iter().flatten().find_map(|m| m.summary.flops_per_token);
+    let flops_per_token = median(&flops).or(theirs);
+    let (ours, base) = paired(result, baseline, warmup);
+    let is_baseline = plan.rows.first().is_some_and(|first| first.name == row.name);
+    let one = Interval { value: 1.0, low: 1.0, high: 1.0 };
+    let ratio = if is_baseline { Some(one) } else { speed_ratio(&ours, &base) };
+    let first = measured.first();
+    let name = |of: fn(&Measurement) -> &String| first.map_or(String::new(), |m| of(m).clone());
+    let slowest = |values: Vec<f64>| Spread::of(&values).map(|spread| spread.max);
+    RowReport {
+        name: row.name.clone(),
+        title: row.title.clone(),
+        group: row.group,
+        error: result.error.clone(),
+        faults: faults(plan, row, &measured, baseline),
+        note: note(row, ratio),
+        tokens_per_s: Spread::of(&rates),
+        ratio,
+        peak_memory_bytes: median(&each(|m| Some(m.summary.peak_memory_bytes as f64))),
+        speed_of_light: median(&rates)
+            .zip(flops_per_token)
+            .zip(best_product_flops)
+            .map(|((rate, flops), best)| rate * flops / best),
+        data_wait: median(&each(|m| m.summary.data_wait)),
+        time_to_first_step_s: slowest(each(|m| Some(m.summary.time_to_first_step_s))),
+        warmup_s: slowest(warmups),
+        final_loss: median(&each(|m| m.summary.final_loss)),
+        precision: name(|m| &m.summary.precision),
+        attention: name(|m| &m.summary.attention),
+        versions: first.and_then(|m| m.summary.versions.clone()),
+        curve: first.map_or(Vec::new(), |m| curve(m, m.losses())),
+    }
+}
+
+/// The rounds that both a row and the baseline have.
+fn paired(row: &RowResult, baseline: &RowResult, warmup: u64) -> (Vec<Round>, Vec<Round>) {
+    let both = row.rounds.iter().zip(&baseline.rounds);
+    let both = both.filter_map(|(row, base)| row.as_ref().zip(base.as_ref()));
+    both.map(|(row, base)| (row.steady(warmup), base.steady(warmup))).unzip()
+}
+
+/// Why a row's numbers do not count: a benchmark is also a test.
+fn faults(
+    plan: &Plan<'_>,
+    row: &Row,
+    measured: &[&Measurement],
+    baseline: &RowResult,
+) -> Vec<String> {
+    let [low, high] = plan.effort.loss;
+    let mut faults = Vec::new();
+    let mut fault = |text: String| {
+        if !faults.contains(&text) {
+            faults.push(text);
+        }
+    };
+    for (measured, base) in measured.iter().zip(baseline.rounds.iter().flatten()) {
+        let (ours, theirs) = (&measured.summary, &base.summary);
+        let loss = ours.final_loss.unwrap_or(f64::NAN);
+        if !(low..=high).contains(&loss) {
+            fault(format!("the loss {loss:.3} is outside of {low} to {high}"));
+        }
+        let base_loss = theirs.final_loss.unwrap_or(f64::NAN);
+        let apart = (loss - base_loss).abs() / base_loss;
+        if row.same_model && apart > plan.effort.loss_tolerance {
+            fault(format!("the loss {loss:.3} is not the baseline's, {base_loss:.3}"));
+        }
+        if row.other_batches {
+            continue;
+        }
+        if ours.tokens != theirs.tokens {
+            fault(format!("it saw {} tokens, the baseline {}", ours.tokens, theirs.tokens));
+        }
+        let prints = ours.data_fingerprint.as_ref().zip(theirs.data_fingerprint.as_ref());
+        if prints.is_some_and(|(ours, theirs)| ours != theirs) {
+            fault("its batches are not the baseline's".to_owned());
+        }
+    }
+    faults
+}
+
+/// A row that is slower than the baseline is never left unexplained.
+fn note(row: &Row, ratio: Option<Interval>) -> Option<String> {
+    let ratio = ratio?;
+    if ratio.value >= 1.0 {
+        return None;
+    }
+    if ratio.high >= 1.0 {
+        return Some("as fast as the baseline, within noise".to_owned());
+    }
+    let unknown = || format!("the reason is not known: `bert4rs profile` shows it ({})", row.name);
+    Some(format!("slower: {}", row.slower.clone().unwrap_or_else(unknown)))
+}
+
+fn curve(measurement: &Measurement, losses: Vec<f64>) -> Vec<[f64; 2]> {
+    let points = measurement.steps.iter().zip(losses).map(|(step, loss)| [step.time_s, loss]);
+    points.filter(|[_, loss]| loss.is_finite()).collect()
+}
+
+/// The first racer is the baseline.
+fn race_reports(racers: Vec<Racer>) -> Vec<RaceReport> {
+    /// The mean of a twentieth of the steps is less noisy than a step's loss.
+    fn smooth(measurement: &Measurement) -> Vec<f64> {
+        trailing_means(&measurement.losses(), (measurement.steps.len() / 20).max(1))
+    }
+    let end_of = |measurement: &Measurement| smooth(measurement).last().copied();
+    let baseline = racers.first().and_then(|(.., outcome)| outcome.as_ref().ok().cloned());
+    let target = baseline.as_ref().and_then(end_of);
+    let time_to = |measurement: &Measurement| -> Option<f64> {
+        let (target, losses) = (target?, smooth(measurement));
+        let first = losses.iter().position(|loss| *loss <= target)?;
+        Some(measurement.steps[first].time_s)
+    };
+    let baseline_time = baseline.as_ref().and_then(time_to);
+    let report = |(name, steps, outcome): Racer| {
+        let measurement = outcome.as_ref().ok();
+        let time = measurement.and_then(time_to);
+        RaceReport {
+            name,
+            steps,
+            target_loss: target,
+            time_to_loss_s: time,
+            share_of_baseline: time.zip(baseline_time).map(|(time, base)| time / base),
+            final_loss: measurement.and_then(end_of),
+            curve: measurement.map_or(Vec::new(), |m| curve(m, smooth(m))),
+            error: outcome.err(),
+        }
+    };
+    racers.into_iter().map(report).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::cell::What;
+    use super::super::definition::{Effort, Size};
+    use super::super::measurement::{Step, Summary};
+    use super::*;
+
+    pub(crate) fn measurement(step_time: f64, losses: &[f64]) -> Measurement {
+        let count = losses.len() as u64;
+        let summary = format!(
+            "{{\"tokens\":{},\"steps\":{count},\"time_to_first_step_s\":1.5,\"final_loss\":{},\
+             \"peak_memory_bytes\":1048576,\"best_product_flops\":1e12,\"flops_per_token\":1e9,\
+             \"data_wait\":0.01,\"data_fingerprint\":\"abc\"}}",
+            100 * count,
+            losses[losses.len() - 1]
+        );
+        let summary: Summary = serde_json::from_str(&summary).unwrap();
+        let step = |(index, loss): (usize, &f64)| Step {
+            loss: Some(*loss),
+            step_time_s: step_time,
+            time_s: 1.0 + step_time * (index + 1) as f64,
+        };
+        Measurement { steps: losses.iter().enumerate().map(step).collect(), summary }
+    }
+
+    pub(crate) fn size() -> Size {
+        toml::from_str(
+            "name = \"small\"\ntitle = \"Small <model>\"\nplace = 1\ncorpus = \"c\"\nset = []\n\
+             [full]\nsteps = 4\nwarmup_steps = 1\nrounds = 2\ncell_minutes = 1\n\
+             loss = [1.0, 9.0]\nloss_tolerance = 0.01\n",
+        )
+        .unwrap()
+    }
+
+    fn row(name: &str, group: Group) -> Row {
+        let what = What::Ours { preset: name.to_owned(), set: Vec::new() };
+        Row {
+            name: name.to_owned(),
+            title: name.to_owned(),
+            group,
+            what,
+            same_model: true,
+            other_batches: false,
+            slower: Some("it is emulated".to_owned()),
+        }
+    }
+
+    fn result(step_times: &[f64], losses: &[f64]) -> RowResult {
+        let rounds = step_times.iter().map(|time| Some(measurement(*time, losses))).collect();
+        RowResult { rounds, error: None }
+    }
+
+    /// A baseline, a row that is faster, one that is slower, and one that failed.
+    pub(crate) fn report() -> Report {
+        let size = size();
+        let losses = [8.0, 7.0, 6.0, 5.0];
+        let rows = vec![
+            row("baseline", Group::Preset),
+            row("fast", Group::Preset),
+            row("baseline+slow", Group::AddOneIn),
+            row("broken", Group::Preset),
+        ];
+        let effort: Effort = size.full.clone();
+        let plan = Plan { size: &size, effort, rows };
+        let failed =
+            RowResult { rounds: vec![None, None], error: Some("error: no <such> key".into()) };
+        let results = [
+            result(&[1.0, 1.1], &losses),
+            result(&[0.25, 0.275], &losses),
+            result(&[2.0, 2.2], &losses),
+            failed,
+        ];
+        let racers = vec![
+            ("baseline".to_owned(), 4, Ok(measurement(1.0, &losses))),
+            ("fast".to_owned(), 4, Ok(measurement(0.1, &[8.0, 5.0, 4.0, 3.0]))),
+        ];
+        Report {
+            command: "cargo xtask bench-matrix".to_owned(),
+            made: "2026-01-02 03:04 UTC".to_owned(),
+            device: "cpu".to_owned(),
+            machine: Machine::of(std::path::Path::new("."), "abc"),
+            sizes: vec![SizeReport::of(&plan, &results, racers)],
+        }
+    }
+
+    #[test]
+    fn numbers_follow_from_the_steps() {
+        let report = report();
+        let [baseline, fast, slow, broken] = &report.sizes[0].rows[..] else { panic!("four rows") };
+        assert_eq!(baseline.ratio.unwrap().value, 1.0);
+        let ratio = fast.ratio.unwrap();
+        assert!((ratio.value - 4.0).abs() < 1e-9 && (ratio.low - 4.0).abs() < 1e-9, "{ratio:?}");
+        let rate = fast.tokens_per_s.unwrap();
+        assert!((rate.max - 400.0).abs() < 1e-9 && (rate.min - 363.636).abs() < 1e-2, "{rate:?}");
+        assert!((fast.speed_of_light.unwrap() - rate.median * 1e9 / 1e12).abs() < 1e-12);
+        assert_eq!(fast.faults, Vec::<String>::new());
+        assert_eq!(slow.note.as_deref(), Some("slower: it is emulated"));
+        assert_eq!(broken.error.as_deref(), Some("error: no <such> key"));
+        assert_eq!(broken.tokens_per_s, None);
+        assert!(!report.is_valid(), "a row failed");
+
+        let [base, fast] = &report.sizes[0].race[..] else { panic!("two racers") };
+        assert_eq!((base.time_to_loss_s, base.share_of_baseline), (Some(5.0), Some(1.0)));
+        assert_eq!(fast.time_to_loss_s, Some(1.2));
+        assert!((fast.share_of_baseline.unwrap() - 0.24).abs() < 1e-9);
+        assert_eq!(fast.final_loss, Some(3.0));
+    }
+
+    #[test]
+    fn a_wrong_result_is_a_fault() {
+        let size = size();
+        let rows = vec![row("baseline", Group::Preset), row("other", Group::Preset)];
+        let plan = Plan { size: &size, effort: size.full.clone(), rows };
+        let check = |change: fn(&mut Measurement), expected: &str| {
+            let mut other = measurement(1.0, &[8.0, 7.0, 6.0, 5.0]);
+            change(&mut other);
+            let results = [
+                result(&[1.0], &[8.0, 7.0, 6.0, 5.0]),
+                RowResult { rounds: vec![Some(other)], error: None },
+            ];
+            let report = SizeReport::of(&plan, &results, Vec::new());
+            assert_eq!(report.rows[0].faults, Vec::<String>::new());
+            let faults = report.rows[1].faults.join("; ");
+            assert!(faults.contains(expected), "{faults:?} lacks {expected:?}");
+        };
+        check(|m| m.summary.final_loss = Some(20.0), "outside of 1 to 9");
+        check(|m| m.summary.final_loss = None, "NaN is outside");
+        check(|m| m.summary.final_loss = Some(5.2), "not the baseline's, 5.000");
+        check(|m| m.summary.tokens = 300, "saw 300 tokens");
+        check(|m| m.summary.data_fingerprint = Some("x".into()), "batches are not");
+    }
+
+    #[test]
+    fn a_report_is_read_back_from_its_file() {
+        let report = report();
+        let text = serde_json::to_string(&report).unwrap();
+        let read: Report = serde_json::from_str(&text).unwrap();
+        assert_eq!((read.command, read.machine), (report.command, report.machine));
+        let (read, written) = (&read.sizes[0], &report.sizes[0]);
+        assert_eq!(read.rows[3], written.rows[3]);
+        let error =
+            (read.rows[1].speed_of_light.unwrap() - written.rows[1].speed_of_light.unwrap()).abs();
+        assert!(error < 1e-12, "{error}");
+    }
+}
