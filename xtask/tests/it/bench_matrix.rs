@@ -200,7 +200,7 @@ fn tables_are_spliced_into_a_file_with_markers() {
     let output = matrix(&place, &args);
     assert!(output.status.success(), "{}", text(&output));
     let spliced = fs::read_to_string(&readme).unwrap();
-    assert!(spliced.contains("| recommended | 1,000 |"), "{spliced}");
+    assert!(spliced.contains("| recommended | 4.00 | 4.00–4.00 | 1,000 |"), "{spliced}");
     assert!(spliced.contains("`cargo xtask bench-matrix --quick --presets recommended"));
     assert!(spliced.starts_with("Before.\n") && spliced.ends_with("\nAfter.\n"), "{spliced}");
 }

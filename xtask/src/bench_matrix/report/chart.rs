@@ -32,18 +32,13 @@ pub(crate) struct Line {
     pub(crate) class: String,
 }
 
-/// Horizontal bars, one below the other, with a rule at `mark`.
+/// Horizontal bars, one below the other, each with a mark at `mark`.
 pub(crate) fn bars(title: &str, bars: &[Bar], mark: Option<f64>) -> String {
     let ends = bars.iter().map(|bar| bar.interval.map_or(bar.value, |(_, high)| high));
     let most = ends.chain(mark).fold(0.0, f64::max);
     let scale = if most > 0.0 { (WIDTH - 2.0) / most } else { 0.0 };
     let height = ROW * bars.len() as f64 + 4.0;
     let mut svg = open(title, height);
-    if let Some(mark) = mark {
-        let x = mark * scale;
-        svg +=
-            &format!("<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"0\" y2=\"{height}\"/>");
-    }
     for (index, bar) in bars.iter().enumerate() {
         let top = ROW * index as f64;
         let (text_y, bar_y) = (top + 14.0, top + 18.0);
@@ -56,6 +51,10 @@ pub(crate) fn bars(title: &str, bars: &[Bar], mark: Option<f64>) -> String {
             bar.class,
             (bar.value * scale).max(0.5)
         );
+        if let Some(x) = mark.map(|mark| mark * scale) {
+            let (from, to) = (bar_y - 1.0, bar_y + BAR + 1.0);
+            svg += &format!("<path class=\"mark\" d=\"M{x:.1} {from:.1}V{to:.1}\"/>");
+        }
         if let Some((low, high)) = bar.interval {
             svg += &whisker(low * scale, high * scale, bar_y + BAR / 2.0);
         }
@@ -202,7 +201,7 @@ mod tests {
         };
         let svg = bars("t", &[bar(2.0, Some((1.0, 4.0))), bar(4.0, None)], Some(1.0));
         assert!(svg.contains("a &lt; b") && svg.contains("width=\"219.0\""), "{svg}");
-        assert!(svg.contains("width=\"438.0\"") && svg.contains("x1=\"109.5\""), "{svg}");
+        assert!(svg.contains("width=\"438.0\"") && svg.contains("d=\"M109.5 17.0V31.0"), "{svg}");
         assert!(svg.contains("d=\"M109.5 24.0H438.0"), "{svg}");
     }
 

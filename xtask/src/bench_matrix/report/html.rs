@@ -174,7 +174,10 @@ fn table(size: &SizeReport) -> String {
     for group in Group::ALL {
         let rows: Vec<_> = size.group(group).collect();
         if !rows.is_empty() {
-            html += &format!("<tr class=\"group\"><td>{}</td></tr>", group.title());
+            html += &format!(
+                "<tr class=\"group\"><td>{}</td><td colspan=\"8\"></td></tr>",
+                group.title()
+            );
         }
         for row in rows {
             let cells = cells(row).map(|cell| format!("<td>{}</td>", escape(&cell)));

@@ -107,7 +107,7 @@ mod tests {
     fn the_report_has_a_table_with_every_row() {
         let sample = super::super::tests::report();
         let text = report(&sample);
-        assert!(text.contains("| baseline | 95 | 91–100 | 1.00 |"), "{text}");
+        assert!(text.contains("| baseline | 1.00 | 1.00–1.00 | 95 | 91–100 |"), "{text}");
         assert!(text.contains("| broken | – |"), "{text}");
         assert!(text.contains("* broken: failed: error: no &lt;such> key"), "{text}");
         let columns: Vec<usize> = text

@@ -6,10 +6,10 @@ use crate::bench_matrix::cell::Group;
 /// Headings, the first of the rows' names.
 pub(crate) const COLUMNS: [&str; 9] = [
     "row",
-    "tokens/s",
-    "min–max",
     "× baseline",
     "95% interval",
+    "tokens/s",
+    "min–max",
     "memory",
     "speed of light",
     "data wait",
@@ -26,10 +26,10 @@ pub(crate) fn cells(row: &RowReport) -> [String; 9] {
     let rate = row.tokens_per_s;
     [
         row.title.clone(),
-        or_nothing(rate.map(|rate| thousands(rate.median))),
-        or_nothing(rate.map(|rate| format!("{}–{}", thousands(rate.min), thousands(rate.max)))),
         or_nothing(row.ratio.map(|ratio| format!("{:.2}", ratio.value))),
         or_nothing(row.ratio.map(|ratio| format!("{:.2}–{:.2}", ratio.low, ratio.high))),
+        or_nothing(rate.map(|rate| thousands(rate.median))),
+        or_nothing(rate.map(|rate| format!("{}–{}", thousands(rate.min), thousands(rate.max)))),
         or_nothing(row.peak_memory_bytes.map(mebibytes)),
         or_nothing(row.speed_of_light.map(percent)),
         or_nothing(row.data_wait.map(percent)),
