@@ -5,10 +5,11 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SHIM_SOURCES: [&str; 4] = [
+const SHIM_SOURCES: [&str; 5] = [
     "csrc/cpu_allocator.cpp",
     "csrc/custom_function.cpp",
     "csrc/library.cpp",
+    "csrc/profiler.cpp",
     "csrc/random_state.cpp",
 ];
 

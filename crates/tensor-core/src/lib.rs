@@ -11,6 +11,7 @@
 //! | [`safetensors`] | tensors to and from files, never half-written |
 //! | [`files`] | files mapped into memory |
 //! | [`parallel`] | work shared out to libtorch's threads |
+//! | [`profile`] | where time goes: operations and our own spans |
 //! | [`memory`], [`cpu`], [`library`], [`speed_of_light`] | what this machine and process are |
 //!
 //! Only this crate names the version of `tch`; all others take [`Tensor`] from here.
@@ -30,6 +31,7 @@ pub mod memory;
 pub mod parallel;
 pub mod param;
 pub mod precision;
+pub mod profile;
 pub mod random;
 pub mod safetensors;
 mod shim;

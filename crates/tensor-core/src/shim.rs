@@ -11,6 +11,16 @@ use crate::error::{Error, Result};
 /// An `at::Tensor` on the C++ heap; null where a tensor is absent.
 pub(crate) type RawTensor = *mut c_void;
 
+/// See `csrc/profiler.cpp`.
+#[repr(C)]
+pub(crate) struct RawEvent {
+    pub(crate) name: u32,
+    pub(crate) kind: u32,
+    pub(crate) thread: u64,
+    pub(crate) start_ns: i64,
+    pub(crate) end_ns: i64,
+}
+
 /// See `csrc/custom_function.cpp`.
 pub(crate) type BackwardFn = unsafe extern "C" fn(
     closure: *mut c_void,
@@ -32,6 +42,14 @@ unsafe extern "C" {
     pub(crate) fn b4_random_seed(seed: u64) -> *mut c_char;
     pub(crate) fn b4_keep_cpu_memory();
     pub(crate) fn b4_cpu_memory_counts(live: *mut u64, peak: *mut u64, waiting: *mut u64);
+    pub(crate) fn b4_profiler_now_ns() -> i64;
+    pub(crate) fn b4_profiler_thread() -> u64;
+    pub(crate) fn b4_profiler_start() -> *mut c_char;
+    pub(crate) fn b4_profiler_stop(
+        events: *mut *mut RawEvent,
+        count: *mut usize,
+        names: *mut *mut c_char,
+    ) -> *mut c_char;
     pub(crate) fn b4_custom_function_attach(
         name: *const c_char,
         inputs: *const *const c_void,

@@ -8,6 +8,7 @@ mod device;
 mod error;
 mod machine;
 mod param;
+mod profile;
 mod random;
 mod safetensors;
 mod support;
