@@ -1,5 +1,5 @@
-//! Sets up, trains, tests and measures bert4rs. Never links torch: it drives `cargo` and the `bert4rs`
-//! program as processes, so it builds in seconds and works before libtorch is there.
+//! Sets up, trains, tests and measures bert4rs. Never links torch: it drives `cargo` and the
+//! `bert4rs` program as processes, so it builds in seconds and works before libtorch is there.
 
 mod bench_matrix;
 mod cache;

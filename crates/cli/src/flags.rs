@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Train(Box<TrainFlags>),
     /// Compute a model's results, loss and gradients for tensors in a file.
     Forward(ForwardFlags),
+    /// Train a few steps and tell where the time goes.
+    Profile(Box<ProfileFlags>),
     /// List the presets, or show one in full.
     Presets(PresetsFlags),
     /// Say what this machine and this libtorch can do.
@@ -105,6 +107,20 @@ pub(crate) struct TrainFlags {
     /// Entries of the vocabulary.
     #[arg(long, value_name = "N")]
     pub(crate) vocab_size: Option<u32>,
+}
+
+/// Flags of `profile`.
+#[derive(Debug, Args)]
+pub(crate) struct ProfileFlags {
+    /// Steps before the profile, which set up buffers and caches.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) warmup_steps: u64,
+    /// Steps in the profile.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) steps: u64,
+    /// What is trained; --max-steps has no place here.
+    #[command(flatten)]
+    pub(crate) train: TrainFlags,
 }
 
 /// Flags of `presets`.

@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use bert4rs_tensor_core::profile::span;
+
 use crate::error::{Error, Result};
 
 /// Numbered batches, each of which can be made by itself.
@@ -76,6 +78,7 @@ impl<S: BatchSource + 'static> Prefetcher<S> {
     /// the next batch.
     #[expect(clippy::should_implement_trait, reason = "an endless source of results")]
     pub fn next(&mut self) -> Result<S::Batch> {
+        let _span = span("data wait");
         let started = Instant::now();
         let index = self.next;
         let batch = match self.workers.get(self.turn) {
@@ -133,6 +136,7 @@ fn work<S: BatchSource>(
 
 /// Makes a batch, and turns a panic into an error.
 fn make<S: BatchSource>(source: &S, index: u64) -> Result<S::Batch> {
+    let _span = span("make a batch");
     catch_unwind(AssertUnwindSafe(|| source.batch(index))).unwrap_or_else(|payload| {
         let reason = payload
             .downcast_ref::<String>()

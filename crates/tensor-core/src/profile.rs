@@ -64,8 +64,7 @@ impl Drop for Span {
         let end_ns = now_ns();
         // SAFETY: asks nothing and changes nothing.
         let thread = unsafe { shim::b4_profiler_thread() };
-        let event =
-            Event { name: name.into(), kind: EventKind::Span, thread, start_ns, end_ns };
+        let event = Event { name: name.into(), kind: EventKind::Span, thread, start_ns, end_ns };
         if ON.load(Ordering::Relaxed) {
             spans().push(event);
         }

@@ -9,6 +9,7 @@
 //! | [`trainer`] | the loop, on one screen |
 //! | [`session`] | model, data and optimizer made from a configuration; one step |
 //! | [`task`] | what a family learns: its batches and its loss |
+//! | [`profile`] | a few steps with every operation timed |
 //! | [`run_folder`] | `runs/NAME/`, never overwritten unasked |
 //! | [`metrics`] | `metrics.jsonl` and `summary.json` |
 //! | [`console`] | what a person sees |
@@ -22,6 +23,7 @@ pub mod memory_plan;
 pub mod metrics;
 mod nearest;
 pub mod presets;
+pub mod profile;
 pub mod published;
 pub mod run_folder;
 pub mod session;

@@ -11,10 +11,12 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 
 /// Everything that a run may leave, and all that `--overwrite` removes.
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
     "config.toml",
     "metrics.jsonl",
     "summary.json",
+    crate::profile::TABLE_FILE,
+    crate::profile::TRACE_FILE,
     "config.json",
     "model.safetensors",
     "tokenizer.json",

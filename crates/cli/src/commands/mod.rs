@@ -4,6 +4,7 @@ mod config;
 pub(crate) mod doctor;
 pub(crate) mod forward;
 pub(crate) mod presets;
+pub(crate) mod profile;
 pub(crate) mod train;
 
 use std::io::Write;

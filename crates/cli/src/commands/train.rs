@@ -22,7 +22,7 @@ pub(crate) fn run(flags: &TrainFlags, clock: ProcessClock) -> Result<ExitCode> {
 }
 
 /// Preset, file, model, `--set`, flags: the later ones win.
-fn layers(flags: &TrainFlags) -> Result<Vec<Layer>> {
+pub(crate) fn layers(flags: &TrainFlags) -> Result<Vec<Layer>> {
     let mut layers = config_layers(&flags.config)?;
     let numbers = [
         ("--seed", "seed", flags.seed),
@@ -64,7 +64,7 @@ fn absolute(path: &Path) -> Result<String> {
     })
 }
 
-fn require_corpus(config: &Config) -> Result<()> {
+pub(crate) fn require_corpus(config: &Config) -> Result<()> {
     if !config.data.corpus.is_empty() {
         return Ok(());
     }

@@ -6,5 +6,6 @@ mod bad_input;
 mod forward;
 mod models;
 mod presets;
+mod profile;
 mod support;
 mod train;

@@ -45,7 +45,8 @@ pub(crate) fn bars(title: &str, bars: &[Bar], mark: Option<f64>) -> String {
         svg += &format!(
             "<text x=\"0\" y=\"{text_y:.1}\">{}</text>\
              <text class=\"value\" x=\"{WIDTH}\" y=\"{text_y:.1}\">{}</text>\
-             <rect class=\"{}\" x=\"0\" y=\"{bar_y:.1}\" width=\"{:.1}\" height=\"{BAR}\" rx=\"2\"/>",
+             <rect class=\"{}\" x=\"0\" y=\"{bar_y:.1}\" width=\"{:.1}\" height=\"{BAR}\" \
+             rx=\"2\"/>",
             escape(&bar.label),
             escape(&bar.text),
             bar.class,

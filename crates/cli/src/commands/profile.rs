@@ -1,0 +1,35 @@
+//! `bert4rs profile`: the flags of `train`, for a few steps that are looked into.
+
+use std::process::ExitCode;
+
+use bert4rs_train::config::{Layer, resolve};
+use bert4rs_train::console::Console;
+use bert4rs_train::run_folder::{ClaimedFolder, default_path};
+use bert4rs_train::{Error, Result, profile};
+
+use super::train::{layers, require_corpus};
+use crate::flags::ProfileFlags;
+
+pub(crate) fn run(flags: &ProfileFlags) -> Result<ExitCode> {
+    let refuse = |key: &str, reason: &str| Error::Config {
+        origin: "command line".into(),
+        key: key.into(),
+        reason: reason.into(),
+    };
+    if flags.steps == 0 {
+        return Err(refuse("--steps", "0 steps show nothing"));
+    }
+    if flags.train.max_steps.is_some() {
+        return Err(refuse("--max-steps", "a profile has --warmup-steps and --steps instead"));
+    }
+    let mut layers = layers(&flags.train)?;
+    let steps = flags.warmup_steps.saturating_add(flags.steps);
+    let steps = i64::try_from(steps).unwrap_or(i64::MAX);
+    layers.push(Layer::single("--steps", "train.max_steps", steps));
+    let config = resolve(&layers)?;
+    require_corpus(&config)?;
+    let out = flags.train.out.clone().unwrap_or_else(|| default_path("profile"));
+    let folder = ClaimedFolder::claim(&out, flags.train.overwrite)?;
+    profile::run(&config, flags.warmup_steps, folder, &mut Console::new())?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,84 @@
+//! `bert4rs profile`: a few steps with every operation timed.
+//!
+//! The warm-up is not recorded: buffers, caches and kernels are being set up there. Timing an
+//! operation costs some hundred nanoseconds, so that models of very small operations look slower
+//! than they are; `tokens_per_s` of a run without a profile is the truth.
+
+mod table;
+mod trace;
+
+pub use table::{Row, operation_rows, part_rows, table};
+pub use trace::write_trace;
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+
+use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::profile::{self, Event, span};
+use bert4rs_tensor_core::safetensors::write_whole;
+
+use crate::config::Config;
+use crate::console::Console;
+use crate::error::{Error, Result};
+use crate::run_folder::ClaimedFolder;
+use crate::session::Session;
+
+/// What Perfetto (`ui.perfetto.dev`) and `chrome://tracing` open.
+pub const TRACE_FILE: &str = "trace.json";
+/// The tables, as they were printed.
+pub const TABLE_FILE: &str = "profile.txt";
+
+/// Operations that the printed table holds; the file has all.
+const SHOWN: usize = 25;
+
+/// Trains `warmup_steps` steps and then profiles the rest of the configuration's `max_steps`;
+/// leaves [`TRACE_FILE`] and [`TABLE_FILE`] in `folder`.
+///
+/// # Errors
+/// What training's beginning could refuse, and a folder that can't be written.
+pub fn run(
+    config: &Config,
+    warmup_steps: u64,
+    folder: ClaimedFolder,
+    console: &mut Console,
+) -> Result<()> {
+    let mut session = Session::prepare(config, console)?;
+    let run = folder.begin(config)?;
+    session.describe().iter().for_each(|line| console.line(line));
+    let steps = config.train.max_steps.saturating_sub(warmup_steps);
+    for step in 1..=warmup_steps {
+        session.step(step)?;
+    }
+    profile::start()?;
+    let recorded = record(&mut session, warmup_steps, config.train.max_steps);
+    let events = profile::stop()?;
+    recorded?;
+
+    let parts = part_rows(&events, steps);
+    let operations = operation_rows(&events, steps);
+    let shown = &operations[..operations.len().min(SHOWN)];
+    console.line(&format!("\n{}", table("part of a step", &parts)));
+    console.line(&table("operation, the most costly first", shown));
+    let text = format!("{}\n{}", table("part of a step", &parts), table("operation", &operations));
+    write_whole(&run.path().join(TABLE_FILE), text.as_bytes())?;
+    write_trace_file(&run.path().join(TRACE_FILE), &events)?;
+    console.line(&format!("result                    {}", run.path().display()));
+    Ok(())
+}
+
+fn record(session: &mut Session, warmup_steps: u64, max_steps: u64) -> Result<()> {
+    for step in warmup_steps + 1..=max_steps {
+        let _step = span("step");
+        let outcome = session.step(step)?;
+        // A GPU may still compute what the step asked for.
+        let _wait = span("wait for the device");
+        outcome.loss.f_double_value(&[]).during("read the loss")?;
+    }
+    Ok(())
+}
+
+fn write_trace_file(path: &std::path::Path, events: &[Event]) -> Result<()> {
+    let file = File::create(path).map_err(Error::io(path))?;
+    let mut out = BufWriter::new(file);
+    write_trace(&mut out, events).and_then(|()| out.flush()).map_err(Error::io(path))
+}
