@@ -53,7 +53,7 @@ def read_batches(path, steps, device):
     for name, tensor in load_file(path).items():
         index, field = name.split(".", 1)
         if int(index) < steps:
-            batches[int(index)][field] = tensor.to(device)
+            batches[int(index)][field] = tensor if field == "real_tokens" else tensor.to(device)
     missing = [index for index, batch in enumerate(batches) if not batch]
     if missing:
         raise SystemExit(f"error: {path}: has no batch {missing[0]}, {steps} are needed")
@@ -166,13 +166,14 @@ def main():
             torch.cuda.synchronize()
         ended = time.perf_counter()
         losses.append(loss.detach())
-        records.append({"step": step + 1, "step_time_s": ended - started, "time_s": ended - BEGAN})
+        times = {"step_time_s": ended - started, "time_s": ended - BEGAN}
+        records.append({"step": step + 1, "tokens": batch["real_tokens"].item(), **times})
     for record, loss in zip(records, losses):
         record["loss"] = loss.item()
-    write(args, config, records, batches, device)
+    write(args, records, device)
 
 
-def write(args, config, records, batches, device):
+def write(args, records, device):
     lines = (json.dumps(record) for record in records)
     (args.out / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
     last = records[-max(1, len(records) // 10):]
@@ -180,7 +181,7 @@ def write(args, config, records, batches, device):
 
     summary = {
         "steps": len(records),
-        "tokens": sum(tokens(batch) for batch in batches),
+        "tokens": sum(record["tokens"] for record in records),
         "time_to_first_step_s": records[0]["time_s"],
         "final_loss": sum(record["loss"] for record in last) / len(last),
         "peak_memory_bytes": peak_memory(device),
@@ -193,10 +194,6 @@ def write(args, config, records, batches, device):
     }
     (args.out / "summary.json").write_text(json.dumps(summary, indent=2))
 
-
-def tokens(batch):
-    """As bert4rs counts them: every slot of a batch."""
-    return batch["input_ids"].numel()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Train(Box<TrainFlags>),
     /// Compute a model's results, loss and gradients for tensors in a file.
     Forward(ForwardFlags),
+    /// Write the batches that a run is trained on.
+    Batches(Box<BatchesFlags>),
     /// Train a few steps and tell where the time goes.
     Profile(Box<ProfileFlags>),
     /// List the presets, or show one in full.
@@ -107,6 +109,17 @@ pub(crate) struct TrainFlags {
     /// Entries of the vocabulary.
     #[arg(long, value_name = "N")]
     pub(crate) vocab_size: Option<u32>,
+}
+
+/// Flags of `batches`.
+#[derive(Debug, Args)]
+pub(crate) struct BatchesFlags {
+    /// Batches, from the first on.
+    #[arg(long, value_name = "N")]
+    pub(crate) count: u64,
+    /// Of which run; --out is the safetensors file.
+    #[command(flatten)]
+    pub(crate) train: TrainFlags,
 }
 
 /// Flags of `profile`.

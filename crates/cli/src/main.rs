@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     failure::report(|| match cli.command {
         Command::Train(flags) => commands::train::run(&flags, clock),
         Command::Forward(flags) => commands::forward::run(&flags),
+        Command::Batches(flags) => commands::batches::run(&flags),
         Command::Profile(flags) => commands::profile::run(&flags),
         Command::Presets(flags) => commands::presets::run(&flags),
         Command::Doctor(flags) => commands::doctor::run(&flags),

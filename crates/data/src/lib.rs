@@ -49,6 +49,7 @@
 pub mod batch;
 pub mod corpus;
 pub mod error;
+pub mod fingerprint;
 pub mod layout;
 pub mod mlm;
 mod order;
@@ -66,6 +67,7 @@ pub mod unigram;
 pub use batch::{MlmBatch, MlmTensors};
 pub use corpus::Corpus;
 pub use error::{Error, Result};
+pub use fingerprint::Fingerprint;
 pub use layout::Layout;
 pub use mlm::{MlmBatches, MlmOptions};
 pub use prefetch::{BatchSource, Prefetcher};

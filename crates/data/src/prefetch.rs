@@ -96,6 +96,11 @@ impl<S: BatchSource + 'static> Prefetcher<S> {
         batch
     }
 
+    /// Where batches come from.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
     /// The number of the batch that comes next.
     pub fn next_index(&self) -> u64 {
         self.next

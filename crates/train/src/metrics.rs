@@ -81,6 +81,9 @@ pub struct Summary {
     pub flops_per_token: f64,
     /// Share of the time spent waiting for batches.
     pub data_wait: f64,
+    /// A hash of all batches since the process began, in their order: equal where two runs saw
+    /// the same text with the same masks, however it lay in rows.
+    pub data_fingerprint: Option<String>,
     /// Steps skipped because a gradient was not finite.
     pub skipped_steps: u64,
     /// The device.

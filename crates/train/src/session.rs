@@ -9,6 +9,7 @@ use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::precision::Precision;
+use bert4rs_tensor_core::profile::span;
 use bert4rs_tensor_core::speed_of_light::{self, SpeedOfLight};
 use bert4rs_tensor_core::{Device, Tensor, cpu, get_num_threads, memory, random, set_num_threads};
 
@@ -82,9 +83,12 @@ impl Session {
         let mut gradients = Gradients::default();
         let (mut losses, mut size) = (Vec::new(), BatchSize::default());
         for _ in 0..batches {
+            let forward = span("forward");
             let batch = self.task.next_loss()?;
             let loss = batch.loss / f64::from(batches);
+            drop(forward);
             size += batch.size;
+            let _backward = span("backward");
             gradients.add(
                 Tensor::f_run_backward(&[&loss], &self.weights, false, false).during("backward")?,
             )?;
@@ -92,11 +96,17 @@ impl Session {
         }
         let factor = self.schedule.factor((step - 1) as f64);
         let gradients = gradients.into_tensors();
+        let _optimizer = span("optimizer");
         let report = self.optimizer.step(self.params.params_mut(), &gradients, factor)?;
         let lr = self.config.optimizer.adamw.lr * factor;
         let loss = losses.into_iter().reduce(|sum, loss| sum + loss).unwrap_or_default();
         let muon_lr = self.config.optimizer.muon.as_ref().map(|muon| muon.lr * factor);
         Ok(StepOutcome { loss, size, lr, muon_lr, grad_norm: report.grad_norm })
+    }
+
+    /// Batch number `index` as the model gets it, by the names of its tensors.
+    pub fn batch(&self, index: u64) -> Result<Vec<(&'static str, Tensor)>> {
+        self.task.batch(index)
     }
 
     /// Loss on held-out text, `None` where none is to be measured.
@@ -158,6 +168,7 @@ impl Session {
             flops_per_token,
             data_wait: self.task.waited().as_secs_f64()
                 / meter.time_in_steps().as_secs_f64().max(1e-9),
+            data_fingerprint: self.task.data_fingerprint().map(|print| format!("{print:016x}")),
             skipped_steps: self.optimizer.skipped(),
             device: device_name(self.device),
             precision: name_of(self.precision),

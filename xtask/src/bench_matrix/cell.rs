@@ -52,8 +52,6 @@ pub(crate) struct Row {
     pub(crate) what: What,
     /// The loss must agree with the baseline's.
     pub(crate) same_model: bool,
-    /// Batches are laid out in another way than the baseline's.
-    pub(crate) other_batches: bool,
     /// Why it may be slower than the baseline.
     pub(crate) slower: Option<String>,
 }
@@ -146,7 +144,6 @@ impl Rows {
             group: Group::Preset,
             what: What::Ours { preset: preset.name.clone(), set: Vec::new() },
             same_model: preset.same_model,
-            other_batches: preset.other_batches,
             slower: preset.slower.clone(),
         });
         // A switch that is a preset by itself is added to the baseline by that preset's row.
@@ -174,7 +171,6 @@ impl Rows {
             what: What::Ours { preset: preset.to_owned(), set: set.to_vec() },
             // What is recommended need not be the baseline's model.
             same_model: false,
-            other_batches: group == Group::LeaveOneOut || switch.other_batches,
             slower: switch.slower.clone(),
         }
     }
@@ -186,7 +182,6 @@ impl Rows {
             group: Group::Peer,
             what: What::Peer { args: peer.args.clone() },
             same_model: false,
-            other_batches: false,
             slower: None,
         };
         self.peers.iter().map(row).collect()

@@ -33,6 +33,9 @@ pub(crate) struct Rows {
     pub(crate) switches: Vec<Switch>,
     #[serde(rename = "peer", default)]
     pub(crate) peers: Vec<Peer>,
+    /// Assignments for `--set` that lay the baseline's batches out as the peers get them.
+    #[serde(default)]
+    pub(crate) peer_batches: Vec<String>,
 }
 
 /// A preset of the program.
@@ -42,9 +45,6 @@ pub(crate) struct PresetRow {
     pub(crate) name: String,
     /// Promises the baseline's model: the losses must agree.
     pub(crate) same_model: bool,
-    /// Lays the same text out in other batches, so that its data cannot be the same.
-    #[serde(default)]
-    pub(crate) other_batches: bool,
     /// Why it may be slower than the baseline.
     #[serde(default)]
     pub(crate) slower: Option<String>,
@@ -64,8 +64,6 @@ pub(crate) struct Switch {
     /// Assignments for `--set` that take it out of `recommended`; empty where it is not in it.
     #[serde(default)]
     pub(crate) off: Vec<String>,
-    #[serde(default)]
-    pub(crate) other_batches: bool,
     #[serde(default)]
     pub(crate) slower: Option<String>,
 }

@@ -70,8 +70,9 @@ impl<'a> Lab<'a> {
         }
     }
 
-    /// Prepares a size: fetches its corpus and makes tokens of it, so that no cell does.
-    pub(crate) fn begin(&mut self, plan: &Plan<'_>) -> Result<()> {
+    /// Prepares a size: fetches its corpus and makes tokens of it, so that no cell does, and for
+    /// peers the baseline's batches, laid out as `peer_batches` says.
+    pub(crate) fn begin(&mut self, plan: &Plan<'_>, peer_batches: &[String]) -> Result<()> {
         self.inputs = None;
         self.baseline = None;
         console::line(format_args!("{}", plan.size.title));
@@ -86,7 +87,7 @@ impl<'a> Lab<'a> {
             if self.python.is_none() {
                 self.python = Some(Python::ensure(self.checkout)?);
             }
-            self.prepare_inputs(plan, baseline)?;
+            self.prepare_inputs(plan, baseline, peer_batches)?;
         }
         Ok(())
     }
@@ -209,8 +210,14 @@ impl<'a> Lab<'a> {
     }
 
     /// The configuration and the batches of the baseline, for the peers to read.
-    fn prepare_inputs(&mut self, plan: &Plan<'_>, baseline: &Row) -> Result<()> {
+    fn prepare_inputs(
+        &mut self,
+        plan: &Plan<'_>,
+        baseline: &Row,
+        peer_batches: &[String],
+    ) -> Result<()> {
         let What::Ours { preset, set } = &baseline.what else { return Ok(()) };
+        let set = [set.as_slice(), peer_batches].concat();
         let prepared = self.store.round(&plan.size.name, &baseline.name, "prepare");
         let config = prepared.join("run/config.toml");
         let folder = self.store.path(&plan.size.name).join("peer-inputs");
@@ -218,7 +225,7 @@ impl<'a> Lab<'a> {
         let corpus = self.corpus_of(plan)?;
         let steps = plan.effort.steps;
         let batches = folder.join("batches.safetensors");
-        let mut arguments = train_arguments(preset, set, plan.size, steps, "cpu");
+        let mut arguments = train_arguments(preset, &set, plan.size, steps, "cpu");
         arguments[0] = "batches".to_owned();
         let mut command = program::command(self.checkout, &self.program);
         command.args(&arguments).arg("--corpus").arg(corpus);

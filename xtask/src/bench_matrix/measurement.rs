@@ -5,12 +5,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::statistics::Round;
+use super::statistics::{Round, TimedStep};
 
 /// A line of `metrics.jsonl`; JSON has no NaN, `null` stands for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Step {
     pub(crate) loss: Option<f64>,
+    /// Real tokens: all but padding.
+    pub(crate) tokens: u64,
     /// Duration of the step.
     pub(crate) step_time_s: f64,
     /// Time since the process began.
@@ -20,7 +22,7 @@ pub(crate) struct Step {
 /// What is used of `summary.json`. Peers leave out what only the program knows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
-    /// Tokens seen in all steps.
+    /// Real tokens of all steps.
     pub(crate) tokens: u64,
     pub(crate) steps: u64,
     /// From the start of the process to the end of the first step, compiling included.
@@ -78,18 +80,12 @@ impl Measurement {
         Ok(Self { steps: read, summary })
     }
 
-    /// Tokens of a step.
-    pub(crate) fn tokens_per_step(&self) -> f64 {
-        self.summary.tokens as f64 / self.summary.steps.max(1) as f64
-    }
-
     /// The steps after the warm-up.
     pub(crate) fn steady(&self, warmup_steps: u64) -> Round {
         let steady = self.steps.iter().skip(warmup_steps as usize);
-        Round {
-            tokens_per_step: self.tokens_per_step(),
-            step_times_s: steady.map(|step| step.step_time_s).collect(),
-        }
+        let timed =
+            |step: &Step| TimedStep { tokens: step.tokens as f64, time_s: step.step_time_s };
+        Round { steps: steady.map(timed).collect() }
     }
 
     /// Time of the steps of the warm-up.
@@ -128,12 +124,15 @@ mod tests {
     #[test]
     fn a_run_s_files_are_read() {
         let line = |loss: &str, time: f64| {
-            format!("{{\"step\":1,\"loss\":{loss},\"step_time_s\":{time},\"time_s\":9}}\n")
+            format!(
+                "{{\"step\":1,\"loss\":{loss},\"tokens\":200,\"step_time_s\":{time},\"time_s\":9}}\n"
+            )
         };
         let metrics = line("9.5", 1.0) + &line("null", 0.5) + &line("8.5", 0.25);
         let measurement = read(&metrics).unwrap();
-        assert_eq!(measurement.tokens_per_step(), 200.0);
-        assert_eq!(measurement.steady(1).step_times_s, [0.5, 0.25]);
+        let steady = measurement.steady(1).steps;
+        let step = |time_s| TimedStep { tokens: 200.0, time_s };
+        assert_eq!(steady, [step(0.5), step(0.25)]);
         assert_eq!(measurement.warmup_s(1), 1.0);
         assert!(measurement.losses()[1].is_nan());
 

@@ -125,7 +125,7 @@ fn measure(
     lab: &mut Lab<'_>,
     args: &Args,
 ) -> Result<SizeReport> {
-    lab.begin(plan)?;
+    lab.begin(plan, &definitions.rows.peer_batches)?;
     let limit = plan.effort.limit_minutes.map(|minutes| Duration::from_secs(60 * minutes));
     let results = rounds::run_rounds(plan.rows.len(), plan.effort.rounds, limit, |row, round| {
         lab.measure(plan, &plan.rows[row], round)

@@ -26,11 +26,18 @@ pub(crate) struct Interval {
     pub(crate) high: f64,
 }
 
-/// The times of one round's steps after the warm-up, and the tokens of a step.
+/// One round's steps after the warm-up.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Round {
-    pub(crate) tokens_per_step: f64,
-    pub(crate) step_times_s: Vec<f64>,
+    pub(crate) steps: Vec<TimedStep>,
+}
+
+/// How long a step took, and how much it did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct TimedStep {
+    /// Real tokens: all but padding.
+    pub(crate) tokens: f64,
+    pub(crate) time_s: f64,
 }
 
 /// The middle value, or the mean of the middle two; `None` of nothing.
@@ -57,8 +64,13 @@ impl Spread {
 
 /// Tokens a second of a round: all tokens over all the time, slow steps included.
 pub(crate) fn tokens_per_s(round: &Round) -> f64 {
-    let time: f64 = round.step_times_s.iter().sum();
-    round.tokens_per_step * round.step_times_s.len() as f64 / time
+    rate(round.steps.iter())
+}
+
+fn rate<'a>(steps: impl Iterator<Item = &'a TimedStep>) -> f64 {
+    let (tokens, time) =
+        steps.fold((0.0, 0.0), |(tokens, time), step| (tokens + step.tokens, time + step.time_s));
+    tokens / time
 }
 
 /// How much faster `row` is than `baseline`: the ratio of the median rounds.
@@ -89,9 +101,9 @@ pub(crate) fn speed_ratio(row: &[Round], baseline: &[Round]) -> Option<Interval>
 
 /// Tokens a second of as many steps, drawn with replacement.
 fn resampled(round: &Round, random: &mut impl Rng) -> f64 {
-    let steps = round.step_times_s.len();
-    let time: f64 = (0..steps).map(|_| round.step_times_s[random.random_range(0..steps)]).sum();
-    round.tokens_per_step * steps as f64 / time
+    let steps = &round.steps;
+    let drawn: Vec<usize> = steps.iter().map(|_| random.random_range(0..steps.len())).collect();
+    rate(drawn.into_iter().map(|index| &steps[index]))
 }
 
 /// The mean over each value and those before it, at most `window`.
@@ -108,7 +120,8 @@ mod tests {
     use super::*;
 
     fn round(times: &[f64]) -> Round {
-        Round { tokens_per_step: 100.0, step_times_s: times.to_vec() }
+        let step = |time: &f64| TimedStep { tokens: 100.0, time_s: *time };
+        Round { steps: times.iter().map(step).collect() }
     }
 
     #[test]

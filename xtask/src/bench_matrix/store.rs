@@ -105,7 +105,10 @@ mod tests {
              \"peak_memory_bytes\":1}",
         )
         .unwrap();
-        Measurement { steps: vec![Step { loss: None, step_time_s: 0.1, time_s: 1.0 }], summary }
+        Measurement {
+            steps: vec![Step { loss: None, tokens: 1, step_time_s: 0.1, time_s: 1.0 }],
+            summary,
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub(crate) mod batches;
 mod config;
 pub(crate) mod doctor;
 pub(crate) mod forward;

@@ -71,6 +71,11 @@ fn presets_train_the_same_model() {
     for preset in ["baseline", "recommended"] {
         sandbox.train(&["--preset", preset, "--out", preset]).succeeds();
     }
+    let fingerprint = |run: &str| {
+        let text = std::fs::read_to_string(sandbox.path(run).join("summary.json")).unwrap();
+        serde_json::from_str::<Summary>(&text).unwrap().data_fingerprint.unwrap()
+    };
+    assert_eq!(fingerprint("baseline"), fingerprint("recommended"), "padded and packed");
     let tokens = |run: &str| -> Vec<u64> {
         records(&sandbox, run).iter().map(|record| record.tokens).collect()
     };

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bert4rs_data::{
-    BatchSource, Dataset, DatasetOptions, MlmBatch, MlmBatches, MlmOptions, Prefetcher,
-    TokenizerChoice,
+    BatchSource, Dataset, DatasetOptions, Fingerprint, MlmBatch, MlmBatches, MlmOptions,
+    Prefetcher, TokenizerChoice,
 };
 use bert4rs_models::bert::{self, BertForMaskedLm, BertInput, MlmLoss};
 use bert4rs_models::hugging_face;
@@ -25,6 +25,8 @@ pub struct MaskedLm {
     dataset: Dataset,
     batches: Prefetcher<MlmBatches>,
     held_out: MlmBatches,
+    seen: Fingerprint,
+    pad: i64,
     device: Device,
     how: MlmLoss,
     eval_sequences: u32,
@@ -65,6 +67,8 @@ impl MaskedLm {
             model,
             batches: Prefetcher::new(Arc::new(train), 0, depth, workers)?,
             held_out,
+            seen: Fingerprint::default(),
+            pad: vocabulary.special.pad.into(),
             dataset,
             device: params.device(),
             how: MlmLoss {
@@ -96,6 +100,7 @@ impl MaskedLm {
 impl Task for MaskedLm {
     fn next_loss(&mut self) -> Result<BatchLoss> {
         let batch = self.batches.next()?;
+        self.seen.add(&batch.input_ids, self.pad, &batch.masked_labels);
         let loss = self.loss(&batch, self.how, true)?;
         let slots = (batch.rows * batch.columns) as u64;
         Ok(BatchLoss { loss, size: BatchSize { tokens: batch.real_tokens as u64, slots } })
@@ -119,6 +124,22 @@ impl Task for MaskedLm {
         let longest = self.model.config().max_position_embeddings;
         self.dataset.tokenizer.save_folder(folder, longest as usize)?;
         Ok(hugging_face::save_bert_for_masked_lm(folder, self.model.config(), params)?)
+    }
+
+    fn data_fingerprint(&self) -> Option<u64> {
+        Some(self.seen.value())
+    }
+
+    fn batch(&self, index: u64) -> Result<Vec<(&'static str, Tensor)>> {
+        let batch = self.batches.source().batch(index)?.to_tensors(Device::Cpu)?;
+        Ok(vec![
+            ("input_ids", batch.input_ids),
+            ("position_ids", batch.position_ids),
+            ("document_ids", batch.document_ids),
+            ("masked_positions", batch.masked_positions),
+            ("masked_labels", batch.masked_labels),
+            ("real_tokens", Tensor::from(batch.real_tokens as i64)),
+        ])
     }
 
     fn waited(&self) -> Duration {

@@ -46,6 +46,18 @@ pub trait Task {
     /// Writes the model as Hugging Face's files, from the exact values in `params`.
     fn export(&self, folder: &Path, params: &ParamStore) -> Result<()>;
 
+    /// A hash of all batches so far, in their order; see
+    /// [`Summary::data_fingerprint`](crate::metrics::Summary::data_fingerprint).
+    fn data_fingerprint(&self) -> Option<u64> {
+        None
+    }
+
+    /// Batch number `index`, counted from 0, by the names of its tensors.
+    ///
+    /// # Errors
+    /// What making a batch can meet.
+    fn batch(&self, index: u64) -> Result<Vec<(&'static str, Tensor)>>;
+
     /// Time spent waiting for batches.
     fn waited(&self) -> Duration;
 

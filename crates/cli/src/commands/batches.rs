@@ -1,0 +1,39 @@
+//! `bert4rs batches`: what a run is trained on, for other programs to be trained on the same.
+
+use std::process::ExitCode;
+
+use bert4rs_tensor_core::safetensors;
+use bert4rs_train::config::resolve;
+use bert4rs_train::console::Console;
+use bert4rs_train::session::Session;
+use bert4rs_train::{Error, Result};
+
+use super::train::{layers, require_corpus};
+use crate::flags::BatchesFlags;
+
+pub(crate) fn run(flags: &BatchesFlags) -> Result<ExitCode> {
+    let refuse = |key: &str, reason: &str| Error::Config {
+        origin: "command line".into(),
+        key: key.into(),
+        reason: reason.into(),
+    };
+    let out = flags.train.out.as_ref();
+    let out = out.ok_or_else(|| refuse("--out", "is missing: it names the file to write"))?;
+    if out.exists() && !flags.train.overwrite {
+        let reason = "exists; choose another file, or add --overwrite";
+        return Err(refuse(&out.display().to_string(), reason));
+    }
+    let config = resolve(&layers(&flags.train)?)?;
+    require_corpus(&config)?;
+    let mut console = Console::new();
+    let session = Session::prepare(&config, &mut console)?;
+    let mut tensors = Vec::new();
+    for index in 0..flags.count {
+        let named = session.batch(index)?.into_iter();
+        tensors.extend(named.map(|(name, tensor)| (format!("{index}.{name}"), tensor)));
+    }
+    let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+    safetensors::save(out, &named, None)?;
+    console.line(&format!("{} batches in {}", flags.count, out.display()));
+    Ok(ExitCode::SUCCESS)
+}
