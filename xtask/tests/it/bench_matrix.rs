@@ -68,7 +68,7 @@ time=0.4
 mkdir -p "$out"
 echo weights > "$out/model.safetensors"
 for step in $(seq "$steps"); do
-  echo "{\"step\":$step,\"loss\":$((9 - step)).5,\"tokens\":100,\"step_time_s\":$time,\"time_s\":$step}"
+  echo "{\"loss\":$((9 - step)).5,\"tokens\":100,\"step_time_s\":$time,\"time_s\":$step}"
 done > "$out/metrics.jsonl"
 printf '{"tokens":%s,"steps":%s,"time_to_first_step_s":1.0,"final_loss":5.5,
   "peak_memory_bytes":1048576,"data_wait":0.25,"data_fingerprint":"f"}' \
