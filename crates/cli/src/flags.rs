@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::model_flags::ForwardFlags;
+use crate::model_flags::{EmbedFlags, FillMaskFlags, ForwardFlags, GenerateFlags};
 
 /// Pretrains and fine-tunes BERT, GPT and T5 on libtorch.
 #[derive(Debug, Parser)]
@@ -21,6 +21,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Train a model on plain text.
     Train(Box<TrainFlags>),
+    /// Continue or answer prompts with a GPT or a T5.
+    Generate(Box<GenerateFlags>),
+    /// Say which tokens a BERT expects in the place of [MASK].
+    FillMask(FillMaskFlags),
+    /// Make a vector of each text with a BERT.
+    Embed(EmbedFlags),
     /// Compute a model's results, loss and gradients for tensors in a file.
     Forward(ForwardFlags),
     /// Write the batches that a run is trained on.

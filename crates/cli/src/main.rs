@@ -17,6 +17,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     failure::report(|| match cli.command {
         Command::Train(flags) => commands::train::run(&flags, clock),
+        Command::Generate(flags) => commands::generate::run(&flags),
+        Command::FillMask(flags) => commands::fill_mask::run(&flags),
+        Command::Embed(flags) => commands::embed::run(&flags),
         Command::Forward(flags) => commands::forward::run(&flags),
         Command::Batches(flags) => commands::batches::run(&flags),
         Command::Profile(flags) => commands::profile::run(&flags),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bert4rs_models::pooling::Pooling;
 use bert4rs_models::pretrained::Compute;
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::device::DeviceChoice;
@@ -54,6 +55,110 @@ pub(crate) struct ForwardFlags {
     /// Replace the file that --output names.
     #[arg(long)]
     pub(crate) overwrite: bool,
+}
+
+/// Flags of `generate`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct GenerateFlags {
+    #[command(flatten)]
+    pub(crate) model: ModelFlags,
+    /// Texts to continue (GPT) or to answer (T5); several are generated as one batch.
+    #[arg(long, value_name = "TEXT", num_args = 1.., required_unless_present = "prompt_file")]
+    pub(crate) prompt: Vec<String>,
+    /// File with a prompt a line.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompt_file: Option<PathBuf>,
+    /// The most tokens to add; default: 64, or as many as the model has positions for.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_new_tokens: Option<usize>,
+    /// Draw tokens at random, more boldly above 1. Without it, --top-k, --top-p or --seed, the
+    /// most probable token is taken.
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub(crate) temperature: Option<f64>,
+    /// Draw from the K most probable tokens alone.
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    pub(crate) top_k: Option<i64>,
+    /// Draw from the fewest tokens that together have probability P.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f64>,
+    /// Draw the same text each time.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Search the most probable text with N candidates.
+    #[arg(long, value_name = "N", conflicts_with_all = ["temperature", "top_k", "top_p", "seed"])]
+    pub(crate) beams: Option<usize>,
+    /// With --beams, divide scores by length to this power: above 0 favours long texts.
+    #[arg(long, value_name = "P", requires = "beams", default_value_t = 1.0)]
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) length_penalty: f64,
+    /// With --beams, stop as soon as N candidates have ended.
+    #[arg(long, requires = "beams")]
+    pub(crate) early_stopping: bool,
+    /// Above 1 makes tokens that occurred less probable.
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub(crate) repetition_penalty: f64,
+    /// Compute all tokens again for each new one: the same text, slower.
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Print an object a line instead: prompt, text, and the new tokens' ids.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Flags of `fill-mask`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct FillMaskFlags {
+    #[command(flatten)]
+    pub(crate) model: ModelFlags,
+    /// Texts with one or more mask tokens, such as "Paris is the [MASK] of France."
+    #[arg(long, value_name = "TEXT", num_args = 1.., required = true)]
+    pub(crate) text: Vec<String>,
+    /// How many tokens to show for each mask.
+    #[arg(long, value_name = "K", default_value_t = 5)]
+    pub(crate) top_k: usize,
+    /// Print an object a line instead.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Flags of `embed`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct EmbedFlags {
+    #[command(flatten)]
+    pub(crate) model: ModelFlags,
+    /// Texts to embed.
+    #[arg(long, value_name = "TEXT", num_args = 1.., required_unless_present = "file")]
+    pub(crate) text: Vec<String>,
+    /// File with a text a line.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// mean, of all tokens' vectors, or cls, the first token's.
+    #[arg(long, default_value = "mean", value_parser = pooling)]
+    pub(crate) pooling: Pooling,
+    /// Make every vector's length 1, so that a product of two is their cosine.
+    #[arg(long)]
+    pub(crate) normalize: bool,
+    /// Texts computed at once.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(crate) batch_size: usize,
+    /// A .safetensors file for the tensor `embeddings`, or a .json file; default: an object a
+    /// line on the terminal.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace the file that --output names.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+fn pooling(text: &str) -> std::result::Result<Pooling, String> {
+    match text {
+        "mean" => Ok(Pooling::Mean),
+        "cls" => Ok(Pooling::Cls),
+        _ => Err("expected mean or cls".into()),
+    }
 }
 
 fn precision(text: &str) -> std::result::Result<Precision, String> {

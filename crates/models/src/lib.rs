@@ -9,6 +9,7 @@
 //! | [`loss`] | cross-entropy with FP32 statistics, label smoothing, z-loss |
 //! | [`pooling`] | sentence embeddings |
 //! | [`hugging_face`] | model folders that transformers reads |
+//! | [`generation`] | text token by token: greedy, sampled, by beams |
 //! | [`pretrained`] | a model folder's model, whatever its architecture |
 //!
 //! Model code names its axes: `x_btd` is a tensor of batch × time × features. Each file has its
@@ -21,6 +22,7 @@
 pub mod bert;
 mod check;
 pub mod error;
+pub mod generation;
 pub mod gpt;
 pub mod hugging_face;
 mod input;

@@ -3,7 +3,10 @@
 pub(crate) mod batches;
 mod config;
 pub(crate) mod doctor;
+pub(crate) mod embed;
+pub(crate) mod fill_mask;
 pub(crate) mod forward;
+pub(crate) mod generate;
 pub(crate) mod presets;
 pub(crate) mod profile;
 pub(crate) mod train;
@@ -17,6 +20,30 @@ use bert4rs_train::Result;
 /// Prints a line to standard output. A closed pipe is no failure.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints a remark, which is no part of a command's result, to standard error.
+fn remark(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// The error for something in `path`.
+fn refuse(path: &Path, reason: impl Into<String>) -> bert4rs_train::Error {
+    Core::File { path: path.to_owned(), reason: reason.into() }.into()
+}
+
+/// `texts`, and the lines of `file`, of which there is at least one.
+fn texts_of(texts: &[String], file: Option<&Path>) -> Result<Vec<String>> {
+    let mut all = texts.to_vec();
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Core::Io { path: path.to_owned(), source })?;
+        all.extend(text.lines().map(str::to_owned));
+        if all.is_empty() {
+            return Err(refuse(path, "is empty; expected a text a line"));
+        }
+    }
+    Ok(all)
 }
 
 /// Refuses, before any work, to write where something is kept or nothing can be.

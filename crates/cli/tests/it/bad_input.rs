@@ -4,6 +4,7 @@ use std::io::Write;
 
 use crate::models::{write_model, write_tensors};
 use crate::support::Sandbox;
+use crate::text::{write_bert, write_gpt};
 
 /// Trains with `args` beside a good corpus and expects a message with `parts`; no run is left.
 fn check(args: &[&str], parts: &[&str]) {
@@ -216,4 +217,56 @@ fn model_folders() {
     sandbox
         .run(&[&args[..], &["in.safetensors", "--device", "gpu"]].concat())
         .refuses(&["gpu", "cuda:N"]);
+}
+
+#[test]
+fn prompts_and_how_they_are_continued() {
+    let sandbox = Sandbox::new();
+    write_gpt(&sandbox);
+    let run = |extra: &[&str], parts: &[&str]| {
+        sandbox.run(&[&["generate", "--model", "gpt"], extra].concat()).refuses(parts);
+    };
+    let with = |extra: &[&str], parts: &[&str]| run(&[&["--prompt", "a"], extra].concat(), parts);
+    run(&[], &["--prompt"]);
+    run(&["--prompt-file", "none.txt"], &["none.txt", "No such file"]);
+    sandbox.write("empty.txt", "");
+    run(&["--prompt-file", "empty.txt"], &["empty.txt", "is empty"]);
+    with(&["--temperature", "-1"], &["temperature", "-1", "above 0"]);
+    with(&["--top-k", "0"], &["top_k", "at least 1"]);
+    with(&["--top-p", "1.5"], &["top_p", "1.5"]);
+    with(&["--beams", "0"], &["beams", "at least 1"]);
+    with(&["--beams", "2", "--seed", "1"], &["--beams", "--seed"]);
+    with(&["--early-stopping"], &["--beams"]);
+    with(&["--repetition-penalty", "0"], &["repetition_penalty", "above 0"]);
+    with(&["--max-new-tokens", "49"], &["max_new_tokens", "49", "at most 48"]);
+    run(&["--prompt", &"word ".repeat(60)], &["max_new_tokens", "at most 0"]);
+    std::fs::remove_file(sandbox.path("gpt/merges.txt")).unwrap();
+    with(&[], &["gpt", "no tokenizer", "tokenizer.json"]);
+    sandbox
+        .run(&["fill-mask", "--model", "gpt", "--text", "a"])
+        .refuses(&["GPT2LMHeadModel has no head for masked tokens"]);
+    sandbox
+        .run(&["embed", "--model", "gpt", "--text", "a"])
+        .refuses(&["GPT2LMHeadModel has no sentence vectors"]);
+}
+
+#[test]
+fn texts_for_bert() {
+    let sandbox = Sandbox::new();
+    write_bert(&sandbox);
+    let fill = |text: &str, parts: &[&str]| {
+        sandbox.run(&["fill-mask", "--model", "bert", "--text", text]).refuses(parts);
+    };
+    fill("no mask here", &["--text", "\"no mask here\"", "[MASK]"]);
+    fill(&"[MASK] ".repeat(40), &["input_ids", "at most 24 tokens"]);
+    let embed = |extra: &[&str], parts: &[&str]| {
+        let args = ["embed", "--model", "bert", "--text", "a"];
+        sandbox.run(&[&args[..], extra].concat()).refuses(parts);
+    };
+    embed(&["--pooling", "max"], &["max", "expected mean or cls"]);
+    embed(&["--batch-size", "0"], &["--batch-size", "at least 1"]);
+    embed(&["--output", "out.npy"], &["out.npy", ".safetensors or .json"]);
+    sandbox.write("out.json", "mine");
+    embed(&["--output", "out.json"], &["out.json", "--overwrite"]);
+    assert_eq!(std::fs::read(sandbox.path("out.json")).unwrap(), b"mine");
 }

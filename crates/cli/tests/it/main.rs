@@ -9,4 +9,5 @@ mod models;
 mod presets;
 mod profile;
 mod support;
+mod text;
 mod train;

@@ -4,9 +4,9 @@
 
 mod config;
 
-use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::{Init, Path};
+use bert4rs_tensor_core::{Device, Tensor};
 
 pub use config::{GptConfig, GptSize};
 
@@ -269,6 +269,11 @@ impl Gpt {
         };
         let dropout = Dropout { probability: config.embd_pdrop };
         Ok(Self { config: config.clone(), tokens, positions, dropout, blocks, final_norm })
+    }
+
+    /// The device that it computes on.
+    pub fn device(&self) -> Device {
+        self.tokens.weight.device()
     }
 
     /// The configuration it was made from.

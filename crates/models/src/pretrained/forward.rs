@@ -30,16 +30,15 @@ impl Pretrained {
     /// # Errors
     /// Inputs of shapes or values that the model can't take.
     pub fn forward(&self, inputs: &Inputs) -> Result<Outputs> {
-        let encoder = match &self.model {
-            Model::Gpt(model) => return self.forward_gpt(model, inputs),
-            Model::T5(model) => return forward_t5(model, inputs),
-            Model::Bert(encoder, _) => encoder,
-            Model::MaskedLm(model) => model.bert(),
-            Model::PreTraining(model) => model.masked().bert(),
-            Model::Classes(model, _) => model.bert(),
-            Model::TokenClasses(model) => model.bert(),
-            Model::Answers(model) => model.bert(),
-        };
+        match (&self.model, self.encoder()) {
+            (Model::Gpt(model), _) => self.forward_gpt(model, inputs),
+            (Model::T5(model), _) => forward_t5(model, inputs),
+            (_, Some(encoder)) => self.forward_bert(encoder, inputs),
+            (_, None) => Ok(Outputs::default()),
+        }
+    }
+
+    fn forward_bert(&self, encoder: &BertModel, inputs: &Inputs) -> Result<Outputs> {
         let hidden_btd = encode(encoder, inputs)?;
         let mut outputs = self.bert_head(&hidden_btd, inputs)?;
         outputs.named.push(("last_hidden_state", hidden_btd));

@@ -128,6 +128,19 @@ impl Pretrained {
         &self.model
     }
 
+    /// BERT's encoder; `None` for another family.
+    pub fn encoder(&self) -> Option<&BertModel> {
+        match &self.model {
+            Model::Bert(encoder, _) => Some(encoder),
+            Model::MaskedLm(model) => Some(model.bert()),
+            Model::PreTraining(model) => Some(model.masked().bert()),
+            Model::Classes(model, _) => Some(model.bert()),
+            Model::TokenClasses(model) => Some(model.bert()),
+            Model::Answers(model) => Some(model.bert()),
+            Model::Gpt(_) | Model::T5(_) => None,
+        }
+    }
+
     /// Its parameters.
     pub fn params(&self) -> &ParamStore {
         &self.params

@@ -8,9 +8,9 @@ mod config;
 mod relative;
 mod stack;
 
-use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::{Init, Path};
+use bert4rs_tensor_core::{Device, Tensor};
 
 pub use config::{T5Config, T5Size, T5Version};
 
@@ -196,6 +196,11 @@ impl T5 {
             Some(Linear::head(&(path / "lm_head"), d, v, Biased::No, init)?)
         };
         Ok(Self { config: config.clone(), tokens, encoder, decoder, head })
+    }
+
+    /// The device that it computes on.
+    pub fn device(&self) -> Device {
+        self.tokens.weight.device()
     }
 
     /// The configuration it was made from.

@@ -4,6 +4,7 @@
 
 mod bert;
 mod folders;
+mod generation;
 mod gpt;
 mod heads;
 mod precision;
