@@ -11,6 +11,7 @@ const SHIM_SOURCES: [&str; 5] = [
     "csrc/library.cpp",
     "csrc/profiler.cpp",
     "csrc/random_state.cpp",
+    "csrc/stream.cpp",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -15,7 +15,7 @@
 
 #![expect(unsafe_code, reason = "calls of functions compiled for one instruction set")]
 
-use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
+use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -232,9 +232,9 @@ fn check_overlap(jobs: &[Job<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// One AdamW step for all `jobs`, in parallel over values. CPU only.
+/// One AdamW step for all `jobs`, in parallel over values; all are on one device.
 ///
-/// The same bits for any thread count and instruction set.
+/// The same bits for any device, thread count and instruction set.
 ///
 /// # Errors
 /// A tensor of another dtype, device, layout or count of values than [`Job`] says, or two that
@@ -246,6 +246,9 @@ pub fn step(jobs: Vec<Job<'_>>) -> Result<()> {
 /// [`step`] on an instruction set of [`Isa::available`], for tests.
 pub fn step_on(isa: Isa, jobs: Vec<Job<'_>>) -> Result<()> {
     check_overlap(&jobs)?;
+    if let Some(device @ Device::Cuda(_)) = jobs.first().map(|job| job.grad.device()) {
+        return crate::cuda::adamw::step(&jobs, device);
+    }
     let mut pieces = Vec::new();
     for job in jobs {
         cut_job(job, &mut pieces)?;
@@ -258,7 +261,6 @@ pub fn step_on(isa: Isa, jobs: Vec<Job<'_>>) -> Result<()> {
 mod tests {
     use super::*;
     use crate::weight::{join_tensor, split_tensor};
-    use bert4rs_tensor_core::Device;
 
     const SCALARS: Scalars = Scalars {
         grad_scale: 0.5,

@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`adamw`] | AdamW in one pass: moments, master weight and working weight |
 //! | [`attention`] | attention and its backward pass, block by block |
+//! | [`cuda`] | the kernels on NVIDIA GPUs |
+//! | [`fp8`] | numbers of 8 bits: casts, products, a linear map |
 //! | [`gemm`] | stacked matrix products, symmetric ones at half the cost |
 //! | [`muon`] | what Muon does before and after its products |
 //! | [`norm`] | sum of squares of many tensors |
@@ -19,6 +21,8 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod cuda;
+pub mod fp8;
 pub mod gemm;
 pub mod isa;
 mod lanes;

@@ -18,7 +18,7 @@
 
 #![expect(unsafe_code, reason = "calls of functions compiled for one instruction set")]
 
-use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
+use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -86,6 +86,10 @@ pub fn gather(
     momentum: &mut Tensor,
     x_nm: &mut Tensor,
 ) -> Result<()> {
+    if let Device::Cuda(_) = grad.device() {
+        let (rows, cols) = check_gather(grad, momentum, x_nm)?;
+        return crate::cuda::muon::gather(blend, grad, momentum, x_nm, (rows, cols));
+    }
     match (grad.kind(), x_nm.kind()) {
         (Kind::BFloat16, Kind::BFloat16) => gather_with::<bf16, bf16>(blend, grad, momentum, x_nm),
         (Kind::BFloat16, _) => gather_with::<bf16, f32>(blend, grad, momentum, x_nm),
@@ -94,17 +98,24 @@ pub fn gather(
     }
 }
 
+/// The sides of `grad`, if the others fit.
+fn check_gather(grad: &Tensor, momentum: &Tensor, x_nm: &Tensor) -> Result<(usize, usize)> {
+    let (rows, cols) = shape(grad)?;
+    refuse_sharing(&[grad, momentum, x_nm])?;
+    same_shape("momentum", momentum, [rows, cols])?;
+    let turned = is_turned(rows, cols);
+    same_shape("update", x_nm, if turned { [cols, rows] } else { [rows, cols] })?;
+    Ok((rows, cols))
+}
+
 fn gather_with<G: Grad + Element, O: Number>(
     blend: &Blend,
     grad: &Tensor,
     momentum: &mut Tensor,
     x_nm: &mut Tensor,
 ) -> Result<()> {
-    let (rows, cols) = shape(grad)?;
-    refuse_sharing(&[grad, momentum, x_nm])?;
-    same_shape("momentum", momentum, [rows, cols])?;
+    let (rows, cols) = check_gather(grad, momentum, x_nm)?;
     let turned = is_turned(rows, cols);
-    same_shape("update", x_nm, if turned { [cols, rows] } else { [rows, cols] })?;
     let grad: &[G] = slices::read(grad, "a gradient")?;
     let momentum: &mut [f32] = slices::write(momentum, "a momentum")?;
     let x: &mut [O] = slices::write(x_nm, "an update")?;
@@ -238,6 +249,9 @@ multiversioned! {
 /// # Errors
 /// Another dtype, device, layout or number of axes.
 pub fn sums_of_squares(o_rc: &Tensor, of_columns: bool) -> Result<Vec<f32>> {
+    if let Device::Cuda(_) = o_rc.device() {
+        return crate::cuda::muon::sums_of_squares(o_rc, of_columns, shape(o_rc)?);
+    }
     match o_rc.kind() {
         Kind::BFloat16 => sums_with::<bf16>(o_rc, of_columns),
         _ => sums_with::<f32>(o_rc, of_columns),
@@ -316,30 +330,41 @@ pub struct Move<'a> {
 /// # Errors
 /// Other shapes, dtypes, devices or layouts, or two that share memory; nothing is changed then.
 pub fn apply(numbers: &Move<'_>, o_nm: &Tensor, weight: Weight<'_>) -> Result<()> {
+    if let Device::Cuda(_) = o_nm.device() {
+        check_apply(numbers, o_nm, &weight)?;
+        return crate::cuda::muon::apply(numbers, o_nm, &weight);
+    }
     match o_nm.kind() {
         Kind::BFloat16 => apply_with::<bf16>(numbers, o_nm, weight),
         _ => apply_with::<f32>(numbers, o_nm, weight),
     }
 }
 
+/// Whether factor and weight fit.
+fn check_apply(numbers: &Move<'_>, o_nm: &Tensor, weight: &Weight<'_>) -> Result<()> {
+    let (rows, cols) = (numbers.row.len(), numbers.col.len());
+    let expected = if is_turned(rows, cols) { [cols, rows] } else { [rows, cols] };
+    same_shape("polar factor", o_nm, expected)?;
+    match weight {
+        Weight::Single(weight) => refuse_sharing(&[o_nm, weight]),
+        Weight::Master { master: other, weight } | Weight::Split { weight, low: other } => {
+            refuse_sharing(&[o_nm, other, weight])
+        }
+    }
+}
+
 fn apply_with<O: Number>(numbers: &Move<'_>, o_nm: &Tensor, weight: Weight<'_>) -> Result<()> {
     let (rows, cols) = (numbers.row.len(), numbers.col.len());
-    same_shape(
-        "polar factor",
-        o_nm,
-        if is_turned(rows, cols) { [cols, rows] } else { [rows, cols] },
-    )?;
+    check_apply(numbers, o_nm, &weight)?;
     let o: &[O] = slices::read(o_nm, "a polar factor")?;
     let count = rows * cols;
     match weight {
         Weight::Single(weight) => {
-            refuse_sharing(&[o_nm, weight])?;
             let weight = slices::write(weight, "a weight")?;
             same_count(OP, count, weight.len(), "weight")?;
             apply_to(numbers, o, Single(weight));
         }
         Weight::Master { master, weight } => {
-            refuse_sharing(&[o_nm, master, weight])?;
             let master = slices::write(master, "a master weight")?;
             let weight = slices::write(weight, "a weight")?;
             same_count(OP, count, master.len(), "master weight")?;
@@ -347,7 +372,6 @@ fn apply_with<O: Number>(numbers: &Move<'_>, o_nm: &Tensor, weight: Weight<'_>) 
             apply_to(numbers, o, Master { master, weight });
         }
         Weight::Split { weight, low } => {
-            refuse_sharing(&[o_nm, weight, low])?;
             let weight = slices::write(weight, "a weight")?;
             let low = slices::write(low, "low bits of a weight")?;
             same_count(OP, count, weight.len(), "weight")?;
@@ -488,7 +512,6 @@ fn refuse_sharing(tensors: &[&Tensor]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bert4rs_tensor_core::Device;
 
     const SHAPES: [(i64, i64); 6] = [(1, 1), (3, 70), (70, 3), (64, 64), (100, 37), (37, 100)];
 

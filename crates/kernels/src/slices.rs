@@ -23,6 +23,10 @@ impl Element for i64 {
     const KIND: Kind = Kind::Int64;
 }
 
+impl Element for u8 {
+    const KIND: Kind = Kind::Uint8;
+}
+
 impl Element for i16 {
     const KIND: Kind = Kind::Int16;
 }

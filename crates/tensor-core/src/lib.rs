@@ -9,6 +9,7 @@
 //! | [`attention`] | attention, plain and fused |
 //! | [`random`] | seeds, and saving and restoring the random state |
 //! | [`safetensors`] | tensors to and from files, never half-written |
+//! | [`stream`] | libtorch's CUDA streams, for kernels of our own |
 //! | [`files`] | files mapped into memory |
 //! | [`parallel`] | work shared out to libtorch's threads |
 //! | [`profile`] | where time goes: operations and our own spans |
@@ -36,6 +37,7 @@ pub mod random;
 pub mod safetensors;
 mod shim;
 pub mod speed_of_light;
+pub mod stream;
 
 pub use error::{Error, Result};
 pub use tch::{

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{Context, Error, Result};
 use crate::no_grad;
+use crate::precision::{Fp8Config, Fp8Scaling};
 
 /// What a parameter is in its model. Optimizers group by it, so it is never guessed from a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,6 +101,7 @@ pub struct ParamStore {
     device: Device,
     kind: Kind,
     shapes_only: bool,
+    fp8: Option<Fp8Config>,
     params: RefCell<Vec<Param>>,
     names: RefCell<HashSet<String>>,
 }
@@ -109,13 +111,20 @@ impl ParamStore {
     /// FP64 gets FP32 masters.
     pub fn new(device: Device, kind: Kind) -> Self {
         let (params, names) = (RefCell::default(), RefCell::default());
-        Self { device, kind, shapes_only: false, params, names }
+        Self { device, kind, shapes_only: false, fp8: None, params, names }
     }
 
     /// A store whose parameters have names, roles, shapes and dtypes, but no memory of their own:
     /// all values of one share a single element. To ask what a model would need.
     pub fn shapes_only(kind: Kind) -> Self {
         Self { shapes_only: true, ..Self::new(Device::Cpu, kind) }
+    }
+
+    /// The same store; linear maps that are made in it from now on and that `config` includes
+    /// multiply in FP8.
+    pub fn with_fp8(mut self, config: Option<Fp8Config>) -> Self {
+        self.fp8 = config;
+        self
     }
 
     /// Where names begin.
@@ -191,6 +200,12 @@ impl<'a> Path<'a> {
         store.names.borrow_mut().insert(name.clone());
         store.params.borrow_mut().push(Param { name, role, weight, master });
         Ok(leaf)
+    }
+
+    /// How the map with the weight `name` here multiplies in FP8, if it does.
+    pub fn fp8(&self, name: &str, role: Role) -> Option<Fp8Scaling> {
+        let config = self.store.fp8.as_ref()?;
+        config.includes(&self.full_name(name), role).then_some(config.scaling)
     }
 
     /// The device that parameters made here are on.

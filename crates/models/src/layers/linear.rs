@@ -1,5 +1,6 @@
 //! Linear maps.
 
+use bert4rs_kernels::fp8;
 use bert4rs_tensor_core::param::{Init, Path, Role};
 use bert4rs_tensor_core::{Result, Tensor};
 
@@ -19,6 +20,8 @@ pub struct Linear {
     pub weight: Tensor,
     /// `[outputs]`.
     pub bias: Option<Tensor>,
+    /// How it multiplies in FP8, where the store of its parameters says so.
+    pub fp8: Option<fp8::Linear>,
 }
 
 impl Linear {
@@ -46,16 +49,25 @@ impl Linear {
         biased: Biased,
         init: Init,
     ) -> Result<Self> {
+        let fp8 = path.fp8("weight", role).map(fp8::Linear::new);
         let weight = path.param("weight", &[outputs, inputs], role, init)?;
         let bias = match biased {
             Biased::Yes => Some(path.param("bias", &[outputs], Role::Bias, Init::Zeros)?),
             Biased::No => None,
         };
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias, fp8 })
     }
 
     /// `[.., inputs]` to `[.., outputs]`.
+    ///
+    /// # Panics
+    /// On shapes that don't fit, and on what libtorch throws, as `tch` does.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, self.bias.as_ref())
+        match &self.fp8 {
+            None => x.linear(&self.weight, self.bias.as_ref()),
+            Some(map) => map
+                .forward(x, &self.weight, self.bias.as_ref())
+                .unwrap_or_else(|error| panic!("{error}")),
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 mod bert;
 mod folders;
+mod fp8;
 mod generation;
 mod gpt;
 mod heads;

@@ -1,0 +1,95 @@
+// AdamW over many tensors by one launch. Twin: src/adamw.rs, bit for bit.
+//
+// Floor for a value with an FP32 master and BF16 weight and gradient: 2 + 12 bytes read, 14
+// written; about 20 operations, one of them a root and one a division. A thread takes eight
+// values: nine to eleven accesses of 16 bytes. A block takes a chunk; which tensor's, it finds
+// in the list that the launch carries in its parameters.
+
+constexpr int kThreads = 256;
+constexpr int kChunk = kThreads * 8 * 4;
+constexpr int kMostJobs = 32;
+
+// Laid out as `Job` in adamw.rs.
+struct Job {
+  const void* grad;
+  float* moment1;
+  float* moment2;
+  void* weight;
+  void* other;
+  i64 count;
+  float grad_scale, one_minus_beta1, beta2, one_minus_beta2;
+  float inverse_sqrt_correction2, eps, keep, step_size;
+  int first_chunk;
+  // Form, + 4 for BF16 gradients, + 8 for cautious, + 16 where all begin at 16-byte boundaries.
+  int flags;
+};
+
+struct Jobs {
+  i64 count;
+  Job job[kMostJobs];
+};
+
+__device__ __forceinline__ float update(const Job& job, float grad, float& moment1, float& moment2,
+                                        float weight) {
+  const float g = grad * job.grad_scale;
+  const float m = moment1 + job.one_minus_beta1 * (g - moment1);
+  const float v = job.beta2 * moment2 + job.one_minus_beta2 * (g * g);
+  moment1 = m;
+  moment2 = v;
+  const float u = m / (sqrtf(v) * job.inverse_sqrt_correction2 + job.eps);
+  const float keep = (job.flags & 8) && u * weight <= 0.0f ? 1.0f : job.keep;
+  return weight * keep - job.step_size * u;
+}
+
+template <int FORM, typename G>
+__device__ __forceinline__ void run(const Job& job, i64 start) {
+  const i64 end = min(start + kChunk, job.count);
+  const G* grad = static_cast<const G*>(job.grad);
+  const bool is_aligned = job.flags & 16;
+  for (i64 i = start + threadIdx.x * 8; i < end; i += kThreads * 8) {
+    if (is_aligned && i + 8 <= end) {
+      float g[8], m[8], v[8], w[8];
+      load_eight(grad + i, g);
+      load_eight(job.moment1 + i, m);
+      load_eight(job.moment2 + i, v);
+      load_weights<FORM>(job.weight, job.other, i, w);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) w[j] = update(job, g[j], m[j], v[j], w[j]);
+      store_eight(job.moment1 + i, m);
+      store_eight(job.moment2 + i, v);
+      store_weights<FORM>(job.weight, job.other, i, w);
+    } else {
+      for (i64 j = i; j < min(i + 8, end); ++j) {
+        float m = job.moment1[j], v = job.moment2[j];
+        const float old = load_weight<FORM>(job.weight, job.other, j);
+        const float w = update(job, widen(grad[j]), m, v, old);
+        job.moment1[j] = m;
+        job.moment2[j] = v;
+        store_weight<FORM>(job.weight, job.other, j, w);
+      }
+    }
+  }
+}
+
+KERNEL(kThreads) adamw(const __grid_constant__ Jobs jobs) {
+  // The last job that begins at or before this block.
+  int low = 0, high = int(jobs.count) - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (jobs.job[middle].first_chunk <= int(blockIdx.x)) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  const Job& job = jobs.job[low];
+  const i64 start = i64(int(blockIdx.x) - job.first_chunk) * kChunk;
+  switch (job.flags & 7) {
+    case kSingle: return run<kSingle, float>(job, start);
+    case kMaster: return run<kMaster, float>(job, start);
+    case kSplit: return run<kSplit, float>(job, start);
+    case kSingle + 4: return run<kSingle, Bf16>(job, start);
+    case kMaster + 4: return run<kMaster, Bf16>(job, start);
+    case kSplit + 4: return run<kSplit, Bf16>(job, start);
+  }
+}

@@ -1,0 +1,59 @@
+//! The CUDA C sources, and how each is compiled.
+
+/// One file of kernels.
+#[derive(Debug)]
+pub struct Source {
+    /// Its file's name without `.cu`.
+    pub name: &'static str,
+    /// What comes after [`COMMON`].
+    parts: &'static [&'static str],
+    /// Whether products may be fused with additions: not where the CPU twin, which never does,
+    /// is to be met bit for bit.
+    fused: bool,
+}
+
+const COMMON: &str = include_str!("common.cuh");
+
+const WEIGHT: &str = include_str!("weight.cuh");
+
+/// AdamW in one pass.
+pub static ADAMW: Source =
+    Source { name: "adamw", parts: &[WEIGHT, include_str!("adamw.cu")], fused: false };
+
+/// Casts to FP8.
+pub static FP8: Source = Source { name: "fp8", parts: &[include_str!("fp8.cu")], fused: false };
+
+/// What Muon does before and after its products.
+pub static MUON: Source =
+    Source { name: "muon", parts: &[WEIGHT, include_str!("muon.cu")], fused: false };
+
+/// All sources, for a check that compiles every one.
+pub static ALL: [&Source; 3] = [&ADAMW, &FP8, &MUON];
+
+/// The architectures that every source must compile for: Ampere, Ada and Hopper.
+pub const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
+
+impl Source {
+    /// The text that NVRTC gets.
+    pub fn whole(&self) -> String {
+        // Messages name the last part's lines as those of the file.
+        let (last, before) = self.parts.split_last().unwrap_or((&"", &[]));
+        format!("{COMMON}\n{}\n#line 1 \"{}.cu\"\n{last}", before.concat(), self.name)
+    }
+
+    /// NVRTC's options for an architecture, as in [`ARCHITECTURES`].
+    pub fn options(&self, architecture: &str) -> Vec<String> {
+        vec![
+            format!("--gpu-architecture={architecture}"),
+            "--std=c++17".into(),
+            format!("--fmad={}", self.fused),
+        ]
+    }
+}
+
+/// The architecture to compile for on a device of this compute capability.
+pub fn architecture((major, minor): (i32, i32)) -> String {
+    // Hopper's own instructions are under a name of their own.
+    let suffix = if (major, minor) == (9, 0) { "a" } else { "" };
+    format!("sm_{major}{minor}{suffix}")
+}

@@ -1,0 +1,241 @@
+//! A linear map whose forward product and both backward products are FP8.
+//!
+//! Axes: `m` rows of the input (tokens), `k` input features, `n` output features.
+//!
+//! ```text
+//! y_mn  = x_mk  w_nkᵀ          both E4M3
+//! dx_mk = dy_mn (w_nkᵀ)ᵀ       dy E5M2
+//! dw_nk = dy_mnᵀ (x_mkᵀ)ᵀ      dy E5M2
+//! ```
+//!
+//! Each product sums along the last axis of both operands, so the backward ones take transposed
+//! copies. Source of the formats: arXiv 2209.05433; of delayed factors: Transformer Engine.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
+use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::precision::Fp8Scaling;
+use bert4rs_tensor_core::{Device, Error, Result, Tensor, no_grad};
+
+use super::product::MULTIPLE;
+use super::{Cast, Factor, Format, Scaled, cast, product};
+
+const OP: &str = "FP8 linear map";
+
+/// One map's way of multiplying in FP8. It holds what delayed factors are made from, and counts
+/// overflow; it holds no parameter.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    scaling: Fp8Scaling,
+    state: Arc<Mutex<State>>,
+}
+
+/// What a map remembers of the tensors that it casts.
+#[derive(Debug, Default)]
+struct State {
+    input: History,
+    weight: History,
+    grad: History,
+    /// `i64` `[1]`, on the device: read only when somebody asks.
+    overflows: Option<Tensor>,
+}
+
+/// The largest magnitudes of the last steps, FP32 `[HISTORY]` on the device; none before the
+/// first.
+#[derive(Debug, Default)]
+struct History(Option<Tensor>);
+
+impl History {
+    /// The factor for the next cast, FP32 `[1]`.
+    fn factor(&self, format: Format) -> Result<Option<Tensor>> {
+        const LEAST: f64 = f32::from_bits((127 - 100) << 23) as f64;
+        let Some(seen) = &self.0 else { return Ok(None) };
+        let amax = seen.f_max().during(OP)?.f_clamp_min(LEAST).during(OP)?;
+        let most = amax.f_full_like(f64::from(format.max())).during(OP)?;
+        Ok(Some(most.f_div(&amax).during(OP)?.f_view([1]).during(OP)?))
+    }
+
+    fn push(&mut self, amax: &Tensor) -> Result<()> {
+        let length = Fp8Scaling::HISTORY;
+        let older = match self.0.take() {
+            None => amax.f_zeros_like().during(OP)?.f_repeat([length - 1]).during(OP)?,
+            Some(seen) => seen.f_narrow(0, 0, length - 1).during(OP)?,
+        };
+        self.0 = Some(Tensor::f_cat(&[amax, &older], 0).during(OP)?);
+        Ok(())
+    }
+}
+
+/// Which tensor of the map is cast.
+#[derive(Clone, Copy)]
+enum Which {
+    Input,
+    Weight,
+    Grad,
+}
+
+impl Which {
+    fn format(self) -> Format {
+        match self {
+            Self::Input | Self::Weight => Format::E4M3,
+            Self::Grad => Format::E5M2,
+        }
+    }
+}
+
+impl State {
+    fn history(&mut self, which: Which) -> &mut History {
+        match which {
+            Which::Input => &mut self.input,
+            Which::Weight => &mut self.weight,
+            Which::Grad => &mut self.grad,
+        }
+    }
+}
+
+impl Linear {
+    /// A map that has cast nothing yet.
+    pub fn new(scaling: Fp8Scaling) -> Self {
+        Self { scaling, state: Arc::default() }
+    }
+
+    /// `x wᵀ + bias`, in the dtype of `x`: `[.., k]` to `[.., n]`. `w` is `[n, k]`, `bias` `[n]`.
+    ///
+    /// # Errors
+    /// A GPU without FP8 matrix units, sizes there that are no multiples of 16 (rows of `x` may be
+    /// any number), and what libtorch throws.
+    pub fn forward(&self, x: &Tensor, w_nk: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let mut shape = x.size();
+        let inputs = shape.pop().unwrap_or(0);
+        if w_nk.size().get(1) != Some(&inputs) || w_nk.dim() != 2 {
+            let expected = format!("[outputs, {inputs}], as the input has that many features");
+            return Err(Error::Shape { op: OP, tensor: "weight", found: w_nk.size(), expected });
+        }
+        shape.push(w_nk.size()[0]);
+        let rows: i64 = shape[..shape.len() - 1].iter().product();
+        let x_mk = pad(&x.f_reshape([rows, inputs]).during(OP)?)?;
+        let function = Products { map: self.clone(), has_bias: bias.is_some() };
+        let inputs: Vec<&Tensor> = [&x_mk, w_nk].into_iter().chain(bias).collect();
+        let mut outputs = autograd::apply(function, &inputs)?;
+        let y_mn = outputs.remove(0).f_narrow(0, 0, rows).during(OP)?;
+        y_mn.f_reshape(&shape).during(OP)
+    }
+
+    /// How many values were rounded beyond their format's largest number so far. Waits for the
+    /// device.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn overflows(&self) -> Result<i64> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match &state.overflows {
+            None => Ok(0),
+            Some(count) => count.f_int64_value(&[0]).during(OP),
+        }
+    }
+
+    fn cast(&self, x: &Tensor, which: Which, transposed: bool) -> Result<Cast> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let format = which.format();
+        let delayed = match self.scaling {
+            Fp8Scaling::Delayed => state.history(which).factor(format)?,
+            Fp8Scaling::Tensor | Fp8Scaling::Row => None,
+        };
+        let factor = match (&delayed, self.scaling) {
+            (Some(factor), _) => Factor::Given(factor),
+            (None, Fp8Scaling::Row) => Factor::Row,
+            (None, Fp8Scaling::Tensor | Fp8Scaling::Delayed) => Factor::Tensor,
+        };
+        let cast = cast(&x.f_contiguous().during(OP)?, format, factor, transposed)?;
+        if self.scaling == Fp8Scaling::Delayed {
+            state.history(which).push(&cast.amax)?;
+        }
+        state.overflows = Some(match state.overflows.take() {
+            None => cast.overflows.shallow_clone(),
+            Some(before) => before.f_add(&cast.overflows).during(OP)?,
+        });
+        Ok(cast)
+    }
+}
+
+/// Rows of zeros up to a multiple of 16, where the device asks for it.
+fn pad(x_mk: &Tensor) -> Result<Tensor> {
+    let missing = -x_mk.size()[0] & (MULTIPLE - 1);
+    match x_mk.device() {
+        Device::Cuda(_) if missing > 0 => x_mk.f_constant_pad_nd([0, 0, 0, missing]).during(OP),
+        _ => Ok(x_mk.shallow_clone()),
+    }
+}
+
+/// One application of the map.
+struct Products {
+    map: Linear,
+    has_bias: bool,
+}
+
+/// The copy that was asked for.
+fn wanted(transposed: Option<Scaled>) -> Result<Scaled> {
+    transposed.ok_or_else(|| Error::Torch {
+        op: OP.into(),
+        message: "a transposed copy is missing".into(),
+    })
+}
+
+impl Function for Products {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn forward(&mut self, inputs: &[&Tensor], ctx: &mut ForwardContext) -> Result<Vec<Tensor>> {
+        let (x_mk, w_nk) = (inputs[0], inputs[1]);
+        // Gradients are off in here, but the inputs still tell whether they want one.
+        let (x_wants, w_wants) = (x_mk.requires_grad(), w_nk.requires_grad());
+        let x = self.map.cast(x_mk, Which::Input, w_wants)?;
+        let w = self.map.cast(w_nk, Which::Weight, x_wants)?;
+        let bias = self.has_bias.then(|| inputs[2]);
+        let y_mn = product(&x.straight, &w.straight, bias, x_mk.kind(), false)?;
+        for transposed in [x.transposed, w.transposed] {
+            let (values, inverse) = match transposed {
+                Some(Scaled { values, inverse }) => (values, inverse),
+                None => (Tensor::new(), Tensor::new()),
+            };
+            ctx.save(&values);
+            ctx.save(&inverse);
+        }
+        Ok(vec![y_mn])
+    }
+
+    fn backward(
+        &self,
+        ctx: &BackwardContext,
+        grads: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let inputs = 2 + usize::from(self.has_bias);
+        let Some(dy_mn) = &grads[0] else { return Ok((0..inputs).map(|_| None).collect()) };
+        let saved = |at: usize| {
+            let part = |at: usize| ctx.saved()[at].shallow_clone();
+            Scaled { values: part(at), inverse: part(at + 1) }
+        };
+        let kind = dy_mn.kind();
+        let mut gradients = vec![None, None];
+        if ctx.needs(0) || ctx.needs(1) {
+            let dy = self.map.cast(dy_mn, Which::Grad, ctx.needs(1))?;
+            if ctx.needs(0) {
+                gradients[0] = Some(product(&dy.straight, &saved(2), None, kind, true)?);
+            }
+            if ctx.needs(1) {
+                let dy_nm = wanted(dy.transposed)?;
+                gradients[1] = Some(product(&dy_nm, &saved(0), None, kind, true)?);
+            }
+        }
+        if self.has_bias {
+            let sum = || dy_mn.f_sum_dim_intlist([0i64].as_slice(), false, kind).during(OP);
+            gradients.push(if ctx.needs(2) { Some(no_grad(sum)?) } else { None });
+        }
+        Ok(gradients)
+    }
+}
+
+#[cfg(test)]
+mod tests;

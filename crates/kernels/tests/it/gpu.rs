@@ -1,0 +1,221 @@
+//! The kernels on a GPU against their CPU twins. Skipped, with the reason, where there is none.
+
+use bert4rs_kernels::fp8::{self, Cast, Factor, Format};
+use bert4rs_kernels::weight::{Weight, split_tensor};
+use bert4rs_kernels::{adamw, muon};
+use bert4rs_tensor_core::device::{Cuda, cuda};
+use bert4rs_tensor_core::{Device, Kind, Tensor};
+
+/// Says why a test did nothing.
+pub(crate) fn skip(reason: &str) {
+    use std::io::Write;
+    // Not `println!`, which the test harness keeps to itself where a test passes.
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+}
+
+/// The first GPU, if any.
+pub(crate) fn gpu() -> Option<Device> {
+    match cuda() {
+        Cuda::Devices(_) => Some(Device::Cuda(0)),
+        Cuda::None(reason) => {
+            skip(reason);
+            None
+        }
+    }
+}
+
+fn same_bytes(found: &Tensor, expected: &Tensor) -> bool {
+    let bytes = |tensor: &Tensor| tensor.view_dtype(Kind::Uint8).to_device(Device::Cpu);
+    bytes(found).equal(&bytes(expected))
+}
+
+fn assert_same(found: &Cast, expected: &Cast) {
+    let pairs = [
+        (Some(&found.straight), Some(&expected.straight)),
+        (found.transposed.as_ref(), expected.transposed.as_ref()),
+    ];
+    for (found, expected) in pairs {
+        let (Some(found), Some(expected)) = (found, expected) else {
+            assert!(found.is_none() && expected.is_none());
+            continue;
+        };
+        assert!(same_bytes(&found.values, &expected.values));
+        assert!(same_bytes(&found.inverse, &expected.inverse));
+    }
+    assert!(same_bytes(&found.amax, &expected.amax));
+    assert!(same_bytes(&found.overflows, &expected.overflows));
+}
+
+#[test]
+fn fp8_casts_have_the_bits_of_the_cpu() {
+    let Some(device) = gpu() else { return };
+    let every_bf16 = Tensor::arange(1 << 16, (Kind::Int, Device::Cpu))
+        .to_kind(Kind::Int16)
+        .view_dtype(Kind::BFloat16)
+        .view([256, 256]);
+    let random = |rows, cols| Tensor::randn([rows, cols], (Kind::Float, Device::Cpu)) * 100.0;
+    let matrices = [every_bf16.shallow_clone(), every_bf16.to_kind(Kind::Float)]
+        .into_iter()
+        .chain([(1, 1), (3, 5), (64, 64), (130, 70), (1000, 784)].map(|(r, c)| random(r, c)));
+    for x in matrices {
+        for format in [Format::E4M3, Format::E5M2] {
+            let given = Tensor::from_slice(&[3.25f32]);
+            let given_there = given.to_device(device);
+            for (here, there) in [
+                (Factor::Tensor, Factor::Tensor),
+                (Factor::Row, Factor::Row),
+                (Factor::Given(&given), Factor::Given(&given_there)),
+            ] {
+                let expected = fp8::cast(&x, format, here, true).unwrap();
+                let found = fp8::cast(&x.to_device(device), format, there, true).unwrap();
+                assert_same(&found, &expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn fp8_products_equal_their_emulation() {
+    let Some(device) = gpu() else { return };
+    if let Some(refusal) = fp8::refusal(device) {
+        return skip(&refusal.to_string());
+    }
+    let random = |rows, cols| Tensor::randn([rows, cols], (Kind::Float, Device::Cpu));
+    let (x, w) = (random(96, 128).to_kind(Kind::BFloat16), random(64, 128).to_kind(Kind::BFloat16));
+    for factor in [Factor::Tensor, Factor::Row] {
+        let product = |device: Device| {
+            let cast = |x: &Tensor| {
+                fp8::cast(&x.to_device(device), Format::E4M3, factor, false).unwrap().straight
+            };
+            fp8::product(&cast(&x), &cast(&w), None, Kind::BFloat16, true).unwrap()
+        };
+        let (found, expected) = (product(device).to_device(Device::Cpu), product(Device::Cpu));
+        let error = (&found - &expected).to_kind(Kind::Double).norm()
+            / expected.to_kind(Kind::Double).norm();
+        assert!(f64::try_from(error).unwrap() < 4e-3);
+    }
+}
+
+/// The three forms of a weight, as owned tensors.
+fn forms(exact: &Tensor) -> [Vec<Tensor>; 3] {
+    let (high, low) = split_tensor(exact).expect("a dense tensor");
+    [vec![exact.copy()], vec![exact.copy(), exact.to_kind(Kind::BFloat16)], vec![low, high]]
+}
+
+fn weight(tensors: &mut [Tensor]) -> Weight<'_> {
+    match tensors {
+        [weight] => Weight::Single(weight),
+        [other, weight] => match other.kind() {
+            Kind::Float => Weight::Master { master: other, weight },
+            _ => Weight::Split { weight, low: other },
+        },
+        _ => unreachable!("a weight has one tensor or two"),
+    }
+}
+
+fn to(device: Device, tensors: &[Tensor]) -> Vec<Tensor> {
+    // A copy even where it is there already.
+    tensors.iter().map(|tensor| tensor.to_device(device).copy()).collect()
+}
+
+fn random_of(shape: &[i64], kind: Kind) -> Tensor {
+    Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind)
+}
+
+#[test]
+fn adamw_has_the_bits_of_the_cpu() {
+    let Some(device) = gpu() else { return };
+    let scalars = adamw::Scalars {
+        grad_scale: 0.5,
+        one_minus_beta1: 0.1,
+        beta2: 0.98,
+        one_minus_beta2: 0.02,
+        inverse_sqrt_correction2: 3.0,
+        eps: 1e-6,
+        keep: 0.999,
+        step_size: 1e-2,
+        cautious: false,
+    };
+    // More tensors than one launch takes, of sizes that are whole and not; and odd beginnings.
+    let sizes = [1, 7, 8, 100, 8192, 8193, 70_000];
+    let mut sets = Vec::new();
+    for (index, size) in sizes.iter().cycle().take(70).enumerate() {
+        let grad_kind = if index % 2 == 0 { Kind::Float } else { Kind::BFloat16 };
+        let grad = random_of(&[*size], grad_kind);
+        let moments = [random_of(&[*size], Kind::Float), random_of(&[*size], Kind::Float).abs()];
+        let exact = random_of(&[*size], Kind::Float);
+        sets.push((grad, moments, forms(&exact)[index % 3].iter().map(Tensor::copy).collect()));
+    }
+    let run = |device: Device| -> Vec<Tensor> {
+        let mut made: Vec<Vec<Tensor>> = sets
+            .iter()
+            .map(|(grad, moments, weight): &(Tensor, [Tensor; 2], Vec<Tensor>)| {
+                let all = [grad, &moments[0], &moments[1]].into_iter().chain(weight);
+                to(device, &all.map(Tensor::shallow_clone).collect::<Vec<_>>())
+            })
+            .collect();
+        let jobs = made.iter_mut().enumerate().map(|(index, tensors)| {
+            let [grad, moment1, moment2, rest @ ..] = &mut tensors[..] else { unreachable!() };
+            let scalars = adamw::Scalars { cautious: index % 4 == 0, ..scalars };
+            adamw::Job { scalars, grad, moment1, moment2, weight: weight(rest) }
+        });
+        adamw::step(jobs.collect()).unwrap();
+        made.into_iter().flatten().map(|tensor| tensor.to_device(Device::Cpu)).collect()
+    };
+    for (index, (found, expected)) in run(device).iter().zip(&run(Device::Cpu)).enumerate() {
+        assert!(found.equal(expected), "tensor {index}");
+    }
+}
+
+#[test]
+fn muon_s_passes_equal_those_of_the_cpu() {
+    let Some(device) = gpu() else { return };
+    let close = |found: &Tensor, expected: &Tensor, what: &str| {
+        let [found, expected] =
+            [found, expected].map(|x| x.to_device(Device::Cpu).to_kind(Kind::Double));
+        let error = (found - &expected).norm() / expected.norm();
+        let error = f64::try_from(error).unwrap();
+        assert!(error < 1e-3, "{what}: {error}");
+    };
+    for (rows, cols) in [(1, 1), (5, 7), (64, 64), (72, 136), (136, 72), (768, 3072), (3072, 768)] {
+        for (grad_kind, kind) in [(Kind::Float, Kind::Float), (Kind::BFloat16, Kind::BFloat16)] {
+            let grad = random_of(&[rows, cols], grad_kind);
+            let momentum = random_of(&[rows, cols], Kind::Float);
+            let blend = muon::Blend {
+                one_minus_momentum: 0.05,
+                nesterov: true,
+                grad_scale: 0.5,
+                norm_factor: 1.01,
+            };
+            let (low, high) = (rows.min(cols), rows.max(cols));
+            let run = |device: Device| {
+                let (grad, mut m) = (grad.to_device(device), momentum.to_device(device).copy());
+                let mut x = Tensor::zeros([low, high], (kind, device));
+                muon::gather(&blend, &grad, &mut m, &mut x).unwrap();
+                let sums = [false, true].map(|cols| muon::sums_of_squares(&x, cols).unwrap());
+                (m, x, sums)
+            };
+            let (found, expected) = (run(device), run(Device::Cpu));
+            close(&found.0, &expected.0, "momentum");
+            close(&found.1, &expected.1, "update");
+            for (found, expected) in found.2.iter().zip(&expected.2) {
+                close(&Tensor::from_slice(found), &Tensor::from_slice(expected), "sums");
+            }
+            let row: Vec<f32> = (0..rows).map(|i| 1.0 + (i % 5) as f32 * 0.1).collect();
+            let col: Vec<f32> = (0..cols).map(|i| 1.0 - (i % 3) as f32 * 0.2).collect();
+            for (form, cautious) in [(0, false), (1, true), (2, true)] {
+                let exact = random_of(&[rows, cols], Kind::Float);
+                let numbers = muon::Move { row: &row, col: &col, step: 0.1, keep: 0.9, cautious };
+                let run = |device: Device| {
+                    let mut tensors = to(device, &forms(&exact)[form]);
+                    let o = expected.1.to_device(device);
+                    muon::apply(&numbers, &o, weight(&mut tensors)).unwrap();
+                    tensors
+                };
+                for (found, expected) in run(device).iter().zip(&run(Device::Cpu)) {
+                    assert!(found.to_device(Device::Cpu).equal(expected), "form {form}");
+                }
+            }
+        }
+    }
+}
