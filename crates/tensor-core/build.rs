@@ -5,7 +5,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SHIM_SOURCES: [&str; 5] = [
+const SHIM_SOURCES: &[&str] = &[
     "csrc/cpu_allocator.cpp",
     "csrc/custom_function.cpp",
     "csrc/library.cpp",

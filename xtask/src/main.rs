@@ -8,6 +8,7 @@ mod console;
 mod corpus;
 mod error;
 mod fetch;
+mod kernels;
 mod program;
 mod setup;
 mod test;
@@ -35,6 +36,7 @@ enum Task {
     Train(train::Args),
     Test(test::Args),
     BenchMatrix(Box<bench_matrix::Args>),
+    Kernels(kernels::Args),
 }
 
 fn main() -> ExitCode {
@@ -55,5 +57,6 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Train(args) => train::run(&checkout, &args),
         Task::Test(args) => test::run(&checkout, &args),
         Task::BenchMatrix(args) => bench_matrix::run(&checkout, &args),
+        Task::Kernels(args) => kernels::run(&checkout, &args),
     }
 }

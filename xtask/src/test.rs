@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::checkout::{Checkout, shown};
 use crate::error::{Error, Result};
 use crate::program::{self, With};
-use crate::{console, corpus, setup, train};
+use crate::{console, corpus, kernels, setup, train};
 
 /// Run all checks and tests, the cheapest first, and stop at the first that fails
 #[derive(clap::Args)]
@@ -60,13 +60,14 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
 
 enum Step {
     Cargo { name: &'static str, arguments: &'static str },
+    Kernels,
     ShortRun { preset: &'static str },
 }
 
 fn steps(fast: bool) -> Vec<Step> {
     let cargo = CARGO_STEPS.iter().map(|&(name, arguments)| Step::Cargo { name, arguments });
     let runs = PRESETS.iter().map(|&preset| Step::ShortRun { preset });
-    cargo.chain(runs.filter(|_| !fast)).collect()
+    cargo.chain([Step::Kernels]).chain(runs.filter(|_| !fast)).collect()
 }
 
 impl Step {
@@ -78,6 +79,7 @@ impl Step {
         let started = Instant::now();
         let result = match self {
             Step::Cargo { arguments, .. } => run_cargo(cargo_command(checkout, arguments)),
+            Step::Kernels => kernels::check(checkout),
             Step::ShortRun { preset } => short_run(checkout, preset),
         };
         let took = console::seconds(started.elapsed());
@@ -94,6 +96,7 @@ impl Step {
     fn name(&self) -> String {
         match self {
             Step::Cargo { name, .. } => (*name).to_owned(),
+            Step::Kernels => "CUDA kernels".to_owned(),
             Step::ShortRun { preset } => format!("20 steps of {preset}"),
         }
     }
@@ -102,6 +105,7 @@ impl Step {
     fn by_hand(&self, checkout: &Checkout) -> String {
         match self {
             Step::Cargo { arguments, .. } => shown(&cargo_command(checkout, arguments)),
+            Step::Kernels => "cargo xtask kernels".to_owned(),
             Step::ShortRun { preset } => {
                 format!("cargo xtask train --preset {preset} {SHORT_RUN}")
             }
@@ -222,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_fast_test_trains_nothing() {
-        assert_eq!(steps(true).len(), CARGO_STEPS.len());
-        assert_eq!(steps(false).len(), CARGO_STEPS.len() + PRESETS.len());
+        assert_eq!(steps(true).len(), CARGO_STEPS.len() + 1);
+        assert_eq!(steps(false).len(), CARGO_STEPS.len() + 1 + PRESETS.len());
     }
 }

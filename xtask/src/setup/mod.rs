@@ -82,3 +82,8 @@ fn fetched(cuda: bool) -> Result<Libtorch> {
     let torch = fs::canonicalize(&torch).unwrap_or(torch);
     Ok(Libtorch { torch, origin: "fetched once for all checkouts" })
 }
+
+/// The folder of NVRTC, which compiles kernels and needs no GPU; fetches it where it is missing.
+pub(crate) fn nvrtc() -> Result<PathBuf> {
+    wheels::fetch_nvrtc(&Cache::of_user()?)
+}

@@ -15,8 +15,9 @@ use crate::fetch::{self, Archive, Registry};
 /// The folder of the cache that the wheels are unpacked into.
 const FOLDER: &str = "libtorch-2.11.0";
 
-/// libtorch for both CPU and CUDA, and the two libraries without which it does not even load.
-const CPU: [Archive; 3] = [
+/// libtorch for both CPU and CUDA, the two libraries without which it does not even load, and
+/// the headers that, beside the runtime's, a C++ file on CUDA's side of libtorch includes.
+const CPU: [Archive; 4] = [
     wheel(
         "torch",
         "2.11.0",
@@ -35,7 +36,21 @@ const CPU: [Archive; 3] = [
         10_715_597,
         "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
     ),
+    wheel(
+        "nvidia-cuda-crt",
+        "13.0.88",
+        134_086,
+        "2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4",
+    ),
 ];
+
+/// The compiler of the kernels.
+const NVRTC: Archive = wheel(
+    "nvidia-cuda-nvrtc",
+    "13.0.88",
+    90_215_200,
+    "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
+);
 
 /// What else `libtorch_cuda.so` needs to load: the versions that torch 2.11.0's metadata names,
 /// those of cuda-toolkit 13.0.2 and five of its own.
@@ -46,12 +61,7 @@ const CUDA: [Archive; 13] = [
         423_133_236,
         "ee8722c1f0145ab246bccb9e452153b5e0515fd094c3678df50b2a0888b8b171",
     ),
-    wheel(
-        "nvidia-cuda-nvrtc",
-        "13.0.88",
-        90_215_200,
-        "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
-    ),
+    NVRTC,
     wheel(
         "nvidia-cufft",
         "12.0.0.61",
@@ -131,19 +141,29 @@ const fn wheel(
 
 /// The `torch` folder of the fetched libtorch; fetches what is missing or damaged.
 pub(crate) fn fetch(cache: &Cache, cuda: bool) -> Result<PathBuf> {
+    let also = if cuda { CUDA.as_slice() } else { &[] };
+    Ok(fetch_all(cache, &CPU.iter().chain(also).collect::<Vec<_>>())?.join("torch"))
+}
+
+/// The folder of NVRTC's libraries; fetches them if they are missing or damaged.
+pub(crate) fn fetch_nvrtc(cache: &Cache) -> Result<PathBuf> {
+    Ok(fetch_all(cache, &[&NVRTC])?.join("nvidia/cu13/lib"))
+}
+
+/// The folder that all wheels are unpacked into, `wheels` among them.
+fn fetch_all(cache: &Cache, wheels: &[&Archive]) -> Result<PathBuf> {
     if OS != "linux" || ARCH != "x86_64" {
         return Err(Error::NoPackageForMachine { os: OS, arch: ARCH });
     }
     let root = cache.path(FOLDER);
-    let wheels = || CPU.iter().chain(if cuda { CUDA.as_slice() } else { &[] });
-    if !wheels().all(|wheel| is_installed(wheel, &root)) {
+    if !wheels.iter().all(|wheel| is_installed(wheel, &root)) {
         let lock = cache.lock()?;
         // Looked at again: another command may have fetched it while this one waited.
-        for wheel in wheels().filter(|wheel| !is_installed(wheel, &root)) {
+        for wheel in wheels.iter().filter(|wheel| !is_installed(wheel, &root)) {
             install(wheel, &root, cache, &lock)?;
         }
     }
-    Ok(root.join("torch"))
+    Ok(root)
 }
 
 fn manifest_path(wheel: &Archive, root: &Path) -> PathBuf {
