@@ -13,11 +13,21 @@ pub struct Preset {
 }
 
 /// Every preset; `baseline`, which holds all keys with their defaults, is the first.
-pub const PRESETS: [Preset; 4] = [
+pub const PRESETS: [Preset; 14] = [
     Preset { name: "baseline", toml: include_str!("../presets/baseline.toml") },
+    Preset { name: "bf16", toml: include_str!("../presets/bf16.toml") },
+    Preset { name: "fused", toml: include_str!("../presets/fused.toml") },
+    Preset { name: "flash", toml: include_str!("../presets/flash.toml") },
+    Preset { name: "qk-norm", toml: include_str!("../presets/qk-norm.toml") },
+    Preset { name: "yarn", toml: include_str!("../presets/yarn.toml") },
+    Preset { name: "sparse-logits", toml: include_str!("../presets/sparse-logits.toml") },
+    Preset { name: "packed", toml: include_str!("../presets/packed.toml") },
+    Preset { name: "async-data", toml: include_str!("../presets/async-data.toml") },
     Preset { name: "muon", toml: include_str!("../presets/muon.toml") },
     Preset { name: "normuon", toml: include_str!("../presets/normuon.toml") },
+    Preset { name: "low-memory", toml: include_str!("../presets/low-memory.toml") },
     Preset { name: "recommended", toml: include_str!("../presets/recommended.toml") },
+    Preset { name: "fastest", toml: include_str!("../presets/fastest.toml") },
 ];
 
 /// The preset that holds every key.

@@ -124,9 +124,8 @@ mod tests {
     #[test]
     fn a_run_s_files_are_read() {
         let line = |loss: &str, time: f64| {
-            format!(
-                "{{\"step\":1,\"loss\":{loss},\"tokens\":200,\"step_time_s\":{time},\"time_s\":9}}\n"
-            )
+            let times = format!("\"step_time_s\":{time},\"time_s\":9");
+            format!("{{\"loss\":{loss},\"tokens\":200,{times}}}\n")
         };
         let metrics = line("9.5", 1.0) + &line("null", 0.5) + &line("8.5", 0.25);
         let measurement = read(&metrics).unwrap();

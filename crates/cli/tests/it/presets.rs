@@ -1,8 +1,47 @@
-//! `bert4rs presets` and `bert4rs doctor`.
+//! The presets: `bert4rs presets`, and each of them in training. And `bert4rs doctor`.
 
-use bert4rs_train::metrics::Summary;
+use bert4rs_train::metrics::{StepRecord, Summary};
+use bert4rs_train::presets::PRESETS;
 
 use crate::support::Sandbox;
+
+/// Presets whose model or updates are others than the baseline's.
+const OTHERS: [&str; 5] = ["qk-norm", "yarn", "muon", "normuon", "recommended"];
+
+/// Trains every preset of a family for a few steps. Those that promise the baseline's model must
+/// have its losses, and all must see its data.
+fn check_presets(family: &str) {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    let mut expected: Option<(Vec<f64>, Option<String>)> = None;
+    for preset in PRESETS.map(|preset| preset.name) {
+        let steps = ["--max-steps", "3", "--set", "train.eval_sequences=0"];
+        let run = ["--model", family, "--preset", preset, "--out", preset];
+        sandbox.train(&[&run, &steps[..]].concat()).succeeds();
+        let read = |name: &str| std::fs::read_to_string(sandbox.path(preset).join(name)).unwrap();
+        let records: Vec<StepRecord> =
+            read("metrics.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let losses: Vec<f64> = records.iter().map(|record| record.loss).collect();
+        let summary: Summary = serde_json::from_str(&read("summary.json")).unwrap();
+        let (baseline, seen) =
+            expected.get_or_insert_with(|| (losses.clone(), summary.data_fingerprint.clone()));
+        assert_eq!(*seen, summary.data_fingerprint, "{family} {preset}: other data");
+        assert!(seen.is_some(), "{family}: no fingerprint");
+        for (loss, baseline) in losses.iter().zip(baseline) {
+            let apart = (loss - *baseline).abs() / *baseline;
+            assert!(loss.is_finite(), "{family} {preset}: {losses:?}");
+            assert!(
+                apart < 0.01 || OTHERS.contains(&preset),
+                "{family} {preset}: loss {loss} instead of {baseline}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_preset_trains_a_bert() {
+    check_presets("bert");
+}
 
 #[test]
 fn presets_are_listed_and_shown_in_full() {
