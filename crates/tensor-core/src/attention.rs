@@ -29,6 +29,9 @@ pub struct Options {
 
 impl Options {
     /// Refuses what the implementation can't do.
+    ///
+    /// # Errors
+    /// The choice, why it can't be had, and what to choose instead.
     pub fn check(&self) -> Result<()> {
         if self.implementation == Implementation::Fused && self.dropout > 0.0 {
             return Err(Error::Unsupported {
@@ -78,6 +81,9 @@ pub enum Tier {
 }
 
 /// The kernel that [`attend`] takes for such inputs, with [`Implementation::Fused`].
+///
+/// # Errors
+/// Inputs that [`attend`] refuses, or for which libtorch has no kernel.
 pub fn tier(q_bhtd: &Tensor, k_bgsd: &Tensor, v_bgsd: &Tensor, scores: &Scores) -> Result<Tier> {
     let (mask, causal) = scores.visible.for_kernel(q_bhtd, k_bgsd)?;
     let grouped = is_grouped(q_bhtd, k_bgsd)?;
@@ -105,6 +111,9 @@ pub fn tier(q_bhtd: &Tensor, k_bgsd: &Tensor, v_bgsd: &Tensor, scores: &Scores) 
 }
 
 /// [`attend`] with scores scaled by `1 / √d` and an optional mask.
+///
+/// # Errors
+/// As [`attend`].
 pub fn attention(
     q_bhtd: &Tensor,
     k_bgsd: &Tensor,

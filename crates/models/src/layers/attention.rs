@@ -153,6 +153,9 @@ pub struct MultiHeadAttention {
 
 impl MultiHeadAttention {
     /// Makes its parameters at `paths`.
+    ///
+    /// # Errors
+    /// A name that the store has already, and what libtorch throws.
     pub fn new(paths: &MultiHeadPaths, config: &MultiHeadConfig) -> Result<Self> {
         let MultiHeadConfig { hidden, heads, kv_heads, head_size, biased, init, .. } = *config;
         let (q, kv) = (heads * head_size, kv_heads * head_size);
@@ -183,6 +186,9 @@ impl MultiHeadAttention {
     }
 
     /// Queries, keys and values all from `x_btd`: `[b, t, d]` to `[b, t, d]`.
+    ///
+    /// # Errors
+    /// What the implementation of attention can't do, and what libtorch throws there.
     pub fn forward(&self, x_btd: &Tensor, input: AttentionInput) -> Result<Tensor> {
         let (mut q_bhte, mut k_bgte, mut v_bgte) = match &self.projections {
             Projections::Separate { query, key, value } => (
@@ -214,6 +220,9 @@ impl MultiHeadAttention {
 
     /// Queries from `x_btd`, keys and values from `memory_bsd`: `[b, t, d]` to `[b, t, d]`. A
     /// cache keeps the memory's keys and values, which are then computed once.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); one joint map for queries, keys and values.
     pub fn cross(
         &self,
         x_btd: &Tensor,
