@@ -28,6 +28,7 @@ pub(crate) trait Lanes: Copy {
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
+    fn div(self, other: Self) -> Self;
     /// `self · factor + term`, rounded once or twice.
     fn mul_add(self, factor: Self, term: Self) -> Self;
     /// The greater; `other` where either is NaN.
@@ -77,6 +78,15 @@ pub(crate) fn exp<V: Lanes>(x: V) -> V {
     let power = p.mul(rest).mul_add(rest, rest).add(V::splat(1.0));
     let scaled = V::splat(0.0).select(x.below(least), power.scale_by(shifted));
     x.select(x.is_nan(), scaled)
+}
+
+/// `tanh x`, to 1e-7 absolutely; NaN for NaN.
+#[inline(always)]
+pub(crate) fn tanh<V: Lanes>(x: V) -> V {
+    // 1 - 2 / (1 + e^2x), which needs no other case for large |x|.
+    let one = V::splat(1.0);
+    let power = exp(x.add(x));
+    one.sub(V::splat(2.0).div(one.add(power)))
 }
 
 /// Lanes of any processor: loops that the compiler may turn into its vectors.
@@ -143,6 +153,10 @@ impl Lanes for Portable {
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
         self.with(other, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        self.with(other, |a, b| a / b)
     }
     #[inline(always)]
     fn mul_add(self, factor: Self, term: Self) -> Self {
@@ -264,6 +278,11 @@ pub(crate) mod avx512 {
         fn mul(self, other: Self) -> Self {
             // SAFETY: see above.
             Self(unsafe { _mm512_mul_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        fn div(self, other: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_div_ps(self.0, other.0) })
         }
         #[inline(always)]
         fn mul_add(self, factor: Self, term: Self) -> Self {

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`adamw`] | AdamW in one pass: moments, master weight and working weight |
 //! | [`attention`] | attention and its backward pass, block by block |
+//! | [`cross_entropy`] | the output layer and its loss, without holding all logits |
 //! | [`cuda`] | the kernels on NVIDIA GPUs |
 //! | [`fp8`] | numbers of 8 bits: casts, products, a linear map |
 //! | [`gemm`] | stacked matrix products, symmetric ones at half the cost |
@@ -21,6 +22,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod cross_entropy;
 pub mod cuda;
 pub mod fp8;
 pub mod gemm;

@@ -41,7 +41,8 @@ pub mod stream;
 
 pub use error::{Error, Result};
 pub use tch::{
-    Device, IndexOp, Kind, Reduction, Tensor, get_num_threads, no_grad_guard, set_num_threads,
+    Device, IndexOp, Kind, Reduction, TchError, Tensor, get_num_threads, no_grad_guard,
+    set_num_threads,
 };
 
 /// Runs `body` without recording gradients.

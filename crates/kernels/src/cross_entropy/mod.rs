@@ -1,0 +1,223 @@
+//! The output layer and its cross-entropy as one function, which never holds all logits.
+//!
+//! Rows go through in chunks. Of a chunk, logits are computed and turned in place into their
+//! gradients, from which those of hidden states, weight and bias follow at once; the backward
+//! pass only scales them. Memory does not grow with the number of rows times the vocabulary.
+//!
+//! With logits `x` of a row (after the soft cap, if any), `L = log Σ exp x`, label `y`, smoothing
+//! `ε` over `v` classes, weight `z` of the squared logarithm, and `n` rows that count:
+//!
+//! ```text
+//! loss = 1/n Σ (1-ε) (L - x_y) + ε (L - mean x) + z L²
+//! ∂loss/∂x_j = 1/n (softmax_j (1 + 2 z L) - (1-ε) [j = y] - ε/v)
+//! ```
+//!
+//! Axes: `n` rows, `d` features, `v` classes.
+
+mod sweep;
+
+use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
+use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
+
+/// Logits that are held at once, at most; one row always is.
+const LOGITS: i64 = 1 << 25;
+
+/// What is added to cross-entropy, and done to logits.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Options {
+    /// Probability `ε` that the target spreads over all classes.
+    pub label_smoothing: f64,
+    /// Weight of `(log Σ exp logits)²`.
+    pub z_loss: f64,
+    /// Logits `x` become `cap · tanh(x / cap)`.
+    pub soft_cap: Option<f64>,
+    /// The label of rows that don't count.
+    pub ignored: i64,
+}
+
+/// The output layer: logits are `hidden weightᵀ + bias`.
+#[derive(Debug, Clone, Copy)]
+pub struct Output<'a> {
+    /// `[v, d]`
+    pub weight: &'a Tensor,
+    /// `[v]`
+    pub bias: Option<&'a Tensor>,
+}
+
+/// Mean loss over the rows that count, a scalar in FP32 (FP64 for FP64 inputs).
+///
+/// `hidden_nd` and the output layer share a float dtype; `labels_n` is I64. Statistics are FP32,
+/// logits and their gradients of the inputs' dtype.
+///
+/// # Errors
+/// Shapes and dtypes that don't fit; a label that is no class, on the CPU.
+pub fn linear_cross_entropy(
+    hidden_nd: &Tensor,
+    output: Output,
+    labels_n: &Tensor,
+    options: &Options,
+) -> Result<Tensor> {
+    linear_cross_entropy_in(hidden_nd, output, labels_n, options, LOGITS)
+}
+
+/// [`linear_cross_entropy`] with another limit on the logits held.
+fn linear_cross_entropy_in(
+    hidden_nd: &Tensor,
+    output: Output,
+    labels_n: &Tensor,
+    options: &Options,
+    limit: i64,
+) -> Result<Tensor> {
+    check(hidden_nd, output, labels_n)?;
+    let mut inputs = vec![hidden_nd, output.weight];
+    inputs.extend(output.bias);
+    // Inside a block without gradients a view of a parameter asks for none.
+    let wanted = inputs.iter().any(|input| input.view_as(input).requires_grad());
+    let (rows, classes) = (hidden_nd.size()[0], output.weight.size()[0]);
+    let function = LinearCrossEntropy {
+        labels: labels_n.shallow_clone(),
+        options: *options,
+        rows_at_once: (limit / classes).clamp(1, rows.max(1)),
+        wanted,
+    };
+    let outputs = autograd::apply(function, &inputs)?;
+    let missing = || Error::Torch { op: "cross-entropy".into(), message: "no result".into() };
+    outputs.into_iter().next().ok_or_else(missing)
+}
+
+fn check(hidden: &Tensor, output: Output, labels: &Tensor) -> Result<()> {
+    let op = "cross-entropy of an output layer";
+    let refuse = |tensor, found: &Tensor, expected: String| {
+        Err(Error::Shape { op, tensor, found: found.size(), expected })
+    };
+    let [n, d] = hidden.size()[..] else { return refuse("hidden", hidden, "[n, d]".into()) };
+    let v = match output.weight.size()[..] {
+        [v, features] if features == d && v > 0 => v,
+        _ => return refuse("weight", output.weight, format!("[classes, {d}]")),
+    };
+    if labels.size() != [n] || labels.kind() != Kind::Int64 {
+        return refuse("labels", labels, format!("[{n}] of Int64"));
+    }
+    match output.bias {
+        Some(bias) if bias.size() != [v] => refuse("bias", bias, format!("[{v}]")),
+        _ => Ok(()),
+    }
+}
+
+struct LinearCrossEntropy {
+    labels: Tensor,
+    options: Options,
+    rows_at_once: i64,
+    /// Whether a gradient will be asked for.
+    wanted: bool,
+}
+
+impl Function for LinearCrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross-entropy of an output layer"
+    }
+
+    fn forward(&mut self, inputs: &[&Tensor], ctx: &mut ForwardContext) -> Result<Vec<Tensor>> {
+        let op = self.name();
+        let (hidden, weight, bias) = (inputs[0], inputs[1], inputs.get(2).copied());
+        let counted = self.labels.f_ne(self.options.ignored).during(op)?;
+        let count = counted.f_sum(Kind::Int64).during(op)?;
+        let mut gradients = Gradients::default();
+        let mut losses = Vec::new();
+        let rows = hidden.size()[0];
+        for first in (0..rows).step_by(self.rows_at_once as usize) {
+            let length = self.rows_at_once.min(rows - first);
+            let hidden = hidden.narrow(0, first, length);
+            let labels = self.labels.narrow(0, first, length);
+            let mut logits = hidden.f_linear(weight, bias).during(op)?;
+            let loss = sweep::sweep(&mut logits, &labels, &count, &self.options, self.wanted)?;
+            losses.push(loss);
+            if self.wanted {
+                gradients.add(&logits, &hidden, weight, bias.is_some()).during(op)?;
+            }
+        }
+        if self.wanted {
+            gradients.finish(hidden).during(op)?.iter().for_each(|grad| ctx.save(grad));
+        }
+        let exact = if hidden.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let loss = match losses.is_empty() {
+            true => Tensor::f_full([0i64; 0], f64::NAN, (exact, hidden.device())).during(op)?,
+            false => Tensor::f_stack(&losses, 0).during(op)?.f_sum(exact).during(op)?,
+        };
+        Ok(vec![loss])
+    }
+
+    fn backward(
+        &self,
+        ctx: &BackwardContext,
+        grads: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let Some(grad) = &grads[0] else { return Ok(ctx.saved().iter().map(|_| None).collect()) };
+        let one = grad.device() == Device::Cpu && grad.f_double_value(&[]).during("a loss")? == 1.0;
+        let scaled = |saved: &Tensor| {
+            if one { Ok(saved.shallow_clone()) } else { saved.f_mul(&grad.to_kind(saved.kind())) }
+        };
+        ctx.saved().iter().map(|saved| scaled(saved).map(Some).during(self.name())).collect()
+    }
+}
+
+/// Sums over chunks, for a loss whose own gradient is 1.
+#[derive(Default)]
+struct Gradients {
+    hidden: Vec<Tensor>,
+    weight: Option<Tensor>,
+    bias: Option<Tensor>,
+}
+
+type TchResult<T> = std::result::Result<T, bert4rs_tensor_core::TchError>;
+
+impl Gradients {
+    /// Adds the part of a chunk's logits, of which this is the gradient.
+    fn add(
+        &mut self,
+        grad_nv: &Tensor,
+        hidden_nd: &Tensor,
+        weight: &Tensor,
+        biased: bool,
+    ) -> TchResult<()> {
+        self.hidden.push(grad_nv.f_matmul(weight)?);
+        let part_vd = grad_nv.f_tr()?.f_matmul(hidden_nd)?;
+        self.weight = Some(added(self.weight.take(), part_vd)?);
+        if biased {
+            let part_v = grad_nv.f_sum_dim_intlist([0i64].as_slice(), false, exact(grad_nv))?;
+            self.bias = Some(added(self.bias.take(), part_v)?);
+        }
+        Ok(())
+    }
+
+    /// Of hidden states, weight, and bias if any, in the inputs' dtype.
+    fn finish(mut self, hidden: &Tensor) -> TchResult<Vec<Tensor>> {
+        let of_hidden = match self.hidden.len() {
+            0 => hidden.f_zeros_like()?,
+            1 => self.hidden.swap_remove(0),
+            _ => Tensor::f_cat(&self.hidden, 0)?,
+        };
+        let sums = [Some(of_hidden), self.weight, self.bias].into_iter().flatten();
+        sums.map(|sum| sum.f_to_kind(hidden.kind())).collect()
+    }
+}
+
+/// FP32, or FP64 for FP64.
+fn exact(x: &Tensor) -> Kind {
+    if x.kind() == Kind::Double { Kind::Double } else { Kind::Float }
+}
+
+/// The first part as it is; later ones are added to it in FP32, in which small ones are not lost.
+fn added(sum: Option<Tensor>, part: Tensor) -> TchResult<Tensor> {
+    match sum {
+        None => Ok(part),
+        Some(sum) => {
+            let mut sum = sum.f_to_kind(exact(&part))?;
+            sum.f_add_(&part)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! Softmax statistics of rows of logits, and their gradients in place.
+
+#![expect(unsafe_code, reason = "rows of one tensor written by many, and calls by instruction set")]
+
+use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor, parallel};
+use half::bf16;
+
+use super::Options;
+use crate::isa::Isa;
+use crate::lanes::{LANES, Lanes, exp, tanh, vectorized};
+use crate::number::Number;
+use crate::slices::{self, Shared};
+
+/// The part of the loss of `logits`, `[n, v]`, a scalar; `count` rows count in all. If `wanted`,
+/// the gradient of the loss takes the place of the logits.
+pub(super) fn sweep(
+    logits: &mut Tensor,
+    labels: &Tensor,
+    count: &Tensor,
+    options: &Options,
+    wanted: bool,
+) -> Result<Tensor> {
+    match (logits.device(), logits.kind()) {
+        (Device::Cpu, Kind::BFloat16) => own::<bf16>(logits, labels, count, options, wanted),
+        (Device::Cpu, Kind::Float) => own::<f32>(logits, labels, count, options, wanted),
+        _ => by_libtorch(logits, labels, count, options, wanted),
+    }
+}
+
+/// What all rows of a call share.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    smoothing: f32,
+    z_loss: f32,
+    cap: Option<f32>,
+    /// `1 / n` of the rows that count.
+    share: f32,
+    wanted: bool,
+}
+
+fn own<T: Number>(
+    logits: &mut Tensor,
+    labels: &Tensor,
+    count: &Tensor,
+    options: &Options,
+    wanted: bool,
+) -> Result<Tensor> {
+    let op = "cross-entropy";
+    let classes = logits.size()[1] as usize;
+    let labels = labels.contiguous();
+    let labels: &[i64] = slices::read(&labels, "labels")?;
+    let label_of = |&label: &i64| match usize::try_from(label) {
+        _ if label == options.ignored => Ok(None),
+        Ok(label) if label < classes => Ok(Some(label)),
+        _ => Err(Error::Unsupported {
+            what: format!("the label {label}"),
+            reason: format!("classes are 0 to {}", classes - 1),
+        }),
+    };
+    let labels: Vec<Option<usize>> = labels.iter().map(label_of).collect::<Result<_>>()?;
+    let count = count.f_int64_value(&[]).during(op)?;
+    let shape = Shape {
+        smoothing: options.label_smoothing as f32,
+        z_loss: options.z_loss as f32,
+        cap: options.soft_cap.map(|cap| cap as f32),
+        share: 1.0 / count as f32,
+        wanted,
+    };
+    let mut losses = vec![0f32; labels.len()];
+    let isa = Isa::fastest();
+    let (rows, sums) =
+        (Shared::new(slices::write::<T>(logits, "logits")?), Shared::new(&mut losses));
+    parallel::for_each(labels.len(), |row| {
+        // SAFETY: a row and its loss are one task's alone.
+        let (logits, loss) = unsafe { (rows.part(row * classes, classes), sums.part(row, 1)) };
+        loss[0] = match labels[row] {
+            Some(label) => row_on::<T>(isa, logits, label, shape),
+            None => {
+                logits.fill(T::round(0.0));
+                0.0
+            }
+        };
+    });
+    let sum: f64 = losses.iter().map(|&loss| f64::from(loss)).sum();
+    Ok(Tensor::from((sum / count as f64) as f32))
+}
+
+vectorized! {
+    /// [`row`] on `isa`.
+    fn row_on[T: Number][T](logits: &mut [T], label: usize, shape: Shape) -> f32 = row
+}
+
+/// The loss of a row; its gradient takes the place of the logits if wanted.
+#[inline(always)]
+fn row<V: Lanes, T: Number>(logits: &mut [T], label: usize, shape: Shape) -> f32 {
+    let hidden = f32::NEG_INFINITY;
+    let mut greatest = V::splat(hidden);
+    for logits in logits.chunks(LANES) {
+        greatest = score::<V, T>(logits, shape.cap, hidden).max(greatest);
+    }
+    let greatest = greatest.greatest();
+    let (mut sum, mut total) = (V::splat(0.0), V::splat(0.0));
+    for logits in logits.chunks(LANES) {
+        let score = score::<V, T>(logits, shape.cap, hidden);
+        sum = sum.add(exp(score.sub(V::splat(greatest))));
+        if shape.smoothing > 0.0 {
+            total = total.add(score::<V, T>(logits, shape.cap, 0.0));
+        }
+    }
+    let log_sum = greatest + sum.sum().ln();
+    let mut padded = [0.0; LANES];
+    capped(V::splat(logits[label].widen()), shape.cap).store(&mut padded);
+    let mean = total.sum() / logits.len() as f32;
+    let loss = (1.0 - shape.smoothing) * (log_sum - padded[0])
+        + shape.smoothing * (log_sum - mean)
+        + shape.z_loss * log_sum * log_sum;
+    if shape.wanted {
+        gradients::<V, T>(logits, label, log_sum, shape);
+    }
+    loss
+}
+
+#[inline(always)]
+fn gradients<V: Lanes, T: Number>(logits: &mut [T], label: usize, log_sum: f32, shape: Shape) {
+    let factor = V::splat(shape.share * (1.0 + 2.0 * shape.z_loss * log_sum));
+    let spread = V::splat(-shape.share * shape.smoothing / logits.len() as f32);
+    let target = logits[label].widen();
+    for logits in logits.chunks_mut(LANES) {
+        let score = score::<V, T>(logits, shape.cap, 0.0);
+        let grad = exp(score.sub(V::splat(log_sum))).mul_add(factor, spread);
+        write(grad.mul(slope(score, shape.cap)), logits);
+    }
+    // The label's own, from the logit that was there.
+    let mut padded = [0.0; LANES];
+    let score = capped(V::splat(target), shape.cap);
+    let hit = V::splat(-shape.share * (1.0 - shape.smoothing));
+    let grad = exp(score.sub(V::splat(log_sum))).mul_add(factor, spread).add(hit);
+    grad.mul(slope(score, shape.cap)).store(&mut padded);
+    logits[label] = T::round(padded[0]);
+}
+
+/// `cap · tanh(x / cap)`
+#[inline(always)]
+fn capped<V: Lanes>(x: V, cap: Option<f32>) -> V {
+    match cap {
+        Some(cap) => tanh(x.mul(V::splat(1.0 / cap))).mul(V::splat(cap)),
+        None => x,
+    }
+}
+
+/// The slope of [`capped`] where it is `y`.
+#[inline(always)]
+fn slope<V: Lanes>(y: V, cap: Option<f32>) -> V {
+    match cap {
+        Some(cap) => {
+            let tanh = y.mul(V::splat(1.0 / cap));
+            V::splat(1.0).sub(tanh.mul(tanh))
+        }
+        None => V::splat(1.0),
+    }
+}
+
+/// Up to 16 logits, capped; `rest` past the last.
+#[inline(always)]
+fn score<V: Lanes, T: Number>(from: &[T], cap: Option<f32>, rest: f32) -> V {
+    if from.len() >= LANES {
+        return capped(V::read(from), cap);
+    }
+    let mut padded = [0.0; LANES];
+    for (to, from) in padded.iter_mut().zip(from) {
+        *to = from.widen();
+    }
+    capped(V::load(&padded), cap).store(&mut padded);
+    padded[from.len()..].fill(rest);
+    V::load(&padded)
+}
+
+/// Up to 16 numbers.
+#[inline(always)]
+fn write<V: Lanes, T: Number>(value: V, to: &mut [T]) {
+    if to.len() >= LANES {
+        return value.write(to);
+    }
+    let mut padded = [0.0; LANES];
+    value.store(&mut padded);
+    for (to, value) in to.iter_mut().zip(padded) {
+        *to = T::round(value);
+    }
+}
+
+/// The same by libtorch's operations, for GPUs and for FP64.
+fn by_libtorch(
+    logits: &mut Tensor,
+    labels: &Tensor,
+    count: &Tensor,
+    options: &Options,
+    wanted: bool,
+) -> Result<Tensor> {
+    let exact = super::exact(logits);
+    let (classes, ignored) = (logits.size()[1], options.ignored);
+    let x_nv = logits.to_kind(exact);
+    let capped_nv = match options.soft_cap {
+        Some(cap) => (&x_nv / cap).tanh() * cap,
+        None => x_nv,
+    };
+    let counted_n = labels.ne(ignored).to_kind(exact) / count.to_kind(exact);
+    let labels_n1 = labels.masked_fill(&labels.eq(ignored), 0).unsqueeze(1);
+    let log_sum_n = capped_nv.logsumexp(-1, false);
+    let hit_n = capped_nv.gather(1, &labels_n1, false).squeeze_dim(1);
+    let mean_n = capped_nv.mean_dim(-1, false, exact);
+    let smoothing = options.label_smoothing;
+    let loss_n = (&log_sum_n - hit_n) * (1.0 - smoothing)
+        + (&log_sum_n - mean_n) * smoothing
+        + log_sum_n.square() * options.z_loss;
+    let loss = (loss_n * &counted_n).sum(exact);
+    if !wanted {
+        return Ok(loss);
+    }
+    let factor_n1 = (&log_sum_n * (2.0 * options.z_loss) + 1.0).unsqueeze(1);
+    let weights_nv = (&capped_nv - log_sum_n.unsqueeze(1)).exp() * factor_n1;
+    let mut grad_nv = weights_nv - smoothing / classes as f64;
+    let hit = labels_n1.full_like(0).to_kind(exact) - (1.0 - smoothing);
+    let mut grad_nv = grad_nv.scatter_add_(1, &labels_n1, &hit) * counted_n.unsqueeze(1);
+    if let Some(cap) = options.soft_cap {
+        grad_nv *= (capped_nv / cap).square().neg() + 1.0;
+    }
+    logits.f_copy_(&grad_nv).during("cross-entropy")?;
+    Ok(loss)
+}

@@ -1,0 +1,114 @@
+//! Against the formula, operation by operation, in FP64.
+
+use bert4rs_tensor_core::{Kind, Reduction};
+
+use super::*;
+
+const NONE: Options = Options { label_smoothing: 0.0, z_loss: 0.0, soft_cap: None, ignored: -100 };
+
+fn leaf(shape: &[i64], kind: Kind) -> Tensor {
+    let x = Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 0.7;
+    x.to_kind(kind).set_requires_grad(true)
+}
+
+/// As losses are usually computed: all logits, then their log-softmax.
+fn plain(inputs: &[Tensor], labels: &Tensor, options: &Options) -> Tensor {
+    let mut logits = inputs[0].linear(&inputs[1], inputs.get(2));
+    if let Some(cap) = options.soft_cap {
+        logits = (logits / cap).tanh() * cap;
+    }
+    let log_probs = logits.log_softmax(-1, Kind::Double);
+    let mean = Reduction::Mean;
+    let hit = log_probs.nll_loss_nd(labels, None::<Tensor>, mean, options.ignored);
+    let counted = labels.ne(options.ignored).to_kind(Kind::Double);
+    let mean_of = |x: Tensor| (x * &counted).sum(Kind::Double) / counted.sum(Kind::Double);
+    let uniform = mean_of(-log_probs.mean_dim(-1, false, Kind::Double));
+    hit * (1.0 - options.label_smoothing)
+        + uniform * options.label_smoothing
+        + mean_of(logits.logsumexp(-1, false).square()) * options.z_loss
+}
+
+fn check_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
+    let error = (found.to_kind(Kind::Double) - expected).abs().max().double_value(&[]);
+    let greatest = expected.abs().max().double_value(&[]);
+    assert!(error <= tolerance * greatest, "{what}: off by {error:.2e} of {greatest:.2e}");
+}
+
+fn check_one(kind: Kind, classes: i64, biased: bool, limit: i64, options: &Options) {
+    let (rows, features) = (23, 32);
+    let mut inputs = vec![leaf(&[rows, features], kind), leaf(&[classes, features], kind)];
+    if biased {
+        inputs.push(leaf(&[classes], kind));
+    }
+    let labels = Tensor::randint(classes, [rows], (Kind::Int64, Device::Cpu));
+    let _ = labels.get(3).fill_(options.ignored);
+    let _ = labels.get(22).fill_(options.ignored);
+    let output = Output { weight: &inputs[1], bias: inputs.get(2) };
+    let found = linear_cross_entropy_in(&inputs[0], output, &labels, options, limit).unwrap();
+    let doubles: Vec<Tensor> = inputs
+        .iter()
+        .map(|input| input.detach().to_kind(Kind::Double).set_requires_grad(true))
+        .collect();
+    let expected = plain(&doubles, &labels, options);
+    let name = format!("{kind:?} {classes} classes, {limit} at once, {options:?}");
+    let tolerance = match kind {
+        Kind::Double => 1e-12,
+        Kind::Float => 1e-5,
+        _ => 2e-2,
+    };
+    check_close(&name, &found, &expected, tolerance);
+    let grads = Tensor::run_backward(&[found * 3.0], &inputs, false, false);
+    let expected = Tensor::run_backward(&[expected * 3.0], &doubles, false, false);
+    for (i, (found, expected)) in grads.iter().zip(&expected).enumerate() {
+        assert_eq!(found.kind(), kind);
+        check_close(&format!("gradient {i}, {name}"), found, expected, 2.0 * tolerance);
+    }
+}
+
+#[test]
+fn equals_the_plain_loss_and_its_gradients() {
+    bert4rs_tensor_core::random::seed(3);
+    let all = Options { label_smoothing: 0.1, z_loss: 1e-2, soft_cap: Some(5.0), ignored: -100 };
+    for kind in [Kind::Double, Kind::Float, Kind::BFloat16] {
+        for classes in [1, 15, 16, 50, 131] {
+            for limit in [1, 7 * classes, 1 << 20] {
+                check_one(kind, classes, classes % 2 == 1, limit, &NONE);
+                check_one(kind, classes, classes % 2 == 0, limit, &all);
+            }
+        }
+        check_one(kind, 50, true, 100, &Options { label_smoothing: 0.1, ..NONE });
+        check_one(kind, 50, true, 100, &Options { z_loss: 0.1, ..NONE });
+        check_one(kind, 50, true, 100, &Options { soft_cap: Some(2.0), ..NONE });
+    }
+}
+
+#[test]
+fn without_gradients_the_loss_is_the_same() {
+    let (hidden, weight) = (leaf(&[9, 32], Kind::Float), leaf(&[40, 32], Kind::Float));
+    let labels = Tensor::randint(40, [9], (Kind::Int64, Device::Cpu));
+    let output = Output { weight: &weight, bias: None };
+    let loss = || linear_cross_entropy(&hidden, output, &labels, &NONE).unwrap();
+    let with = loss();
+    let without = bert4rs_tensor_core::no_grad(loss);
+    assert!(with.requires_grad() && !without.requires_grad());
+    assert_eq!(with.double_value(&[]), without.double_value(&[]));
+}
+
+#[test]
+fn a_nan_is_seen_and_labels_are_checked() {
+    let (hidden, weight) = (leaf(&[4, 32], Kind::Float), leaf(&[40, 32], Kind::Float));
+    let output = Output { weight: &weight, bias: None };
+    let labels = Tensor::from_slice(&[0i64, 1, 2, 39]);
+    let broken = hidden.detach();
+    let _ = broken.get(2).get(5).fill_(f64::NAN);
+    let loss = linear_cross_entropy(&broken, output, &labels, &NONE).unwrap();
+    assert!(loss.double_value(&[]).is_nan());
+    for wrong in [40i64, -1] {
+        let labels = Tensor::from_slice(&[0, 1, 2, wrong]);
+        let error = linear_cross_entropy(&hidden, output, &labels, &NONE).unwrap_err();
+        assert!(error.to_string().contains(&wrong.to_string()), "{error}");
+    }
+    let all_ignored = Tensor::from_slice(&[-100i64; 4]);
+    let loss = linear_cross_entropy(&hidden, output, &all_ignored, &NONE).unwrap();
+    assert!(loss.double_value(&[]).is_nan(), "as libtorch's mean of nothing");
+}
