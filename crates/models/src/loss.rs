@@ -1,7 +1,8 @@
 //! Losses, with softmax statistics in FP32 whatever the logits' dtype.
 //!
-//! Axes: `n` rows, `v` vocabulary.
+//! Axes: `n` rows, `d` features, `v` vocabulary.
 
+use bert4rs_kernels::cross_entropy as kernel;
 use bert4rs_tensor_core::{Kind, Reduction, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +11,19 @@ use crate::error::{Error, Result};
 /// The label that counts for nothing, as in transformers.
 pub const IGNORED: i64 = -100;
 
-/// What is added to cross-entropy; nothing by default.
+/// Which code computes the loss of an output layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Implementation {
+    /// All logits, then their log-softmax: the reference.
+    #[default]
+    Plain,
+    /// Output layer, loss and gradients together, a chunk of rows at a time, so that memory does
+    /// not grow with rows times vocabulary. The same loss within rounding.
+    Chunked,
+}
+
+/// What is added to cross-entropy, nothing by default, and how it is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossOptions {
@@ -18,6 +31,8 @@ pub struct LossOptions {
     pub label_smoothing: f64,
     /// Weight of `(log Σ exp logits)²`, which keeps logits small (arXiv 2204.02311: 1e-4).
     pub z_loss: f64,
+    /// Which code computes it.
+    pub implementation: Implementation,
 }
 
 impl LossOptions {
@@ -60,4 +75,54 @@ pub fn cross_entropy_with(logits_nv: &Tensor, labels_n: &Tensor, options: &LossO
         loss += mean_of(log_z_n.square()) * options.z_loss;
     }
     loss
+}
+
+/// The layer from features to logits over the vocabulary.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OutputLayer<'a> {
+    /// `[v, d]`
+    pub(crate) weight: &'a Tensor,
+    /// `[v]`
+    pub(crate) bias: Option<&'a Tensor>,
+    /// Logits `x` become `cap · tanh(x / cap)`.
+    pub(crate) soft_cap: Option<f64>,
+}
+
+impl OutputLayer<'_> {
+    /// `[.., d]` to `[.., v]`, in the weight's dtype.
+    pub(crate) fn logits(&self, features: &Tensor) -> Tensor {
+        let logits = features.linear(self.weight, self.bias);
+        match self.soft_cap {
+            Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
+        }
+    }
+
+    /// [`cross_entropy_with`] of the logits of `features_nd`, by the implementation that
+    /// `options` name.
+    ///
+    /// # Errors
+    /// A label that is no token, where it is looked at.
+    pub(crate) fn cross_entropy(
+        &self,
+        features_nd: &Tensor,
+        labels_n: &Tensor,
+        options: &LossOptions,
+    ) -> Result<Tensor> {
+        match options.implementation {
+            Implementation::Plain => {
+                Ok(cross_entropy_with(&self.logits(features_nd), labels_n, options))
+            }
+            Implementation::Chunked => {
+                let output = kernel::Output { weight: self.weight, bias: self.bias };
+                let options = kernel::Options {
+                    label_smoothing: options.label_smoothing,
+                    z_loss: options.z_loss,
+                    soft_cap: self.soft_cap,
+                    ignored: IGNORED,
+                };
+                Ok(kernel::linear_cross_entropy(features_nd, output, labels_n, &options)?)
+            }
+        }
+    }
 }

@@ -2,7 +2,6 @@
 //!
 //! In `config.json` they are the object `bert4rs`, absent from a model as published.
 
-use bert4rs_tensor_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -84,13 +83,5 @@ impl Switches {
     /// Whether linear maps of blocks have biases, in a family that has them as published.
     pub(crate) fn biased(&self) -> Biased {
         if self.no_biases { Biased::No } else { Biased::Yes }
-    }
-
-    /// Logits with their cap, if any.
-    pub(crate) fn cap(&self, logits: Tensor) -> Tensor {
-        match self.logit_soft_cap {
-            Some(cap) => (logits / cap).tanh() * cap,
-            None => logits,
-        }
     }
 }

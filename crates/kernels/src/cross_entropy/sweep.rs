@@ -102,8 +102,8 @@ fn row<V: Lanes, T: Number>(logits: &mut [T], label: usize, shape: Shape) -> f32
     let greatest = greatest.greatest();
     let (mut sum, mut total) = (V::splat(0.0), V::splat(0.0));
     for logits in logits.chunks(LANES) {
-        let score = score::<V, T>(logits, shape.cap, hidden);
-        sum = sum.add(exp(score.sub(V::splat(greatest))));
+        let value = score::<V, T>(logits, shape.cap, hidden);
+        sum = sum.add(exp(value.sub(V::splat(greatest))));
         if shape.smoothing > 0.0 {
             total = total.add(score::<V, T>(logits, shape.cap, 0.0));
         }
@@ -127,16 +127,16 @@ fn gradients<V: Lanes, T: Number>(logits: &mut [T], label: usize, log_sum: f32, 
     let spread = V::splat(-shape.share * shape.smoothing / logits.len() as f32);
     let target = logits[label].widen();
     for logits in logits.chunks_mut(LANES) {
-        let score = score::<V, T>(logits, shape.cap, 0.0);
-        let grad = exp(score.sub(V::splat(log_sum))).mul_add(factor, spread);
-        write(grad.mul(slope(score, shape.cap)), logits);
+        let value = score::<V, T>(logits, shape.cap, 0.0);
+        let grad = exp(value.sub(V::splat(log_sum))).mul_add(factor, spread);
+        write(grad.mul(slope(value, shape.cap)), logits);
     }
     // The label's own, from the logit that was there.
     let mut padded = [0.0; LANES];
-    let score = capped(V::splat(target), shape.cap);
+    let value = capped(V::splat(target), shape.cap);
     let hit = V::splat(-shape.share * (1.0 - shape.smoothing));
-    let grad = exp(score.sub(V::splat(log_sum))).mul_add(factor, spread).add(hit);
-    grad.mul(slope(score, shape.cap)).store(&mut padded);
+    let grad = exp(value.sub(V::splat(log_sum))).mul_add(factor, spread).add(hit);
+    grad.mul(slope(value, shape.cap)).store(&mut padded);
     logits[label] = T::round(padded[0]);
 }
 

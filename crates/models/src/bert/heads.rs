@@ -10,7 +10,7 @@ use super::{BertConfig, BertInput, BertModel, Pooler};
 use crate::error::Result;
 use crate::input::{self, check_masked};
 use crate::layers::{Biased, Linear, Norm};
-use crate::loss::{self, LossOptions};
+use crate::loss::{self, LossOptions, OutputLayer};
 
 /// The MLM head: a map, activation and norm, then the word embeddings again as output matrix.
 #[derive(Debug)]
@@ -85,11 +85,21 @@ impl BertForMaskedLm {
 
     /// Logits over the vocabulary: `[.., d]` to `[.., v]`, in the weights' dtype.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        let config = self.config();
-        let mapped = config.hidden_act.forward(&self.head.transform.forward(hidden));
-        let words_vd = &self.bert.embeddings.words.weight;
-        let logits = self.head.norm.forward(&mapped).linear(words_vd, Some(&self.head.bias));
-        config.switches.cap(logits)
+        self.output().logits(&self.features(hidden))
+    }
+
+    /// What the output layer reads: `[.., d]` to `[.., d]`.
+    fn features(&self, hidden: &Tensor) -> Tensor {
+        let act = self.config().hidden_act;
+        self.head.norm.forward(&act.forward(&self.head.transform.forward(hidden)))
+    }
+
+    fn output(&self) -> OutputLayer<'_> {
+        OutputLayer {
+            weight: &self.bert.embeddings.words.weight,
+            bias: Some(&self.head.bias),
+            soft_cap: self.config().switches.logit_soft_cap,
+        }
     }
 
     /// Mean cross-entropy of the masked tokens, a scalar in FP32.
@@ -109,7 +119,7 @@ impl BertForMaskedLm {
     ) -> Result<Tensor> {
         check_masked(positions_m, labels_m)?;
         let hidden_btd = self.encode(input, train)?;
-        Ok(self.masked_loss(&hidden_btd, positions_m, labels_m, how.into()))
+        self.masked_loss(&hidden_btd, positions_m, labels_m, how.into())
     }
 
     fn masked_loss(
@@ -118,18 +128,20 @@ impl BertForMaskedLm {
         positions_m: &Tensor,
         labels_m: &Tensor,
         how: MlmLoss,
-    ) -> Tensor {
+    ) -> Result<Tensor> {
         let hidden_nd = hidden_btd.flatten(0, 1);
         match how.logits_of {
             LogitsOf::MaskedOnly => {
                 let hidden_md = hidden_nd.index_select(0, positions_m);
-                loss::cross_entropy_with(&self.logits(&hidden_md), labels_m, &how.options)
+                let features_md = self.features(&hidden_md);
+                self.output().cross_entropy(&features_md, labels_m, &how.options)
             }
             LogitsOf::AllTokens => {
                 let place = (Kind::Int64, labels_m.device());
                 let ignored_n = labels_m.new_full([hidden_nd.size()[0]], loss::IGNORED, place);
                 let labels_n = ignored_n.index_copy(0, positions_m, labels_m);
-                loss::cross_entropy_with(&self.logits(&hidden_nd), &labels_n, &how.options)
+                let features_nd = self.features(&hidden_nd);
+                self.output().cross_entropy(&features_nd, &labels_n, &how.options)
             }
         }
     }
@@ -185,7 +197,7 @@ impl BertForPreTraining {
         if next_b.kind() != Kind::Int64 || next_b.size() != [b] {
             return Err(input::refuse("next sentence labels", next_b, format!("Int64 [{b}]")));
         }
-        let masked = self.masked.masked_loss(&hidden_btd, positions_m, labels_m, how.into());
+        let masked = self.masked.masked_loss(&hidden_btd, positions_m, labels_m, how.into())?;
         Ok(masked + loss::cross_entropy(&self.next_sentence_logits(&hidden_btd), next_b))
     }
 }

@@ -19,7 +19,7 @@ use crate::layers::{
     KeyValueCache, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual,
     Rotation,
 };
-use crate::loss::{self, LossOptions};
+use crate::loss::{LossOptions, OutputLayer};
 use crate::mask::{self, Pattern};
 
 /// What a GPT reads.
@@ -336,13 +336,18 @@ impl Gpt {
 
     /// Logits over the vocabulary: `[.., d]` to `[.., v]`, in the weights' dtype.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        self.config.switches.cap(hidden.linear(&self.tokens.weight, None::<&Tensor>))
+        self.output().logits(hidden)
+    }
+
+    fn output(&self) -> OutputLayer<'_> {
+        let soft_cap = self.config.switches.logit_soft_cap;
+        OutputLayer { weight: &self.tokens.weight, bias: None, soft_cap }
     }
 
     /// Mean cross-entropy of each next token, a scalar in FP32.
     ///
     /// `labels_bt` is I64 and shaped as the input, of which it usually is a copy with
-    /// [`loss::IGNORED`] in places: the hidden state before a label predicts it, so that the
+    /// [`IGNORED`](crate::loss::IGNORED) in places: the hidden state before a label predicts it, so that the
     /// first label of a row is not used.
     ///
     /// # Errors
@@ -360,8 +365,8 @@ impl Gpt {
             return Err(input::refuse("labels", labels_bt, "at least two tokens a row"));
         }
         let hidden_btd = self.forward(input, train)?;
-        let logits_nv = self.logits(&hidden_btd.narrow(1, 0, t - 1).flatten(0, 1));
+        let hidden_nd = hidden_btd.narrow(1, 0, t - 1).flatten(0, 1);
         let next_n = labels_bt.narrow(1, 1, t - 1).flatten(0, 1);
-        Ok(loss::cross_entropy_with(&logits_nv, &next_n, options))
+        self.output().cross_entropy(&hidden_nd, &next_n, options)
     }
 }

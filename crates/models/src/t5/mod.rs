@@ -21,7 +21,7 @@ use crate::layers::{
     Biased, Dropout, Embedding, FeedForwardConfig, KeyValueCache, Linear, MultiHeadConfig, Norm,
     NormKind, Placement,
 };
-use crate::loss::{self, LossOptions};
+use crate::loss::{self, LossOptions, OutputLayer};
 use crate::mask::{self, Seen};
 use stack::{Memory, Stack};
 
@@ -264,16 +264,21 @@ impl T5 {
 
     /// Logits over the vocabulary: `[.., d]` to `[.., v]`, in the weights' dtype.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        let scaled = if self.config.scales_decoder_outputs() {
+        self.output().logits(&self.features(hidden))
+    }
+
+    /// What the output layer reads: `[.., d]` to `[.., d]`.
+    fn features(&self, hidden: &Tensor) -> Tensor {
+        if self.config.scales_decoder_outputs() {
             hidden * (self.config.d_model as f64).powf(-0.5)
         } else {
             hidden.shallow_clone()
-        };
-        let logits = match &self.head {
-            Some(head) => head.forward(&scaled),
-            None => scaled.linear(&self.tokens.weight, None::<&Tensor>),
-        };
-        self.config.switches.cap(logits)
+        }
+    }
+
+    fn output(&self) -> OutputLayer<'_> {
+        let weight = self.head.as_ref().map_or(&self.tokens.weight, |head| &head.weight);
+        OutputLayer { weight, bias: None, soft_cap: self.config.switches.logit_soft_cap }
     }
 
     /// Mean cross-entropy of the labels, a scalar in FP32. `labels_bt` is I64 and shaped as the
@@ -290,8 +295,8 @@ impl T5 {
     ) -> Result<Tensor> {
         let (b, t) = input::batch_and_time("decoder_input_ids", input.decoder_input_ids)?;
         input::check_ids("labels", labels_bt, &[[b, t]])?;
-        let logits_nv = self.logits(&self.forward(input, train)?.flatten(0, 1));
-        Ok(loss::cross_entropy_with(&logits_nv, &labels_bt.flatten(0, 1), options))
+        let features_nd = self.features(&self.forward(input, train)?.flatten(0, 1));
+        self.output().cross_entropy(&features_nd, &labels_bt.flatten(0, 1), options)
     }
 
     /// The decoder's tokens for `labels_bt`: each label one place later, after the padding token

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use bert4rs_models::gpt::{Gpt, GptCache, GptConfig, GptInput};
 use bert4rs_models::layers::{FeedForwardKind, NormKind, Rotary, Yarn};
-use bert4rs_models::loss::LossOptions;
 use bert4rs_models::mask;
 use bert4rs_models::switches::Switches;
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, random};
 
-use crate::support::{Vectors, assert_close, assert_close_where};
+use crate::support::{Vectors, assert_close, assert_close_where, loss_options};
 
 /// transformers keeps GPT-2's matrices as `[in, out]`.
 fn as_stored_here(named: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
@@ -35,7 +34,7 @@ fn check(vectors: &Vectors, config: &GptConfig, implementation: Implementation) 
     let logits = model.logits(&hidden);
     assert_close_where("logits", &logits, vectors.tensor("logits"), keep_bt, 1e-5);
     let labels = vectors.tensor("labels");
-    let loss = model.lm_loss(&input, labels, &LossOptions::default(), false).unwrap();
+    let loss = model.lm_loss(&input, labels, &loss_options(implementation), false).unwrap();
     assert_close("loss", &loss, vectors.tensor("loss"), 1e-5);
     loss.backward();
     vectors.check_grads(&store);

@@ -3,7 +3,7 @@
 
 use bert4rs_models::bert::{
     BertConfig, BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification,
-    BertForTokenClassification, BertInput, LogitsOf,
+    BertForTokenClassification, BertInput, LogitsOf, MlmLoss,
 };
 use bert4rs_models::loss::{self, IGNORED, LossOptions};
 use bert4rs_models::mask;
@@ -12,7 +12,7 @@ use bert4rs_tensor_core::attention::Implementation::Fused;
 use bert4rs_tensor_core::param::{ParamStore, Path};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
-use crate::support::{Vectors, assert_close};
+use crate::support::{Vectors, assert_close, loss_options};
 
 struct Recorded {
     encoder: Vectors,
@@ -116,6 +116,9 @@ fn the_pretraining_heads_equal_transformers() {
     for logits_of in [LogitsOf::AllTokens, LogitsOf::MaskedOnly] {
         let loss = model.loss(&all.input(), &positions, &masked, next, logits_of, false).unwrap();
         assert_close("loss", &loss, all.heads.tensor("pretraining.loss"), 1e-5);
+        let how = MlmLoss { logits_of, options: loss_options(Fused) };
+        let loss = model.loss(&all.input(), &positions, &masked, next, how, false).unwrap();
+        assert_close("loss", &loss, all.heads.tensor("pretraining.loss"), 1e-5);
     }
 }
 
@@ -133,14 +136,14 @@ fn pooling_leaves_padding_out() {
 fn additions_to_the_loss_are_their_formulas() {
     let logits = Tensor::randn([7, 11], (Kind::Double, Device::Cpu));
     let labels = Tensor::from_slice(&[1i64, 4, IGNORED, 10, 0, IGNORED, 3]);
-    let smooth = LossOptions { label_smoothing: 0.1, z_loss: 0.0 };
+    let smooth = LossOptions { label_smoothing: 0.1, z_loss: 0.0, ..LossOptions::default() };
     let weight = None::<Tensor>;
     let mean = bert4rs_tensor_core::Reduction::Mean;
     let want = logits.cross_entropy_loss(&labels, weight, mean, IGNORED, 0.1);
     let found = loss::cross_entropy_with(&logits, &labels, &smooth);
     assert_close("smoothed", &found, &want, 1e-12);
 
-    let z = LossOptions { label_smoothing: 0.0, z_loss: 0.5 };
+    let z = LossOptions { label_smoothing: 0.0, z_loss: 0.5, ..LossOptions::default() };
     let counted = labels.ne(IGNORED).nonzero().squeeze_dim(1);
     let log_z = logits
         .index_select(0, &counted)
@@ -149,6 +152,14 @@ fn additions_to_the_loss_are_their_formulas() {
         .log();
     let want = loss::cross_entropy(&logits, &labels) + log_z.square().mean(None) * 0.5;
     assert_close("z", &loss::cross_entropy_with(&logits, &labels, &z), &want, 1e-12);
-    assert!(LossOptions { label_smoothing: 1.0, z_loss: 0.0 }.validate().is_err());
-    assert!(LossOptions { label_smoothing: 0.0, z_loss: -1.0 }.validate().is_err());
+    assert!(
+        LossOptions { label_smoothing: 1.0, z_loss: 0.0, ..LossOptions::default() }
+            .validate()
+            .is_err()
+    );
+    assert!(
+        LossOptions { label_smoothing: 0.0, z_loss: -1.0, ..LossOptions::default() }
+            .validate()
+            .is_err()
+    );
 }

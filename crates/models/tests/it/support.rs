@@ -5,8 +5,19 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use bert4rs_models::loss::{self, LossOptions};
+use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Kind, Tensor, safetensors};
+
+/// Plain losses go with plain attention, chunked ones with fused attention.
+pub(crate) fn loss_options(attention: Implementation) -> LossOptions {
+    let implementation = match attention {
+        Implementation::Plain => loss::Implementation::Plain,
+        Implementation::Fused => loss::Implementation::Chunked,
+    };
+    LossOptions { implementation, ..LossOptions::default() }
+}
 
 /// One file of `tests/vectors`, made by `make_vectors.py`.
 pub(crate) struct Vectors {

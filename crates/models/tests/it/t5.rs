@@ -1,13 +1,13 @@
 //! T5 against transformers' recorded results, and its own promises.
 
-use bert4rs_models::loss::{IGNORED, LossOptions};
+use bert4rs_models::loss::IGNORED;
 use bert4rs_models::mask;
 use bert4rs_models::t5::{T5, T5Cache, T5Config, T5Input};
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, random};
 
-use crate::support::{Vectors, assert_close, assert_close_where};
+use crate::support::{Vectors, assert_close, assert_close_where, loss_options};
 
 fn check_against_transformers(name: &str, implementation: Implementation) {
     let vectors = Vectors::load(name);
@@ -29,7 +29,7 @@ fn check_against_transformers(name: &str, implementation: Implementation) {
     let logits = model.logits(&hidden);
     assert_close_where("logits", &logits, vectors.tensor("logits"), keep_bt, 1e-5);
     let labels = vectors.tensor("labels");
-    let loss = model.lm_loss(&input, labels, &LossOptions::default(), false).unwrap();
+    let loss = model.lm_loss(&input, labels, &loss_options(implementation), false).unwrap();
     assert_close("loss", &loss, vectors.tensor("loss"), 1e-5);
     loss.backward();
     vectors.check_grads(&store);
