@@ -31,6 +31,7 @@ pub mod loss;
 pub mod mask;
 pub mod pooling;
 pub mod pretrained;
+pub mod recompute;
 pub mod switches;
 pub mod t5;
 

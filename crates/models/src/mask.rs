@@ -102,6 +102,21 @@ pub struct Seen {
     whole: OnceCell<Whole>,
 }
 
+/// A clone shares the tensors.
+impl Clone for Seen {
+    fn clone(&self) -> Self {
+        let share = |tensor: &Tensor| tensor.shallow_clone();
+        let mask = self.mask.as_ref().map(|mask| match mask {
+            Mask::Boolean(mask) => Mask::Boolean(share(mask)),
+            Mask::Documents { of_queries, of_keys } => {
+                Mask::Documents { of_queries: share(of_queries), of_keys: share(of_keys) }
+            }
+        });
+        let bias = self.bias.as_ref().map(share);
+        Self { mask, bias, whole: OnceCell::new(), ..*self }
+    }
+}
+
 /// The form of [`Seen`] that libtorch's kernels take.
 #[derive(Debug)]
 enum Whole {

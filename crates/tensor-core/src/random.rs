@@ -46,6 +46,11 @@ impl RandomState {
         Ok(Self { device, bytes })
     }
 
+    /// The device whose generator it is of.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
     /// A state of `device` from [`bytes`](Self::bytes) that were kept. [`restore`](Self::restore)
     /// checks them.
     pub fn from_bytes(device: Device, bytes: &[u8]) -> Self {

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::input::{self, check_masked};
 use crate::layers::{Biased, Linear, Norm};
 use crate::loss::{self, LossOptions, OutputLayer};
+use crate::recompute::Recompute;
 
 /// The MLM head: a map, activation and norm, then the word embeddings again as output matrix.
 #[derive(Debug)]
@@ -66,6 +67,11 @@ impl BertForMaskedLm {
             bias: predictions.param("bias", &[v], Role::Bias, Init::Zeros)?,
         };
         Ok(Self { bert, head })
+    }
+
+    /// Chooses what is computed again for the backward pass; nothing at first.
+    pub fn set_recompute(&mut self, recompute: Recompute) {
+        self.bert.set_recompute(recompute);
     }
 
     /// The configuration it was made from.

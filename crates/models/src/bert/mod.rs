@@ -25,6 +25,7 @@ use crate::layers::{
     Linear, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Rotation,
 };
 use crate::mask::{self, Pattern};
+use crate::recompute::{Recompute, recompute};
 
 /// What BERT reads.
 #[derive(Debug, Clone, Copy)]
@@ -206,7 +207,7 @@ impl Embeddings {
 
 /// Attention, then feed-forward, each with its residual connection: as published, `norm(x +
 /// attention(x))`, then `norm(x + feed_forward(x))`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Block {
     attention: MultiHeadAttention,
     around_attention: Residual,
@@ -254,6 +255,26 @@ impl Block {
         self.around_feed_forward
             .forward(&attended_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)))
     }
+
+    fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        let norms = [&self.around_attention.norm, &self.around_feed_forward.norm];
+        let norms = norms.into_iter().flat_map(Norm::weights);
+        self.attention.weights().chain(self.feed_forward.weights()).chain(norms)
+    }
+
+    /// [`forward`](Self::forward) in training, computed again for the backward pass.
+    fn forward_again(
+        &self,
+        x_btd: &Tensor,
+        seen: &mask::Seen,
+        rotation: Option<&Rotation>,
+    ) -> Result<Tensor> {
+        let weights: Vec<&Tensor> = self.weights().collect();
+        let (block, seen, rotation) = (self.clone(), seen.clone(), rotation.cloned());
+        recompute(&[x_btd], &weights, move |inputs| {
+            block.forward(&inputs[0], &seen, rotation.as_ref(), true)
+        })
+    }
 }
 
 /// The encoder: embeddings and blocks, without a head.
@@ -264,6 +285,7 @@ pub struct BertModel {
     blocks: Vec<Block>,
     /// With [`Placement::Pre`], after the last block.
     final_norm: Option<Norm>,
+    recompute: Recompute,
 }
 
 /// One vector for a sequence: `tanh` of a map of its first token, for heads.
@@ -299,7 +321,13 @@ impl BertModel {
             Placement::Pre => Some(config.norm(&(&encoder / "final_norm"))?),
             Placement::Post => None,
         };
-        Ok(Self { config: config.clone(), embeddings, blocks, final_norm })
+        let recompute = Recompute::None;
+        Ok(Self { config: config.clone(), embeddings, blocks, final_norm, recompute })
+    }
+
+    /// Chooses what is computed again for the backward pass; nothing at first.
+    pub fn set_recompute(&mut self, recompute: Recompute) {
+        self.recompute = recompute;
     }
 
     /// The configuration it was made from.
@@ -324,7 +352,12 @@ impl BertModel {
             }
         });
         for block in &self.blocks {
-            x_btd = block.forward(&x_btd, &seen, rotation.as_ref(), train)?;
+            x_btd = match self.recompute {
+                Recompute::Blocks if train => {
+                    block.forward_again(&x_btd, &seen, rotation.as_ref())?
+                }
+                _ => block.forward(&x_btd, &seen, rotation.as_ref(), train)?,
+            };
         }
         Ok(self.final_norm.as_ref().map_or(x_btd.shallow_clone(), |norm| norm.forward(&x_btd)))
     }

@@ -21,6 +21,7 @@ use crate::layers::{
 };
 use crate::loss::{LossOptions, OutputLayer};
 use crate::mask::{self, Pattern};
+use crate::recompute::{Recompute, recompute};
 
 /// What a GPT reads.
 #[derive(Debug, Clone, Copy)]
@@ -154,7 +155,7 @@ impl GptConfig {
 }
 
 /// As published, `x + attention(norm(x))`, then `x + feed_forward(norm(x))`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Block {
     attention: MultiHeadAttention,
     around_attention: Residual,
@@ -208,6 +209,26 @@ impl Block {
         self.around_feed_forward
             .forward(&attended_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)))
     }
+
+    fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        let norms = [&self.around_attention.norm, &self.around_feed_forward.norm];
+        let norms = norms.into_iter().flat_map(Norm::weights);
+        self.attention.weights().chain(self.feed_forward.weights()).chain(norms)
+    }
+
+    /// [`forward`](Self::forward) in training, computed again for the backward pass.
+    fn forward_again(
+        &self,
+        x_btd: &Tensor,
+        seen: &mask::Seen,
+        rotation: Option<&Rotation>,
+    ) -> Result<Tensor> {
+        let weights: Vec<&Tensor> = self.weights().collect();
+        let (block, seen, rotation) = (self.clone(), seen.clone(), rotation.cloned());
+        recompute(&[x_btd], &weights, move |inputs| {
+            block.forward(&inputs[0], &seen, rotation.as_ref(), None, true)
+        })
+    }
 }
 
 /// Keys and values of all blocks, for generation token by token.
@@ -245,6 +266,7 @@ pub struct Gpt {
     blocks: Vec<Block>,
     /// With [`Placement::Pre`], after the last block.
     final_norm: Option<Norm>,
+    recompute: Recompute,
 }
 
 impl Gpt {
@@ -268,7 +290,13 @@ impl Gpt {
             Placement::Post => None,
         };
         let dropout = Dropout { probability: config.embd_pdrop };
-        Ok(Self { config: config.clone(), tokens, positions, dropout, blocks, final_norm })
+        let (config, recompute) = (config.clone(), Recompute::None);
+        Ok(Self { config, tokens, positions, dropout, blocks, final_norm, recompute })
+    }
+
+    /// Chooses what is computed again for the backward pass; nothing at first.
+    pub fn set_recompute(&mut self, recompute: Recompute) {
+        self.recompute = recompute;
     }
 
     /// The device that it computes on.
@@ -314,7 +342,12 @@ impl Gpt {
         });
         for block in &self.blocks {
             let cache = caches.as_mut().and_then(Iterator::next);
-            x_btd = block.forward(&x_btd, &seen, rotation.as_ref(), cache, train)?;
+            x_btd = match self.recompute {
+                Recompute::Blocks if train => {
+                    block.forward_again(&x_btd, &seen, rotation.as_ref())?
+                }
+                _ => block.forward(&x_btd, &seen, rotation.as_ref(), cache, train)?,
+            };
         }
         Ok(match &self.final_norm {
             Some(norm) => norm.forward(&x_btd),

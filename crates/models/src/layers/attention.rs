@@ -85,7 +85,7 @@ pub enum MultiHeadPaths<'a> {
 }
 
 /// The maps to queries, keys and values.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Projections {
     Separate { query: Linear, key: Linear, value: Linear },
     Joint(Linear),
@@ -143,7 +143,7 @@ impl KeyValueCache {
 }
 
 /// `softmax(q kᵀ · scale) v` in each head, between linear maps.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MultiHeadAttention {
     config: MultiHeadConfig,
     projections: Projections,
@@ -183,6 +183,16 @@ impl MultiHeadAttention {
         };
         let output = Linear::new(output, q, hidden, biased, init.output)?;
         Ok(Self { config: *config, projections, norms, output })
+    }
+
+    /// Its parameters.
+    pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        let maps = match &self.projections {
+            Projections::Separate { query, key, value } => vec![query, key, value, &self.output],
+            Projections::Joint(joint) => vec![joint, &self.output],
+        };
+        let norms = self.norms.iter().flat_map(|(query, key)| [query, key]);
+        maps.into_iter().flat_map(Linear::weights).chain(norms.flat_map(Norm::weights))
     }
 
     /// Queries, keys and values all from `x_btd`: `[b, t, d]` to `[b, t, d]`.
@@ -236,6 +246,9 @@ impl MultiHeadAttention {
             }
             .into());
         };
+        // Gradients of keys and values are added before those of other blocks are, whether the
+        // block is computed again or not.
+        let memory_bsd = &memory_bsd.alias();
         let mut q_bhte = self.split_heads(&query.forward(x_btd));
         if let Some((query_norm, _)) = &self.norms {
             q_bhte = query_norm.forward(&q_bhte);

@@ -91,7 +91,7 @@ pub struct FeedForwardPaths<'a> {
 }
 
 /// `activation(x W₁) W₂`, or gated; see [`FeedForwardKind`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct FeedForward {
     gate: Option<Linear>,
     up: Linear,
@@ -115,6 +115,12 @@ impl FeedForward {
             activation: config.activation,
             dropout: config.dropout,
         })
+    }
+
+    /// Its parameters.
+    pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        let maps = self.gate.iter().chain([&self.up, &self.down]);
+        maps.flat_map(Linear::weights)
     }
 
     /// `[b, t, d]` to `[b, t, d]`.

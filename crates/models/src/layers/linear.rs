@@ -24,7 +24,20 @@ pub struct Linear {
     pub fp8: Option<fp8::Linear>,
 }
 
+/// A clone has the same parameters, not copies of them.
+impl Clone for Linear {
+    fn clone(&self) -> Self {
+        let bias = self.bias.as_ref().map(Tensor::shallow_clone);
+        Self { weight: self.weight.shallow_clone(), bias }
+    }
+}
+
 impl Linear {
+    /// Its parameters.
+    pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        std::iter::once(&self.weight).chain(&self.bias)
+    }
+
     /// A hidden map: parameters `weight` of [`Role::Matrix`] and `bias` under `path`.
     pub fn new(path: &Path, inputs: i64, outputs: i64, biased: Biased, init: Init) -> Result<Self> {
         Self::with_role(path, inputs, outputs, Role::Matrix, biased, init)

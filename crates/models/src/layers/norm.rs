@@ -23,7 +23,20 @@ pub struct Norm {
     eps: f64,
 }
 
+/// A clone has the same parameters, not copies of them.
+impl Clone for Norm {
+    fn clone(&self) -> Self {
+        let bias = self.bias.as_ref().map(Tensor::shallow_clone);
+        Self { weight: self.weight.shallow_clone(), bias, ..*self }
+    }
+}
+
 impl Norm {
+    /// Its parameters.
+    pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        std::iter::once(&self.weight).chain(&self.bias)
+    }
+
     /// Parameters `weight` (ones) and, for [`NormKind::Layer`], `bias` (zeros) under `path`.
     pub fn new(path: &Path, kind: NormKind, features: i64, eps: f64) -> Result<Self> {
         let weight = path.param("weight", &[features], Role::Norm, Init::Ones)?;

@@ -17,7 +17,7 @@ pub enum Placement {
 }
 
 /// A residual connection with its norm and dropout.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Residual {
     /// Where the norm stands.
     pub placement: Placement,

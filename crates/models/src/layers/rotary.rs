@@ -152,6 +152,13 @@ pub struct Rotation {
     sin: Tensor,
 }
 
+/// A clone shares the tables.
+impl Clone for Rotation {
+    fn clone(&self) -> Self {
+        Self { cos: self.cos.shallow_clone(), sin: self.sin.shallow_clone() }
+    }
+}
+
 impl Rotation {
     /// `[b, h, t, e]`, each pair of features turned by its position's angle.
     pub fn forward(&self, x_bhte: &Tensor) -> Tensor {

@@ -23,6 +23,7 @@ use crate::layers::{
 };
 use crate::loss::{self, LossOptions, OutputLayer};
 use crate::mask::{self, Seen};
+use crate::recompute::Recompute;
 use stack::{Memory, Stack};
 
 /// What T5 reads. Masks are true where a query may see a key, or are the documents of tokens;
@@ -201,6 +202,12 @@ impl T5 {
     /// The device that it computes on.
     pub fn device(&self) -> Device {
         self.tokens.weight.device()
+    }
+
+    /// Chooses what is computed again for the backward pass; nothing at first.
+    pub fn set_recompute(&mut self, recompute: Recompute) {
+        self.encoder.set_recompute(recompute);
+        self.decoder.set_recompute(recompute);
     }
 
     /// The configuration it was made from.

@@ -16,6 +16,7 @@ use crate::layers::{
     Residual, Rotation,
 };
 use crate::mask::{Pattern, Seen};
+use crate::recompute::{Recompute, recompute};
 
 /// The encoder's result, and who may see it.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +27,7 @@ pub(super) struct Memory<'a> {
 
 /// As published, `x + f(norm(x))` for attention, cross-attention in the decoder, and
 /// feed-forward.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Block {
     attention: MultiHeadAttention,
     around_attention: Residual,
@@ -100,6 +101,46 @@ impl Block {
         self.around_feed_forward
             .forward(&x_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)))
     }
+
+    fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        let attentions = [&self.attention].into_iter().chain(self.cross.iter().map(|(a, _)| a));
+        let residuals = [&self.around_attention, &self.around_feed_forward];
+        let residuals = residuals.into_iter().chain(self.cross.iter().map(|(_, around)| around));
+        let norms = residuals.flat_map(|around| around.norm.weights());
+        attentions
+            .flat_map(MultiHeadAttention::weights)
+            .chain(self.feed_forward.weights())
+            .chain(norms)
+    }
+
+    /// [`forward`](Self::forward) in training, computed again for the backward pass.
+    fn forward_again(
+        &self,
+        x_btd: &Tensor,
+        seen: &Seen,
+        rotation: Option<&Rotation>,
+        memory: Option<Memory>,
+    ) -> Result<Tensor> {
+        let weights: Vec<&Tensor> = self.weights().collect();
+        // The bias and the encoder's result need gradients too.
+        let mut inputs = vec![x_btd];
+        inputs.extend(seen.bias());
+        inputs.extend(memory.map(|memory| memory.states_bsd));
+        let (has_bias, seen_by_all) = (seen.bias().is_some(), memory.map(|m| m.seen.clone()));
+        let (block, seen, rotation) = (self.clone(), seen.clone(), rotation.cloned());
+        recompute(&inputs, &weights, move |inputs| {
+            let seen = match has_bias {
+                true => seen.clone().with_bias(inputs[1].shallow_clone()),
+                false => seen.clone(),
+            };
+            let memory = seen_by_all
+                .as_ref()
+                .map(|seen| Memory { states_bsd: &inputs[1 + usize::from(has_bias)], seen });
+            let rotation = rotation.as_ref();
+            let own = AttentionInput { seen: &seen, rotation, cache: None, train: true };
+            block.forward(&inputs[0], BlockInput { own, memory, cross_cache: None })
+        })
+    }
 }
 
 /// Blocks between embeddings and the final norm.
@@ -113,6 +154,7 @@ pub(super) struct Stack {
     /// With [`Placement::Pre`], after the last block.
     final_norm: Option<Norm>,
     dropout: Dropout,
+    recompute: Recompute,
 }
 
 impl Stack {
@@ -145,8 +187,12 @@ impl Stack {
             Placement::Pre => Some(config.norm(&(path / "final_layer_norm"))?),
             Placement::Post => None,
         };
-        let dropout = config.dropout();
-        Ok(Self { config: config.clone(), is_decoder, bias, blocks, final_norm, dropout })
+        let (config, dropout, recompute) = (config.clone(), config.dropout(), Recompute::None);
+        Ok(Self { config, is_decoder, bias, blocks, final_norm, dropout, recompute })
+    }
+
+    pub(super) fn set_recompute(&mut self, recompute: Recompute) {
+        self.recompute = recompute;
     }
 
     /// Embeddings `[b, t, d]` to hidden states `[b, t, d]`.
@@ -177,6 +223,10 @@ impl Stack {
         for block in &self.blocks {
             let (own_cache, cross_cache) = caches.as_mut().and_then(Iterator::next).unzip();
             let (seen, rotation) = (&seen, rotation.as_ref());
+            if train && self.recompute == Recompute::Blocks {
+                x_btd = block.forward_again(&x_btd, seen, rotation, memory)?;
+                continue;
+            }
             let own = AttentionInput { seen, rotation, cache: own_cache, train };
             x_btd = block.forward(&x_btd, BlockInput { own, memory, cross_cache })?;
         }

@@ -11,6 +11,7 @@ mod heads;
 mod precision;
 mod properties;
 mod published;
+mod recompute;
 mod rotary;
 mod support;
 mod t5;

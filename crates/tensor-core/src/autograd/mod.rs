@@ -45,7 +45,9 @@
 //! ```
 
 mod function;
+mod recompute;
 
 pub mod check;
 
 pub use function::{BackwardContext, ForwardContext, Function, apply};
+pub use recompute::recompute;

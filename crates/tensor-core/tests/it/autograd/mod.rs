@@ -4,6 +4,7 @@ mod failures;
 mod gradients;
 mod in_place;
 mod lifetime;
+mod recompute;
 mod threads;
 
 use bert4rs_tensor_core::autograd::{BackwardContext, ForwardContext, Function, apply};

@@ -1,0 +1,33 @@
+//! What of a model is computed again for the backward pass, to save memory.
+
+use bert4rs_tensor_core::{Error as Core, Tensor, autograd};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// What is computed again instead of kept. Gradients stay the same to the bit; only that of T5's
+/// relative bias, which blocks share, may be summed in another order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Nothing: every value that the backward pass needs is kept.
+    #[default]
+    None,
+    /// All within each block: its input alone is kept. Costs a third of the FLOPs more.
+    Blocks,
+}
+
+/// [`autograd::recompute`] for a body of this crate.
+pub(crate) fn recompute(
+    inputs: &[&Tensor],
+    weights: &[&Tensor],
+    body: impl Fn(&[Tensor]) -> Result<Tensor> + Send + 'static,
+) -> Result<Tensor> {
+    let body = move |inputs: &[Tensor]| {
+        body(inputs).map_err(|error| match error {
+            Error::Core(error) => error,
+            other => Core::Torch { op: "recompute".into(), message: other.to_string() },
+        })
+    };
+    Ok(autograd::recompute(inputs, weights, body)?)
+}
