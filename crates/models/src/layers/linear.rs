@@ -24,11 +24,11 @@ pub struct Linear {
     pub fp8: Option<fp8::Linear>,
 }
 
-/// A clone has the same parameters, not copies of them.
+/// A clone has the same parameters and FP8 history, not copies of them.
 impl Clone for Linear {
     fn clone(&self) -> Self {
         let bias = self.bias.as_ref().map(Tensor::shallow_clone);
-        Self { weight: self.weight.shallow_clone(), bias }
+        Self { weight: self.weight.shallow_clone(), bias, fp8: self.fp8.clone() }
     }
 }
 
