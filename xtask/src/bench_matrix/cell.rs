@@ -131,7 +131,8 @@ fn selected_rows(rows: &Rows, selection: &Selection<'_>) -> Result<Vec<Row>> {
     let (mut all, others): (Vec<_>, Vec<_>) =
         ours.into_iter().filter(chosen).partition(|row| row.name == rows.baseline);
     all.extend(others);
-    all.extend(peers);
+    let names_peers = peers.iter().any(|row| selection.rows.contains(&row.name));
+    all.extend(peers.into_iter().filter(|row| !names_peers || selection.rows.contains(&row.name)));
     Ok(all)
 }
 
@@ -228,7 +229,10 @@ mod tests {
             { name = "fused", on = ["a=1"], off = ["a=2"] },
             { name = "odd", on = ["b=1"] },
         ]
-        peer = [{ name = "hf", title = "Hugging Face", args = ["--x"] }]
+        peer = [
+            { name = "hf", title = "Hugging Face", args = ["--x"] },
+            { name = "tuned", title = "tuned", args = ["--y"] },
+        ]
     "#;
     const SIZE: &str = r#"
         name = "small"
@@ -260,7 +264,14 @@ mod tests {
     fn every_switch_is_added_and_left_out_once() {
         let ours = ["plain", "best", "bf16", "plain+fused", "plain+odd", "best-bf16", "best-fused"];
         assert_eq!(names(&[], false).unwrap(), ours);
-        assert_eq!(names(&[], true).unwrap().last().unwrap(), "hf");
+        assert_eq!(names(&[], true).unwrap().last().unwrap(), "tuned");
+    }
+
+    #[test]
+    fn all_peers_run_unless_some_are_named() {
+        assert_eq!(names(&["bf16"], true).unwrap(), ["plain", "bf16", "hf", "tuned"]);
+        assert_eq!(names(&["bf16", "hf"], true).unwrap(), ["plain", "bf16", "hf"]);
+        assert!(names(&["hf"], false).is_err(), "--peers is missing");
     }
 
     #[test]
