@@ -28,8 +28,9 @@ const CARGO_STEPS: [(&str, &str); 5] = [
     ("doc", "doc --workspace --no-deps"),
 ];
 
-/// The presets that must learn.
-const PRESETS: [&str; 2] = ["baseline", "recommended"];
+/// What must learn: a family and a preset.
+const RUNS: [(&str, &str); 4] =
+    [("bert", "baseline"), ("bert", "recommended"), ("gpt", "recommended"), ("t5", "recommended")];
 
 /// A model small enough that 20 steps take seconds.
 const SHORT_RUN: &str = "--max-steps 20 --batch-size 8 --seq-len 64 --hidden-size 64 \
@@ -61,12 +62,12 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
 enum Step {
     Cargo { name: &'static str, arguments: &'static str },
     Kernels,
-    ShortRun { preset: &'static str },
+    ShortRun { family: &'static str, preset: &'static str },
 }
 
 fn steps(fast: bool) -> Vec<Step> {
     let cargo = CARGO_STEPS.iter().map(|&(name, arguments)| Step::Cargo { name, arguments });
-    let runs = PRESETS.iter().map(|&preset| Step::ShortRun { preset });
+    let runs = RUNS.iter().map(|&(family, preset)| Step::ShortRun { family, preset });
     cargo.chain([Step::Kernels]).chain(runs.filter(|_| !fast)).collect()
 }
 
@@ -80,7 +81,7 @@ impl Step {
         let result = match self {
             Step::Cargo { arguments, .. } => run_cargo(cargo_command(checkout, arguments)),
             Step::Kernels => kernels::check(checkout),
-            Step::ShortRun { preset } => short_run(checkout, preset),
+            Step::ShortRun { family, preset } => short_run(checkout, family, preset),
         };
         let took = console::seconds(started.elapsed());
         match &result {
@@ -97,7 +98,7 @@ impl Step {
         match self {
             Step::Cargo { name, .. } => (*name).to_owned(),
             Step::Kernels => "CUDA kernels".to_owned(),
-            Step::ShortRun { preset } => format!("20 steps of {preset}"),
+            Step::ShortRun { family, preset } => format!("20 steps of {family}, {preset}"),
         }
     }
 
@@ -106,8 +107,8 @@ impl Step {
         match self {
             Step::Cargo { arguments, .. } => shown(&cargo_command(checkout, arguments)),
             Step::Kernels => "cargo xtask kernels".to_owned(),
-            Step::ShortRun { preset } => {
-                format!("cargo xtask train --preset {preset} {SHORT_RUN}")
+            Step::ShortRun { family, preset } => {
+                format!("cargo xtask train --model {family} --preset {preset} {SHORT_RUN}")
             }
         }
     }
@@ -132,13 +133,15 @@ fn run_cargo(mut cargo: Command) -> Result<()> {
 }
 
 /// Trains a small model for 20 steps on the real corpus, and sees that it learns.
-fn short_run(checkout: &Checkout, preset: &str) -> Result<()> {
+fn short_run(checkout: &Checkout, family: &str, preset: &str) -> Result<()> {
     let corpus = corpus::find(corpus::DEFAULT)?.fetch()?;
     let program = program::build(checkout, With::Tests)?;
     // In the target folder, where it may stay to be looked at.
-    let out = program.with_file_name("xtask-test").join(preset);
+    let out = program.with_file_name("xtask-test").join(format!("{family}-{preset}"));
     let mut command = program::command(checkout, &program);
-    command.args(["train", "--preset", preset]).args(SHORT_RUN.split_whitespace());
+    command
+        .args(["train", "--model", family, "--preset", preset])
+        .args(SHORT_RUN.split_whitespace());
     command.arg("--corpus").arg(&corpus).arg("--out").arg(&out);
     let status = command.status().map_err(Error::at(&program))?;
     if !status.success() {
@@ -227,6 +230,6 @@ mod tests {
     #[test]
     fn a_fast_test_trains_nothing() {
         assert_eq!(steps(true).len(), CARGO_STEPS.len() + 1);
-        assert_eq!(steps(false).len(), CARGO_STEPS.len() + 1 + PRESETS.len());
+        assert_eq!(steps(false).len(), CARGO_STEPS.len() + 1 + RUNS.len());
     }
 }

@@ -17,7 +17,6 @@ pub enum Layout {
 pub(crate) enum Padding {
     /// A piece of its own, which no other sees.
     Apart,
-    #[expect(dead_code, reason = "for decoders, which come next")]
     /// The end of the last piece: for rows in which nothing sees what is later.
     WithLast,
 }
@@ -46,9 +45,8 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// A grid without rows; `pad` is the token that fills them up.
-    pub(crate) fn new(layout: Layout, padding: Padding, columns: usize, pad: u32) -> Self {
-        let pad = i64::from(pad);
+    /// A grid without rows; `pad` is what fills them up.
+    pub(crate) fn new(layout: Layout, padding: Padding, columns: usize, pad: i64) -> Self {
         let (ids, positions, documents) = (Vec::new(), Vec::new(), Vec::new());
         Self {
             layout,

@@ -1,4 +1,4 @@
-//! From plain text to batches for masked language modelling.
+//! From plain text to batches: masked tokens, next tokens, corrupted spans.
 //!
 //! | module | holds |
 //! | --- | --- |
@@ -8,7 +8,10 @@
 //! | [`prepare`](mod@prepare) | corpus and tokenizer to a cached dataset |
 //! | [`packing`] | documents into sequences of one length |
 //! | [`layout`] | sequences into rows, with or without padding |
-//! | [`mlm`], [`batch`] | masked batches |
+//! | [`mlm`] | masked tokens, for BERT |
+//! | [`causal`] | next tokens, for GPT |
+//! | [`spans`] | corrupted spans, for T5 |
+//! | [`batch`] | batches, as numbers and as tensors |
 //! | [`prefetch`] | batches made ahead by threads |
 //! | [`unigram`] | losses that a model must beat |
 //!
@@ -16,7 +19,8 @@
 //! use std::sync::Arc;
 //!
 //! use bert4rs_data::{
-//!     DatasetOptions, Layout, MlmBatches, MlmOptions, Prefetcher, TokenizerChoice, prepare,
+//!     DatasetOptions, Layout, MlmBatches, MlmOptions, Objective, Prefetcher, TokenizerChoice,
+//!     prepare,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,6 +31,7 @@
 //! let dataset = prepare(
 //!     &DatasetOptions {
 //!         corpus: vec![text],
+//!         objective: Objective::MaskedTokens,
 //!         tokenizer: TokenizerChoice::Train { vocab_size: 100 },
 //!         held_out_fraction: 0.1,
 //!         cache: folder.path().join("cache"),
@@ -36,7 +41,7 @@
 //! let layout = Layout::Packed;
 //! let options =
 //!     MlmOptions { batch_size: 2, sequence_length: 64, mask_rate: 0.15, layout, seed: 1 };
-//! let batches = MlmBatches::train(dataset.train, dataset.summary.vocabulary, options)?;
+//! let batches = MlmBatches::train(dataset.train, dataset.tokenizer.vocabulary()?, options)?;
 //!
 //! let mut prefetcher = Prefetcher::new(Arc::new(batches), 0, 4, 2)?;
 //! let batch = prefetcher.next()?;
@@ -47,6 +52,7 @@
 //! ```
 
 pub mod batch;
+pub mod causal;
 pub mod corpus;
 pub mod error;
 pub mod fingerprint;
@@ -59,12 +65,15 @@ pub mod prepare;
 pub mod progress;
 mod random;
 mod rounds;
+mod sequences;
 pub mod shard;
+pub mod spans;
 mod split;
 pub mod tokenizer;
 pub mod unigram;
 
-pub use batch::{MlmBatch, MlmTensors};
+pub use batch::{CausalBatch, MlmBatch, MlmTensors, SpanBatch};
+pub use causal::{CausalBatches, CausalOptions};
 pub use corpus::Corpus;
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
@@ -74,4 +83,7 @@ pub use prefetch::{BatchSource, Prefetcher};
 pub use prepare::{Dataset, DatasetOptions, Summary, TokenizerChoice, prepare};
 pub use progress::{Phase, Progress};
 pub use shard::TokenShard;
-pub use tokenizer::{ModelTokenizer, SpecialTokens, TextTokenizer, Vocabulary};
+pub use spans::{Noise, SpanBatches, SpanOptions};
+pub use tokenizer::{
+    ModelTokenizer, Objective, SpanTokens, SpecialTokens, TextTokenizer, Vocabulary,
+};

@@ -10,10 +10,9 @@ use rand::Rng;
 use crate::batch::MlmBatch;
 use crate::error::{Error, Result};
 use crate::layout::{Grid, Layout, Padding};
-use crate::order::ShuffledEpochs;
-use crate::packing::{LastSequence, Packing};
+use crate::packing::Framing;
 use crate::prefetch::BatchSource;
-use crate::random::{Purpose, stream};
+use crate::sequences::{Sequences, Shown};
 use crate::shard::TokenShard;
 use crate::tokenizer::Vocabulary;
 
@@ -33,9 +32,10 @@ pub struct MlmOptions {
 }
 
 impl MlmOptions {
-    fn check(&self) -> Result<()> {
-        if self.batch_size == 0 {
-            return Err(Error::setting("the batch size", 0, "at least 1"));
+    fn check(&self, vocabulary: Vocabulary) -> Result<()> {
+        if vocabulary.size <= 5 {
+            let expected = "more than the 5 special tokens";
+            return Err(Error::setting("the vocabulary size", vocabulary.size, expected));
         }
         if !(self.mask_rate > 0.0 && self.mask_rate <= 1.0) {
             return Err(Error::setting("the mask rate", self.mask_rate, "above 0, at most 1"));
@@ -57,19 +57,9 @@ impl MlmOptions {
 /// number.
 #[derive(Debug)]
 pub struct MlmBatches {
-    shard: Arc<TokenShard>,
+    sequences: Sequences,
     vocabulary: Vocabulary,
     options: MlmOptions,
-    packing: Packing,
-    order: Order,
-}
-
-#[derive(Debug)]
-enum Order {
-    /// Endless, with new masks each epoch.
-    Shuffled(ShuffledEpochs),
-    /// Each sequence once, with the same masks always.
-    Once,
 }
 
 impl MlmBatches {
@@ -84,16 +74,11 @@ impl MlmBatches {
         vocabulary: Vocabulary,
         options: MlmOptions,
     ) -> Result<Self> {
-        let packing = packing(&shard, vocabulary, &options, LastSequence::DropPartial)?;
-        let count = u32::try_from(packing.len()).map_err(|_| {
-            Error::setting(
-                "the number of sequences",
-                packing.len(),
-                format!("at most {}", u32::MAX),
-            )
-        })?;
-        let order = Order::Shuffled(ShuffledEpochs::new(options.seed, count));
-        Ok(Self { shard, vocabulary, options, packing, order })
+        options.check(vocabulary)?;
+        let MlmOptions { batch_size, sequence_length, seed, .. } = options;
+        let framing = Framing::Around;
+        let sequences = Sequences::train(shard, framing, sequence_length, batch_size, seed)?;
+        Ok(Self { sequences, vocabulary, options })
     }
 
     /// Batches for evaluation: every sequence once, in order, with the same masks each time. The
@@ -106,18 +91,21 @@ impl MlmBatches {
         vocabulary: Vocabulary,
         options: MlmOptions,
     ) -> Result<Self> {
-        let packing = packing(&shard, vocabulary, &options, LastSequence::Pad)?;
-        Ok(Self { shard, vocabulary, options, packing, order: Order::Once })
+        options.check(vocabulary)?;
+        let MlmOptions { batch_size, sequence_length, seed, .. } = options;
+        let framing = Framing::Around;
+        let sequences = Sequences::held_out(shard, framing, sequence_length, batch_size, seed)?;
+        Ok(Self { sequences, vocabulary, options })
     }
 
     /// Number of sequences that the documents give.
     pub fn sequence_count(&self) -> usize {
-        self.packing.len()
+        self.sequences.len()
     }
 
     /// Batches that show every sequence once, the last of them perhaps not full.
     pub fn batches_per_epoch(&self) -> u64 {
-        self.packing.len().div_ceil(self.options.batch_size) as u64
+        self.sequences.batches_per_epoch()
     }
 
     /// The options they are made with.
@@ -125,38 +113,11 @@ impl MlmBatches {
         &self.options
     }
 
-    /// For each sequence of a batch: epoch and number.
-    fn sequences(&self, batch: u64) -> Result<Vec<(u64, usize)>> {
-        let size = self.options.batch_size as u64;
-        match &self.order {
-            Order::Shuffled(epochs) => {
-                let first = batch
-                    .checked_mul(size)
-                    .ok_or(Error::NoSuchBatch { index: batch, count: u64::MAX / size })?;
-                Ok((first..first.saturating_add(size))
-                    .map(|position| epochs.at(position))
-                    .collect())
-            }
-            Order::Once => {
-                let count = self.batches_per_epoch();
-                if batch >= count {
-                    return Err(Error::NoSuchBatch { index: batch, count });
-                }
-                let end = ((batch + 1) * size).min(self.packing.len() as u64);
-                Ok((batch * size..end).map(|sequence| (0, sequence as usize)).collect())
-            }
-        }
-    }
-
-    /// Appends one sequence to `batch`.
-    fn push_sequence(&self, epoch: u64, sequence: usize, grid: &mut Grid, masked: &mut Masked) {
+    /// Appends one sequence.
+    fn push_sequence(&self, shown: Shown, grid: &mut Grid, masked: &mut Masked) {
         let start = grid.ids.len();
-        self.lay_out(sequence, grid);
-        let purpose = match self.order {
-            Order::Shuffled(_) => Purpose::TrainMask,
-            Order::Once => Purpose::HeldOutMask,
-        };
-        let mut random = stream(purpose, self.options.seed, epoch, sequence as u64);
+        self.lay_out(shown.sequence, grid);
+        let mut random = self.sequences.mask_stream(shown);
         let count = self.options.masked_per_sequence();
         // Padding between pieces is special and takes no random numbers, so that the masks are
         // the same in any layout.
@@ -169,11 +130,11 @@ impl MlmBatches {
     /// Appends the slots of one sequence, unmasked.
     fn lay_out(&self, sequence: usize, grid: &mut Grid) {
         let special = &self.vocabulary.special;
-        for piece in self.packing.pieces(self.shard.offsets(), sequence) {
+        for piece in self.sequences.pieces(sequence) {
             let last = piece.len() + 1;
             grid.push_piece(last + 1, |slots| {
                 slots[0] = i64::from(special.cls);
-                self.shard.tokens(piece).copy_to(&mut slots[1..last]);
+                self.sequences.shard().tokens(piece).copy_to(&mut slots[1..last]);
                 slots[last] = i64::from(special.sep);
             });
         }
@@ -188,30 +149,16 @@ struct Masked {
     labels: Vec<i64>,
 }
 
-fn packing(
-    shard: &TokenShard,
-    vocabulary: Vocabulary,
-    options: &MlmOptions,
-    last: LastSequence,
-) -> Result<Packing> {
-    options.check()?;
-    if vocabulary.size <= 5 {
-        let expected = "more than the 5 special tokens";
-        return Err(Error::setting("the vocabulary size", vocabulary.size, expected));
-    }
-    Packing::new(shard.offsets(), options.sequence_length, last)
-}
-
 impl BatchSource for MlmBatches {
     type Batch = MlmBatch;
 
     fn batch(&self, index: u64) -> Result<MlmBatch> {
         let columns = self.options.sequence_length;
         let pad = self.vocabulary.special.pad;
-        let mut grid = Grid::new(self.options.layout, Padding::Apart, columns, pad);
+        let mut grid = Grid::new(self.options.layout, Padding::Apart, columns, pad.into());
         let mut masked = Masked::default();
-        for (epoch, sequence) in self.sequences(index)? {
-            self.push_sequence(epoch, sequence, &mut grid, &mut masked);
+        for shown in self.sequences.of_batch(index)? {
+            self.push_sequence(shown, &mut grid, &mut masked);
         }
         Ok(MlmBatch {
             rows: grid.rows,
@@ -279,6 +226,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::random::{Purpose, stream};
     use crate::tokenizer::SpecialTokens;
 
     const SPECIAL: SpecialTokens = SpecialTokens { pad: 0, unk: 1, cls: 2, sep: 3, mask: 4 };

@@ -1,17 +1,47 @@
 //! Which tokens go into which sequence: documents packed end to end, with nothing lost.
 //!
-//! A sequence of `t` slots holds pieces of documents, each `[CLS] tokens [SEP]`. A document that
-//! does not fit goes on as another piece in the next sequence. Fewer than [`MIN_PIECE`] slots left
-//! over are padding.
+//! A sequence of `t` slots holds pieces of documents, each [framed](Framing). A document that does
+//! not fit goes on as another piece in the next sequence. Fewer than [`MIN_PIECE`] slots left over
+//! are padding.
 
 use std::ops::Range;
 
 use crate::error::{Error, Result};
+use crate::spans::Noise;
 
-/// The fewest slots for which a piece is begun, with its `[CLS]` and `[SEP]`.
+/// The fewest slots for which a piece is begun, with its frame.
 pub const MIN_PIECE: usize = 8;
-/// `[CLS]` and `[SEP]`.
-const FRAME: u64 = 2;
+
+/// What is made of a piece's tokens, and so how many slots they take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Framing {
+    /// `[CLS] tokens [SEP]`, for BERT.
+    Around,
+    /// `<|endoftext|> tokens`, for GPT.
+    Before,
+    /// What the encoder of T5 sees of them, for which a part of them is one sentinel.
+    Spans(Noise),
+}
+
+impl Framing {
+    /// Slots that `tokens` take.
+    pub fn slots(&self, tokens: u64) -> u64 {
+        match self {
+            Self::Around => tokens + 2,
+            Self::Before => tokens + 1,
+            Self::Spans(noise) => noise.source_slots(tokens as usize) as u64,
+        }
+    }
+
+    /// The most tokens that `slots` hold.
+    pub fn longest(&self, slots: u64) -> u64 {
+        match self {
+            Self::Around => slots - 2,
+            Self::Before => slots - 1,
+            Self::Spans(noise) => noise.longest(slots as usize) as u64,
+        }
+    }
+}
 
 /// What becomes of a last sequence that the documents don't fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +53,9 @@ pub enum LastSequence {
 }
 
 /// Where each sequence begins; the rest follows from the documents. 8 bytes a sequence.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Packing {
+    framing: Framing,
     sequence_length: usize,
     starts: Vec<u64>,
 }
@@ -34,7 +65,12 @@ impl Packing {
     ///
     /// # Errors
     /// A length below [`MIN_PIECE`], and documents without a token.
-    pub fn new(offsets: &[u64], sequence_length: usize, last: LastSequence) -> Result<Self> {
+    pub fn new(
+        offsets: &[u64],
+        framing: Framing,
+        sequence_length: usize,
+        last: LastSequence,
+    ) -> Result<Self> {
         if sequence_length < MIN_PIECE {
             let expected = format!("at least {MIN_PIECE}");
             return Err(Error::setting("the sequence length", sequence_length, expected));
@@ -48,9 +84,9 @@ impl Packing {
                     starts.push(token);
                     left = sequence_length as u64;
                 }
-                let piece = (left - FRAME).min(end - token);
+                let piece = framing.longest(left).min(end - token);
                 token += piece;
-                left -= piece + FRAME;
+                left -= framing.slots(piece);
             }
         }
         if starts.is_empty() {
@@ -60,7 +96,7 @@ impl Packing {
         if partial && last == LastSequence::DropPartial && starts.len() > 1 {
             starts.pop();
         }
-        Ok(Self { sequence_length, starts })
+        Ok(Self { framing, sequence_length, starts })
     }
 
     /// Number of sequences.
@@ -87,6 +123,7 @@ impl Packing {
         offsets: &'a [u64],
         sequence: usize,
     ) -> impl Iterator<Item = Range<usize>> + use<'a> {
+        let framing = self.framing;
         let mut token = self.starts[sequence];
         let mut left = self.sequence_length as u64;
         // The first offset beyond the token: where its document ends.
@@ -98,9 +135,9 @@ impl Packing {
             if left < MIN_PIECE as u64 || end == offsets.len() {
                 return None;
             }
-            let piece = token..offsets[end].min(token + left - FRAME);
+            let piece = token..offsets[end].min(token + framing.longest(left));
             token = piece.end;
-            left -= piece.end - piece.start + FRAME;
+            left -= framing.slots(piece.end - piece.start);
             Some(piece.start as usize..piece.end as usize)
         })
     }

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use bert4rs_tensor_core::error::panic_text;
 use bert4rs_tensor_core::profile::span;
 
 use crate::error::{Error, Result};
@@ -143,11 +144,7 @@ fn work<S: BatchSource>(
 fn make<S: BatchSource>(source: &S, index: u64) -> Result<S::Batch> {
     let _span = span("make a batch");
     catch_unwind(AssertUnwindSafe(|| source.batch(index))).unwrap_or_else(|payload| {
-        let reason = payload
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| payload.downcast_ref::<&str>().copied())
-            .unwrap_or("panic without a message");
-        Err(Error::Worker { index, reason: format!("panicked: {reason}") })
+        let reason = format!("panicked: {}", panic_text(payload.as_ref()));
+        Err(Error::Worker { index, reason })
     })
 }

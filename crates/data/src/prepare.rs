@@ -18,11 +18,11 @@ use crate::rounds::for_each_round;
 use crate::shard::{self, TokenShard};
 use crate::split::Split;
 use crate::tokenizer::{
-    CacheStore, TextTokenizer, Vocabulary, encode_chunk, tokenizer_file, train_tokenizer,
+    CacheStore, Objective, TextTokenizer, encode_chunk, tokenizer_file, train_tokenizer,
 };
 
 /// Changes whenever the same inputs would give another dataset.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const TOKENIZER: &str = "tokenizer.json";
 const TRAIN: &str = "train.tokens";
 const HELD_OUT: &str = "held_out.tokens";
@@ -45,6 +45,8 @@ pub enum TokenizerChoice {
 pub struct DatasetOptions {
     /// Text files, and folders of `.txt` files.
     pub corpus: Vec<PathBuf>,
+    /// What is to be learned from it.
+    pub objective: Objective,
     /// Which tokenizer to use.
     pub tokenizer: TokenizerChoice,
     /// The share of documents that is held out: above 0, at most 0.5. At least one document is
@@ -72,8 +74,6 @@ pub struct Dataset {
 /// What is known of a dataset without reading its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// The tokenizer's size and special tokens.
-    pub vocabulary: Vocabulary,
     /// Entropy of the token frequencies in the whole corpus, in nats.
     pub unigram_entropy: f64,
     /// Loss on held-out tokens of a model that predicts the training tokens' frequencies, each
@@ -119,6 +119,7 @@ fn key(corpus: &Corpus, options: &DatasetOptions) -> Result<String> {
     add(&FORMAT.to_le_bytes());
     add(&shard::VERSION.to_le_bytes());
     add(&options.held_out_fraction.to_le_bytes());
+    add(options.objective.name().as_bytes());
     match &options.tokenizer {
         TokenizerChoice::Train { vocab_size } => {
             add(b"train");
@@ -218,9 +219,12 @@ fn fill(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
     let tokenizer = match &options.tokenizer {
-        TokenizerChoice::Train { vocab_size } => train_tokenizer(corpus, *vocab_size, progress)?,
+        TokenizerChoice::Train { vocab_size } => {
+            train_tokenizer(corpus, options.objective, *vocab_size, progress)?
+        }
         TokenizerChoice::Load(path) => TextTokenizer::load(path)?,
     };
+    options.objective.check(&tokenizer)?;
     tokenizer.save(&folder.join(TOKENIZER))?;
     let (train, held_out) = (folder.join(TRAIN), folder.join(HELD_OUT));
     let mut split = Split::create(&train, &held_out, &tokenizer, options.held_out_fraction)?;

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::prepare::Summary;
 use crate::random::unit_hash;
 use crate::shard::ShardWriter;
-use crate::tokenizer::{TextTokenizer, Vocabulary};
+use crate::tokenizer::TextTokenizer;
 use crate::unigram;
 
 /// Two token files, filled from one stream of documents.
@@ -18,7 +18,6 @@ pub(crate) struct Split {
     train: Side,
     held_out: Side,
     fraction: f64,
-    vocabulary: Vocabulary,
     waiting: Option<Vec<u32>>,
     /// The number of the document that waits.
     number: u64,
@@ -50,14 +49,14 @@ impl Split {
         tokenizer: &TextTokenizer,
         fraction: f64,
     ) -> Result<Self> {
-        let vocabulary = tokenizer.vocabulary();
+        let size = tokenizer.vocab_size();
         let fingerprint = tokenizer.fingerprint()?;
         let side = |path| -> Result<Side> {
-            let writer = ShardWriter::create(path, vocabulary.size, fingerprint)?;
-            Ok(Side { writer, counts: vec![0; vocabulary.size] })
+            let writer = ShardWriter::create(path, size, fingerprint)?;
+            Ok(Side { writer, counts: vec![0; size] })
         };
         let (train, held_out) = (side(train)?, side(held_out)?);
-        Ok(Self { train, held_out, fraction, vocabulary, waiting: None, number: 0 })
+        Ok(Self { train, held_out, fraction, waiting: None, number: 0 })
     }
 
     /// Adds a document, which is not empty.
@@ -92,7 +91,6 @@ impl Split {
         let (train, held_out) = (&self.train.counts, &self.held_out.counts);
         let all: Vec<u64> = train.iter().zip(held_out).map(|(a, b)| a + b).collect();
         let summary = Summary {
-            vocabulary: self.vocabulary,
             unigram_entropy: unigram::entropy(&all),
             held_out_unigram_loss: unigram::cross_entropy(train, held_out),
         };

@@ -12,6 +12,14 @@ pub fn entropy(counts: &[u64]) -> f64 {
     counts.iter().filter(|&&count| count > 0).map(term).sum()
 }
 
+/// Entropy, in nats, of a stream with `text` tokens of text, whose own entropy is `of_text`, and
+/// with other tokens, of which number `i` occurs `others[i]` times.
+pub fn entropy_with(of_text: f64, text: u64, others: &[u64]) -> f64 {
+    let groups: Vec<u64> = std::iter::once(text).chain(others.iter().copied()).collect();
+    let total = groups.iter().sum::<u64>() as f64;
+    entropy(&groups) + text as f64 / total * of_text
+}
+
 /// Mean loss, in nats, of predicting the tokens counted in `held_out` by the frequencies in
 /// `train`, each count raised by one so that no token is impossible.
 ///
@@ -35,6 +43,12 @@ mod tests {
         assert!((entropy(&[3, 3, 3, 3]) - 4f64.ln()).abs() < 1e-12);
         // Shares 1/2, 1/4, 1/4: 1.5 bits.
         assert!((entropy(&[2, 1, 1]) - 1.5 * 2f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn other_tokens_join_those_of_the_text() {
+        let joined = entropy_with(entropy(&[2, 1, 1]), 4, &[3, 0, 1]);
+        assert!((joined - entropy(&[2, 1, 1, 3, 1])).abs() < 1e-12);
     }
 
     #[test]

@@ -49,6 +49,18 @@ impl LossOptions {
     }
 }
 
+/// The rows of hidden states `[n, d]` and labels `[n]` that `counted` names, I64; all if absent.
+pub(crate) fn select(
+    hidden_nd: Tensor,
+    labels_n: Tensor,
+    counted: Option<&Tensor>,
+) -> (Tensor, Tensor) {
+    match counted {
+        None => (hidden_nd, labels_n),
+        Some(rows) => (hidden_nd.index_select(0, rows), labels_n.index_select(0, rows)),
+    }
+}
+
 /// Mean over rows of `-log softmax(logits)[label]`, a scalar in FP32 (FP64 for FP64 logits).
 ///
 /// `logits_nv` is of any float dtype, `labels_n` is I64; rows labelled [`IGNORED`] don't count.

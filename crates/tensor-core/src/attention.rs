@@ -4,7 +4,7 @@
 //! keys, `d` features of a head.
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::{Context, Error, Result};
 
@@ -14,8 +14,36 @@ use crate::error::{Context, Error, Result};
 pub enum Implementation {
     /// Products and softmax one by one, holding all scores: the reference.
     Plain,
-    /// The best of libtorch's kernels for the inputs; see [`tier`] for which that is.
+    /// The best of the kernels for the inputs; see [`tier`] for which of libtorch's that is.
     Fused,
+    /// Our own kernel, which stands above this crate.
+    Own,
+    /// libtorch's products and softmax one by one.
+    Math,
+    /// libtorch's flash attention.
+    Flash,
+    /// libtorch's memory-efficient attention.
+    Efficient,
+    /// cuDNN's, by way of libtorch.
+    Cudnn,
+}
+
+impl Implementation {
+    /// Refuses what a device never has, whatever the inputs.
+    pub fn check_device(self, device: Device) -> Result<()> {
+        let (refused, why) = match (self, device) {
+            (Self::Efficient | Self::Cudnn, Device::Cpu) => (true, "it is for GPUs"),
+            (Self::Own, device) if device != Device::Cpu => (true, "it is for CPUs"),
+            _ => (false, ""),
+        };
+        if !refused {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            what: format!("{self:?} attention on {device:?}").to_lowercase(),
+            reason: format!("{why}; choose plain, fused, math or flash"),
+        })
+    }
 }
 
 /// How attention is computed.
@@ -33,7 +61,8 @@ impl Options {
     /// # Errors
     /// The choice, why it can't be had, and what to choose instead.
     pub fn check(&self) -> Result<()> {
-        if self.implementation == Implementation::Fused && self.dropout > 0.0 {
+        let drops = matches!(self.implementation, Implementation::Plain | Implementation::Math);
+        if self.dropout > 0.0 && !drops {
             return Err(Error::Unsupported {
                 what: "fused attention with attention dropout".into(),
                 reason: "the fused kernels drop no weights; set model.attention_dropout = 0 or \
@@ -110,6 +139,23 @@ pub fn tier(q_bhtd: &Tensor, k_bgsd: &Tensor, v_bgsd: &Tensor, scores: &Scores) 
     }
 }
 
+/// A mask as what is added to scores: of a boolean one, minus infinity where nothing is seen.
+fn added(mask: &Tensor, kind: Kind) -> Tensor {
+    if mask.kind() != Kind::Bool {
+        return mask.shallow_clone();
+    }
+    let nothing = mask.zeros_like().to_kind(kind);
+    nothing.masked_fill(&mask.logical_not(), f64::NEG_INFINITY)
+}
+
+/// The error where libtorch does not take the kernel that is asked for.
+fn refused(wanted: Tier, found: Tier) -> Error {
+    Error::Unsupported {
+        what: format!("{wanted:?} attention for these inputs").to_lowercase(),
+        reason: format!("libtorch takes {found:?}; set compute.attention = \"fused\""),
+    }
+}
+
 /// [`attend`] with scores scaled by `1 / √d` and an optional mask.
 ///
 /// # Errors
@@ -143,18 +189,37 @@ pub fn attend(
     options.check()?;
     let (mask, causal) = scores.visible.for_kernel(q_bhtd, k_bgsd)?;
     let grouped = is_grouped(q_bhtd, k_bgsd)?;
+    let best = || {
+        let (q, k, v) = (q_bhtd, k_bgsd, v_bgsd);
+        Tensor::f_scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scores.scale, grouped)
+            .during("fused attention")
+    };
+    let only = |wanted: Tier| match tier(q_bhtd, k_bgsd, v_bgsd, scores)? {
+        found if found == wanted => best(),
+        found => Err(refused(wanted, found)),
+    };
     match options.implementation {
-        Implementation::Fused => Tensor::f_scaled_dot_product_attention(
+        Implementation::Fused => best(),
+        Implementation::Flash => only(Tier::Flash),
+        Implementation::Efficient => only(Tier::Efficient),
+        Implementation::Cudnn => only(Tier::Cudnn),
+        Implementation::Math => Tensor::f_internal_scaled_dot_product_attention_math(
             q_bhtd,
             k_bgsd,
             v_bgsd,
-            mask,
-            0.0,
+            mask.map(|mask| added(mask, q_bhtd.kind())).as_ref(),
+            options.dropout,
             causal,
+            None,
             scores.scale,
             grouped,
         )
-        .during("fused attention"),
+        .during("math attention")
+        .map(|(result, _weights)| result),
+        Implementation::Own => Err(Error::Unsupported {
+            what: "our own attention".into(),
+            reason: "it stands above libtorch's; call it where it is, or choose fused".into(),
+        }),
         Implementation::Plain => {
             let repeats = if grouped { q_bhtd.size()[1] / k_bgsd.size()[1] } else { 1 };
             let k_bhsd = repeat_heads(k_bgsd, repeats);

@@ -136,7 +136,7 @@ pub fn contain<T>(op: &str, body: impl FnOnce() -> T) -> Result<T> {
 }
 
 /// What a panic says; libtorch's own words where one of `tch`'s operators panicked.
-pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
+pub fn panic_text(payload: &(dyn Any + Send)) -> String {
     let text = payload
         .downcast_ref::<String>()
         .map(String::as_str)

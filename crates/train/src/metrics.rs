@@ -90,8 +90,10 @@ pub struct Summary {
     pub device: String,
     /// Dtype of weights and activations.
     pub precision: String,
-    /// The attention implementation that ran.
+    /// The attention implementation that was asked for.
     pub attention: String,
+    /// The code that computed attention: plain, own, math, flash, efficient or cudnn.
+    pub attention_tier: String,
     /// CPU threads.
     pub threads: u64,
 }

@@ -18,7 +18,10 @@ use crate::console::Console;
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::metrics::{Meter, StepOutcome, Summary};
-use crate::task::{BatchSize, Task, masked_lm::MaskedLm};
+use crate::task::causal_lm::CausalLm;
+use crate::task::masked_lm::MaskedLm;
+use crate::task::span_corruption::SpanCorruption;
+use crate::task::{BatchSize, Task};
 
 /// Everything that a run holds while it trains.
 pub struct Session {
@@ -43,6 +46,11 @@ impl Session {
     pub fn prepare(config: &Config, console: &mut Console) -> Result<Self> {
         let device: DeviceChoice = config.compute.device.parse()?;
         let device = device.resolve()?;
+        config.compute.attention.check_device(device).map_err(|error| Error::Config {
+            origin: "configuration".into(),
+            key: "compute.attention".into(),
+            reason: error.to_string(),
+        })?;
         if config.compute.threads > 0 {
             set_num_threads(config.compute.threads.min(i32::MAX as u32) as i32);
         }
@@ -52,13 +60,8 @@ impl Session {
         let mut params = ParamStore::new(device, precision.compute_kind());
         let task: Box<dyn Task> = match config.model.family {
             Family::Bert => Box::new(MaskedLm::new(config, &params, console)?),
-            family => {
-                return Err(Error::Config {
-                    origin: "configuration".into(),
-                    key: "model.family".into(),
-                    reason: format!("{} can't be trained yet", family.name()),
-                });
-            }
+            Family::Gpt => Box::new(CausalLm::new(config, &params, console)?),
+            Family::T5 => Box::new(SpanCorruption::new(config, &params, console)?),
         };
         let optimizer = Optimizer::new(config.optimizer.clone(), params.params_mut())?;
         let schedule = config.schedule.resolve(Horizon::Steps(config.train.max_steps))?;
@@ -168,11 +171,12 @@ impl Session {
             flops_per_token,
             data_wait: self.task.waited().as_secs_f64()
                 / meter.time_in_steps().as_secs_f64().max(1e-9),
-            data_fingerprint: self.task.data_fingerprint().map(|print| format!("{print:016x}")),
+            data_fingerprint: Some(format!("{:016x}", self.task.data_fingerprint())),
             skipped_steps: self.optimizer.skipped(),
             device: device_name(self.device),
             precision: name_of(self.precision),
             attention: name_of(self.config.compute.attention),
+            attention_tier: self.task.attention_tier().map(name_of).unwrap_or_default(),
             threads: get_num_threads().max(1) as u64,
         }
     }

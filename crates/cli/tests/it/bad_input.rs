@@ -45,7 +45,11 @@ fn configuration() {
     check(&["--set", "data.seq_len=long"], &["data.seq_len", "string \"long\"", "u32"]);
     check(&["--set", "data.seq_len"], &["key=value"]);
     check(&["--set", "optimizer.adamw.lr=-1"], &["optimizer.adamw.lr", "-1"]);
-    check(&["--model", "gtp"], &["--model", "model.family", "`bert`, `gpt`"]);
+    check(&["--model", "gtp"], &["--model", "did you mean gpt"]);
+    check(&["--set", "model.family=gtp"], &["model.family", "`bert`, `gpt`"]);
+    check(&["--set", "compute.attention=efficient"], &["compute.attention", "it is for GPUs"]);
+    check(&["--set", "compute.attention=fast"], &["compute.attention", "`flash`"]);
+    check(&["--set", "compute.attention=own"], &["compute.attention", "multiple of 32"]);
     check(&["--set", "model.norm=batch"], &["model.norm", "`layer`", "`published`"]);
     check(
         &["--set", "model.positions.kind=rope", "--set", "model.positions.factor=2"],
@@ -62,7 +66,7 @@ fn configuration() {
     check(&["--set", "model.attention_dropout=0.1"], &["compute.attention = \"plain\""]);
     check(&["--set", "compute.precision=fp8"], &["compute.precision", "fp8", "bf16"]);
     check(&["--preset", "recomended"], &["did you mean \"recommended\"?"]);
-    check(&["--preset", "xyz"], &["baseline, recommended"]);
+    check(&["--preset", "xyz"], &["there are: baseline, "]);
 }
 
 #[test]

@@ -26,13 +26,18 @@ pub(super) fn read(vocabulary: &Path, merges: &Path, prefix_space: bool) -> Resu
         .vocab_and_merges(vocab, pairs)
         .build()
         .map_err(|error| bad(&merges.display().to_string(), error.to_string()))?;
+    with_steps(&origin, model, prefix_space)
+}
+
+/// GPT-2's steps around a model of pairs.
+pub(super) fn with_steps(origin: &str, model: BPE, prefix_space: bool) -> Result<Tokenizer> {
     let mut tokenizer = Tokenizer::new(model);
     tokenizer.with_pre_tokenizer(Some(ByteLevel::new(prefix_space, true, true)));
     tokenizer.with_decoder(Some(ByteLevel::default()));
     if tokenizer.token_to_id(END_OF_TEXT).is_some() {
         tokenizer
             .add_special_tokens([AddedToken::from(END_OF_TEXT, true).normalized(false)])
-            .map_err(|error| bad(&origin, error.to_string()))?;
+            .map_err(|error| bad(origin, error.to_string()))?;
     }
     Ok(tokenizer)
 }

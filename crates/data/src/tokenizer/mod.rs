@@ -1,11 +1,14 @@
-//! From text to token ids: a WordPiece tokenizer, trained here or loaded.
+//! From text to token ids, by tokenizers that are trained here or loaded.
 
 mod byte_level;
 mod encoder;
 mod export;
 mod model_folder;
+mod objective;
 mod sentence_piece;
 mod train;
+mod train_byte_level;
+mod train_unigram;
 mod vocab_txt;
 
 use std::fs;
@@ -19,7 +22,8 @@ use crate::error::{Error, Result};
 pub(crate) use encoder::{CacheStore, encode_chunk};
 pub use export::CONFIG_FILE;
 pub use model_folder::{ModelTokenizer, SpecialNames, TextStream};
-pub use train::{MIN_VOCAB_SIZE, train_tokenizer};
+pub use objective::{Objective, SpanTokens};
+pub use train::train_tokenizer;
 
 /// Ids of the tokens that are no text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,11 +59,12 @@ pub struct Vocabulary {
     pub special: SpecialTokens,
 }
 
-/// A tokenizer for masked language modelling: it has all of [`SpecialTokens::TEXTS`].
+/// A tokenizer of text to train on.
 #[derive(Debug, Clone)]
 pub struct TextTokenizer {
     inner: Tokenizer,
-    vocabulary: Vocabulary,
+    /// One more than the greatest token id.
+    size: usize,
     /// Where it came from, for messages.
     origin: String,
 }
@@ -72,7 +77,7 @@ impl TextTokenizer {
     /// text unless it holds a token with one of the letters A to Z.
     ///
     /// # Errors
-    /// A missing or malformed file, and a tokenizer that lacks a special token.
+    /// A missing or malformed file.
     pub fn load(path: &Path) -> Result<Self> {
         let file = tokenizer_file(path)?;
         let bytes = fs::read(&file).map_err(Error::io("read the tokenizer", &file))?;
@@ -95,21 +100,11 @@ impl TextTokenizer {
         inner.with_truncation(None).map_err(|error| bad(&origin, error.to_string()))?;
         // `[MASK]` in a corpus is five ordinary characters and a word, not a mask.
         inner.set_encode_special_tokens(true);
-        let [pad, unk, cls, sep, mask] = SpecialTokens::TEXTS.map(|text| {
-            inner.token_to_id(text).ok_or_else(|| {
-                let reason = format!(
-                    "lacks the token {text}; masked language modelling needs all of {:?}",
-                    SpecialTokens::TEXTS
-                );
-                bad(&origin, reason)
-            })
-        });
-        let special = SpecialTokens { pad: pad?, unk: unk?, cls: cls?, sep: sep?, mask: mask? };
         let size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        Ok(Self { inner, vocabulary: Vocabulary { size, special }, origin })
+        Ok(Self { inner, size, origin })
     }
 
-    /// Token ids of `text`, without `[CLS]` and `[SEP]`.
+    /// Token ids of `text`, without special tokens around it.
     ///
     /// # Errors
     /// What the tokenizer's model refuses; WordPiece refuses nothing.
@@ -135,15 +130,15 @@ impl TextTokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// Size and special ids.
-    pub fn vocabulary(&self) -> Vocabulary {
-        self.vocabulary
+    /// The id of this token, if there is one.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
     }
 
     /// One more than the greatest token id. A trained tokenizer may have fewer tokens than asked
     /// for, if its corpus is small.
     pub fn vocab_size(&self) -> usize {
-        self.vocabulary.size
+        self.size
     }
 
     /// Writes a `tokenizer.json` that Hugging Face's `PreTrainedTokenizerFast` loads. Equal

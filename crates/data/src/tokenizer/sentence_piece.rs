@@ -6,7 +6,7 @@ use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::{Precompiled, Replace, Sequence, Strip};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer};
 
 use super::bad;
 use crate::error::Result;
@@ -81,14 +81,20 @@ pub(super) fn parse(origin: &str, bytes: &[u8]) -> Result<Tokenizer> {
     let model = Unigram::from(vocabulary, unknown, false)
         .map_err(|error| bad(origin, error.to_string()))?;
     let charsmap = file.normalizer.and_then(|spec| spec.charsmap).unwrap_or_default();
-    with_steps(origin, model, &charsmap, special, added)
+    let mut normalizers = Vec::new();
+    if !charsmap.is_empty() {
+        let charsmap = Precompiled::from(&charsmap)
+            .map_err(|error| bad(origin, format!("its normalization: {error:?}")))?;
+        normalizers.push(charsmap.into());
+    }
+    with_steps(origin, model, normalizers, special, added)
 }
 
-/// T5's steps around a Unigram model.
-fn with_steps(
+/// T5's steps around a Unigram model, `normalizers` before those for spaces.
+pub(super) fn with_steps(
     origin: &str,
     model: Unigram,
-    charsmap: &[u8],
+    mut normalizers: Vec<NormalizerWrapper>,
     special: Vec<String>,
     added: Vec<String>,
 ) -> Result<Tokenizer> {
@@ -99,14 +105,8 @@ fn with_steps(
         "\u{2581}",
     )
     .map_err(|error| fail(&error))?;
-    let mut steps = Vec::new();
-    if !charsmap.is_empty() {
-        let charsmap = Precompiled::from(charsmap)
-            .map_err(|error| bad(origin, format!("its normalization: {error:?}")))?;
-        steps.push(charsmap.into());
-    }
-    steps.extend([Strip::new(false, true).into(), spaces.into()]);
-    tokenizer.with_normalizer(Some(Sequence::new(steps))).map_err(|error| fail(&error))?;
+    normalizers.extend([Strip::new(false, true).into(), spaces.into()]);
+    tokenizer.with_normalizer(Some(Sequence::new(normalizers))).map_err(|error| fail(&error))?;
     let metaspace = || Metaspace::new('\u{2581}', PrependScheme::Always, true);
     tokenizer.with_pre_tokenizer(Some(metaspace()));
     tokenizer.with_decoder(Some(metaspace()));

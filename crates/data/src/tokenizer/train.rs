@@ -1,8 +1,9 @@
-//! Training a WordPiece vocabulary, the same on every machine and with any number of threads.
+//! Training a vocabulary, the same on every machine and with any number of threads: what the kinds
+//! of tokenizers share, and WordPiece.
 //!
-//! The trainer of the `tokenizers` crate numbers the single characters in the order of a randomly
-//! seeded hash map, and breaks ties between merges by those numbers. Here characters are numbered
-//! beforehand, sorted, which leaves it nothing to decide by chance.
+//! The trainer of pairs in the `tokenizers` crate numbers the single characters in the order of a
+//! randomly seeded hash map, and breaks ties between merges by those numbers. Here characters are
+//! numbered beforehand, sorted, which leaves it nothing to decide by chance.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -20,61 +21,74 @@ use tokenizers::{
 };
 
 use super::encoder::words;
-use super::{SpecialTokens, TextTokenizer, bad};
+use super::{Objective, SpecialTokens, TextTokenizer, bad, train_byte_level, train_unigram};
 use crate::corpus::{Chunk, Corpus};
 use crate::error::{Error, Result};
 use crate::progress::{Meter, Phase};
 use crate::random::unit_hash;
 use crate::rounds::for_each_round;
 
-/// The smallest vocabulary that can be trained: special tokens and a few characters.
-pub const MIN_VOCAB_SIZE: usize = 64;
 /// BERT's limit; rarer characters are mostly of other scripts.
 const MAX_ALPHABET: usize = 1000;
 /// Pairs seen less often are not merged, as in BERT's trainer.
-const MIN_FREQUENCY: u64 = 2;
+pub(super) const MIN_FREQUENCY: u64 = 2;
 /// Longer words are `[UNK]` anyway: WordPiece's `max_input_chars_per_word`.
 const MAX_WORD_CHARS: usize = 100;
 /// Of a larger corpus, a sample of about this size is counted.
 const SAMPLE_BYTES: u64 = 200 << 20;
-const ORIGIN: &str = "to be trained";
+pub(super) const ORIGIN: &str = "to be trained";
 
 type Counts = HashMap<CompactString, u64>;
 
-/// Trains a lower-casing WordPiece tokenizer of at most `vocab_size` tokens on `corpus`.
+/// Words and how often they occur, in an order that depends on nothing else.
+pub(super) type Words = BTreeMap<CompactString, u64>;
+
+/// Trains a tokenizer of at most `vocab_size` tokens on `corpus`: WordPiece of lower-cased text,
+/// byte-level pairs, or Unigram, as the objective has it.
 ///
-/// The result depends on the text and `vocab_size` alone. It is smaller than asked for where the
-/// corpus has too few words that occur more than once.
+/// The result depends on the text, the objective and `vocab_size` alone. It is smaller than asked
+/// for where the corpus has too few words that occur more than once.
 ///
 /// # Errors
-/// A `vocab_size` below [`MIN_VOCAB_SIZE`]; a corpus that can't be read or has no words.
+/// A `vocab_size` below [`Objective::min_vocab_size`]; a corpus that can't be read or has no
+/// words.
 pub fn train_tokenizer(
     corpus: &Corpus,
+    objective: Objective,
     vocab_size: usize,
     progress: &mut dyn FnMut(crate::Progress),
 ) -> Result<TextTokenizer> {
-    if vocab_size < MIN_VOCAB_SIZE || vocab_size > u32::MAX as usize {
-        let expected = format!("a number from {MIN_VOCAB_SIZE} to {}", u32::MAX);
+    let least = objective.min_vocab_size();
+    if vocab_size < least || vocab_size > u32::MAX as usize {
+        let expected = format!("a number from {least} to {}", u32::MAX);
         return Err(Error::setting("the vocabulary size to train", vocab_size, expected));
     }
     let raw = count_words(corpus, progress)?;
-    let mut words = normalized(raw)?;
+    let words = split_words(raw, objective)?;
     if words.is_empty() {
         return Err(corpus.no_documents());
     }
-    keep_spellable(&mut words, alphabet_limit(vocab_size));
     let meter = Meter::new(Phase::TrainTokenizer, vocab_size as u64);
     meter.report(0, progress);
-    let model = train_word_piece(words, vocab_size)?;
+    let inner = match objective {
+        Objective::MaskedTokens => train_bert(words, vocab_size),
+        Objective::NextTokens => train_byte_level::train(words, vocab_size),
+        Objective::Spans => train_unigram::train(words, vocab_size),
+    }?;
     meter.report(vocab_size as u64, progress);
-    let inner = bert_tokenizer(ORIGIN, model, true, &SpecialTokens::TEXTS)?;
     TextTokenizer::from_inner(inner, format!("trained with {vocab_size} tokens"))
 }
 
-/// At most half of the vocabulary goes to single characters, which it holds twice: at a word's
-/// begin and inside.
-fn alphabet_limit(vocab_size: usize) -> usize {
-    MAX_ALPHABET.min((vocab_size - SpecialTokens::TEXTS.len()) / 4)
+fn train_bert(mut words: Words, vocab_size: usize) -> Result<Tokenizer> {
+    // A vocabulary holds characters twice: at a word's begin and inside.
+    keep_spellable(&mut words, alphabet_limit(vocab_size - SpecialTokens::TEXTS.len()));
+    let model = train_word_piece(words, vocab_size)?;
+    bert_tokenizer(ORIGIN, model, true, &SpecialTokens::TEXTS)
+}
+
+/// Of so many tokens, at most a quarter are single characters.
+pub(super) fn alphabet_limit(tokens: usize) -> usize {
+    MAX_ALPHABET.min(tokens / 4)
 }
 
 /// How often each run of characters between spaces occurs.
@@ -110,28 +124,34 @@ fn count_words(corpus: &Corpus, progress: &mut dyn FnMut(crate::Progress)) -> Re
     Ok(total)
 }
 
-/// Counts of the words after BERT's normalizer and pre-tokenizer.
-fn normalized(raw: Counts) -> Result<BTreeMap<CompactString, u64>> {
+/// Counts of what the objective's tokenizer makes of each word before its model.
+fn split_words(raw: Counts, objective: Objective) -> Result<Words> {
+    let split = match objective {
+        Objective::MaskedTokens => normalize_word,
+        Objective::NextTokens => train_byte_level::split,
+        Objective::Spans => train_unigram::split,
+    };
     let raw: Vec<(CompactString, u64)> = raw.into_iter().collect();
     let counted = raw
         .par_chunks(4096)
         .map(|part| {
             let mut counts = Counts::new();
             for (word, count) in part {
-                for split in normalize_word(word).map_err(|error| bad(ORIGIN, error.to_string()))? {
-                    *counts.entry(split).or_default() += count;
+                for part in split(word).map_err(|error| bad(ORIGIN, error.to_string()))? {
+                    *counts.entry(part).or_default() += count;
                 }
             }
             Ok(counts)
         })
         .collect::<Result<Vec<_>>>()?;
-    let mut total = BTreeMap::new();
+    let mut total = Words::new();
     for (word, count) in counted.into_iter().flatten() {
         *total.entry(word).or_default() += count;
     }
     Ok(total)
 }
 
+/// By BERT's normalizer and pre-tokenizer.
 fn normalize_word(word: &str) -> tokenizers::Result<Vec<CompactString>> {
     let mut normalized = NormalizedString::from(word);
     BertNormalizer::default().normalize(&mut normalized)?;
@@ -144,9 +164,8 @@ fn normalize_word(word: &str) -> tokenizers::Result<Vec<CompactString>> {
         .collect())
 }
 
-/// Drops words that the `limit` most frequent characters can't spell, and overlong words: both
-/// would be `[UNK]`.
-fn keep_spellable(words: &mut BTreeMap<CompactString, u64>, limit: usize) {
+/// Drops words that the `limit` most frequent characters can't spell, and overlong words.
+pub(super) fn keep_spellable(words: &mut Words, limit: usize) {
     words.retain(|word, _| word.chars().count() <= MAX_WORD_CHARS);
     let mut counts = BTreeMap::<char, u64>::new();
     for (word, count) in words.iter() {
@@ -161,7 +180,7 @@ fn keep_spellable(words: &mut BTreeMap<CompactString, u64>, limit: usize) {
     words.retain(|word, _| word.chars().all(|character| alphabet.contains(&character)));
 }
 
-fn train_word_piece(words: BTreeMap<CompactString, u64>, vocab_size: usize) -> Result<WordPiece> {
+fn train_word_piece(words: Words, vocab_size: usize) -> Result<WordPiece> {
     let mut numbered: Vec<String> = SpecialTokens::TEXTS.map(str::to_owned).to_vec();
     numbered.extend(single_characters(words.keys()));
     let trainer = BpeTrainer::builder()
@@ -232,7 +251,8 @@ pub(super) fn test_tokenizer() -> TextTokenizer {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("text.txt");
         std::fs::write(&path, text).unwrap();
-        train_tokenizer(&Corpus::open(&[path]).unwrap(), 200, &mut |_| {}).unwrap()
+        let corpus = Corpus::open(&[path]).unwrap();
+        train_tokenizer(&corpus, Objective::MaskedTokens, 200, &mut |_| {}).unwrap()
     };
     TOKENIZER.get_or_init(make).clone()
 }

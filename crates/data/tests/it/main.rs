@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod causal;
 mod corpus;
 mod mlm;
 mod model_tokenizer;
@@ -10,4 +11,5 @@ mod prefetch;
 mod prepare;
 mod sample;
 mod shard;
+mod spans;
 mod tokenizer;

@@ -15,12 +15,17 @@ const OPTIONS: MlmOptions = MlmOptions {
 };
 
 fn train(dataset: &Dataset, options: MlmOptions) -> MlmBatches {
-    MlmBatches::train(Arc::clone(&dataset.train), dataset.summary.vocabulary, options).unwrap()
+    MlmBatches::train(Arc::clone(&dataset.train), dataset.tokenizer.vocabulary().unwrap(), options)
+        .unwrap()
 }
 
 fn held_out(dataset: &Dataset, options: MlmOptions) -> MlmBatches {
-    MlmBatches::held_out(Arc::clone(&dataset.held_out), dataset.summary.vocabulary, options)
-        .unwrap()
+    MlmBatches::held_out(
+        Arc::clone(&dataset.held_out),
+        dataset.tokenizer.vocabulary().unwrap(),
+        options,
+    )
+    .unwrap()
 }
 
 /// The batch's ids with the labels put back where they were hidden.
@@ -84,7 +89,7 @@ fn every_epoch_shows_every_sequence_once_with_other_masks() {
 fn slots_hold_framed_pieces_with_their_numbers_and_places() {
     let folder = tempdir().unwrap();
     let dataset = dataset(folder.path(), 200);
-    let special = dataset.summary.vocabulary.special;
+    let special = dataset.tokenizer.vocabulary().unwrap().special;
     let [pad, cls, sep] = [special.pad, special.cls, special.sep].map(i64::from);
     let batches = train(&dataset, OPTIONS);
     for index in 0..batches.batches_per_epoch() {
@@ -114,7 +119,7 @@ fn slots_hold_framed_pieces_with_their_numbers_and_places() {
 fn each_sequence_has_the_same_number_of_masked_ordinary_tokens() {
     let folder = tempdir().unwrap();
     let dataset = dataset(folder.path(), 200);
-    let special = dataset.summary.vocabulary.special;
+    let special = dataset.tokenizer.vocabulary().unwrap().special;
     let batches = train(&dataset, OPTIONS);
     assert_eq!(OPTIONS.masked_per_sequence(), 10);
     for index in 0..50 {
@@ -132,7 +137,7 @@ fn each_sequence_has_the_same_number_of_masked_ordinary_tokens() {
 fn held_out_batches_end_and_show_every_token_once() {
     let folder = tempdir().unwrap();
     let dataset = dataset(folder.path(), 200);
-    let special = dataset.summary.vocabulary.special;
+    let special = dataset.tokenizer.vocabulary().unwrap().special;
     let batches = held_out(&dataset, OPTIONS);
     let count = batches.batches_per_epoch();
     let mut tokens = Vec::new();
@@ -175,7 +180,11 @@ fn options_that_can_not_be_used_are_refused() {
     let folder = tempdir().unwrap();
     let dataset = dataset(folder.path(), 20);
     let make = |options| {
-        MlmBatches::train(Arc::clone(&dataset.train), dataset.summary.vocabulary, options)
+        MlmBatches::train(
+            Arc::clone(&dataset.train),
+            dataset.tokenizer.vocabulary().unwrap(),
+            options,
+        )
     };
     assert_error(make(MlmOptions { batch_size: 0, ..OPTIONS }), &["batch size is 0"]);
     assert_error(make(MlmOptions { sequence_length: 7, ..OPTIONS }), &["sequence length is 7"]);

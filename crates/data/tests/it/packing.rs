@@ -1,4 +1,4 @@
-use bert4rs_data::packing::{LastSequence, MIN_PIECE, Packing};
+use bert4rs_data::packing::{Framing, LastSequence, MIN_PIECE, Packing};
 use proptest::prelude::*;
 
 use crate::sample::assert_error;
@@ -14,7 +14,7 @@ fn offsets(lengths: &[u64]) -> Vec<u64> {
 /// All pieces of all sequences, as `(start, end)`.
 fn pieces(lengths: &[u64], sequence_length: usize, last: LastSequence) -> Vec<Vec<(usize, usize)>> {
     let offsets = offsets(lengths);
-    let packing = Packing::new(&offsets, sequence_length, last).unwrap();
+    let packing = Packing::new(&offsets, Framing::Around, sequence_length, last).unwrap();
     (0..packing.len())
         .map(|sequence| {
             packing.pieces(&offsets, sequence).map(|piece| (piece.start, piece.end)).collect()
@@ -43,7 +43,9 @@ fn only_a_full_or_lonely_last_sequence_is_kept() {
 
 #[test]
 fn what_can_not_be_packed_is_refused() {
-    let pack = |lengths: &[u64], length| Packing::new(&offsets(lengths), length, LastSequence::Pad);
+    let pack = |lengths: &[u64], length| {
+        Packing::new(&offsets(lengths), Framing::Around, length, LastSequence::Pad)
+    };
     assert_error(pack(&[9], 7), &["the sequence length is 7", "at least 8"]);
     assert_error(pack(&[], 16), &["the number of tokens is 0"]);
     assert_error(pack(&[0, 0], 16), &["the number of tokens is 0"]);

@@ -3,7 +3,9 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bert4rs_data::unigram::{cross_entropy, entropy};
-use bert4rs_data::{Dataset, DatasetOptions, Phase, TokenShard, TokenizerChoice, prepare};
+use bert4rs_data::{
+    Dataset, DatasetOptions, Objective, Phase, TokenShard, TokenizerChoice, prepare,
+};
 use tempfile::tempdir;
 
 use crate::sample::{assert_error, options, text, write};
@@ -29,7 +31,6 @@ fn a_dataset_is_made_once_with_progress() {
     }
     made.train.verify().unwrap();
     made.held_out.verify().unwrap();
-    assert_eq!(made.tokenizer.vocabulary(), made.summary.vocabulary);
 
     let opened = prepare(&options, &mut |_| panic!("made again")).unwrap();
     assert_eq!(opened.folder, made.folder);
@@ -129,7 +130,7 @@ fn unigram_losses_are_those_of_the_tokens() {
     let folder = tempdir().unwrap();
     let dataset = silent(&options(folder.path(), write(folder.path(), "corpus.txt", text(300))));
     let count = |shard: &TokenShard| {
-        let mut counts = vec![0; dataset.summary.vocabulary.size];
+        let mut counts = vec![0; dataset.tokenizer.vocab_size()];
         for id in shard.tokens(0..shard.token_count()).to_vec() {
             counts[id as usize] += 1;
         }
@@ -219,4 +220,17 @@ fn fractions_that_can_not_be_used_are_refused() {
         let value = format!("the held-out fraction is {fraction}");
         assert_error(prepare(&options, &mut |_| {}), &[&value, "at most 0.5"]);
     }
+}
+
+#[test]
+fn a_tokenizer_that_lacks_what_the_objective_needs_is_refused() {
+    let folder = tempdir().unwrap();
+    let trained = options(folder.path(), write(folder.path(), "corpus.txt", text(100)));
+    let tokenizer = TokenizerChoice::Load(silent(&trained).folder.clone());
+    let of = |objective| {
+        let tokenizer = tokenizer.clone();
+        prepare(&DatasetOptions { objective, tokenizer, ..trained.clone() }, &mut |_| {})
+    };
+    assert_error(of(Objective::NextTokens), &["tokenizer.json", "lacks the token <|endoftext|>"]);
+    assert_error(of(Objective::Spans), &["tokenizer.json", "lacks the token <pad>"]);
 }

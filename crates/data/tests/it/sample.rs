@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bert4rs_data::{Dataset, DatasetOptions, Error, TokenizerChoice, prepare};
+use bert4rs_data::{Dataset, DatasetOptions, Error, Objective, TokenizerChoice, prepare};
 
 const WORDS: [&str; 16] = [
     "the", "cat", "sat", "on", "a", "mat", "and", "then", "Dogs", "barked", "at", "night", "while",
@@ -39,6 +39,7 @@ pub(crate) fn write(folder: &Path, name: &str, contents: impl AsRef<[u8]>) -> Pa
 pub(crate) fn options(folder: &Path, corpus: PathBuf) -> DatasetOptions {
     DatasetOptions {
         corpus: vec![corpus],
+        objective: Objective::MaskedTokens,
         tokenizer: TokenizerChoice::Train { vocab_size: 120 },
         held_out_fraction: 0.1,
         cache: folder.join("cache"),
@@ -49,6 +50,14 @@ pub(crate) fn options(folder: &Path, corpus: PathBuf) -> DatasetOptions {
 pub(crate) fn dataset(folder: &Path, count: usize) -> Dataset {
     let corpus = write(folder, "corpus.txt", text(count));
     prepare(&options(folder, corpus), &mut |_| {}).unwrap()
+}
+
+/// A dataset of `count` documents in `folder`, to learn so.
+pub(crate) fn dataset_for(objective: Objective, folder: &Path, count: usize) -> Dataset {
+    let corpus = write(folder, "corpus.txt", text(count));
+    let tokenizer = TokenizerChoice::Train { vocab_size: 340 };
+    let options = DatasetOptions { objective, tokenizer, ..options(folder, corpus) };
+    prepare(&options, &mut |_| {}).unwrap()
 }
 
 /// Asserts that `result` is an error whose message has all of `parts`.

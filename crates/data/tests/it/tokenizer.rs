@@ -1,5 +1,5 @@
 use bert4rs_data::tokenizer::train_tokenizer;
-use bert4rs_data::{Corpus, TextTokenizer};
+use bert4rs_data::{Corpus, Objective, TextTokenizer};
 use tempfile::tempdir;
 
 use crate::sample::{assert_error, text, write};
@@ -8,14 +8,18 @@ const SENTENCES: [&str; 5] =
     ["The cat sat on a mat.", "Dogs BARKED at night!", "naïve 中文 catmat", "", "[MASK] [CLS]"];
 
 fn trained(vocab_size: usize) -> TextTokenizer {
+    trained_for(Objective::MaskedTokens, vocab_size)
+}
+
+fn trained_for(objective: Objective, vocab_size: usize) -> TextTokenizer {
     let folder = tempdir().unwrap();
     let corpus = Corpus::open(&[write(folder.path(), "text.txt", text(300))]).unwrap();
-    train_tokenizer(&corpus, vocab_size, &mut |_| {}).unwrap()
+    train_tokenizer(&corpus, objective, vocab_size, &mut |_| {}).unwrap()
 }
 
 #[track_caller]
 fn assert_equal(a: &TextTokenizer, b: &TextTokenizer) {
-    assert_eq!(a.vocabulary(), b.vocabulary());
+    assert_eq!(a.vocabulary().unwrap(), b.vocabulary().unwrap());
     for sentence in SENTENCES {
         assert_eq!(a.encode(sentence).unwrap(), b.encode(sentence).unwrap(), "{sentence:?}");
     }
@@ -42,6 +46,49 @@ fn training_gives_the_same_tokens_with_any_number_of_threads() {
         let again = pool.install(|| trained(110)).fingerprint().unwrap();
         assert_eq!(first, again, "{threads} threads");
     }
+    for objective in [Objective::NextTokens, Objective::Spans] {
+        let first = trained_for(objective, 330).fingerprint().unwrap();
+        for threads in [1, 2, 7] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let again = pool.install(|| trained_for(objective, 330)).fingerprint().unwrap();
+            assert_eq!(first, again, "{objective:?}, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn byte_level_pairs_spell_every_text() {
+    let tokenizer = trained_for(Objective::NextTokens, 340);
+    assert_eq!(tokenizer.end_of_text().unwrap(), 0);
+    assert!(tokenizer.vocab_size() <= 340);
+    for text in ["The cat sat  on a mat.", " naïve 中文\t😀\n", "<|endoftext|>", ""] {
+        let ids = tokenizer.encode(text).unwrap();
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        assert!(!ids.contains(&0), "the end of a text is no text: {text:?}");
+    }
+    assert!(tokenizer.encode(" the cat sat").unwrap().len() <= 5, "frequent words are few tokens");
+    assert_error(tokenizer.span_tokens(), &["lacks the token <pad>", "span corruption"]);
+}
+
+#[test]
+fn unigram_has_the_tokens_of_t5() {
+    let tokenizer = trained_for(Objective::Spans, 340);
+    let tokens = tokenizer.span_tokens().unwrap();
+    assert_eq!((tokens.pad, tokens.end, tokenizer.id("<unk>")), (0, 1, Some(2)));
+    assert_eq!(tokens.sentinels.len(), 100);
+    let last = tokenizer.vocab_size() as u32 - 1;
+    let descending: Vec<u32> = (0..100).map(|number| last - number).collect();
+    assert_eq!(tokens.sentinels, descending);
+    let ids = tokenizer.encode("the cat sat on a mat.").unwrap();
+    assert_eq!(tokenizer.decode(&ids).unwrap(), "the cat sat on a mat.");
+    assert!(ids.len() <= 12, "frequent words are few tokens: {ids:?}");
+    let folder = tempdir().unwrap();
+    let tags = text(300) + &"</ < pad > s\n".repeat(9);
+    let corpus = Corpus::open(&[write(folder.path(), "text.txt", tags)]).unwrap();
+    let tokenizer = train_tokenizer(&corpus, Objective::Spans, 340, &mut |_| {}).unwrap();
+    let ids = tokenizer.encode("a </s> cat <pad>").unwrap();
+    assert!(!ids.contains(&0) && !ids.contains(&1), "special tokens in text are text: {ids:?}");
+    assert_error(tokenizer.end_of_text(), &["lacks the token <|endoftext|>"]);
 }
 
 #[test]
@@ -56,7 +103,7 @@ fn known_text_is_spelled_and_special_tokens_in_text_are_text() {
     let tokenizer = trained(200);
     let ids = tokenizer.encode("The CAT sat. Softly.").unwrap();
     assert_eq!(tokenizer.decode(&ids).unwrap(), "the cat sat. softly.");
-    let special = tokenizer.vocabulary().special;
+    let special = tokenizer.vocabulary().unwrap().special;
     let ids = tokenizer.encode("[MASK] [CLS]").unwrap();
     assert!(!ids.contains(&special.mask) && !ids.contains(&special.cls), "{ids:?}");
 }
@@ -87,10 +134,9 @@ fn what_is_no_tokenizer_for_masked_models_is_refused() {
     for lacking in ["[PAD]", "[CLS]", "[SEP]", "[MASK]"] {
         let all = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n";
         let tokens = all.replace(&format!("{lacking}\n"), "");
-        assert_error(
-            load("vocab.txt", &tokens),
-            &["vocab.txt", &format!("lacks the token {lacking}")],
-        );
+        let tokenizer = load("vocab.txt", &tokens).unwrap();
+        let lacks = format!("lacks the token {lacking}");
+        assert_error(tokenizer.vocabulary(), &["vocab.txt", &lacks]);
     }
 }
 
@@ -120,5 +166,8 @@ fn padding_and_truncation_of_a_loaded_tokenizer_are_off() {
 fn a_vocabulary_too_small_to_train_is_refused() {
     let folder = tempdir().unwrap();
     let corpus = Corpus::open(&[write(folder.path(), "text.txt", "a b")]).unwrap();
-    assert_error(train_tokenizer(&corpus, 63, &mut |_| {}), &["is 63", "from 64"]);
+    assert_error(
+        train_tokenizer(&corpus, Objective::MaskedTokens, 63, &mut |_| {}),
+        &["is 63", "from 64"],
+    );
 }

@@ -9,7 +9,7 @@ use bert4rs_tensor_core::{Kind, Tensor};
 use super::{BertConfig, BertInput, BertModel, Pooler};
 use crate::error::Result;
 use crate::input::{self, check_masked};
-use crate::layers::{Biased, Linear, Norm};
+use crate::layers::{Biased, Linear, Norm, Tier};
 use crate::loss::{self, LossOptions, OutputLayer};
 use crate::recompute::Recompute;
 
@@ -82,6 +82,11 @@ impl BertForMaskedLm {
     /// The encoder.
     pub fn bert(&self) -> &BertModel {
         &self.bert
+    }
+
+    /// The code that computed attention when the model was first used; absent before.
+    pub fn attention_tier(&self) -> Option<Tier> {
+        self.bert.attention_tier()
     }
 
     /// Hidden states `[b, t, d]`; see [`BertModel::forward`].

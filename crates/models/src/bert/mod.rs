@@ -23,6 +23,7 @@ use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
     AttentionInput, Biased, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind,
     Linear, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Rotation,
+    Tier,
 };
 use crate::mask::{self, Pattern};
 use crate::recompute::{Recompute, recompute};
@@ -333,6 +334,11 @@ impl BertModel {
     /// The configuration it was made from.
     pub fn config(&self) -> &BertConfig {
         &self.config
+    }
+
+    /// The code that computed attention when the model was first used; absent before.
+    pub fn attention_tier(&self) -> Option<Tier> {
+        self.blocks.first().and_then(|block| block.attention.tier())
     }
 
     /// Hidden states `[b, t, d]` in the weights' dtype. Dropout acts if `train`.

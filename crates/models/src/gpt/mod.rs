@@ -17,9 +17,9 @@ use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
     AttentionInput, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind,
     KeyValueCache, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual,
-    Rotation,
+    Rotation, Tier,
 };
-use crate::loss::{LossOptions, OutputLayer};
+use crate::loss::{self, LossOptions, OutputLayer};
 use crate::mask::{self, Pattern};
 use crate::recompute::{Recompute, recompute};
 
@@ -309,6 +309,11 @@ impl Gpt {
         &self.config
     }
 
+    /// The code that computed attention when the model was first used; absent before.
+    pub fn attention_tier(&self) -> Option<Tier> {
+        self.blocks.first().and_then(|block| block.attention.tier())
+    }
+
     /// Hidden states `[b, t, d]` in the weights' dtype. Dropout acts if `train`.
     ///
     /// # Errors
@@ -401,5 +406,28 @@ impl Gpt {
         let hidden_nd = hidden_btd.narrow(1, 0, t - 1).flatten(0, 1);
         let next_n = labels_bt.narrow(1, 1, t - 1).flatten(0, 1);
         self.output().cross_entropy(&hidden_nd, &next_n, options)
+    }
+
+    /// Mean cross-entropy of the token that is to follow each place, a scalar in FP32.
+    ///
+    /// `next_bt` is I64 and shaped as the input; [`loss::IGNORED`] does not count. With
+    /// `counted`, I64, logits are computed for these places in the flattened batch alone
+    /// (`row · t + column`), which must be those that count: the same loss and gradients.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); labels of another shape.
+    pub fn next_token_loss(
+        &self,
+        input: &GptInput,
+        next_bt: &Tensor,
+        counted: Option<&Tensor>,
+        options: &LossOptions,
+        train: bool,
+    ) -> Result<Tensor> {
+        let (b, t) = input::batch_and_time("input_ids", input.input_ids)?;
+        input::check_ids("next tokens", next_bt, &[[b, t]])?;
+        let hidden_nd = self.forward(input, train)?.flatten(0, 1);
+        let (hidden, next) = loss::select(hidden_nd, next_bt.flatten(0, 1), counted);
+        self.output().cross_entropy(&hidden, &next, options)
     }
 }

@@ -3,11 +3,13 @@
 //! Axes: `b` batch, `h` heads, `g` heads of keys and values, `t` queries, `s` keys, `d` features,
 //! `e` features of a head.
 
-use bert4rs_kernels::attention as kernel;
+use std::cell::Cell;
+
 use bert4rs_tensor_core::Tensor;
-use bert4rs_tensor_core::attention::{Implementation, Options, Scores, attend};
+use bert4rs_tensor_core::attention::{Implementation, Options};
 use bert4rs_tensor_core::param::{Init, Path};
 
+use super::tier::{Heads, Tier};
 use super::{Biased, Linear, Norm, NormKind, Rotation};
 use crate::error::Result;
 use crate::mask::Seen;
@@ -149,6 +151,8 @@ pub struct MultiHeadAttention {
     projections: Projections,
     norms: Option<(Norm, Norm)>,
     output: Linear,
+    /// The code that computed it when it was first used.
+    tier: Cell<Option<Tier>>,
 }
 
 impl MultiHeadAttention {
@@ -182,7 +186,12 @@ impl MultiHeadAttention {
             }
         };
         let output = Linear::new(output, q, hidden, biased, init.output)?;
-        Ok(Self { config: *config, projections, norms, output })
+        Ok(Self { config: *config, projections, norms, output, tier: Cell::new(None) })
+    }
+
+    /// The code that computed it when it was first used; absent before.
+    pub fn tier(&self) -> Option<Tier> {
+        self.tier.get()
     }
 
     /// Its parameters.
@@ -282,25 +291,13 @@ impl MultiHeadAttention {
         train: bool,
     ) -> Result<Tensor> {
         let dropout = if train { self.config.dropout } else { 0.0 };
-        let MultiHeadConfig { implementation, scale, head_size, .. } = self.config;
-        let own = match seen.by_place() {
-            Some(seen) if implementation == Implementation::Fused && dropout == 0.0 => {
-                let fits = kernel::takes(q_bhte, k_bgse, v_bgse);
-                (fits && kernel::is_fast(q_bhte.kind())).then_some(seen)
-            }
-            _ => None,
-        };
-        let y_bhte = match own {
-            Some(by_place) => {
-                let scale = scale.unwrap_or(1.0 / (head_size as f64).sqrt());
-                let scores = kernel::Scores { seen: by_place, bias: seen.bias(), scale };
-                kernel::attend(q_bhte, k_bgse, v_bgse, &scores)?
-            }
-            None => {
-                let scores = Scores { visible: seen.borrow(), scale };
-                attend(q_bhte, k_bgse, v_bgse, &scores, &Options { implementation, dropout })?
-            }
-        };
+        let MultiHeadConfig { implementation, scale, .. } = self.config;
+        let options = Options { implementation, dropout };
+        let heads = Heads { q_bhte, k_bgse, v_bgse };
+        if self.tier.get().is_none() {
+            self.tier.set(Some(heads.tier(seen, scale, &options)?));
+        }
+        let y_bhte = heads.attend(seen, scale, &options)?;
         // The fused kernels write `[b, t, h, e]` in memory, of which this is a view.
         Ok(self.output.forward(&y_bhte.transpose(1, 2).flatten(2, 3)))
     }

@@ -9,6 +9,7 @@ pub mod linear;
 pub mod norm;
 pub mod residual;
 pub mod rotary;
+pub mod tier;
 
 pub use activation::Activation;
 pub use attention::{AttentionInput, KeyValueCache, MultiHeadAttention, MultiHeadConfig};
@@ -19,3 +20,4 @@ pub use linear::{Biased, Linear};
 pub use norm::{Norm, NormKind};
 pub use residual::{Placement, Residual};
 pub use rotary::{Rotary, Rotation, Yarn};
+pub use tier::Tier;

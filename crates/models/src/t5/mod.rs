@@ -19,7 +19,7 @@ use crate::input;
 use crate::layers::attention::MultiHeadInit;
 use crate::layers::{
     Biased, Dropout, Embedding, FeedForwardConfig, KeyValueCache, Linear, MultiHeadConfig, Norm,
-    NormKind, Placement,
+    NormKind, Placement, Tier,
 };
 use crate::loss::{self, LossOptions, OutputLayer};
 use crate::mask::{self, Seen};
@@ -194,7 +194,9 @@ impl T5 {
         let head = if config.tie_word_embeddings {
             None
         } else {
-            Some(Linear::head(&(path / "lm_head"), d, v, Biased::No, init)?)
+            // As the authors': with transformers' deviation of 1, logits begin at tens, and losses
+            // too. A tied head's are scaled instead.
+            Some(Linear::head(&(path / "lm_head"), d, v, Biased::No, config.init(d))?)
         };
         Ok(Self { config: config.clone(), tokens, encoder, decoder, head })
     }
@@ -208,6 +210,12 @@ impl T5 {
     pub fn set_recompute(&mut self, recompute: Recompute) {
         self.encoder.set_recompute(recompute);
         self.decoder.set_recompute(recompute);
+    }
+
+    /// The code that computed the encoder's attention when the model was first used; absent
+    /// before.
+    pub fn attention_tier(&self) -> Option<Tier> {
+        self.encoder.attention_tier()
     }
 
     /// The configuration it was made from.
@@ -300,10 +308,28 @@ impl T5 {
         options: &LossOptions,
         train: bool,
     ) -> Result<Tensor> {
+        self.counted_loss(input, labels_bt, None, options, train)
+    }
+
+    /// [`lm_loss`](Self::lm_loss), with logits only for the places `counted` in the flattened
+    /// batch (`row · t + column`), I64, which must be those that count: the same loss and
+    /// gradients. For all if absent.
+    ///
+    /// # Errors
+    /// As [`lm_loss`](Self::lm_loss).
+    pub fn counted_loss(
+        &self,
+        input: &T5Input,
+        labels_bt: &Tensor,
+        counted: Option<&Tensor>,
+        options: &LossOptions,
+        train: bool,
+    ) -> Result<Tensor> {
         let (b, t) = input::batch_and_time("decoder_input_ids", input.decoder_input_ids)?;
         input::check_ids("labels", labels_bt, &[[b, t]])?;
         let features_nd = self.features(&self.forward(input, train)?.flatten(0, 1));
-        self.output().cross_entropy(&features_nd, &labels_bt.flatten(0, 1), options)
+        let (features, labels) = loss::select(features_nd, labels_bt.flatten(0, 1), counted);
+        self.output().cross_entropy(&features, &labels, options)
     }
 
     /// The decoder's tokens for `labels_bt`: each label one place later, after the padding token

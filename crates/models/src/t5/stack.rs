@@ -13,7 +13,7 @@ use crate::layers::attention::MultiHeadPaths;
 use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
     AttentionInput, Dropout, FeedForward, KeyValueCache, MultiHeadAttention, Norm, Placement,
-    Residual, Rotation,
+    Residual, Rotation, Tier,
 };
 use crate::mask::{Pattern, Seen};
 use crate::recompute::{Recompute, recompute};
@@ -193,6 +193,11 @@ impl Stack {
 
     pub(super) fn set_recompute(&mut self, recompute: Recompute) {
         self.recompute = recompute;
+    }
+
+    /// The code that computed its own attention when it was first used; absent before.
+    pub(super) fn attention_tier(&self) -> Option<Tier> {
+        self.blocks.first().and_then(|block| block.attention.tier())
     }
 
     /// Embeddings `[b, t, d]` to hidden states `[b, t, d]`.

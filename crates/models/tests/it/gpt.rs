@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use bert4rs_models::gpt::{Gpt, GptCache, GptConfig, GptInput};
-use bert4rs_models::layers::{FeedForwardKind, NormKind, Rotary, Yarn};
+use bert4rs_models::layers::{FeedForwardKind, NormKind, Rotary, Tier, Yarn};
+use bert4rs_models::loss::{IGNORED, LossOptions};
 use bert4rs_models::mask;
 use bert4rs_models::switches::Switches;
 use bert4rs_tensor_core::attention::Implementation;
@@ -38,6 +39,48 @@ fn check(vectors: &Vectors, config: &GptConfig, implementation: Implementation) 
     assert_close("loss", &loss, vectors.tensor("loss"), 1e-5);
     loss.backward();
     vectors.check_grads(&store);
+}
+
+#[test]
+fn logits_of_counted_places_give_the_loss_and_gradients_of_all() {
+    let vectors = Vectors::load("gpt2").with_names(as_stored_here);
+    let labels_bt = vectors.tensor("labels");
+    let t = labels_bt.size()[1];
+    let next_bt = labels_bt.roll([-1], [1]);
+    let _ = next_bt.narrow(1, t - 1, 1).fill_(IGNORED);
+    let counted = next_bt.flatten(0, 1).ne(IGNORED).nonzero().flatten(0, 1);
+    assert!(counted.size()[0] < next_bt.numel() as i64);
+    for counted in [None, Some(&counted)] {
+        let mut store = ParamStore::new(Device::Cpu, Kind::Float);
+        let config: GptConfig = vectors.config();
+        let model = Gpt::new(&store.root(), &config, Implementation::Plain).unwrap();
+        vectors.set_weights(&mut store);
+        let padding = mask::padding(vectors.tensor("attention_mask"));
+        let input = GptInput { mask: Some(&padding), ..GptInput::new(vectors.tensor("input_ids")) };
+        let options = LossOptions::default();
+        let loss = model.next_token_loss(&input, &next_bt, counted, &options, false).unwrap();
+        assert_close("loss", &loss, vectors.tensor("loss"), 1e-5);
+        loss.backward();
+        vectors.check_grads(&store);
+    }
+}
+
+#[test]
+fn the_code_that_computed_attention_is_told() {
+    let tier = |implementation, n_embd| {
+        let store = ParamStore::new(Device::Cpu, Kind::Float);
+        let config = GptConfig { n_embd, n_head: 2, n_layer: 1, attn_pdrop: 0.0, ..tiny() };
+        let model = Gpt::new(&store.root(), &config, implementation).unwrap();
+        assert_eq!(model.attention_tier(), None, "nothing was computed yet");
+        let ids = Tensor::arange(6, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+        model.forward(&GptInput::new(&ids), false).map(|_| model.attention_tier().unwrap())
+    };
+    assert_eq!(tier(Implementation::Plain, 64).unwrap(), Tier::Plain);
+    assert_eq!(tier(Implementation::Math, 64).unwrap(), Tier::Math);
+    assert_eq!(tier(Implementation::Own, 64).unwrap(), Tier::Own);
+    assert_eq!(tier(Implementation::Fused, 32).unwrap(), Tier::Flash, "heads of 16 features");
+    let error = tier(Implementation::Own, 32).unwrap_err().to_string();
+    assert!(error.contains("compute.attention") && error.contains("32 features"), "{error}");
 }
 
 #[test]

@@ -35,11 +35,33 @@ fn run(inputs: &[Tensor; 3], scores: &Scores, options: &Options) -> Vec<Tensor> 
 #[track_caller]
 fn check_agree(inputs: &[Tensor; 3], visible: Visible, scale: Option<f64>) {
     let scores = Scores { visible, scale };
-    let (plain, fused) = (run(inputs, &scores, &PLAIN), run(inputs, &scores, &FUSED));
-    for (plain, fused) in plain.iter().zip(&fused) {
-        let off = (plain - fused).abs().max().double_value(&[]);
-        assert!(off < 1e-5, "off by {off:.1e}");
+    let plain = run(inputs, &scores, &PLAIN);
+    for implementation in [Implementation::Fused, Implementation::Math] {
+        let found = run(inputs, &scores, &Options { implementation, dropout: 0.0 });
+        for (plain, found) in plain.iter().zip(&found) {
+            let off = (plain - found).abs().max().double_value(&[]);
+            assert!(off < 1e-5, "{implementation:?} is off by {off:.1e}");
+        }
     }
+}
+
+#[test]
+fn a_kernel_that_must_run_does_or_is_refused() {
+    let [q, k, v] = inputs(9, 9, 4);
+    let scores = Scores { visible: Visible::All, scale: None };
+    let of = |implementation, q: &Tensor| {
+        attend(q, &k, &v, &scores, &Options { implementation, dropout: 0.0 })
+    };
+    let flash = of(Implementation::Flash, &q).unwrap();
+    assert_eq!(flash, of(Implementation::Fused, &q).unwrap());
+    for implementation in [Implementation::Efficient, Implementation::Cudnn, Implementation::Own] {
+        let error = of(implementation, &q).unwrap_err().to_string();
+        assert!(error.contains("fused"), "{error}");
+    }
+    let error = Implementation::Efficient.check_device(Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("it is for GPUs"), "{error}");
+    assert!(Implementation::Own.check_device(Device::Cuda(0)).is_err());
+    assert!(Implementation::Own.check_device(Device::Cpu).is_ok());
 }
 
 /// Every query sees its own place, and some others.

@@ -63,7 +63,16 @@ impl Config {
             implementation: self.compute.attention,
             dropout: self.model.attention_dropout,
         };
-        options.check().map_err(|error| ("compute.attention".into(), error.to_string()))
+        options.check().map_err(|error| ("compute.attention".into(), error.to_string()))?;
+        let features = self.model.head_size();
+        if self.compute.attention == attention::Implementation::Own && features % 32 != 0 {
+            let reason = format!(
+                "own takes heads of a multiple of 32 features, and these have {features}; choose \
+                 fused"
+            );
+            return Err(("compute.attention".into(), reason));
+        }
+        Ok(())
     }
 
     fn validate_data(&self) -> Result<(), Fault> {

@@ -1,10 +1,14 @@
 //! What a family learns: its batches, its loss, and how its model is kept.
 
+pub mod causal_lm;
 pub mod masked_lm;
+mod source;
+pub mod span_corruption;
 
 use std::path::Path;
 use std::time::Duration;
 
+use bert4rs_models::layers::Tier;
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::param::ParamStore;
 
@@ -46,11 +50,12 @@ pub trait Task {
     /// Writes the model as Hugging Face's files, from the exact values in `params`.
     fn export(&self, folder: &Path, params: &ParamStore) -> Result<()>;
 
+    /// The code that computed attention; absent before the first loss.
+    fn attention_tier(&self) -> Option<Tier>;
+
     /// A hash of all batches so far, in their order; see
     /// [`Summary::data_fingerprint`](crate::metrics::Summary::data_fingerprint).
-    fn data_fingerprint(&self) -> Option<u64> {
-        None
-    }
+    fn data_fingerprint(&self) -> u64;
 
     /// Batch number `index`, counted from 0, by the names of its tensors.
     ///
@@ -61,10 +66,10 @@ pub trait Task {
     /// Time spent waiting for batches.
     fn waited(&self) -> Duration;
 
-    /// Useful matrix-product FLOPs of one token, forward and backward.
+    /// Useful matrix-product FLOPs of one real token, forward and backward.
     fn flops_per_token(&self) -> f64;
 
-    /// What predicting held-out tokens by their frequency alone would cost, in nats.
+    /// Entropy of the labels' frequencies, in nats: the loss of knowing these alone.
     fn unigram_entropy(&self) -> f64;
 
     /// Lines that say what is learned from.

@@ -1,7 +1,11 @@
 //! Tries each dtype and implementation on the device, rather than guessing from its name.
 
-use bert4rs_tensor_core::attention::{self, Implementation, Options};
+use bert4rs_models::gpt::{Gpt, GptConfig, GptInput};
+use bert4rs_models::layers::Tier;
+use bert4rs_models::loss::LossOptions;
+use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::error::contain;
+use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, no_grad};
 
 /// Which float dtypes multiply here.
@@ -53,26 +57,54 @@ pub(super) fn fp8_converts(kind: Kind, device: Device) -> bool {
     })
 }
 
-/// Which attention implementations run, with which dtypes, forward and backward.
+/// Which attention implementations run, with which dtypes, forward and backward, and by which
+/// code.
 pub(super) fn attention(device: Device) -> String {
-    let implementations = [("plain", Implementation::Plain), ("fused", Implementation::Fused)];
-    let kinds = [("FP32", Kind::Float), ("BF16", Kind::BFloat16)];
+    let implementations = [
+        ("plain", Implementation::Plain),
+        ("fused", Implementation::Fused),
+        ("own", Implementation::Own),
+        ("math", Implementation::Math),
+        ("flash", Implementation::Flash),
+        ("efficient", Implementation::Efficient),
+        ("cudnn", Implementation::Cudnn),
+    ];
     let rows = implementations.map(|(name, implementation)| {
-        let found =
-            list(kinds.map(|(name, kind)| {
-                (name, works(|| attention_trains(implementation, kind, device)))
-            }));
-        format!("{name} {found}")
+        let found = [("FP32", Kind::Float), ("BF16", Kind::BFloat16)].map(|(dtype, kind)| {
+            let tier = contain("probe", || attention_tier(implementation, kind, device));
+            match tier.ok().flatten() {
+                Some(tier) if implementation == Implementation::Fused => {
+                    format!("{dtype} by {}", format!("{tier:?}").to_lowercase())
+                }
+                Some(_) => dtype.to_owned(),
+                None => format!("not {dtype}"),
+            }
+        });
+        format!("{name} {}", found.join(", "))
     });
     rows.join("; ")
 }
 
-fn attention_trains(implementation: Implementation, kind: Kind, device: Device) -> bool {
-    let q = Tensor::ones([1, 2, 8, 16], (kind, device)).set_requires_grad(true);
-    let options = Options { implementation, dropout: 0.0 };
-    let Ok(out) = attention::attention(&q, &q, &q, None, &options) else { return false };
-    let grad = Tensor::run_backward(&[out.sum(Kind::Float)], &[&q], false, false);
-    no_grad(|| grad[0].isfinite().all().int64_value(&[]) == 1)
+/// Trains an attention of a model for a step; the code that computed it.
+fn attention_tier(implementation: Implementation, kind: Kind, device: Device) -> Option<Tier> {
+    let mut store = ParamStore::new(device, kind);
+    let config = GptConfig {
+        vocab_size: 16,
+        n_positions: 8,
+        n_embd: 64,
+        n_layer: 1,
+        n_head: 2,
+        attn_pdrop: 0.0,
+        ..GptConfig::default()
+    };
+    let model = Gpt::new(&store.root(), &config, implementation).ok()?;
+    let ids = Tensor::arange(8, (Kind::Int64, device)).unsqueeze(0);
+    let documents = ids.divide_scalar_mode(4, "floor");
+    let input = GptInput { mask: Some(&documents), ..GptInput::new(&ids) };
+    let loss = model.lm_loss(&input, &ids, &LossOptions::default(), false).ok()?;
+    loss.backward();
+    let finite = |weight: &Tensor| no_grad(|| weight.grad().isfinite().all().int64_value(&[]) == 1);
+    store.params_mut().iter().all(|param| finite(&param.weight)).then(|| model.attention_tier())?
 }
 
 fn works(attempt: impl FnOnce() -> bool) -> bool {

@@ -1,0 +1,116 @@
+//! Causal language modelling: every token predicts the next of its document.
+//!
+//! A piece of a document is `<|endoftext|> tokens`, so that the first token is predicted too, and
+//! a model can begin from nothing. What is to follow the last token is the end of the text if the
+//! document ends there, else the document's next token, which another sequence begins with. So
+//! each place of a piece has a label.
+
+use std::sync::Arc;
+
+use crate::batch::{CausalBatch, IGNORED};
+use crate::error::Result;
+use crate::layout::{Grid, Layout, Padding};
+use crate::packing::Framing;
+use crate::prefetch::BatchSource;
+use crate::sequences::{Sequences, Shown};
+use crate::shard::TokenShard;
+
+/// How batches are made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CausalOptions {
+    /// Sequences of a batch.
+    pub batch_size: usize,
+    /// Slots of a sequence.
+    pub sequence_length: usize,
+    /// How the pieces of a sequence lie in rows.
+    pub layout: Layout,
+    /// Decides the order.
+    pub seed: u64,
+}
+
+/// Batches over the documents of a token file. Each is a pure function of the options and its
+/// number.
+#[derive(Debug)]
+pub struct CausalBatches {
+    sequences: Sequences,
+    end_of_text: u32,
+    options: CausalOptions,
+}
+
+impl CausalBatches {
+    /// Endless full batches for training: each epoch shows every sequence once, in another order.
+    /// A last sequence that the documents don't fill is left out, unless it is the only one.
+    ///
+    /// # Errors
+    /// Options that can't be used, and a file without tokens.
+    pub fn train(shard: Arc<TokenShard>, end_of_text: u32, options: CausalOptions) -> Result<Self> {
+        let CausalOptions { batch_size, sequence_length, seed, .. } = options;
+        let framing = Framing::Before;
+        let sequences = Sequences::train(shard, framing, sequence_length, batch_size, seed)?;
+        Ok(Self { sequences, end_of_text, options })
+    }
+
+    /// Batches for evaluation: every sequence once, in order. The last batch may have fewer rows,
+    /// and its last sequence padding.
+    ///
+    /// # Errors
+    /// As [`train`](Self::train).
+    pub fn held_out(
+        shard: Arc<TokenShard>,
+        end_of_text: u32,
+        options: CausalOptions,
+    ) -> Result<Self> {
+        let CausalOptions { batch_size, sequence_length, seed, .. } = options;
+        let framing = Framing::Before;
+        let sequences = Sequences::held_out(shard, framing, sequence_length, batch_size, seed)?;
+        Ok(Self { sequences, end_of_text, options })
+    }
+
+    /// Batches that show every sequence once, the last of them perhaps not full.
+    pub fn batches_per_epoch(&self) -> u64 {
+        self.sequences.batches_per_epoch()
+    }
+
+    /// Appends one sequence: what the model sees to `grid`, what is to follow to `next`.
+    fn push_sequence(&self, shown: Shown, grid: &mut Grid, next: &mut Grid) {
+        let end = i64::from(self.end_of_text);
+        let shard = self.sequences.shard();
+        for piece in self.sequences.pieces(shown.sequence) {
+            let (start, stop) = (piece.start, piece.end);
+            let ends = shard.offsets().binary_search(&(stop as u64)).is_ok();
+            grid.push_piece(piece.len() + 1, |slots| {
+                slots[0] = end;
+                shard.tokens(piece).copy_to(&mut slots[1..]);
+            });
+            next.push_piece(stop - start + 1, |slots| {
+                let seen = if ends { stop } else { stop + 1 };
+                shard.tokens(start..seen).copy_to(&mut slots[..seen - start]);
+                slots[seen - start..].fill(end);
+            });
+        }
+        grid.end_sequence();
+        next.end_sequence();
+    }
+}
+
+impl BatchSource for CausalBatches {
+    type Batch = CausalBatch;
+
+    fn batch(&self, index: u64) -> Result<CausalBatch> {
+        let CausalOptions { sequence_length: columns, layout, .. } = self.options;
+        let mut grid = Grid::new(layout, Padding::Apart, columns, self.end_of_text.into());
+        let mut next = Grid::new(layout, Padding::Apart, columns, IGNORED);
+        for shown in self.sequences.of_batch(index)? {
+            self.push_sequence(shown, &mut grid, &mut next);
+        }
+        Ok(CausalBatch {
+            rows: grid.rows,
+            columns,
+            input_ids: grid.ids,
+            position_ids: grid.positions,
+            document_ids: grid.documents,
+            next_ids: next.ids,
+            real_tokens: grid.real,
+        })
+    }
+}

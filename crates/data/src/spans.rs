@@ -1,0 +1,297 @@
+//! Span corruption: which tokens T5 is to fill in, and the batches made of them.
+//!
+//! Raffel et al. 2019, <https://arxiv.org/abs/1910.10683>, sections 3.1.4 and 3.3.4, and the
+//! authors' `random_spans_noise_mask`: 15% of a text's tokens are noise, in spans of 3 tokens on
+//! average. In the encoder's input each span is one sentinel; the decoder's target is each
+//! sentinel with its span. Text and noise take turns, text first.
+//!
+//! Each piece of a document is corrupted by itself, with sentinels from the first one on, and ends
+//! with the end of text on both sides. Pieces are so long that, corrupted, they fill a sequence of
+//! the encoder to the last place.
+
+use std::sync::Arc;
+
+use rand::Rng;
+use rand::seq::SliceRandom;
+
+use crate::batch::{IGNORED, SpanBatch};
+use crate::error::{Error, Result};
+use crate::layout::{Grid, Layout, Padding};
+use crate::packing::Framing;
+use crate::prefetch::BatchSource;
+use crate::sequences::{Sequences, Shown};
+use crate::shard::TokenShard;
+use crate::tokenizer::SpanTokens;
+use crate::unigram;
+
+/// The decoder's rows are a multiple of this, which suits matrix units and keeps shapes few.
+const TARGET_STEP: usize = 8;
+
+/// How much of a text is noise, in how long spans.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Noise {
+    /// The share of tokens that are noise: above 0, at most 0.5.
+    pub rate: f64,
+    /// Mean tokens of a span, at least 1.
+    pub mean_span: f64,
+}
+
+impl Noise {
+    fn check(&self) -> Result<()> {
+        if !(self.rate > 0.0 && self.rate <= 0.5) {
+            return Err(Error::setting("the share of noise", self.rate, "above 0, at most 0.5"));
+        }
+        if !(self.mean_span >= 1.0 && self.mean_span.is_finite()) {
+            return Err(Error::setting("the mean span", self.mean_span, "at least 1"));
+        }
+        Ok(())
+    }
+
+    /// How many of `tokens` are noise, and in how many spans.
+    ///
+    /// At least one is, and one is not, unless there is but one token, which then is noise.
+    pub fn counts(&self, tokens: usize) -> (usize, usize) {
+        if tokens < 2 {
+            return (tokens, tokens);
+        }
+        // As the authors': halves are rounded to even numbers.
+        let noise = (tokens as f64 * self.rate).round_ties_even() as usize;
+        let noise = noise.clamp(1, tokens - 1);
+        let spans = (noise as f64 / self.mean_span).round_ties_even() as usize;
+        (noise, spans.max(1).min(tokens - noise))
+    }
+
+    /// Slots that a piece of `tokens` takes in the encoder: the text, a sentinel a span, the end.
+    pub fn source_slots(&self, tokens: usize) -> usize {
+        let (noise, spans) = self.counts(tokens);
+        tokens - noise + spans + 1
+    }
+
+    /// Slots that it takes in the decoder: the noise, a sentinel a span, the end.
+    pub fn target_slots(&self, tokens: usize) -> usize {
+        let (noise, spans) = self.counts(tokens);
+        noise + spans + 1
+    }
+
+    /// The most tokens that `slots` of the encoder hold, corrupted.
+    pub(crate) fn longest(&self, slots: usize) -> usize {
+        let fits = |tokens: usize| self.source_slots(tokens) <= slots;
+        // At least half of the text stays, so that it has fewer than twice the slots.
+        let (mut most, mut too_many) = (0, 2 * slots + 2);
+        while too_many - most > 1 {
+            let middle = usize::midpoint(most, too_many);
+            if fits(middle) {
+                most = middle;
+            } else {
+                too_many = middle;
+            }
+        }
+        most
+    }
+
+    /// Lengths of text and of noise, in turn: every way to cut both into as many parts is
+    /// equally likely.
+    fn draw(&self, tokens: usize, random: &mut impl Rng) -> Vec<usize> {
+        let (noise, spans) = self.counts(tokens);
+        let noise = segments(noise, spans, random);
+        let text = match tokens {
+            1 => vec![0],
+            tokens => segments(tokens - noise.iter().sum::<usize>(), spans, random),
+        };
+        text.into_iter().zip(noise).flat_map(|(text, noise)| [text, noise]).collect()
+    }
+}
+
+/// `items` cut into `count` parts, none empty: of the places between items, `count - 1` chosen by
+/// chance are cuts.
+fn segments(items: usize, count: usize, random: &mut impl Rng) -> Vec<usize> {
+    let mut cuts: Vec<bool> = (1..items).map(|place| place < count).collect();
+    cuts.shuffle(random);
+    let mut lengths = vec![1];
+    for is_cut in cuts {
+        match lengths.last_mut() {
+            Some(length) if !is_cut => *length += 1,
+            _ => lengths.push(1),
+        }
+    }
+    lengths
+}
+
+/// How batches are made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SpanOptions {
+    /// Sequences of a batch.
+    pub batch_size: usize,
+    /// Slots of a sequence of the encoder.
+    pub sequence_length: usize,
+    /// What is to be filled in.
+    pub noise: Noise,
+    /// How the pieces of a sequence lie in rows.
+    pub layout: Layout,
+    /// Decides order and noise.
+    pub seed: u64,
+}
+
+/// Batches over the documents of a token file. Each is a pure function of the options and its
+/// number.
+#[derive(Debug)]
+pub struct SpanBatches {
+    sequences: Sequences,
+    tokens: SpanTokens,
+    options: SpanOptions,
+}
+
+/// A piece of a document, corrupted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Corrupted {
+    source: Vec<i64>,
+    target: Vec<i64>,
+}
+
+impl SpanBatches {
+    /// Endless full batches for training: each epoch shows every sequence once, in another order
+    /// and with other noise. A last sequence that the documents don't fill is left out, unless it
+    /// is the only one.
+    ///
+    /// # Errors
+    /// Options that can't be used, a sequence with more spans than there are sentinels, and a
+    /// file without tokens.
+    pub fn train(shard: Arc<TokenShard>, tokens: SpanTokens, options: SpanOptions) -> Result<Self> {
+        let framing = framing(&tokens, &options)?;
+        let SpanOptions { batch_size, sequence_length, seed, .. } = options;
+        let sequences = Sequences::train(shard, framing, sequence_length, batch_size, seed)?;
+        Ok(Self { sequences, tokens, options })
+    }
+
+    /// Batches for evaluation: every sequence once, in order, with the same noise each time. The
+    /// last batch may have fewer rows, and its last sequence padding.
+    ///
+    /// # Errors
+    /// As [`train`](Self::train).
+    pub fn held_out(
+        shard: Arc<TokenShard>,
+        tokens: SpanTokens,
+        options: SpanOptions,
+    ) -> Result<Self> {
+        let framing = framing(&tokens, &options)?;
+        let SpanOptions { batch_size, sequence_length, seed, .. } = options;
+        let sequences = Sequences::held_out(shard, framing, sequence_length, batch_size, seed)?;
+        Ok(Self { sequences, tokens, options })
+    }
+
+    /// Batches that show every sequence once, the last of them perhaps not full.
+    pub fn batches_per_epoch(&self) -> u64 {
+        self.sequences.batches_per_epoch()
+    }
+
+    /// Entropy of the targets' frequencies, in nats, where that of the text's is `of_text`:
+    /// sentinels and ends are targets too.
+    pub fn target_entropy(&self, of_text: f64) -> f64 {
+        let mut text = 0;
+        let mut others = vec![0; self.tokens.sentinels.len() + 1];
+        for sequence in 0..self.sequences.len() {
+            for piece in self.sequences.pieces(sequence) {
+                let (noise, spans) = self.options.noise.counts(piece.len());
+                text += noise as u64;
+                others[..=spans].iter_mut().for_each(|count| *count += 1);
+            }
+        }
+        unigram::entropy_with(of_text, text, &others)
+    }
+
+    /// The corrupted pieces of a sequence.
+    fn corrupted(&self, shown: Shown) -> Vec<Corrupted> {
+        let mut random = self.sequences.mask_stream(shown);
+        let corrupt = |piece: std::ops::Range<usize>| {
+            let mut text = vec![0; piece.len()];
+            self.sequences.shard().tokens(piece).copy_to(&mut text);
+            let lengths = self.options.noise.draw(text.len(), &mut random);
+            corrupt(&text, &lengths, &self.tokens)
+        };
+        self.sequences.pieces(shown.sequence).map(corrupt).collect()
+    }
+
+    /// Slots of the decoder's rows, for all of these sequences.
+    fn target_columns(&self, sequences: &[Vec<Corrupted>]) -> usize {
+        let slots = |piece: &Corrupted| piece.target.len();
+        let widths = sequences.iter().map(|pieces| match self.options.layout {
+            Layout::Packed => pieces.iter().map(slots).sum(),
+            Layout::Padded => pieces.iter().map(slots).max().unwrap_or(0),
+        });
+        widths.max().unwrap_or(0).next_multiple_of(TARGET_STEP)
+    }
+}
+
+/// The framing that fills sequences, if there are enough sentinels for it.
+fn framing(tokens: &SpanTokens, options: &SpanOptions) -> Result<Framing> {
+    options.noise.check()?;
+    let longest = options.noise.longest(options.sequence_length);
+    let (_, spans) = options.noise.counts(longest);
+    if spans > tokens.sentinels.len() {
+        let expected = format!(
+            "shorter: it has {spans} spans, and the tokenizer {} sentinels (or a longer mean span)",
+            tokens.sentinels.len()
+        );
+        return Err(Error::setting("the sequence length", options.sequence_length, expected));
+    }
+    Ok(Framing::Spans(options.noise))
+}
+
+/// `text` cut into parts of text and noise in turn: each noise is one sentinel in the source, and
+/// follows its sentinel in the target.
+fn corrupt(text: &[i64], lengths: &[usize], tokens: &SpanTokens) -> Corrupted {
+    let (mut source, mut target, mut rest) = (Vec::new(), Vec::new(), text);
+    for (turn, &sentinel) in lengths.chunks(2).zip(&tokens.sentinels) {
+        let (kept, after) = rest.split_at(turn[0]);
+        let (noise, after) = after.split_at(turn[1]);
+        source.extend_from_slice(kept);
+        source.push(sentinel.into());
+        target.push(sentinel.into());
+        target.extend_from_slice(noise);
+        rest = after;
+    }
+    source.push(tokens.end.into());
+    target.push(tokens.end.into());
+    Corrupted { source, target }
+}
+
+impl BatchSource for SpanBatches {
+    type Batch = SpanBatch;
+
+    fn batch(&self, index: u64) -> Result<SpanBatch> {
+        let shown = self.sequences.of_batch(index)?;
+        let sequences: Vec<_> = shown.into_iter().map(|shown| self.corrupted(shown)).collect();
+        let (layout, pad) = (self.options.layout, i64::from(self.tokens.pad));
+        let (columns, target_columns) =
+            (self.options.sequence_length, self.target_columns(&sequences));
+        let mut source = Grid::new(layout, Padding::Apart, columns, pad);
+        // Padding of the decoder, which nothing before it sees, must see some of the encoder.
+        let mut decoder = Grid::new(layout, Padding::WithLast, target_columns, pad);
+        let mut labels = Grid::new(layout, Padding::WithLast, target_columns, IGNORED);
+        for pieces in &sequences {
+            for piece in pieces {
+                source.push_piece(piece.source.len(), |slots| slots.copy_from_slice(&piece.source));
+                let target = &piece.target;
+                labels.push_piece(target.len(), |slots| slots.copy_from_slice(target));
+                decoder.push_piece(target.len(), |slots| {
+                    slots[0] = pad;
+                    slots[1..].copy_from_slice(&target[..target.len() - 1]);
+                });
+            }
+            source.end_sequence();
+            decoder.end_sequence();
+            labels.end_sequence();
+        }
+        Ok(SpanBatch {
+            rows: source.rows,
+            columns,
+            target_columns,
+            input_ids: source.ids,
+            document_ids: source.documents,
+            decoder_input_ids: decoder.ids,
+            decoder_document_ids: decoder.documents,
+            labels: labels.ids,
+            real_tokens: source.real + decoder.real,
+        })
+    }
+}

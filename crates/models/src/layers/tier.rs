@@ -1,0 +1,104 @@
+//! Which code computes attention: our own kernel, one of libtorch's, or the plain formula.
+//!
+//! Axes: `b` batch, `h` heads, `g` heads of keys and values, `t` queries, `s` keys, `e` features
+//! of a head.
+
+use bert4rs_kernels::attention as kernel;
+use bert4rs_tensor_core::attention::{self, Implementation, Options, Scores};
+use bert4rs_tensor_core::{Error, Tensor};
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::mask::Seen;
+
+/// The code that computed attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// Products and softmax one by one, by us.
+    Plain,
+    /// Our own kernel, which computes only what is seen.
+    Own,
+    /// Products and softmax one by one, by libtorch.
+    Math,
+    /// libtorch's flash attention.
+    Flash,
+    /// libtorch's memory-efficient attention.
+    Efficient,
+    /// cuDNN's.
+    Cudnn,
+}
+
+/// Queries, keys and values of an attention.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heads<'a> {
+    /// `[b, h, t, e]`
+    pub(super) q_bhte: &'a Tensor,
+    /// `[b, g, s, e]`
+    pub(super) k_bgse: &'a Tensor,
+    /// `[b, g, s, e]`
+    pub(super) v_bgse: &'a Tensor,
+}
+
+impl Heads<'_> {
+    /// `softmax(q kᵀ · scale + bias) v` over what is seen, `[b, h, t, e]`, by what the options
+    /// ask for; `1 / √e` if there is no scale.
+    pub(super) fn attend(
+        self,
+        seen: &Seen,
+        scale: Option<f64>,
+        options: &Options,
+    ) -> Result<Tensor> {
+        let Self { q_bhte, k_bgse, v_bgse } = self;
+        if self.takes_own(seen, options)? {
+            let features = q_bhte.size().last().copied().unwrap_or(1) as f64;
+            let scale = scale.unwrap_or(1.0 / features.sqrt());
+            if let Some(by_place) = seen.by_place() {
+                let scores = kernel::Scores { seen: by_place, bias: seen.bias(), scale };
+                return Ok(kernel::attend(q_bhte, k_bgse, v_bgse, &scores)?);
+            }
+        }
+        let scores = Scores { visible: seen.borrow(), scale };
+        Ok(attention::attend(q_bhte, k_bgse, v_bgse, &scores, options)?)
+    }
+
+    /// The code that [`attend`](Self::attend) takes.
+    pub(super) fn tier(self, seen: &Seen, scale: Option<f64>, options: &Options) -> Result<Tier> {
+        if self.takes_own(seen, options)? {
+            return Ok(Tier::Own);
+        }
+        if options.implementation == Implementation::Plain {
+            return Ok(Tier::Plain);
+        }
+        if options.implementation == Implementation::Math {
+            return Ok(Tier::Math);
+        }
+        let scores = Scores { visible: seen.borrow(), scale };
+        Ok(match attention::tier(self.q_bhte, self.k_bgse, self.v_bgse, &scores)? {
+            attention::Tier::Math => Tier::Math,
+            attention::Tier::Flash => Tier::Flash,
+            attention::Tier::Efficient => Tier::Efficient,
+            attention::Tier::Cudnn => Tier::Cudnn,
+        })
+    }
+
+    /// Whether our own kernel computes it: where it is asked for, and where the best is asked for
+    /// and it is that.
+    fn takes_own(self, seen: &Seen, options: &Options) -> Result<bool> {
+        let fits = options.dropout == 0.0
+            && seen.by_place().is_some()
+            && kernel::takes(self.q_bhte, self.k_bgse, self.v_bgse);
+        match options.implementation {
+            Implementation::Fused => Ok(fits && kernel::is_fast(self.q_bhte.kind())),
+            Implementation::Own if fits => Ok(true),
+            Implementation::Own => Err(Error::Unsupported {
+                what: "our own attention (compute.attention = \"own\")".into(),
+                reason: "it is for CPUs, FP32 or BF16, heads of a multiple of 32 features, no \
+                         attention dropout, and masks by document and place; choose fused"
+                    .into(),
+            }
+            .into()),
+            _ => Ok(false),
+        }
+    }
+}

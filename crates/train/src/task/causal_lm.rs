@@ -1,0 +1,146 @@
+//! GPT learning the next token (Radford et al. 2019).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bert4rs_data::{CausalBatch, CausalBatches, CausalOptions, Objective, unigram};
+use bert4rs_models::gpt::{Gpt, GptInput};
+use bert4rs_models::hugging_face::{self, Architecture};
+use bert4rs_models::layers::Tier;
+use bert4rs_models::loss::LossOptions;
+use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::{Device, Tensor};
+use serde_json::json;
+
+use super::source::{Source, prepare_dataset};
+use super::{BatchLoss, BatchSize, Task};
+use crate::config::{Config, LogitsOf};
+use crate::console::Console;
+use crate::error::Result;
+
+/// A GPT, its batches and its loss.
+pub struct CausalLm {
+    model: Gpt,
+    source: Source<CausalBatches>,
+    device: Device,
+    end_of_text: i64,
+    logits_of: LogitsOf,
+    options: LossOptions,
+    seq_len: u32,
+}
+
+impl CausalLm {
+    /// Prepares the data, then makes the model in `params`.
+    ///
+    /// # Errors
+    /// Corpus, tokenizer or shapes that can't be used.
+    pub fn new(config: &Config, params: &ParamStore, console: &mut Console) -> Result<Self> {
+        let dataset = prepare_dataset(config, Objective::NextTokens, console)?;
+        let end = dataset.tokenizer.end_of_text()?;
+        let options = CausalOptions {
+            batch_size: config.data.batch_size as usize,
+            sequence_length: config.data.seq_len as usize,
+            layout: config.data.packing,
+            seed: config.seed,
+        };
+        let train = CausalBatches::train(Arc::clone(&dataset.train), end, options)?;
+        let held_out = CausalBatches::held_out(Arc::clone(&dataset.held_out), end, options)?;
+        let held_out_count = held_out.batches_per_epoch();
+        Ok(Self {
+            model: Gpt::new(&params.root(), &config.gpt(end), config.compute.attention)?,
+            source: Source::new(config, dataset, train, (held_out, held_out_count))?,
+            device: params.device(),
+            end_of_text: end.into(),
+            logits_of: config.compute.logits,
+            options: config.loss,
+            seq_len: config.data.seq_len,
+        })
+    }
+
+    /// Mean loss of a batch's next tokens. Dropout acts if `train`.
+    fn loss(
+        &self,
+        batch: &CausalBatch,
+        logits_of: LogitsOf,
+        options: &LossOptions,
+        train: bool,
+    ) -> Result<Tensor> {
+        let has_padding = batch.real_tokens < batch.rows * batch.columns;
+        let batch = batch.to_tensors(self.device)?;
+        let input = GptInput {
+            input_ids: &batch.input_ids,
+            position_ids: Some(&batch.position_ids),
+            mask: Some(&batch.document_ids),
+        };
+        let counted = (has_padding && logits_of == LogitsOf::Masked).then_some(&batch.counted);
+        Ok(self.model.next_token_loss(&input, &batch.next_ids, counted, options, train)?)
+    }
+}
+
+impl Task for CausalLm {
+    fn next_loss(&mut self) -> Result<BatchLoss> {
+        let end = self.end_of_text;
+        let batch = self.source.next(|seen, batch| {
+            seen.add(&batch.input_ids, end, &batch.counted_labels());
+        })?;
+        let loss = self.loss(&batch, self.logits_of, &self.options, true)?;
+        let slots = (batch.rows * batch.columns) as u64;
+        Ok(BatchLoss { loss, size: BatchSize { tokens: batch.real_tokens as u64, slots } })
+    }
+
+    fn held_out_loss(&self) -> Result<Option<f64>> {
+        let implementation = self.options.implementation;
+        let plain = LossOptions { implementation, ..LossOptions::default() };
+        self.source.held_out_loss(|batch| {
+            Ok((self.loss(batch, LogitsOf::Masked, &plain, false)?, batch.real_tokens))
+        })
+    }
+
+    fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
+        let config = self.model.config();
+        self.source.dataset.tokenizer.save_folder(folder, config.n_positions as usize)?;
+        let architecture = Architecture::Gpt2LmHeadModel;
+        Ok(hugging_face::save(folder, config, architecture, params, json!({}))?)
+    }
+
+    fn attention_tier(&self) -> Option<Tier> {
+        self.model.attention_tier()
+    }
+
+    fn data_fingerprint(&self) -> u64 {
+        self.source.fingerprint()
+    }
+
+    fn batch(&self, index: u64) -> Result<Vec<(&'static str, Tensor)>> {
+        let batch = self.source.batch(index)?;
+        let real_tokens = Tensor::from(batch.real_tokens as i64);
+        let batch = batch.to_tensors(Device::Cpu)?;
+        Ok(vec![
+            ("input_ids", batch.input_ids),
+            ("position_ids", batch.position_ids),
+            ("document_ids", batch.document_ids),
+            ("next_ids", batch.next_ids),
+            ("real_tokens", real_tokens),
+        ])
+    }
+
+    fn waited(&self) -> Duration {
+        self.source.waited()
+    }
+
+    fn flops_per_token(&self) -> f64 {
+        self.model.config().flops_per_token(self.seq_len.into())
+    }
+
+    /// Each document's end is predicted too.
+    fn unigram_entropy(&self) -> f64 {
+        let (summary, train) = (&self.source.dataset.summary, &self.source.dataset.train);
+        let (tokens, documents) = (train.token_count() as u64, train.document_count() as u64);
+        unigram::entropy_with(summary.unigram_entropy, tokens, &[documents])
+    }
+
+    fn describe(&self) -> Vec<String> {
+        self.source.describe(self.unigram_entropy())
+    }
+}
