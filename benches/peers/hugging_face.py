@@ -70,7 +70,9 @@ def bert_inputs(batch):
 
 
 def gpt_inputs(batch):
-    return {"input_ids": batch["input_ids"], "labels": batch["input_ids"]}
+    """Labels that are shifted already, as bert4rs shifts them: none across documents."""
+    labels = batch["next_ids"]
+    return {"input_ids": batch["input_ids"], "labels": labels, "shift_labels": labels}
 
 
 def t5_inputs(batch):

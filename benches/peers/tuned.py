@@ -101,8 +101,8 @@ class Gpt(nn.Module):
         x = self.words(ids) + self.places(torch.arange(ids.shape[1], device=ids.device))
         for block in self.blocks:
             x = block(x)
-        logits = F.linear(self.norm(x)[:, :-1].flatten(0, 1), self.words.weight)
-        return F.cross_entropy(logits.float(), ids[:, 1:].flatten())
+        logits = F.linear(self.norm(x).flatten(0, 1), self.words.weight)
+        return F.cross_entropy(logits.float(), batch["next_ids"].flatten(), ignore_index=-100)
 
 
 def bucket(distance, bidirectional, buckets=32, furthest=128):

@@ -74,6 +74,7 @@ impl Python {
         command.args(["--device", device]).arg("--out").arg(run);
         // A progress bar or a look for updates is no part of training.
         command.env("HF_HUB_OFFLINE", "1").env("TRANSFORMERS_VERBOSITY", "error");
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
         let mut hashes = vec![inputs.hash.clone(), steps.to_string(), device.to_owned()];
         for part in fs::read_dir(checkout.root().join("benches/peers"))
             .map_err(Error::at(Path::new("benches/peers")))?
