@@ -44,6 +44,16 @@ fn every_preset_trains_a_bert() {
 }
 
 #[test]
+fn every_preset_trains_a_gpt() {
+    check_presets("gpt");
+}
+
+#[test]
+fn every_preset_trains_a_t5() {
+    check_presets("t5");
+}
+
+#[test]
 fn presets_are_listed_and_shown_in_full() {
     let sandbox = Sandbox::new();
     let list = sandbox.run(&["presets"]).succeeds().stdout;
