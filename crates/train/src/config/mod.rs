@@ -13,6 +13,7 @@ pub use model::{Biases, Family, Head, ModelConfig, OrPublished, Positions, T5For
 
 use bert4rs_data::Layout;
 use bert4rs_models::loss::LossOptions;
+use bert4rs_models::recompute::Recompute;
 use bert4rs_optim::OptimizerConfig;
 use bert4rs_optim::schedule::ScheduleConfig;
 use bert4rs_tensor_core::attention;
@@ -65,6 +66,8 @@ pub struct ComputeConfig {
     pub attention: attention::Implementation,
     /// Which tokens get logits.
     pub logits: LogitsOf,
+    /// What is computed again for the backward pass instead of kept.
+    pub recompute: Recompute,
     /// CPU threads; 0 means one a core.
     pub threads: u32,
 }

@@ -47,8 +47,10 @@ impl CausalLm {
         let train = CausalBatches::train(Arc::clone(&dataset.train), end, options)?;
         let held_out = CausalBatches::held_out(Arc::clone(&dataset.held_out), end, options)?;
         let held_out_count = held_out.batches_per_epoch();
+        let mut model = Gpt::new(&params.root(), &config.gpt(end), config.compute.attention)?;
+        model.set_recompute(config.compute.recompute);
         Ok(Self {
-            model: Gpt::new(&params.root(), &config.gpt(end), config.compute.attention)?,
+            model,
             source: Source::new(config, dataset, train, (held_out, held_out_count))?,
             device: params.device(),
             end_of_text: end.into(),

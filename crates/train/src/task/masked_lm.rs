@@ -46,8 +46,10 @@ impl MaskedLm {
         let held_out = MlmBatches::held_out(Arc::clone(&dataset.held_out), vocabulary, options)?;
         let held_out_count = held_out.batches_per_epoch();
         let bert = config.bert(vocabulary.special.pad);
+        let mut model = BertForMaskedLm::new(&params.root(), &bert, config.compute.attention)?;
+        model.set_recompute(config.compute.recompute);
         Ok(Self {
-            model: BertForMaskedLm::new(&params.root(), &bert, config.compute.attention)?,
+            model,
             source: Source::new(config, dataset, train, (held_out, held_out_count))?,
             options,
             pad: vocabulary.special.pad.into(),

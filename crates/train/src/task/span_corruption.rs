@@ -56,8 +56,10 @@ impl SpanCorruption {
         let source = config.data.seq_len;
         let target = noise.target_slots(Framing::Spans(noise).longest(source.into()) as usize);
         let flops = t5.flops_per_sequence(source.into(), target as i64)?;
+        let mut model = T5::new(&params.root(), &t5, config.compute.attention)?;
+        model.set_recompute(config.compute.recompute);
         Ok(Self {
-            model: T5::new(&params.root(), &t5, config.compute.attention)?,
+            model,
             unigram_entropy: train.target_entropy(dataset.summary.unigram_entropy),
             source: Source::new(config, dataset, train, (held_out, held_out_count))?,
             device: params.device(),
