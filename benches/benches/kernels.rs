@@ -3,6 +3,7 @@
 
 use std::hint::black_box;
 
+use bert4rs_kernels::activation::{Curve, activate};
 use bert4rs_kernels::attention::{self, Seen};
 use bert4rs_tensor_core::attention::{Implementation, Options, Scores, Visible, attend};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
@@ -56,5 +57,38 @@ fn attend_both_ways(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, attend_both_ways);
+/// 2048 tokens of 3072 features, alone and as a gate.
+fn activate_both_ways(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("activation 2048x3072");
+    group.sample_size(10);
+    let shape = [2048, 3072];
+    for (kind, curve) in [Kind::BFloat16, Kind::Float]
+        .into_iter()
+        .flat_map(|kind| [(kind, Curve::Gelu), (kind, Curve::GeluTanh), (kind, Curve::Silu)])
+    {
+        let (x, gated) = (leaf(&shape, kind), leaf(&shape, kind));
+        let plain = || match curve {
+            Curve::Gelu => x.gelu("none"),
+            Curve::GeluTanh => x.gelu("tanh"),
+            Curve::Silu => x.silu(),
+        };
+        group.bench_function(format!("{kind:?} {curve:?}, libtorch"), |bencher| {
+            bencher.iter(|| backward(&plain(), &[&x]));
+        });
+        group.bench_function(format!("{kind:?} {curve:?}, own"), |bencher| {
+            bencher.iter(|| activate(curve, &x, None).map(|y| backward(&y, &[&x])).is_ok());
+        });
+        group.bench_function(format!("{kind:?} {curve:?} gate, libtorch"), |bencher| {
+            bencher.iter(|| backward(&(plain() * &gated), &[&x, &gated]));
+        });
+        group.bench_function(format!("{kind:?} {curve:?} gate, own"), |bencher| {
+            let inputs = [&x, &gated];
+            bencher
+                .iter(|| activate(curve, &x, Some(&gated)).map(|y| backward(&y, &inputs)).is_ok());
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, attend_both_ways, activate_both_ways);
 criterion_main!(benches);

@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | [`activation`] | activation functions and gates |
 //! | [`adamw`] | AdamW in one pass: moments, master weight and working weight |
 //! | [`attention`] | attention and its backward pass, block by block |
 //! | [`cross_entropy`] | the output layer and its loss, without holding all logits |
@@ -20,6 +21,7 @@
 //!
 //! This is the only crate with `unsafe` kernels in it. Its public functions are safe.
 
+pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;

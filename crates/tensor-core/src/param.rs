@@ -4,6 +4,7 @@ use std::cell::{Ref, RefCell};
 use std::collections::HashSet;
 use std::ops::Div;
 
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Context, Error, Result};
@@ -40,6 +41,16 @@ impl Role {
         Self::RelativeBias,
         Self::Gate,
     ];
+}
+
+/// What layers compute with between their matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kernels {
+    /// libtorch's operations, one after the other: the reference.
+    Plain,
+    /// Own kernels, one pass each, where there are some for device and dtype.
+    Fused,
 }
 
 /// How a parameter starts.
@@ -102,6 +113,7 @@ pub struct ParamStore {
     kind: Kind,
     shapes_only: bool,
     fp8: Option<Fp8Config>,
+    kernels: Kernels,
     params: RefCell<Vec<Param>>,
     names: RefCell<HashSet<String>>,
 }
@@ -111,7 +123,8 @@ impl ParamStore {
     /// FP64 gets FP32 masters.
     pub fn new(device: Device, kind: Kind) -> Self {
         let (params, names) = (RefCell::default(), RefCell::default());
-        Self { device, kind, shapes_only: false, fp8: None, params, names }
+        let (fp8, kernels) = (None, Kernels::Plain);
+        Self { device, kind, shapes_only: false, fp8, kernels, params, names }
     }
 
     /// A store whose parameters have names, roles, shapes and dtypes, but no memory of their own:
@@ -124,6 +137,12 @@ impl ParamStore {
     /// multiply in FP8.
     pub fn with_fp8(mut self, config: Option<Fp8Config>) -> Self {
         self.fp8 = config;
+        self
+    }
+
+    /// The same store; layers that are made in it from now on compute with `kernels`.
+    pub fn with_kernels(mut self, kernels: Kernels) -> Self {
+        self.kernels = kernels;
         self
     }
 
@@ -206,6 +225,11 @@ impl<'a> Path<'a> {
     pub fn fp8(&self, name: &str, role: Role) -> Option<Fp8Scaling> {
         let config = self.store.fp8.as_ref()?;
         config.includes(&self.full_name(name), role).then_some(config.scaling)
+    }
+
+    /// What layers made here compute with.
+    pub fn kernels(&self) -> Kernels {
+        self.store.kernels
     }
 
     /// The device that parameters made here are on.

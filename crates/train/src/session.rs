@@ -57,7 +57,8 @@ impl Session {
         let speed_of_light = speed_of_light::measure(device)?;
         let (precision, precision_reason) = config.compute.precision.resolve(device);
         random::seed(config.seed);
-        let mut params = ParamStore::new(device, precision.compute_kind());
+        let mut params =
+            ParamStore::new(device, precision.compute_kind()).with_kernels(config.compute.kernels);
         let task: Box<dyn Task> = match config.model.family {
             Family::Bert => Box::new(MaskedLm::new(config, &params, console)?),
             Family::Gpt => Box::new(CausalLm::new(config, &params, console)?),

@@ -207,7 +207,7 @@ impl Block {
             self.attention.forward(x_btd, AttentionInput { seen, rotation, cache, train })
         })?;
         self.around_feed_forward
-            .forward(&attended_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)))
+            .forward(&attended_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)?))
     }
 
     fn weights(&self) -> impl Iterator<Item = &Tensor> {

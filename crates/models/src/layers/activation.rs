@@ -1,6 +1,8 @@
 //! Activation functions, by their names in `config.json`.
 
-use bert4rs_tensor_core::Tensor;
+use bert4rs_kernels::activation as kernel;
+use bert4rs_tensor_core::param::Kernels;
+use bert4rs_tensor_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// An elementwise nonlinearity.
@@ -33,9 +35,32 @@ impl Activation {
             Self::Silu => x.silu(),
         }
     }
-}
 
-impl Activation {
+    /// [`forward`](Self::forward) of `x`, times `gated` if there is one, with such kernels.
+    pub fn apply(self, kernels: Kernels, x: &Tensor, gated: Option<&Tensor>) -> Result<Tensor> {
+        let own = self.curve().filter(|&curve| {
+            let fast = kernel::is_fast(curve, x.kind(), gated.is_some());
+            kernels == Kernels::Fused && kernel::takes(x) && fast
+        });
+        match own {
+            Some(curve) => kernel::activate(curve, x, gated),
+            _ => {
+                let y = self.forward(x);
+                Ok(gated.map_or_else(|| y.shallow_clone(), |gated| &y * gated))
+            }
+        }
+    }
+
+    /// The kernel's name of it, if it has it.
+    fn curve(self) -> Option<kernel::Curve> {
+        match self {
+            Self::Gelu => Some(kernel::Curve::Gelu),
+            Self::GeluNew => Some(kernel::Curve::GeluTanh),
+            Self::Silu => Some(kernel::Curve::Silu),
+            Self::Relu | Self::ReluSquared => None,
+        }
+    }
+
     /// The one of this name in `config.json`.
     pub fn named(name: &str) -> Option<Self> {
         use serde::de::IntoDeserializer;

@@ -2,7 +2,7 @@
 //!
 //! Axes: `b` batch, `t` time, `d` features, `f` inner features.
 
-use bert4rs_tensor_core::param::{Init, Path};
+use bert4rs_tensor_core::param::{Init, Kernels, Path};
 use bert4rs_tensor_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +97,7 @@ pub struct FeedForward {
     up: Linear,
     down: Linear,
     activation: Activation,
+    kernels: Kernels,
     dropout: Dropout,
 }
 
@@ -113,6 +114,7 @@ impl FeedForward {
             up: Linear::new(&paths.up, hidden, inner, biased, init_up)?,
             down: Linear::new(&paths.down, inner, hidden, biased, init_down)?,
             activation: config.activation,
+            kernels: paths.up.kernels(),
             dropout: config.dropout,
         })
     }
@@ -124,12 +126,16 @@ impl FeedForward {
     }
 
     /// `[b, t, d]` to `[b, t, d]`.
-    pub fn forward(&self, x_btd: &Tensor, train: bool) -> Tensor {
+    ///
+    /// # Errors
+    /// What the kernels throw.
+    pub fn forward(&self, x_btd: &Tensor, train: bool) -> Result<Tensor> {
         let up_btf = self.up.forward(x_btd);
+        let (activation, kernels) = (self.activation, self.kernels);
         let inner_btf = match &self.gate {
-            None => self.activation.forward(&up_btf),
-            Some(gate) => self.activation.forward(&gate.forward(x_btd)) * up_btf,
-        };
-        self.down.forward(&self.dropout.forward(inner_btf, train))
+            None => activation.apply(kernels, &up_btf, None),
+            Some(gate) => activation.apply(kernels, &gate.forward(x_btd), Some(&up_btf)),
+        }?;
+        Ok(self.down.forward(&self.dropout.forward(inner_btf, train)))
     }
 }

@@ -99,7 +99,7 @@ impl Block {
             })?;
         }
         self.around_feed_forward
-            .forward(&x_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)))
+            .forward(&x_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)?))
     }
 
     fn weights(&self) -> impl Iterator<Item = &Tensor> {

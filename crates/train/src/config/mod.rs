@@ -17,6 +17,7 @@ use bert4rs_models::recompute::Recompute;
 use bert4rs_optim::OptimizerConfig;
 use bert4rs_optim::schedule::ScheduleConfig;
 use bert4rs_tensor_core::attention;
+use bert4rs_tensor_core::param::Kernels;
 use bert4rs_tensor_core::precision::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +65,8 @@ pub struct ComputeConfig {
     pub precision: Precision,
     /// Which code computes attention.
     pub attention: attention::Implementation,
+    /// What layers compute with between their matrix products.
+    pub kernels: Kernels,
     /// Which tokens get logits.
     pub logits: LogitsOf,
     /// What is computed again for the backward pass instead of kept.
