@@ -10,11 +10,11 @@ use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Kind, Tensor, safetensors};
 
-/// Plain losses go with plain attention, chunked ones with fused attention.
+/// Plain losses go with plain attention, chunked ones with every other.
 pub(crate) fn loss_options(attention: Implementation) -> LossOptions {
     let implementation = match attention {
         Implementation::Plain => loss::Implementation::Plain,
-        Implementation::Fused => loss::Implementation::Chunked,
+        _ => loss::Implementation::Chunked,
     };
     LossOptions { implementation, ..LossOptions::default() }
 }

@@ -34,7 +34,7 @@ fn check_against_transformers(name: &str, implementation: Implementation) {
     // Logits of the counted places alone give the same loss and gradients.
     let counted = labels.flatten(0, 1).ne(IGNORED).nonzero().flatten(0, 1);
     assert!(counted.size()[0] < labels.numel() as i64);
-    let options = LossOptions::default();
+    let options = loss_options(implementation);
     let counted = model.counted_loss(&input, labels, Some(&counted), &options, false).unwrap();
     assert_close("counted loss", &counted, &loss, 1e-6);
     ((loss + counted) / 2.0).backward();

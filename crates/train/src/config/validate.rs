@@ -65,7 +65,8 @@ impl Config {
         };
         options.check().map_err(|error| ("compute.attention".into(), error.to_string()))?;
         let features = self.model.head_size();
-        if self.compute.attention == attention::Implementation::Own && features % 32 != 0 {
+        if self.compute.attention == attention::Implementation::Own && !features.is_multiple_of(32)
+        {
             let reason = format!(
                 "own takes heads of a multiple of 32 features, and these have {features}; choose \
                  fused"
