@@ -32,10 +32,14 @@ pub(crate) struct Line {
     pub(crate) class: String,
 }
 
-/// Horizontal bars, one below the other, each with a mark at `mark`.
-pub(crate) fn bars(title: &str, bars: &[Bar], mark: Option<f64>) -> String {
-    let ends = bars.iter().map(|bar| bar.interval.map_or(bar.value, |(_, high)| high));
-    let most = ends.chain(mark).fold(0.0, f64::max);
+/// The furthest that bars reach, their intervals included.
+pub(crate) fn reach<'a>(bars: impl IntoIterator<Item = &'a Bar>) -> f64 {
+    let end = |bar: &Bar| bar.interval.map_or(bar.value, |(_, high)| high);
+    bars.into_iter().map(end).fold(0.0, f64::max)
+}
+
+/// Horizontal bars, one below the other, each with a mark at `mark`, on a scale up to `most`.
+pub(crate) fn bars(title: &str, bars: &[Bar], mark: Option<f64>, most: f64) -> String {
     let scale = if most > 0.0 { (WIDTH - 2.0) / most } else { 0.0 };
     let height = ROW * bars.len() as f64 + 4.0;
     let mut svg = open(title, height);
@@ -200,7 +204,8 @@ mod tests {
             interval,
             class: "preset",
         };
-        let svg = bars("t", &[bar(2.0, Some((1.0, 4.0))), bar(4.0, None)], Some(1.0));
+        let both = [bar(2.0, Some((1.0, 4.0))), bar(4.0, None)];
+        let svg = bars("t", &both, Some(1.0), reach(&both));
         assert!(svg.contains("a &lt; b") && svg.contains("width=\"219.0\""), "{svg}");
         assert!(svg.contains("width=\"438.0\"") && svg.contains("d=\"M109.5 17.0V31.0"), "{svg}");
         assert!(svg.contains("d=\"M109.5 24.0H438.0"), "{svg}");

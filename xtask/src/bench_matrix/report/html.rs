@@ -1,6 +1,6 @@
 //! `report.html`: one file that needs nothing else, for a screen of any width and for paper.
 
-use super::chart::{Bar, Line, bars, escape, lines};
+use super::chart::{Bar, Line, bars, escape, lines, reach};
 use super::table::{COLUMNS, cells, mebibytes, method, race_lines, remarks, startup};
 use super::{Report, RowReport, SizeReport};
 use crate::bench_matrix::cell::Group;
@@ -60,11 +60,11 @@ fn section(size: &SizeReport) -> String {
     );
     html += &race(size);
     html += "<h3>Tokens a second over the baseline's, with 95% intervals</h3>";
-    html += &ratio_chart(size);
+    html += &ratio_charts(size);
     html += &remark_list(size);
     html += &table(size);
     html += "<h3>Peak memory</h3>";
-    html += &memory_chart(size);
+    html += &memory_charts(size);
     if size.race.is_empty() {
         html += "<h3>Loss against time since the process began</h3>";
         html += &loss_chart(size);
@@ -82,12 +82,28 @@ fn class(group: Group) -> &'static str {
     }
 }
 
-fn of_groups(size: &SizeReport) -> impl Iterator<Item = &RowReport> {
-    Group::ALL.into_iter().flat_map(|group| size.group(group))
+/// One chart a group, so that none is longer than a page, all on one scale.
+fn charts(
+    size: &SizeReport,
+    title: &str,
+    mark: Option<f64>,
+    bar: impl Fn(&RowReport) -> Option<Bar>,
+) -> String {
+    let of_group = |group| -> Vec<Bar> { size.group(group).filter_map(&bar).collect() };
+    let groups = Group::ALL.map(|group| (group, of_group(group)));
+    let most = reach(groups.iter().flat_map(|(_, bars)| bars)).max(mark.unwrap_or(0.0));
+    let shown = groups.iter().filter(|(_, bars)| !bars.is_empty());
+    shown
+        .map(|(group, of_group)| {
+            let label = group.title();
+            let title = format!("{title}: {label}");
+            format!("<h4>{label}</h4>{}", bars(&title, of_group, mark, most))
+        })
+        .collect()
 }
 
-fn ratio_chart(size: &SizeReport) -> String {
-    let bar = |row: &RowReport| {
+fn ratio_charts(size: &SizeReport) -> String {
+    charts(size, "Tokens a second over the baseline's", Some(1.0), |row| {
         let ratio = row.ratio?;
         Some(Bar {
             label: row.title.clone(),
@@ -96,16 +112,11 @@ fn ratio_chart(size: &SizeReport) -> String {
             interval: Some((ratio.low, ratio.high)),
             class: class(row.group),
         })
-    };
-    bars(
-        "Tokens a second over the baseline's",
-        &of_groups(size).filter_map(bar).collect::<Vec<_>>(),
-        Some(1.0),
-    )
+    })
 }
 
-fn memory_chart(size: &SizeReport) -> String {
-    let bar = |row: &RowReport| {
+fn memory_charts(size: &SizeReport) -> String {
+    charts(size, "Peak memory", None, |row| {
         let bytes = row.peak_memory_bytes?;
         Some(Bar {
             label: row.title.clone(),
@@ -114,8 +125,7 @@ fn memory_chart(size: &SizeReport) -> String {
             interval: None,
             class: class(row.group),
         })
-    };
-    bars("Peak memory", &of_groups(size).filter_map(bar).collect::<Vec<_>>(), None)
+    })
 }
 
 /// Eight colours, each whole and dashed.
@@ -209,7 +219,11 @@ mod tests {
             assert!(!page.contains(outside), "{outside}");
         }
         assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
-        assert_eq!(page.matches("<svg").count(), 3, "ratios, memory, and the race");
+        assert_eq!(
+            page.matches("<svg").count(),
+            5,
+            "ratios and memory of two groups, and the race"
+        );
     }
 
     #[test]

@@ -62,9 +62,10 @@ pub(crate) fn method(size: &SizeReport) -> String {
     let best = size.best_product_flops.map_or(String::new(), |flops| {
         format!(" 100% of the speed of light is {:.0} GFLOP/s.", flops / 1e9)
     });
+    let plural = if size.rounds_done == 1 { "" } else { "s" };
     format!(
-        "{} rounds{cut} over all rows, each cell a process of {} steps, the first {} timed apart.\
-         {best}",
+        "{} round{plural}{cut} over all rows, each cell a process of {} steps, the first {} timed \
+         apart.{best}",
         size.rounds_done, size.steps, size.warmup_steps
     )
 }
