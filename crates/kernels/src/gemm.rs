@@ -18,7 +18,7 @@
 mod avx512;
 
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
+use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 
 use crate::slices;
 
@@ -36,7 +36,7 @@ pub enum Right<'a> {
 pub enum Form {
     /// Nothing.
     Full,
-    /// It is symmetric, and so is what is added to it.
+    /// It is symmetric, and so are what is added to it and a right operand that is plain.
     Symmetric,
 }
 
@@ -97,6 +97,10 @@ pub fn product_into(
             expected,
         });
     }
+    if let Device::Cuda(_) = a.device() {
+        check_cuda(out, a, b, plus.map(|(_, c)| c))?;
+        return crate::cuda::gemm::product_into(out, alpha, a, right, plus, form);
+    }
     if !available(a.kind(), inner) {
         return Err(Error::Unsupported {
             what: format!("this product of {:?}", a.kind()),
@@ -137,6 +141,19 @@ pub fn product(
     Ok(out)
 }
 
+/// Checks dtypes, layouts and devices of tensors on a GPU.
+fn check_cuda(out: &Tensor, a: &Tensor, b: &Tensor, plus: Option<&Tensor>) -> Result<()> {
+    let what = "an operand of a matrix product";
+    crate::cuda::check_float(a, what)?;
+    crate::cuda::check(b, a.kind(), a.device(), what)?;
+    let out_kind = if out.kind() == Kind::Float { Kind::Float } else { a.kind() };
+    crate::cuda::check(out, out_kind, a.device(), "the result of a matrix product")?;
+    match plus {
+        Some(c) => crate::cuda::check(c, out_kind, a.device(), "what is added to a product"),
+        None => Ok(()),
+    }
+}
+
 fn check_shape(tensor: &'static str, found: &Tensor, expected: [i64; 3]) -> Result<()> {
     if found.size() == expected {
         return Ok(());
@@ -148,7 +165,6 @@ fn check_shape(tensor: &'static str, found: &Tensor, expected: [i64; 3]) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bert4rs_tensor_core::Device;
 
     fn random(shape: [i64; 3], kind: Kind) -> Tensor {
         Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind)

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`device`] | which device to use, CUDA loaded at run time |
 //! | [`precision`] | dtypes of weights and compute, chosen once and passed on |
+//! | [`fp8`] | which linear maps multiply in FP8 |
 //! | [`param`] | parameters, each with a [`param::Role`] from birth |
 //! | [`autograd`] | autograd functions written in Rust, and their check |
 //! | [`attention`] | attention, plain and fused |
@@ -27,6 +28,7 @@ pub mod cpu;
 pub mod device;
 pub mod error;
 pub mod files;
+pub mod fp8;
 pub mod library;
 pub mod memory;
 pub mod parallel;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Context, Error, Result};
+use crate::fp8::{Fp8Config, Fp8Scaling, OverflowCount};
 use crate::no_grad;
-use crate::precision::{Fp8Config, Fp8Scaling};
 
 /// What a parameter is in its model. Optimizers group by it, so it is never guessed from a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -112,7 +112,8 @@ pub struct ParamStore {
     device: Device,
     kind: Kind,
     shapes_only: bool,
-    fp8: Option<Fp8Config>,
+    fp8: Fp8Config,
+    fp8_overflows: OverflowCount,
     kernels: Kernels,
     params: RefCell<Vec<Param>>,
     names: RefCell<HashSet<String>>,
@@ -123,8 +124,16 @@ impl ParamStore {
     /// FP64 gets FP32 masters.
     pub fn new(device: Device, kind: Kind) -> Self {
         let (params, names) = (RefCell::default(), RefCell::default());
-        let (fp8, kernels) = (None, Kernels::Plain);
-        Self { device, kind, shapes_only: false, fp8, kernels, params, names }
+        Self {
+            device,
+            kind,
+            shapes_only: false,
+            fp8: Fp8Config::default(),
+            fp8_overflows: OverflowCount::default(),
+            kernels: Kernels::Plain,
+            params,
+            names,
+        }
     }
 
     /// A store whose parameters have names, roles, shapes and dtypes, but no memory of their own:
@@ -135,7 +144,7 @@ impl ParamStore {
 
     /// The same store; linear maps that are made in it from now on and that `config` includes
     /// multiply in FP8.
-    pub fn with_fp8(mut self, config: Option<Fp8Config>) -> Self {
+    pub fn with_fp8(mut self, config: Fp8Config) -> Self {
         self.fp8 = config;
         self
     }
@@ -144,6 +153,11 @@ impl ParamStore {
     pub fn with_kernels(mut self, kernels: Kernels) -> Self {
         self.kernels = kernels;
         self
+    }
+
+    /// How many values overflowed FP8 in all of this store's maps.
+    pub fn fp8_overflows(&self) -> &OverflowCount {
+        &self.fp8_overflows
     }
 
     /// Where names begin.
@@ -221,10 +235,11 @@ impl<'a> Path<'a> {
         Ok(leaf)
     }
 
-    /// How the map with the weight `name` here multiplies in FP8, if it does.
-    pub fn fp8(&self, name: &str, role: Role) -> Option<Fp8Scaling> {
-        let config = self.store.fp8.as_ref()?;
-        config.includes(&self.full_name(name), role).then_some(config.scaling)
+    /// How the map with the weight `name` here multiplies in FP8, if it does, and where it counts
+    /// overflow.
+    pub fn fp8(&self, name: &str, role: Role) -> Option<(Fp8Scaling, OverflowCount)> {
+        let scaling = self.store.fp8.scaling_of(&self.full_name(name), role)?;
+        Some((scaling, self.store.fp8_overflows.clone()))
     }
 
     /// What layers made here compute with.

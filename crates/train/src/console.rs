@@ -108,6 +108,9 @@ impl Console {
         if summary.skipped_steps > 0 {
             rows.push(("skipped steps", summary.skipped_steps.to_string()));
         }
+        if let Some(overflows) = summary.fp8_overflows {
+            rows.push(("FP8 overflow", format!("{overflows} values")));
+        }
         rows.push(("result", folder.display().to_string()));
         self.line("");
         for (label, value) in rows {

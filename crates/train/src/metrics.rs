@@ -86,6 +86,8 @@ pub struct Summary {
     pub data_fingerprint: Option<String>,
     /// Steps skipped because a gradient was not finite.
     pub skipped_steps: u64,
+    /// Values that FP8 rounded beyond its largest number; absent without FP8.
+    pub fp8_overflows: Option<i64>,
     /// The device.
     pub device: String,
     /// Dtype of weights and activations.

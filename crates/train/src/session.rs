@@ -7,6 +7,7 @@ use bert4rs_optim::memory::held;
 use bert4rs_optim::schedule::{Horizon, Schedule};
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::fp8::{Fp8Config, Fp8Mode};
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::precision::Precision;
 use bert4rs_tensor_core::profile::span;
@@ -57,8 +58,11 @@ impl Session {
         let speed_of_light = speed_of_light::measure(device)?;
         let (precision, precision_reason) = config.compute.precision.resolve(device);
         random::seed(config.seed);
-        let mut params =
-            ParamStore::new(device, precision.compute_kind()).with_kernels(config.compute.kernels);
+        let fp8 = config.compute.fp8.clone();
+        refuse_fp8(&fp8, device)?;
+        let mut params = ParamStore::new(device, precision.compute_kind())
+            .with_fp8(fp8)
+            .with_kernels(config.compute.kernels);
         let task: Box<dyn Task> = match config.model.family {
             Family::Bert => Box::new(MaskedLm::new(config, &params, console)?),
             Family::Gpt => Box::new(CausalLm::new(config, &params, console)?),
@@ -147,12 +151,19 @@ impl Session {
     }
 
     /// The summary of what `meter` saw; times and the held-out loss are the trainer's to fill in.
-    pub fn summary(&self, meter: &Meter) -> Summary {
+    ///
+    /// # Errors
+    /// What the device throws.
+    pub fn summary(&self, meter: &Meter) -> Result<Summary> {
+        let fp8_overflows = match self.config.compute.fp8.scaling {
+            Fp8Mode::Off => None,
+            _ => Some(self.params.fp8_overflows().read()?),
+        };
         let steps = self.config.train.max_steps;
         let tokens_per_s = meter.steady_tokens_per_s();
         let best_product_flops = self.speed_of_light.best_flops();
         let flops_per_token = self.task.flops_per_token();
-        Summary {
+        Ok(Summary {
             steps,
             tokens: meter.seen().tokens,
             slots: meter.seen().slots,
@@ -174,12 +185,28 @@ impl Session {
                 / meter.time_in_steps().as_secs_f64().max(1e-9),
             data_fingerprint: Some(format!("{:016x}", self.task.data_fingerprint())),
             skipped_steps: self.optimizer.skipped(),
+            fp8_overflows,
             device: device_name(self.device),
             precision: name_of(self.precision),
             attention: name_of(self.config.compute.attention),
             attention_tier: self.task.attention_tier().map(name_of).unwrap_or_default(),
             threads: get_num_threads().max(1) as u64,
-        }
+        })
+    }
+}
+
+/// Refuses FP8 where the device can't multiply in it.
+fn refuse_fp8(config: &Fp8Config, device: Device) -> Result<()> {
+    if config.scaling == Fp8Mode::Off {
+        return Ok(());
+    }
+    match bert4rs_kernels::fp8::refusal(device) {
+        None => Ok(()),
+        Some(refusal) => Err(Error::Config {
+            origin: "configuration".into(),
+            key: "compute.fp8.scaling".into(),
+            reason: refusal.to_string(),
+        }),
     }
 }
 

@@ -46,7 +46,7 @@ pub fn train(
     let trained_s = clock.elapsed().as_secs_f64();
     session.export(run.path())?;
     let held_out_loss = session.held_out_loss()?;
-    let mut summary = session.summary(&meter);
+    let mut summary = session.summary(&meter)?;
     summary.time_to_first_step_s = first_step_s;
     summary.total_time_s = trained_s;
     summary.held_out_loss = held_out_loss;

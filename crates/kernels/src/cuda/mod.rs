@@ -14,6 +14,7 @@
 
 pub(crate) mod adamw;
 pub(crate) mod fp8;
+pub(crate) mod gemm;
 mod launch;
 pub(crate) mod muon;
 pub mod nvrtc;

@@ -23,12 +23,15 @@ pub static ADAMW: Source =
 /// Casts to FP8.
 pub static FP8: Source = Source { name: "fp8", parts: &[include_str!("fp8.cu")], fused: false };
 
+/// Symmetric products.
+pub static GEMM: Source = Source { name: "gemm", parts: &[include_str!("gemm.cu")], fused: true };
+
 /// What Muon does before and after its products.
 pub static MUON: Source =
     Source { name: "muon", parts: &[WEIGHT, include_str!("muon.cu")], fused: false };
 
 /// All sources, for a check that compiles every one.
-pub static ALL: [&Source; 3] = [&ADAMW, &FP8, &MUON];
+pub static ALL: [&Source; 4] = [&ADAMW, &FP8, &GEMM, &MUON];
 
 /// The architectures that every source must compile for: Ampere, Ada and Hopper.
 pub const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];

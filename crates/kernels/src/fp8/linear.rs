@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::precision::Fp8Scaling;
+use bert4rs_tensor_core::fp8::{Fp8Scaling, OverflowCount};
 use bert4rs_tensor_core::{Device, Error, Result, Tensor, no_grad};
 
 use super::product::MULTIPLE;
@@ -23,12 +23,13 @@ use super::{Cast, Factor, Format, Scaled, cast, product};
 
 const OP: &str = "FP8 linear map";
 
-/// One map's way of multiplying in FP8. It holds what delayed factors are made from, and counts
-/// overflow; it holds no parameter.
+/// One map's way of multiplying in FP8. It holds what delayed factors are made from, but no
+/// parameter.
 #[derive(Debug, Clone)]
 pub struct Linear {
     scaling: Fp8Scaling,
     state: Arc<Mutex<State>>,
+    overflows: OverflowCount,
 }
 
 /// What a map remembers of the tensors that it casts.
@@ -37,8 +38,6 @@ struct State {
     input: History,
     weight: History,
     grad: History,
-    /// `i64` `[1]`, on the device: read only when somebody asks.
-    overflows: Option<Tensor>,
 }
 
 /// The largest magnitudes of the last steps, FP32 `[HISTORY]` on the device; none before the
@@ -95,9 +94,9 @@ impl State {
 }
 
 impl Linear {
-    /// A map that has cast nothing yet.
-    pub fn new(scaling: Fp8Scaling) -> Self {
-        Self { scaling, state: Arc::default() }
+    /// A map that has cast nothing yet, and counts what overflows in `overflows`.
+    pub fn new(scaling: Fp8Scaling, overflows: OverflowCount) -> Self {
+        Self { scaling, state: Arc::default(), overflows }
     }
 
     /// `x wᵀ + bias`, in the dtype of `x`: `[.., k]` to `[.., n]`. `w` is `[n, k]`, `bias` `[n]`.
@@ -122,19 +121,6 @@ impl Linear {
         y_mn.f_reshape(&shape).during(OP)
     }
 
-    /// How many values were rounded beyond their format's largest number so far. Waits for the
-    /// device.
-    ///
-    /// # Errors
-    /// What libtorch throws.
-    pub fn overflows(&self) -> Result<i64> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match &state.overflows {
-            None => Ok(0),
-            Some(count) => count.f_int64_value(&[0]).during(OP),
-        }
-    }
-
     fn cast(&self, x: &Tensor, which: Which, transposed: bool) -> Result<Cast> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let format = which.format();
@@ -151,10 +137,7 @@ impl Linear {
         if self.scaling == Fp8Scaling::Delayed {
             state.history(which).push(&cast.amax)?;
         }
-        state.overflows = Some(match state.overflows.take() {
-            None => cast.overflows.shallow_clone(),
-            Some(before) => before.f_add(&cast.overflows).during(OP)?,
-        });
+        self.overflows.add(&cast.overflows)?;
         Ok(cast)
     }
 }

@@ -1,6 +1,7 @@
 //! The kernels on a GPU against their CPU twins. Skipped, with the reason, where there is none.
 
 use bert4rs_kernels::fp8::{self, Cast, Factor, Format};
+use bert4rs_kernels::gemm::{self, Form, Right};
 use bert4rs_kernels::weight::{Weight, split_tensor};
 use bert4rs_kernels::{adamw, muon};
 use bert4rs_tensor_core::device::{Cuda, cuda};
@@ -217,5 +218,28 @@ fn muon_s_passes_equal_those_of_the_cpu() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn symmetric_products_equal_fp64() {
+    let Some(device) = gpu() else { return };
+    let double = |x: &Tensor| x.to_device(Device::Cpu).to_kind(Kind::Double);
+    // Some by our kernel, some by libtorch; whole tiles and not.
+    for (stack, side, inner) in [(1, 8, 16), (30, 768, 768), (3, 2048, 512), (60, 392, 1000)] {
+        let x = random_of(&[stack, side, inner], Kind::BFloat16).to_device(device);
+        let gram = gemm::product(0.5, &x, Right::Transposed(&x), None, Form::Symmetric).unwrap();
+        let expected = double(&x).bmm(&double(&x).transpose(1, 2)) * 0.5;
+        let off = |found: &Tensor, expected: &Tensor| {
+            f64::try_from((double(found) - expected).norm() / expected.norm()).unwrap()
+        };
+        assert!(off(&gram, &expected) < 3e-3);
+        assert!(gram.equal(&gram.transpose(1, 2)), "not symmetric");
+        // b A + c A², as an iteration of the polar factor does.
+        let a = (&gram / f64::from(inner as i32)).contiguous();
+        let plus = Some((-2.0, &a));
+        let found = gemm::product(1.5, &a, Right::Plain(&a), plus, Form::Symmetric).unwrap();
+        let expected = double(&a).bmm(&double(&a)) * 1.5 - double(&a) * 2.0;
+        assert!(off(&found, &expected) < 3e-3);
     }
 }

@@ -62,7 +62,9 @@ impl Linear {
         biased: Biased,
         init: Init,
     ) -> Result<Self> {
-        let fp8 = path.fp8("weight", role).map(fp8::Linear::new);
+        let fp8 = path
+            .fp8("weight", role)
+            .map(|(scaling, overflows)| fp8::Linear::new(scaling, overflows));
         let weight = path.param("weight", &[outputs, inputs], role, init)?;
         let bias = match biased {
             Biased::Yes => Some(path.param("bias", &[outputs], Role::Bias, Init::Zeros)?),

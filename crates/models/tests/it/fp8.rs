@@ -3,13 +3,13 @@
 use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput};
 use bert4rs_models::loss;
 use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::fp8::{Fp8Config, Fp8Mode};
 use bert4rs_tensor_core::param::{ParamStore, Role};
-use bert4rs_tensor_core::precision::{Fp8Config, Fp8Scaling};
 use bert4rs_tensor_core::{Device, Kind, Tensor, no_grad, random};
 
 const STEPS: usize = 25;
 
-fn config(scaling: Fp8Scaling) -> Fp8Config {
+fn config(scaling: Fp8Mode) -> Fp8Config {
     Fp8Config { scaling, heads: false, skip: Vec::new() }
 }
 
@@ -29,7 +29,7 @@ fn small() -> BertConfig {
 
 /// Learns to tell a fixed batch's next token from its own, by steps along the gradient's sign;
 /// the loss at each step.
-fn losses(fp8: Option<Fp8Config>) -> Vec<f64> {
+fn losses(fp8: Fp8Config) -> Vec<f64> {
     random::seed(7);
     let mut store = ParamStore::new(Device::Cpu, Kind::BFloat16).with_fp8(fp8);
     let model = BertForMaskedLm::new(&store.root(), &small(), Implementation::Plain).unwrap();
@@ -56,11 +56,11 @@ fn losses(fp8: Option<Fp8Config>) -> Vec<f64> {
 
 #[test]
 fn the_loss_falls_as_it_does_in_bf16() {
-    let plain = losses(None);
+    let plain = losses(Fp8Config::default());
     println!("BF16: {:.3} to {:.3}", plain[0], plain[STEPS - 1]);
     assert!(plain[STEPS - 1] < 0.6 * plain[0]);
-    for scaling in [Fp8Scaling::Tensor, Fp8Scaling::Delayed, Fp8Scaling::Row] {
-        let fp8 = losses(Some(config(scaling)));
+    for scaling in [Fp8Mode::Tensor, Fp8Mode::Delayed, Fp8Mode::Row] {
+        let fp8 = losses(config(scaling));
         println!("FP8 {scaling:?}: {:.3} to {:.3}", fp8[0], fp8[STEPS - 1]);
         assert_ne!(fp8[1], plain[1], "{scaling:?} changes nothing");
         for (step, (fp8, plain)) in fp8.iter().zip(&plain).enumerate() {
@@ -76,20 +76,21 @@ fn hidden_matrices_take_part_and_what_is_asked_for() {
         let store = ParamStore::new(Device::Cpu, Kind::BFloat16);
         BertForMaskedLm::new(&store.root(), &small(), Implementation::Plain).unwrap();
         let params = store.params();
-        let taking = params.iter().filter(|param| config.includes(&param.name, param.role));
+        let taking =
+            params.iter().filter(|param| config.scaling_of(&param.name, param.role).is_some());
         taking.map(|param| param.name.clone()).collect()
     };
-    let all = takes_part(&config(Fp8Scaling::Tensor));
+    let all = takes_part(&config(Fp8Mode::Tensor));
     assert!(all.contains(&"bert.encoder.layer.0.attention.self.query.weight".to_owned()));
     assert!(all.iter().all(|name| name.ends_with("weight") && !name.contains("embeddings")));
     let skip = vec!["layer.1.".to_owned()];
-    let first = takes_part(&Fp8Config { skip, ..config(Fp8Scaling::Tensor) });
+    let first = takes_part(&Fp8Config { skip, ..config(Fp8Mode::Tensor) });
     assert!(!first.is_empty() && first.len() < all.len());
     assert!(first.iter().all(|name| !name.contains("layer.1.")));
-    let heads = Fp8Config { heads: true, ..config(Fp8Scaling::Row) };
-    assert!(heads.includes("lm_head.weight", Role::Head));
-    assert!(!config(Fp8Scaling::Row).includes("lm_head.weight", Role::Head));
-    assert!(!heads.includes("wte.weight", Role::Embedding));
+    let heads = Fp8Config { heads: true, ..config(Fp8Mode::Row) };
+    assert!(heads.scaling_of("lm_head.weight", Role::Head).is_some());
+    assert!(config(Fp8Mode::Row).scaling_of("lm_head.weight", Role::Head).is_none());
+    assert!(heads.scaling_of("wte.weight", Role::Embedding).is_none());
 }
 
 #[test]
@@ -103,5 +104,5 @@ fn weights_and_their_names_are_the_same_with_fp8() {
             .map(|p| (p.name.clone(), p.weight.size(), p.weight.kind()))
             .collect::<Vec<_>>()
     };
-    assert_eq!(names(None), names(Some(config(Fp8Scaling::Row))));
+    assert_eq!(names(Fp8Config::default()), names(config(Fp8Mode::Row)));
 }

@@ -17,6 +17,7 @@ use bert4rs_models::recompute::Recompute;
 use bert4rs_optim::OptimizerConfig;
 use bert4rs_optim::schedule::ScheduleConfig;
 use bert4rs_tensor_core::attention;
+use bert4rs_tensor_core::fp8::Fp8Config;
 use bert4rs_tensor_core::param::Kernels;
 use bert4rs_tensor_core::precision::Precision;
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,8 @@ pub struct ComputeConfig {
     pub device: String,
     /// Dtypes of weights and activations.
     pub precision: Precision,
+    /// Which linear maps multiply in FP8.
+    pub fp8: Fp8Config,
     /// Which code computes attention.
     pub attention: attention::Implementation,
     /// What layers compute with between their matrix products.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use bert4rs_optim::schedule::Horizon;
 use bert4rs_tensor_core::attention;
 use bert4rs_tensor_core::device::DeviceChoice;
+use bert4rs_tensor_core::fp8::Fp8Mode;
 
 use super::{Config, Family};
 
@@ -59,6 +60,12 @@ impl Config {
     fn validate_compute(&self) -> Result<(), Fault> {
         DeviceChoice::from_str(&self.compute.device)
             .map_err(|error| ("compute.device".into(), error.to_string()))?;
+        let fp8 = &self.compute.fp8;
+        if fp8.scaling == Fp8Mode::Off && (fp8.heads || !fp8.skip.is_empty()) {
+            let reason = "off leaves no map for compute.fp8.heads and compute.fp8.skip to choose; \
+                          set it to tensor, delayed or row";
+            return Err(("compute.fp8.scaling".into(), reason.into()));
+        }
         let options = attention::Options {
             implementation: self.compute.attention,
             dropout: self.model.attention_dropout,
