@@ -2,6 +2,7 @@
 //! `bert4rs` program as processes, so it builds in seconds and works before libtorch is there.
 
 mod bench_matrix;
+mod bundle;
 mod cache;
 mod checkout;
 mod console;
@@ -37,6 +38,7 @@ enum Task {
     Test(test::Args),
     BenchMatrix(Box<bench_matrix::Args>),
     Kernels(kernels::Args),
+    Bundle(bundle::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,5 +60,6 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(args) => test::run(&checkout, &args),
         Task::BenchMatrix(args) => bench_matrix::run(&checkout, &args),
         Task::Kernels(args) => kernels::run(&checkout, &args),
+        Task::Bundle(args) => bundle::run(&checkout, &args),
     }
 }

@@ -4,6 +4,7 @@
 //! libtorch's operations; the fused kernel does the same in one pass.
 
 use bert4rs_kernels::adamw::{self as kernel, Job, Scalars, Weight};
+use bert4rs_kernels::cuda;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
@@ -213,10 +214,12 @@ pub(crate) fn fused_for(
 fn fused_obstacle(param: &Param) -> Option<String> {
     let (weight, name) = (&param.weight, &param.name);
     let obstacle = match (weight.device(), weight.kind()) {
-        (Device::Cpu, Kind::Float | Kind::BFloat16) if weight.is_contiguous() => return None,
-        (Device::Cpu, Kind::Float | Kind::BFloat16) => "is not contiguous".into(),
-        (Device::Cpu, kind) => format!("is {kind:?}, neither FP32 nor BF16"),
-        (device, _) => format!("is on {device:?}, not on the CPU"),
+        (device, _) if device != Device::Cpu && !cuda::is_preferred(device) => {
+            format!("is on {device:?}, where our kernels are not asked for")
+        }
+        (_, Kind::Float | Kind::BFloat16) if weight.is_contiguous() => return None,
+        (_, Kind::Float | Kind::BFloat16) => "is not contiguous".into(),
+        (_, kind) => format!("is {kind:?}, neither FP32 nor BF16"),
     };
     Some(format!("{name} {obstacle}; use \"plain\" or \"auto\""))
 }

@@ -60,6 +60,7 @@ impl Session {
         random::seed(config.seed);
         let fp8 = config.compute.fp8.clone();
         refuse_fp8(&fp8, device)?;
+        bert4rs_kernels::cuda::prefer(config.compute.cuda_kernels);
         let mut params = ParamStore::new(device, precision.compute_kind())
             .with_fp8(fp8)
             .with_kernels(config.compute.kernels);

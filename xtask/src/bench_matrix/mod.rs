@@ -71,6 +71,9 @@ pub(crate) struct Args {
     /// Folder of results; default: target/bench-matrix/quick or …/full
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// A bert4rs program that is built already, as in a bundle; else cargo builds it
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
     /// Text to train on instead of each size's corpus
     #[arg(long, value_name = "FILE")]
     corpus: Option<PathBuf>,
@@ -99,8 +102,13 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
         report::markdown::check_markers(path, &text)?;
     }
     let store = Store::open(&out_folder(checkout, args))?;
-    setup::ensure(checkout)?;
-    let program = program::build(checkout, With::Nothing)?;
+    let program = match &args.program {
+        Some(program) => program.clone(),
+        None => {
+            setup::ensure(checkout)?;
+            program::build(checkout, With::Nothing)?
+        }
+    };
     let program_hash = store::hash_of(&program)?;
     let machine = Machine::of(checkout.root(), &program_hash);
     warn_if_busy(&machine);

@@ -24,6 +24,9 @@ pub(super) fn sweep(
     match (logits.device(), logits.kind()) {
         (Device::Cpu, Kind::BFloat16) => own::<bf16>(logits, labels, count, options, wanted),
         (Device::Cpu, Kind::Float) => own::<f32>(logits, labels, count, options, wanted),
+        (device, Kind::BFloat16 | Kind::Float) if crate::cuda::is_preferred(device) => {
+            crate::cuda::cross_entropy::sweep(logits, labels, count, options, wanted)
+        }
         _ => by_libtorch(logits, labels, count, options, wanted),
     }
 }

@@ -16,6 +16,14 @@ const COMMON: &str = include_str!("common.cuh");
 
 const WEIGHT: &str = include_str!("weight.cuh");
 
+/// Activations and gates.
+pub static ACTIVATION: Source =
+    Source { name: "activation", parts: &[include_str!("activation.cu")], fused: true };
+
+/// Softmax statistics and gradients of logits.
+pub static CROSS_ENTROPY: Source =
+    Source { name: "cross_entropy", parts: &[include_str!("cross_entropy.cu")], fused: true };
+
 /// AdamW in one pass.
 pub static ADAMW: Source =
     Source { name: "adamw", parts: &[WEIGHT, include_str!("adamw.cu")], fused: false };
@@ -31,7 +39,7 @@ pub static MUON: Source =
     Source { name: "muon", parts: &[WEIGHT, include_str!("muon.cu")], fused: false };
 
 /// All sources, for a check that compiles every one.
-pub static ALL: [&Source; 4] = [&ADAMW, &FP8, &GEMM, &MUON];
+pub static ALL: [&Source; 6] = [&ACTIVATION, &ADAMW, &CROSS_ENTROPY, &FP8, &GEMM, &MUON];
 
 /// The architectures that every source must compile for: Ampere, Ada and Hopper.
 pub const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];

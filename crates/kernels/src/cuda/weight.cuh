@@ -77,31 +77,3 @@ __device__ __forceinline__ void store_weights(void* weight, void* other, i64 i,
   }
   if (FORM == kMaster) store_pack(static_cast<Bf16*>(weight) + i, values);
 }
-
-// Eight values of FP32 or BF16 from a multiple of eight, by 16-byte accesses.
-__device__ __forceinline__ void load_eight(const float* from, float (&values)[8]) {
-#pragma unroll
-  for (int part = 0; part < 2; ++part) {
-    float four[4];
-    load_pack(from + 4 * part, four);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) values[4 * part + j] = four[j];
-  }
-}
-
-__device__ __forceinline__ void load_eight(const Bf16* from, float (&values)[8]) {
-  load_pack(from, values);
-}
-
-__device__ __forceinline__ void store_eight(float* to, const float (&values)[8]) {
-#pragma unroll
-  for (int part = 0; part < 2; ++part) {
-    const float four[4] = {values[4 * part], values[4 * part + 1], values[4 * part + 2],
-                           values[4 * part + 3]};
-    store_pack(to + 4 * part, four);
-  }
-}
-
-__device__ __forceinline__ void store_eight(Bf16* to, const float (&values)[8]) {
-  store_pack(to, values);
-}

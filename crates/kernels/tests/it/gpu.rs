@@ -1,10 +1,12 @@
 //! The kernels on a GPU against their CPU twins. Skipped, with the reason, where there is none.
 
+use bert4rs_kernels::cross_entropy::{self, Options, Output};
+use bert4rs_kernels::cuda::activation::{self, Curve};
 use bert4rs_kernels::fp8::{self, Cast, Factor, Format};
 use bert4rs_kernels::gemm::{self, Form, Right};
 use bert4rs_kernels::weight::{Weight, split_tensor};
-use bert4rs_kernels::{adamw, muon};
-use bert4rs_tensor_core::device::{Cuda, cuda};
+use bert4rs_kernels::{adamw, cuda, muon};
+use bert4rs_tensor_core::device::{self, Cuda};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 /// Says why a test did nothing.
@@ -16,7 +18,7 @@ pub(crate) fn skip(reason: &str) {
 
 /// The first GPU, if any.
 pub(crate) fn gpu() -> Option<Device> {
-    match cuda() {
+    match device::cuda() {
         Cuda::Devices(_) => Some(Device::Cuda(0)),
         Cuda::None(reason) => {
             skip(reason);
@@ -241,5 +243,82 @@ fn symmetric_products_equal_fp64() {
         let found = gemm::product(1.5, &a, Right::Plain(&a), plus, Form::Symmetric).unwrap();
         let expected = double(&a).bmm(&double(&a)) * 1.5 - double(&a) * 2.0;
         assert!(off(&found, &expected) < 3e-3);
+    }
+}
+
+/// ‖found - expected‖ / ‖expected‖, with `expected` in FP64.
+fn distance(found: &Tensor, expected: &Tensor) -> f64 {
+    let found = found.to_device(Device::Cpu).to_kind(Kind::Double);
+    f64::try_from((found - expected).norm() / expected.norm()).expect("one number")
+}
+
+#[test]
+fn activations_equal_fp64() {
+    let Some(device) = gpu() else { return };
+    for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 4e-3)] {
+        for count in [1, 7, 8, 4096, 70_001] {
+            let [x, u, dy] = [(); 3].map(|()| random_of(&[count], kind) * 3.0);
+            let exact = [&x, &u].map(|t| t.to_kind(Kind::Double).set_requires_grad(true));
+            let there = [&x, &u, &dy].map(|tensor| tensor.to_device(device));
+            for curve in [Curve::Gelu, Curve::GeluTanh, Curve::Silu] {
+                let f = |x: &Tensor| match curve {
+                    Curve::Gelu => x.gelu("none"),
+                    Curve::GeluTanh => x.gelu("tanh"),
+                    Curve::Silu => x.silu(),
+                };
+                for is_gated in [false, true] {
+                    let gated = is_gated.then_some(&there[1]);
+                    let y = activation::forward(curve, &there[0], gated).unwrap();
+                    let value = f(&exact[0]);
+                    let value = if is_gated { value * &exact[1] } else { value };
+                    assert!(distance(&y, &value.detach()) < bound, "{curve:?} {kind:?} {count}");
+                    let loss = (value * dy.to_kind(Kind::Double)).sum(Kind::Double);
+                    let inputs = &exact[..1 + usize::from(is_gated)];
+                    let expected = Tensor::run_backward(&[loss], inputs, false, false);
+                    let (dx, du) =
+                        activation::backward(curve, &there[0], gated, &there[2]).unwrap();
+                    assert!(distance(&dx, &expected[0]) < bound, "{curve:?} {kind:?} {count}");
+                    if let Some(du) = du {
+                        assert!(distance(&du, &expected[1]) < bound);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn cross_entropy_equals_fp64() {
+    let Some(device) = gpu() else { return };
+    cuda::prefer(true);
+    let plain = Options { ignored: -100, ..Options::default() };
+    let full = Options { label_smoothing: 0.1, z_loss: 1e-3, soft_cap: Some(5.0), ..plain };
+    // An odd number of classes begins rows at every even place.
+    for (rows, classes) in [(1, 2), (5, 31), (40, 30_522), (9, 50_257)] {
+        for (kind, bound) in [(Kind::Float, 1e-4), (Kind::BFloat16, 1e-2)] {
+            for options in [plain, full] {
+                let hidden = random_of(&[rows, 16], kind);
+                let weight = random_of(&[classes, 16], kind) * 0.5;
+                let labels = Tensor::randint(classes, [rows], (Kind::Int64, Device::Cpu));
+                let _ = labels.narrow(0, 0, rows / 3).fill_(-100);
+                let run = |device: Device, kind: Kind| {
+                    let leaf = |t: &Tensor| t.to_device(device).to_kind(kind).detach().copy();
+                    let inputs = [&hidden, &weight].map(|t| leaf(t).set_requires_grad(true));
+                    let output = Output { weight: &inputs[1], bias: None };
+                    let labels = labels.to_device(device);
+                    let loss =
+                        cross_entropy::linear_cross_entropy(&inputs[0], output, &labels, &options)
+                            .unwrap();
+                    let grads = Tensor::run_backward(&[&loss], &inputs, false, false);
+                    (loss, grads)
+                };
+                let (loss, grads) = run(device, kind);
+                let (exact, expected) = run(Device::Cpu, Kind::Double);
+                assert!(distance(&loss, &exact.detach()) < bound, "{rows} {classes} {kind:?}");
+                for (found, expected) in grads.iter().zip(&expected) {
+                    assert!(distance(found, expected) < bound, "{rows} {classes} {kind:?}");
+                }
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@
 //! the end, which costs fewer operations where `m` is much more than `n`. In low precision the
 //! small eigenvalues of `R` drown in rounding, so that it starts anew from `X` after some steps.
 
+use bert4rs_kernels::cuda;
 use bert4rs_kernels::gemm::{self, Form, Right};
 use bert4rs_tensor_core::cpu::CpuFeatures;
 use bert4rs_tensor_core::error::Context;
@@ -31,9 +32,10 @@ impl Engine {
     /// libtorch's: its matrix units are worth more than symmetry.
     pub(super) fn of(n: i64, m: i64, device: Device, kind: Kind) -> Self {
         let amx = kind == Kind::BFloat16 && CpuFeatures::detect().amx_bf16;
-        let kernel = device == Device::Cpu
-            && !amx
-            && [n, m].iter().all(|&inner| gemm::available(kind, inner));
+        let kernel = cuda::is_preferred(device)
+            || device == Device::Cpu
+                && !amx
+                && [n, m].iter().all(|&inner| gemm::available(kind, inner));
         if kernel { Self::Kernel } else { Self::Libtorch }
     }
 

@@ -64,6 +64,8 @@ pub struct ComputeConfig {
     pub device: String,
     /// Dtypes of weights and activations.
     pub precision: Precision,
+    /// Whether our CUDA kernels are taken where libtorch has operations that do the same.
+    pub cuda_kernels: bool,
     /// Which linear maps multiply in FP8.
     pub fp8: Fp8Config,
     /// Which code computes attention.

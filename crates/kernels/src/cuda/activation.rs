@@ -1,0 +1,90 @@
+//! Activations and gates on a GPU, forward and backward.
+
+#![expect(unsafe_code, reason = "launches of kernels on raw device memory")]
+
+use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
+
+use super::launch::{Arg, Launch};
+use super::{blocks, check, check_float, is_aligned, source};
+
+const OP: &str = "activation";
+
+/// As in `activation.cu`.
+const THREADS: u32 = 256;
+
+/// The function `f`; the numbers are those of `activation.cu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Curve {
+    /// `x Φ(x)`. Source: arXiv 1606.08415.
+    Gelu = 0,
+    /// The same with `Φ(x) = (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`.
+    GeluTanh = 1,
+    /// `x σ(x)`. Source: arXiv 1702.03118.
+    Silu = 2,
+}
+
+/// `f(x)`, or `f(x) · gated`; dense, FP32 or BF16, of one shape and dtype.
+///
+/// # Errors
+/// Tensors that differ in shape, dtype or device, that are not dense or not on a GPU.
+pub fn forward(curve: Curve, x: &Tensor, gated: Option<&Tensor>) -> Result<Tensor> {
+    check_all(x, gated)?;
+    let y = x.f_empty_like().during(OP)?;
+    let args =
+        [(curve as i32).into(), x.into(), gated.into(), (&y).into(), (x.numel() as i64).into()];
+    launch(x, ["activation_float", "activation_bf16"], &args)?;
+    Ok(y)
+}
+
+/// The gradients of `x` and of `gated`, from that of [`forward`]'s result.
+///
+/// # Errors
+/// As of [`forward`].
+pub fn backward(
+    curve: Curve,
+    x: &Tensor,
+    gated: Option<&Tensor>,
+    dy: &Tensor,
+) -> Result<(Tensor, Option<Tensor>)> {
+    check_all(x, gated)?;
+    check_all(x, Some(dy))?;
+    let dx = x.f_empty_like().during(OP)?;
+    let du = gated.map(|gated| gated.f_empty_like()).transpose().during(OP)?;
+    let args = [
+        (curve as i32).into(),
+        x.into(),
+        gated.into(),
+        dy.into(),
+        (&dx).into(),
+        du.as_ref().into(),
+        (x.numel() as i64).into(),
+    ];
+    launch(x, ["activation_backward_float", "activation_backward_bf16"], &args)?;
+    Ok((dx, du))
+}
+
+fn check_all(x: &Tensor, other: Option<&Tensor>) -> Result<()> {
+    check_float(x, "an activation's input")?;
+    let Some(other) = other else { return Ok(()) };
+    check(other, x.kind(), x.device(), "an activation's input")?;
+    if other.size() != x.size() {
+        let (found, expected) = (other.size(), format!("{:?}", x.size()));
+        return Err(Error::Shape { op: OP, tensor: "second input", found, expected });
+    }
+    if !is_aligned(x) || !is_aligned(other) {
+        return Err(Error::Unsupported {
+            what: "an activation of a part of a tensor".into(),
+            reason: "it does not begin at a 16-byte boundary".into(),
+        });
+    }
+    Ok(())
+}
+
+fn launch(x: &Tensor, kernels: [&'static str; 2], args: &[Arg<'_>]) -> Result<()> {
+    let kernel = kernels[usize::from(x.kind() == Kind::BFloat16)];
+    let grid = (blocks(x.numel() as i64, i64::from(THREADS) * 8), 1, 1);
+    let launch = Launch { source: &source::ACTIVATION, kernel, grid, block: THREADS, shared: 0 };
+    // SAFETY: `check_all` saw every input; results are made like them.
+    unsafe { launch.run(x.device(), args) }
+}

@@ -1,0 +1,56 @@
+//! The sweep of [`crate::cross_entropy`] on a GPU.
+
+#![expect(unsafe_code, reason = "launches of kernels on raw device memory")]
+
+use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::{Kind, Result, Tensor};
+
+use super::launch::Launch;
+use super::{check, check_float, check_int, source};
+use crate::cross_entropy::Options;
+
+const OP: &str = "cross-entropy";
+
+/// As in `cross_entropy.cu`.
+const THREADS: u32 = 256;
+
+/// The part of the loss of `logits`, `[n, v]`, a scalar; `count` rows count in all. If `wanted`,
+/// the gradient of the loss takes the place of the logits. A label that is no class makes the
+/// loss NaN.
+pub(crate) fn sweep(
+    logits: &mut Tensor,
+    labels: &Tensor,
+    count: &Tensor,
+    options: &Options,
+    wanted: bool,
+) -> Result<Tensor> {
+    let device = logits.device();
+    let (rows, classes) = logits.size2().during(OP)?;
+    check_float(logits, "logits")?;
+    check_int(rows.max(classes) as usize, "rows or classes")?;
+    let labels = labels.f_contiguous().during(OP)?;
+    check(&labels, Kind::Int64, device, "labels")?;
+    check(count, Kind::Int64, device, "a count of rows")?;
+    let losses = Tensor::f_empty([rows], (Kind::Float, device)).during(OP)?;
+    let is_bf16 = logits.kind() == Kind::BFloat16;
+    let kernel = if is_bf16 { "cross_entropy_bf16" } else { "cross_entropy_float" };
+    let grid = (rows as u32, 1, 1);
+    let launch = Launch { source: &source::CROSS_ENTROPY, kernel, grid, block: THREADS, shared: 0 };
+    let args = [
+        (&*logits).into(),
+        (&labels).into(),
+        count.into(),
+        (classes as i32).into(),
+        options.ignored.into(),
+        (options.label_smoothing as f32).into(),
+        (options.z_loss as f32).into(),
+        // 0 is no cap.
+        (options.soft_cap.unwrap_or(0.0) as f32).into(),
+        wanted.into(),
+        (&losses).into(),
+    ];
+    // SAFETY: all are dense, of these dtypes and on one device; `labels` and `losses` have one
+    // value a row, `count` one.
+    unsafe { launch.run(device, &args)? };
+    losses.f_sum(Kind::Float).during(OP)?.f_div(count).during(OP)
+}

@@ -1,0 +1,257 @@
+//! `cargo xtask bundle`: one folder to carry to a GPU machine that has PyTorch but no Rust.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use serde::Deserialize;
+
+use crate::checkout::{Checkout, shown};
+use crate::error::{Error, Result};
+use crate::{console, corpus, setup};
+
+/// What runs there.
+const RUN: &str = include_str!("run.sh");
+
+/// What a bundle may weigh.
+const MOST_BYTES: u64 = 60 << 20;
+
+/// How much of the corpus goes along: enough that no short run sees a text twice.
+const CORPUS_BYTES: usize = 8 << 20;
+
+/// The crates whose tests can run on a GPU and read no file of the checkout.
+const TESTED: [&str; 2] = ["bert4rs-kernels", "bert4rs-tensor-core"];
+
+/// Make one folder with programs, tests, benches, kernels and data for a GPU machine without Rust
+///
+/// There, ./run.sh finds PyTorch 2.11's libtorch, runs doctor, the GPU tests and the matrix, and
+/// writes JSON. Under 60 MiB. The kernels are inside the programs.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The folder to make; one made before is replaced
+    #[arg(long, value_name = "DIR", default_value = "target/bundle")]
+    out: PathBuf,
+}
+
+/// One of cargo's messages: a program that was built.
+#[derive(Deserialize)]
+struct Message {
+    package_id: Option<String>,
+    executable: Option<PathBuf>,
+    target: Option<Target>,
+    profile: Option<Profile>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// Where a program goes in the bundle; none for what stays behind.
+fn place(message: &Message) -> Option<PathBuf> {
+    let (target, profile) = (message.target.as_ref()?, message.profile.as_ref()?);
+    let package = package(message.package_id.as_deref()?);
+    let is = |kind: &str| target.kind.iter().any(|found| found == kind);
+    match (target.name.as_str(), profile.test) {
+        ("bert4rs", false) => Some("bin/bert4rs".into()),
+        ("bert4rs-xtask", false) => Some("bin/xtask".into()),
+        (name, _) if is("bench") => Some(Path::new("benches").join(name)),
+        (_, true) if is("test") && TESTED.contains(&package) => {
+            Some(Path::new("tests").join(package.trim_start_matches("bert4rs-")))
+        }
+        _ => None,
+    }
+}
+
+/// The name in a package's id, such as `path+file:///x/crates/kernels#bert4rs-kernels@0.1.0`.
+fn package(id: &str) -> &str {
+    let name = id.rsplit('#').next().unwrap_or(id);
+    name.split('@').next().unwrap_or(name)
+}
+
+/// Makes the bundle.
+pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
+    setup::ensure(checkout)?;
+    let out = checkout.root().join(&args.out);
+    remove_old(&out)?;
+    let arguments = "build --workspace --bins --tests --benches --examples";
+    for (from, to) in built(checkout, arguments)? {
+        copy_stripped(&from, &out.join(to))?;
+    }
+    let root = checkout.root();
+    copy_folder(&root.join("benches/matrix"), &out.join("benches/matrix"))?;
+    // By this file xtask knows a checkout; it builds nothing there.
+    write(&out.join(".cargo/config.toml"), b"")?;
+    let text = corpus::find(corpus::DEFAULT)?.fetch()?;
+    let text = fs::read(&text).map_err(Error::at(&text))?;
+    write(&out.join("data/corpus.txt"), beginning(&text))?;
+    write(&out.join("commit"), commit(root).as_bytes())?;
+    let script = out.join("run.sh");
+    write(&script, RUN.as_bytes())?;
+    let executable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(&script, executable).map_err(Error::at(&script))?;
+    let size = size_of(&out)?;
+    console::line(format_args!("bundle: {} ({})", out.display(), console::size(size)));
+    if size > MOST_BYTES {
+        let reason = format!("a bundle may weigh {}", console::size(MOST_BYTES));
+        return Err(Error::Malformed { path: out, reason });
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes a bundle, and nothing that is none.
+fn remove_old(out: &Path) -> Result<()> {
+    if !out.exists() {
+        return Ok(());
+    }
+    let is_empty = fs::read_dir(out).map_err(Error::at(out))?.next().is_none();
+    if !is_empty && !(out.join("run.sh").is_file() && out.join("commit").is_file()) {
+        let reason = "it is there and is no bundle: name another folder, or remove it".to_owned();
+        return Err(Error::Malformed { path: out.to_path_buf(), reason });
+    }
+    fs::remove_dir_all(out).map_err(Error::at(out))
+}
+
+fn built(checkout: &Checkout, arguments: &str) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let mut cargo = checkout.cargo();
+    cargo.args(arguments.split_whitespace());
+    let command = shown(&cargo);
+    cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let output = cargo.output().map_err(Error::at(Path::new("cargo")))?;
+    match output.status.success() {
+        true => Ok(programs(&String::from_utf8_lossy(&output.stdout))),
+        false => Err(Error::Child { command, status: output.status.to_string() }),
+    }
+}
+
+fn programs(messages: &str) -> Vec<(PathBuf, PathBuf)> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
+    messages.filter_map(|message| Some((message.executable.clone()?, place(&message)?))).collect()
+}
+
+fn copy_stripped(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).map_err(Error::at(folder))?;
+    }
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(to).arg(from);
+    let remedy = "install binutils (Debian: apt-get install binutils)";
+    let status = strip
+        .status()
+        .map_err(|source| crate::fetch::missing_or_refused(&strip, source, remedy))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(Error::Child { command: shown(&strip), status: status.to_string() }),
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).map_err(Error::at(to))?;
+    for entry in fs::read_dir(from).map_err(Error::at(from))?.flatten() {
+        let path = to.join(entry.file_name());
+        fs::copy(entry.path(), &path).map_err(Error::at(&path))?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(Error::at(folder))?;
+    }
+    fs::write(path, content).map_err(Error::at(path))
+}
+
+/// Whole documents, which blank lines part, from the beginning of a text.
+fn beginning(text: &[u8]) -> &[u8] {
+    if text.len() <= CORPUS_BYTES {
+        return text;
+    }
+    let part = &text[..CORPUS_BYTES];
+    let end = part.windows(2).rposition(|pair| pair == b"\n\n").map_or(part.len(), |at| at + 1);
+    &part[..end]
+}
+
+/// The commit, with `+` if there are changes; `unknown` where git does not say.
+fn commit(root: &Path) -> String {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").current_dir(root).args(args).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    let changes = git(&["status", "--porcelain"]).is_none_or(|text| !text.is_empty());
+    match git(&["rev-parse", "--short=12", "HEAD"]) {
+        Some(hash) => format!("{hash}{}\n", if changes { "+" } else { "" }),
+        None => "unknown\n".to_owned(),
+    }
+}
+
+fn size_of(folder: &Path) -> Result<u64> {
+    let mut size = 0;
+    for entry in fs::read_dir(folder).map_err(Error::at(folder))?.flatten() {
+        let path = entry.path();
+        let found = entry.metadata().map_err(Error::at(&path))?;
+        size += if found.is_dir() { size_of(&path)? } else { found.len() };
+    }
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_tests_and_benches_have_their_places() {
+        let message = |package: &str, name: &str, kind: &str, test: bool| {
+            format!(
+                "{{\"package_id\":\"path+file:///x/{package}#{package}@0.1.0\",\
+                 \"target\":{{\"name\":\"{name}\",\"kind\":[\"{kind}\"]}},\
+                 \"profile\":{{\"test\":{test}}},\"executable\":\"/t/{name}\"}}\n"
+            )
+        };
+        let messages = [
+            message("bert4rs-cli", "bert4rs", "bin", false),
+            message("bert4rs-cli", "bert4rs", "bin", true),
+            message("bert4rs-xtask", "bert4rs-xtask", "bin", false),
+            message("bert4rs-kernels", "it", "test", true),
+            message("bert4rs-models", "it", "test", true),
+            message("bert4rs-benches", "kernels", "bench", true),
+            "{\"reason\":\"build-finished\",\"success\":true}\n".to_owned(),
+        ];
+        let messages = messages.concat();
+        let found = programs(&messages);
+        let places: Vec<_> = found.iter().map(|(_, to)| to.to_string_lossy()).collect();
+        assert_eq!(places, ["bin/bert4rs", "bin/xtask", "tests/kernels", "benches/kernels"]);
+    }
+
+    #[test]
+    fn a_text_is_cut_between_documents() {
+        assert_eq!(beginning(b"a\n\nb\n"), b"a\n\nb\n");
+        let mut long = b"one\n\n".repeat(CORPUS_BYTES / 5);
+        long.extend_from_slice(b"cut here and not kept");
+        let kept = beginning(&long);
+        assert!(kept.len() <= CORPUS_BYTES && kept.ends_with(b"one\n"));
+    }
+
+    #[test]
+    fn a_folder_that_is_no_bundle_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("thesis.tex"), "mine").unwrap();
+        assert!(remove_old(folder.path()).is_err());
+        assert!(folder.path().join("thesis.tex").is_file());
+    }
+
+    #[test]
+    fn the_script_has_no_error_that_a_shell_sees() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.sh");
+        fs::write(&path, RUN).unwrap();
+        assert!(Command::new("sh").arg("-n").arg(&path).status().unwrap().success());
+    }
+}

@@ -1,0 +1,62 @@
+#!/bin/sh
+# Runs this bundle on a machine with an NVIDIA GPU, python3 and PyTorch 2.11, but without Rust.
+#
+#   ./run.sh [--full]
+#
+# Uses PyTorch's own libtorch. Writes into results/: doctor.txt, tests.txt, the matrix's
+# report.json and report.html, and summary.json. Ends with 0 if all went well.
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+out="$here/results"
+effort=--quick
+case "${1-}" in
+  "") ;;
+  --full) effort= ;;
+  *) echo "usage: $0 [--full]" >&2; exit 2 ;;
+esac
+mkdir -p "$out"
+
+# From the folder of the bundle, python3 would look for modules there first.
+torch=$(cd / && python3 -c '
+import os, torch
+assert torch.__version__.split("+")[0] == "2.11.0", f"PyTorch is {torch.__version__}, not 2.11.0"
+print(os.path.dirname(torch.__file__))
+') || { echo "error: python3 must have PyTorch 2.11.0: pip install torch==2.11.0" >&2; exit 2; }
+libraries="$torch/lib"
+for folder in "$torch"/../nvidia/*/lib; do
+  [ -d "$folder" ] && libraries="$libraries:$folder"
+done
+export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+echo "libtorch: $torch/lib"
+
+failed=0
+# step NAME COMMAND...: what it says goes to a file and to the terminal.
+step() {
+  name=$1
+  shift
+  echo "== $name"
+  { "$@" 2>&1; echo $? >"$out/.code"; } | tee "$out/$name.txt"
+  code=$(cat "$out/.code")
+  rm -f "$out/.code"
+  [ "$code" = 0 ] || failed=1
+  codes="${codes:+$codes, }\"$name\": $code"
+}
+
+codes=
+step doctor "$here/bin/bert4rs" doctor --selftest
+if ! "$here/bin/bert4rs" doctor | grep -q 'Cuda('; then
+  echo "note: doctor sees no CUDA device; GPU tests will be skipped and the matrix runs on the CPU"
+fi
+for test in "$here"/tests/*; do
+  step "test-$(basename "$test")" "$test" --test-threads=1
+done
+# The matrix finds its definitions from the working folder, as in a checkout.
+cd "$here" || exit 1
+# shellcheck disable=SC2086
+step matrix "$here/bin/xtask" bench-matrix $effort --program "$here/bin/bert4rs" \
+  --corpus "$here/data/corpus.txt" --out "$out/matrix"
+
+printf '{"libtorch": "%s", "commit": "%s", "exit_codes": {%s}}\n' \
+  "$torch" "$(cat "$here/commit")" "$codes" >"$out/summary.json"
+echo "results: $out"
+exit $failed
