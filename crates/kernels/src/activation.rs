@@ -17,6 +17,7 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor, parallel};
 use half::bf16;
 
+use crate::cuda;
 use crate::isa::Isa;
 use crate::lanes::{LANES, Lanes, exp, tanh, vectorized};
 use crate::number::Number;
@@ -36,9 +37,12 @@ pub enum Curve {
     Silu,
 }
 
-/// Whether [`activate`] takes `x`: FP32 or BF16 on the CPU.
+/// Whether [`activate`] takes `x`: FP32 or BF16 on the CPU, or on a GPU where our kernels are
+/// preferred.
 pub fn takes(x: &Tensor) -> bool {
-    x.device() == Device::Cpu && matches!(x.kind(), Kind::BFloat16 | Kind::Float)
+    let device = x.device();
+    (device == Device::Cpu || cuda::is_preferred(device))
+        && matches!(x.kind(), Kind::BFloat16 | Kind::Float)
 }
 
 /// Whether it is faster than libtorch's operations. These take one good pass each way for GELU
@@ -83,6 +87,10 @@ impl Function for Activate {
 
     fn forward(&mut self, inputs: &[&Tensor], ctx: &mut ForwardContext) -> Result<Vec<Tensor>> {
         let inputs: Vec<Tensor> = inputs.iter().map(|input| input.contiguous()).collect();
+        if inputs[0].device() != Device::Cpu {
+            inputs.iter().for_each(|input| ctx.save(input));
+            return Ok(vec![cuda::activation::forward(self.curve, &inputs[0], inputs.get(1))?]);
+        }
         let mut y = inputs[0].f_empty_like().during(self.name())?;
         match y.kind() {
             Kind::BFloat16 => forward_all::<bf16>(self.curve, &inputs, &mut y)?,
@@ -100,6 +108,10 @@ impl Function for Activate {
         let inputs = ctx.saved();
         let Some(grad) = &grads[0] else { return Ok(inputs.iter().map(|_| None).collect()) };
         let grad = grad.contiguous();
+        if grad.device() != Device::Cpu {
+            let (dx, du) = cuda::activation::backward(self.curve, inputs, &grad)?;
+            return Ok([Some(dx), du].into_iter().take(inputs.len()).collect());
+        }
         let empty = |input: &Tensor| input.f_empty_like().during(self.name());
         let mut results: Vec<Tensor> = inputs.iter().map(empty).collect::<Result<_>>()?;
         match grad.kind() {

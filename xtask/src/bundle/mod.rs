@@ -112,7 +112,8 @@ fn remove_old(out: &Path) -> Result<()> {
         return Ok(());
     }
     let is_empty = fs::read_dir(out).map_err(Error::at(out))?.next().is_none();
-    if !is_empty && !(out.join("run.sh").is_file() && out.join("commit").is_file()) {
+    let is_bundle = ["run.sh", "commit"].iter().all(|name| out.join(name).is_file());
+    if !is_empty && !is_bundle {
         let reason = "it is there and is no bundle: name another folder, or remove it".to_owned();
         return Err(Error::Malformed { path: out.to_path_buf(), reason });
     }

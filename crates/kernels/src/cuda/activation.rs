@@ -1,4 +1,4 @@
-//! Activations and gates on a GPU, forward and backward.
+//! [`crate::activation`] on a GPU.
 
 #![expect(unsafe_code, reason = "launches of kernels on raw device memory")]
 
@@ -7,52 +7,45 @@ use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
 
 use super::launch::{Arg, Launch};
 use super::{blocks, check, check_float, is_aligned, source};
+use crate::activation::Curve;
 
 const OP: &str = "activation";
 
 /// As in `activation.cu`.
 const THREADS: u32 = 256;
 
-/// The function `f`; the numbers are those of `activation.cu`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Curve {
-    /// `x Φ(x)`. Source: arXiv 1606.08415.
-    Gelu = 0,
-    /// The same with `Φ(x) = (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`.
-    GeluTanh = 1,
-    /// `x σ(x)`. Source: arXiv 1702.03118.
-    Silu = 2,
+/// The number of a curve in `activation.cu`.
+fn number(curve: Curve) -> i32 {
+    match curve {
+        Curve::Gelu => 0,
+        Curve::GeluTanh => 1,
+        Curve::Silu => 2,
+    }
 }
 
 /// `f(x)`, or `f(x) · gated`; dense, FP32 or BF16, of one shape and dtype.
-///
-/// # Errors
-/// Tensors that differ in shape, dtype or device, that are not dense or not on a GPU.
-pub fn forward(curve: Curve, x: &Tensor, gated: Option<&Tensor>) -> Result<Tensor> {
+pub(crate) fn forward(curve: Curve, x: &Tensor, gated: Option<&Tensor>) -> Result<Tensor> {
     check_all(x, gated)?;
     let y = x.f_empty_like().during(OP)?;
     let args =
-        [(curve as i32).into(), x.into(), gated.into(), (&y).into(), (x.numel() as i64).into()];
+        [number(curve).into(), x.into(), gated.into(), (&y).into(), (x.numel() as i64).into()];
     launch(x, ["activation_float", "activation_bf16"], &args)?;
     Ok(y)
 }
 
-/// The gradients of `x` and of `gated`, from that of [`forward`]'s result.
-///
-/// # Errors
-/// As of [`forward`].
-pub fn backward(
+/// The gradients of [`forward`]'s `inputs`, from that of its result.
+pub(crate) fn backward(
     curve: Curve,
-    x: &Tensor,
-    gated: Option<&Tensor>,
+    inputs: &[Tensor],
     dy: &Tensor,
 ) -> Result<(Tensor, Option<Tensor>)> {
+    let (x, gated) = (&inputs[0], inputs.get(1));
     check_all(x, gated)?;
     check_all(x, Some(dy))?;
     let dx = x.f_empty_like().during(OP)?;
     let du = gated.map(|gated| gated.f_empty_like()).transpose().during(OP)?;
     let args = [
-        (curve as i32).into(),
+        number(curve).into(),
         x.into(),
         gated.into(),
         dy.into(),

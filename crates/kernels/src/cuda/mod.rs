@@ -6,15 +6,14 @@
 //! | [`nvrtc`] | the compiler, loaded at run time |
 //! | [`store`] | what was compiled, kept on disk |
 //! | `launch` | loading and launching on libtorch's stream and memory |
-//! | [`activation`] | activations and gates |
-//! | `adamw`, `cross_entropy`, `fp8`, `gemm`, `muon` | the twins of the modules of these names |
+//! | `activation`, `adamw`, `cross_entropy`, `fp8`, `gemm`, `muon` | the twins of the modules of these names |
 //!
 //! Nothing of CUDA is needed to build, nor to run on a machine without a GPU. A kernel is compiled
 //! for the device at hand when it is first needed, once for all processes. The public functions
 //! of this crate come here by themselves where their tensors lie on a GPU; where libtorch has an
 //! operation that does the same, [`prefer`] decides.
 
-pub mod activation;
+pub(crate) mod activation;
 pub(crate) mod adamw;
 pub(crate) mod cross_entropy;
 pub(crate) mod fp8;
