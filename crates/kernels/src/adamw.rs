@@ -15,9 +15,8 @@
 
 #![expect(unsafe_code, reason = "calls of functions compiled for one instruction set")]
 
-use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
+use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor, parallel};
 use half::bf16;
-use rayon::prelude::*;
 
 use crate::isa::{Isa, multiversioned};
 use crate::slices;
@@ -253,7 +252,7 @@ pub fn step_on(isa: Isa, jobs: Vec<Job<'_>>) -> Result<()> {
     for job in jobs {
         cut_job(job, &mut pieces)?;
     }
-    pieces.into_par_iter().for_each(|piece| piece.run(isa));
+    parallel::for_each_of(pieces, |piece| piece.run(isa));
     Ok(())
 }
 

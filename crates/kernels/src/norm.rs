@@ -5,9 +5,8 @@
 
 #![expect(unsafe_code, reason = "calls of functions compiled for one instruction set")]
 
-use bert4rs_tensor_core::{Kind, Result, Tensor};
+use bert4rs_tensor_core::{Kind, Result, Tensor, parallel};
 use half::bf16;
-use rayon::prelude::*;
 
 use crate::isa::{Isa, multiversioned};
 use crate::slices;
@@ -54,10 +53,9 @@ impl From<Wide> for f32 {
 
 fn sum_in_parallel<T: Copy + Into<f32> + Sync>(values: &[T]) -> f64 {
     let isa = Isa::fastest();
-    // Collected in order before summing, so that the result does not depend on the threads.
-    let sums: Vec<f64> =
-        values.par_chunks(CHUNK).map(|chunk| sum_of_squares_on(isa, chunk)).collect();
-    sums.iter().sum()
+    // Summed in order, so that the result does not depend on the threads.
+    let chunks: Vec<&[T]> = values.chunks(CHUNK).collect();
+    parallel::map(chunks.len(), |index| sum_of_squares_on(isa, chunks[index])).iter().sum()
 }
 
 /// Sum of the squares of a dense FP32 or BF16 CPU tensor. The same bits for any thread count.

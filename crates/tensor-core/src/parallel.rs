@@ -33,6 +33,27 @@ pub fn for_each(count: usize, task: impl Fn(usize) + Sync) {
     }
 }
 
+/// Runs `task` for each of `items`, as [`for_each`] does.
+pub fn for_each_of<T: Send>(items: Vec<T>, task: impl Fn(T) + Sync) {
+    let items: Vec<Mutex<Option<T>>> =
+        items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+    for_each(items.len(), |index| {
+        let item = items[index].lock().unwrap_or_else(PoisonError::into_inner).take();
+        item.into_iter().for_each(&task);
+    });
+}
+
+/// The results of `task` for each number below `count`, in order.
+pub fn map<R: Send>(count: usize, task: impl Fn(usize) -> R + Sync) -> Vec<R> {
+    let results: Vec<Mutex<Option<R>>> = (0..count).map(|_| Mutex::new(None)).collect();
+    for_each(count, |index| {
+        let result = task(index);
+        *results[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+    });
+    let inner = |result: Mutex<_>| result.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.into_iter().filter_map(inner).collect()
+}
+
 /// What the threads of a region share.
 struct Shared<'a, F> {
     task: &'a F,
@@ -98,6 +119,16 @@ mod tests {
             });
             assert!(runs.iter().all(|runs| runs.load(Ordering::Relaxed) == 1));
         }
+    }
+
+    #[test]
+    fn items_are_taken_once_and_results_are_in_order() {
+        let sum = AtomicUsize::new(0);
+        for_each_of((1..=100).collect(), |item| {
+            sum.fetch_add(item, Ordering::Relaxed);
+        });
+        assert_eq!(sum.into_inner(), 5050);
+        assert_eq!(map(100, |index| 2 * index), (0..200).step_by(2).collect::<Vec<_>>());
     }
 
     #[test]

@@ -3,9 +3,8 @@
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
-use bert4rs_tensor_core::{Kind, Result, Tensor};
+use bert4rs_tensor_core::{Kind, Result, Tensor, parallel};
 use half::bf16;
-use rayon::prelude::*;
 
 use super::{Form, Right};
 use crate::number::avx512::multiply_add;
@@ -94,7 +93,7 @@ fn run_with<T: Number, O: Number>(
         out: Shared(slices::write::<O>(out, "a result")?.as_mut_ptr()),
     };
     let panels = cols.div_ceil(TILE_COLS);
-    (0..stack * panels).into_par_iter().with_max_len(1).for_each(|task| {
+    parallel::for_each(stack * panels, |task| {
         PANEL.with_borrow_mut(|panel| {
             job.columns(panel, task / panels, (task % panels) * TILE_COLS);
         });
