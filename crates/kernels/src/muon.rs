@@ -18,9 +18,9 @@
 
 #![expect(unsafe_code, reason = "calls of functions compiled for one instruction set")]
 
+use bert4rs_tensor_core::parallel;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use half::bf16;
-use rayon::prelude::*;
 
 use crate::isa::{Isa, multiversioned};
 use crate::slices::{self, Element};
@@ -120,25 +120,22 @@ fn gather_with<G: Grad + Element, O: Number>(
     let momentum: &mut [f32] = slices::write(momentum, "a momentum")?;
     let x: &mut [O] = slices::write(x_nm, "an update")?;
     let isa = Isa::fastest();
-    // Collected in order before summing, so that the result does not depend on the threads.
-    let sums: Vec<f64> = momentum
-        .par_chunks_mut(CHUNK)
-        .zip(grad.par_chunks(CHUNK))
-        .map(|(m, g)| move_momentum(isa, blend, g, m))
-        .collect();
+    // Summed in order, so that the result does not depend on the threads.
+    let chunks = momentum.chunks_mut(CHUNK).zip(grad.chunks(CHUNK)).collect();
+    let sums = parallel::map_of(chunks, |(m, g)| move_momentum(isa, blend, g, m));
     let norm = sums.iter().sum::<f64>().sqrt() * blend.norm_factor;
     let inverse = (1.0 / norm.max(f64::from(f32::MIN_POSITIVE))) as f32;
     let momentum = &*momentum;
     if turned {
-        x.par_chunks_mut(TILE * rows).enumerate().for_each(|(band, x)| {
+        let bands = x.chunks_mut(TILE * rows).enumerate().collect();
+        parallel::for_each_of(bands, |(band, x)| {
             let from = Turned { grad, momentum, rows, cols, col: band * TILE };
             write_turned(isa, blend, inverse, &from, x);
         });
     } else {
-        let from = momentum.par_chunks(CHUNK).zip(grad.par_chunks(CHUNK));
-        x.par_chunks_mut(CHUNK)
-            .zip(from)
-            .for_each(|(x, (m, g))| write_update(isa, blend, inverse, g, m, x));
+        let from = momentum.chunks(CHUNK).zip(grad.chunks(CHUNK));
+        let chunks = x.chunks_mut(CHUNK).zip(from).collect();
+        parallel::for_each_of(chunks, |(x, (m, g))| write_update(isa, blend, inverse, g, m, x));
     }
     Ok(())
 }
@@ -263,16 +260,18 @@ fn sums_with<O: Number>(o_rc: &Tensor, of_columns: bool) -> Result<Vec<f32>> {
     let o: &[O] = slices::read(o_rc, "a polar factor")?;
     let isa = Isa::fastest();
     if !of_columns {
-        return Ok(o.par_chunks(cols.max(1)).map(|row| sum_row(isa, row)).collect());
+        let bands = o.chunks(TILE * cols.max(1)).collect();
+        let sums_of = |band: &[O]| -> Vec<f32> {
+            band.chunks(cols.max(1)).map(|row| sum_row(isa, row)).collect()
+        };
+        return Ok(parallel::map_of(bands, sums_of).concat());
     }
-    let parts: Vec<Vec<f32>> = o
-        .par_chunks(TILE * cols.max(1))
-        .map(|rows| {
-            let mut sums = vec![0f32; cols];
-            rows.chunks(cols.max(1)).for_each(|row| add_squares(isa, row, &mut sums));
-            sums
-        })
-        .collect();
+    let bands = o.chunks(TILE * cols.max(1)).collect();
+    let parts = parallel::map_of(bands, |rows: &[O]| {
+        let mut sums = vec![0f32; cols];
+        rows.chunks(cols.max(1)).for_each(|row| add_squares(isa, row, &mut sums));
+        sums
+    });
     let mut total = vec![0f32; cols];
     for part in parts {
         total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
@@ -391,7 +390,7 @@ fn apply_to<O: Number, W: Store>(numbers: &Move<'_>, o: &[O], mut weight: W) {
         bands.push((row, band));
         weight = rest;
     }
-    bands.into_par_iter().for_each(|(row, mut band)| {
+    parallel::for_each_of(bands, |(row, mut band)| {
         if is_turned(rows, cols) {
             apply_turned(isa, numbers, o, row, &mut band);
         } else {

@@ -35,12 +35,27 @@ pub fn for_each(count: usize, task: impl Fn(usize) + Sync) {
 
 /// Runs `task` for each of `items`, as [`for_each`] does.
 pub fn for_each_of<T: Send>(items: Vec<T>, task: impl Fn(T) + Sync) {
-    let items: Vec<Mutex<Option<T>>> =
-        items.into_iter().map(|item| Mutex::new(Some(item))).collect();
-    for_each(items.len(), |index| {
-        let item = items[index].lock().unwrap_or_else(PoisonError::into_inner).take();
-        item.into_iter().for_each(&task);
-    });
+    let items = Items::new(items);
+    for_each(items.0.len(), |index| items.take(index).into_iter().for_each(&task));
+}
+
+/// The results of `task` for each of `items`, in order.
+pub fn map_of<T: Send, R: Send>(items: Vec<T>, task: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let items = Items::new(items);
+    map(items.0.len(), |index| items.take(index).map(&task)).into_iter().flatten().collect()
+}
+
+/// Items, each to be taken by the thread that gets its number.
+struct Items<T>(Vec<Mutex<Option<T>>>);
+
+impl<T> Items<T> {
+    fn new(items: Vec<T>) -> Self {
+        Self(items.into_iter().map(|item| Mutex::new(Some(item))).collect())
+    }
+
+    fn take(&self, index: usize) -> Option<T> {
+        self.0[index].lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// The results of `task` for each number below `count`, in order.
@@ -128,6 +143,8 @@ mod tests {
             sum.fetch_add(item, Ordering::Relaxed);
         });
         assert_eq!(sum.into_inner(), 5050);
+        let tripled: Vec<usize> = (0..100).map(|item| 3 * item).collect();
+        assert_eq!(map_of((0..100).collect(), |item: usize| 3 * item), tripled);
         assert_eq!(map(100, |index| 2 * index), (0..200).step_by(2).collect::<Vec<_>>());
     }
 
