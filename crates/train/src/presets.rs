@@ -13,9 +13,10 @@ pub struct Preset {
 }
 
 /// Every preset; `baseline`, which holds all keys with their defaults, is the first.
-pub const PRESETS: [Preset; 14] = [
+pub const PRESETS: [Preset; 15] = [
     Preset { name: "baseline", toml: include_str!("../presets/baseline.toml") },
     Preset { name: "bf16", toml: include_str!("../presets/bf16.toml") },
+    Preset { name: "fp8", toml: include_str!("../presets/fp8.toml") },
     Preset { name: "fused", toml: include_str!("../presets/fused.toml") },
     Preset { name: "flash", toml: include_str!("../presets/flash.toml") },
     Preset { name: "qk-norm", toml: include_str!("../presets/qk-norm.toml") },

@@ -147,6 +147,13 @@ impl Session {
             ),
             format!("model      {:.2} M parameters", self.params.count() as f64 / 1e6),
         ];
+        if compute.fp8.scaling != Fp8Mode::Off {
+            let how = match self.device {
+                Device::Cpu => "emulated, slower than BF16: no CPU multiplies FP8",
+                _ => "on the GPU's FP8 units",
+            };
+            lines.push(format!("FP8        factors by {}; {how}", name_of(compute.fp8.scaling)));
+        }
         lines.extend(self.task.describe());
         lines
     }

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use bert4rs_models::recompute::Recompute;
 use bert4rs_optim::schedule::Horizon;
 use bert4rs_tensor_core::attention;
 use bert4rs_tensor_core::device::DeviceChoice;
@@ -65,6 +66,11 @@ impl Config {
             let reason = "off leaves no map for compute.fp8.heads and compute.fp8.skip to choose; \
                           set it to tensor, delayed or row";
             return Err(("compute.fp8.scaling".into(), reason.into()));
+        }
+        if fp8.scaling == Fp8Mode::Delayed && self.compute.recompute != Recompute::None {
+            let reason = "a block computed again would count twice in delayed scaling; choose \
+                          compute.fp8.scaling = \"tensor\" or compute.recompute = \"none\"";
+            return Err(("compute.recompute".into(), reason.into()));
         }
         let options = attention::Options {
             implementation: self.compute.attention,
