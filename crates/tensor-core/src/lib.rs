@@ -10,6 +10,7 @@
 //! | [`attention`] | attention, plain and fused |
 //! | [`random`] | seeds, and saving and restoring the random state |
 //! | [`safetensors`] | tensors to and from files, never half-written |
+//! | [`graph`] | CUDA graphs |
 //! | [`stream`] | libtorch's CUDA streams, for kernels of our own |
 //! | [`files`] | files mapped into memory |
 //! | [`parallel`] | work shared out to libtorch's threads |
@@ -29,6 +30,7 @@ pub mod device;
 pub mod error;
 pub mod files;
 pub mod fp8;
+pub mod graph;
 pub mod library;
 pub mod memory;
 pub mod parallel;

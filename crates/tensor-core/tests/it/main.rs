@@ -6,6 +6,7 @@ mod attention;
 mod autograd;
 mod device;
 mod error;
+mod graph;
 mod machine;
 mod param;
 mod profile;

@@ -1,0 +1,175 @@
+//! CUDA graphs: work recorded once and launched again as a whole.
+//!
+//! A step of a small model is hundreds of short kernels, and launching them takes longer than
+//! running them. A graph launches all by one call. What is recorded must be the same each time:
+//! the same shapes, on the same memory, without a look at any value from the host. What changes,
+//! such as a batch or a learning rate, is written into tensors that are there before.
+
+#![expect(unsafe_code, reason = "the border to C++, and a library loaded from memory")]
+
+use std::ffi::{c_char, c_int, c_void};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
+
+use libloading::os::unix::{Library, RTLD_NOW};
+
+use crate::device::{Cuda, cuda};
+use crate::error::{Error, Result};
+use crate::shim;
+
+const OP: &str = "CUDA graph";
+
+/// `csrc/cuda/graph.cpp` as a library; empty where CUDA's headers were missing when this was built.
+static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cuda_shim.so"));
+
+type OnCapture = unsafe extern "C" fn(*mut c_void) -> *mut c_char;
+
+/// The functions of that library.
+struct Functions {
+    new: unsafe extern "C" fn(c_int, *mut *mut c_void) -> *mut c_char,
+    begin: OnCapture,
+    end: OnCapture,
+    leave: OnCapture,
+    replay: OnCapture,
+    drop: unsafe extern "C" fn(*mut c_void),
+}
+
+/// Whether this program was built with what graphs need; they still need a GPU to run on.
+pub fn is_built_in() -> bool {
+    !LIBRARY.is_empty()
+}
+
+fn functions() -> Result<&'static Functions> {
+    static FUNCTIONS: OnceLock<std::result::Result<Functions, String>> = OnceLock::new();
+    FUNCTIONS
+        .get_or_init(load)
+        .as_ref()
+        .map_err(|reason| Error::Unsupported { what: OP.into(), reason: reason.clone() })
+}
+
+fn load() -> std::result::Result<Functions, String> {
+    if let Cuda::None(reason) = cuda() {
+        return Err(reason.clone());
+    }
+    if !is_built_in() {
+        return Err("CUDA's headers were missing when this program was built; run \
+                    `cargo xtask setup` and build again"
+            .into());
+    }
+    let library = library_from_memory().map_err(|error| error.to_string())?;
+    /// # Safety
+    /// `T` is the type of the function of this name.
+    unsafe fn get<T: Copy>(library: &Library, name: &str) -> std::result::Result<T, String> {
+        // SAFETY: the caller's promise.
+        let symbol = unsafe { library.get::<T>(name.as_bytes()) };
+        symbol.map(|symbol| *symbol).map_err(|error| error.to_string())
+    }
+    // SAFETY: the types are those of csrc/cuda/graph.cpp, which this library was made from.
+    let functions = unsafe {
+        Functions {
+            new: get(&library, "b4_graph_new")?,
+            begin: get(&library, "b4_graph_begin")?,
+            end: get(&library, "b4_graph_end")?,
+            leave: get(&library, "b4_graph_leave")?,
+            replay: get(&library, "b4_graph_replay")?,
+            drop: get(&library, "b4_graph_drop")?,
+        }
+    };
+    // Never unloaded: the functions above stay.
+    std::mem::forget(library);
+    Ok(functions)
+}
+
+/// Loads [`LIBRARY`] behind libtorch's CUDA backend, whose symbols it needs.
+fn library_from_memory() -> std::result::Result<Library, Box<dyn std::error::Error>> {
+    use std::io::Write;
+    // SAFETY: the name ends with NUL; the new descriptor is ours alone, or negative.
+    let file = unsafe {
+        let descriptor = libc::memfd_create(c"bert4rs_cuda_shim".as_ptr(), libc::MFD_CLOEXEC);
+        if descriptor < 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+        OwnedFd::from_raw_fd(descriptor)
+    };
+    let mut file = std::fs::File::from(file);
+    file.write_all(LIBRARY)?;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // SAFETY: our own library, which has no initialiser but those of C++ itself.
+    Ok(unsafe { Library::open(Some(path), RTLD_NOW)? })
+}
+
+/// Work on a CUDA device, recorded.
+///
+/// It owns the closure that it was recorded from, and with it the tensors that the closure holds:
+/// their memory is what the recorded work reads and writes.
+pub struct Graph<F> {
+    capture: Capture,
+    _body: F,
+}
+
+impl<F: FnMut() -> Result<()>> Graph<F> {
+    /// Runs `body` `warm_up` times, at least once, and then records it.
+    ///
+    /// All work of `body` must be on the CUDA device `index`, the same each time, and wait for
+    /// nothing. Tensors that it makes belong to the graph: one that it keeps is written again by
+    /// each [`replay`](Self::replay). The last run is recorded and not run.
+    ///
+    /// # Errors
+    /// No such device, a program built without CUDA's headers, an error of `body`, and whatever
+    /// can't be recorded, such as a look at a value. The streams are then as they were: do the
+    /// same without a graph.
+    pub fn record(index: usize, warm_up: usize, mut body: F) -> Result<Self> {
+        let capture = Capture::new(index)?;
+        let recorded = (|| {
+            for _ in 0..warm_up.max(1) {
+                body()?;
+            }
+            capture.call(capture.functions.begin)?;
+            let outcome = body();
+            // Ended whatever the outcome: a stream that records can do nothing else.
+            let ended = capture.call(capture.functions.end);
+            outcome.and(ended)
+        })();
+        let left = capture.call(capture.functions.leave);
+        recorded.and(left)?;
+        Ok(Self { capture, _body: body })
+    }
+
+    /// Runs what was recorded, behind what is on the current stream, without waiting for it.
+    ///
+    /// # Errors
+    /// What CUDA throws.
+    pub fn replay(&self) -> Result<()> {
+        self.capture.call(self.capture.functions.replay)
+    }
+}
+
+/// `Capture` of csrc/cuda/graph.cpp.
+struct Capture {
+    functions: &'static Functions,
+    raw: *mut c_void,
+}
+
+impl Capture {
+    fn new(index: usize) -> Result<Self> {
+        let functions = functions()?;
+        let refuse = || Error::Device { asked: format!("cuda:{index}"), reason: "no such".into() };
+        let index = c_int::try_from(index).map_err(|_| refuse())?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: the function writes a pointer to what is ours to drop, or returns a message.
+        unsafe { shim::check(OP, (functions.new)(index, &mut raw))? };
+        Ok(Self { functions, raw })
+    }
+
+    fn call(&self, function: OnCapture) -> Result<()> {
+        // SAFETY: `raw` is alive until dropped, and the function is one of those that take it.
+        unsafe { shim::check(OP, function(self.raw)) }
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // SAFETY: made by `b4_graph_new`, dropped only here.
+        unsafe { (self.functions.drop)(self.raw) };
+    }
+}

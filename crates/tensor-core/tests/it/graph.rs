@@ -1,0 +1,38 @@
+//! CUDA graphs where a GPU is; the refusal where none is.
+
+use bert4rs_tensor_core::device::{Cuda, cuda};
+use bert4rs_tensor_core::graph::Graph;
+use bert4rs_tensor_core::{Device, Kind, Tensor};
+
+#[test]
+fn a_recorded_training_step_repeats_as_it_runs_without_a_graph() {
+    if let Cuda::None(reason) = cuda() {
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+        let error = Graph::record(0, 1, || Ok(())).err().unwrap().to_string();
+        assert!(error.contains("CUDA graph") && error.contains(reason.as_str()), "{error}");
+        return;
+    }
+    let options = (Kind::Float, Device::Cuda(0));
+    let start = Tensor::randn([64, 64], options);
+    let x = Tensor::randn([32, 64], options);
+    // A step of gradient descent on memory that stays.
+    let step = |weight: &Tensor| {
+        let loss = x.matmul(weight).tanh().square().mean(Kind::Float);
+        let gradient = Tensor::run_backward(&[loss], &[weight], false, false).remove(0);
+        let _ = bert4rs_tensor_core::no_grad(|| weight.detach().g_sub_(&(gradient * 0.1)));
+    };
+    let plain = start.copy().set_requires_grad(true);
+    (0..13).for_each(|_| step(&plain));
+    let recorded = start.copy().set_requires_grad(true);
+    let handle = recorded.shallow_clone();
+    // Three runs to warm up; the fourth is recorded and not run.
+    let graph = Graph::record(0, 3, move || {
+        step(&recorded);
+        Ok(())
+    })
+    .unwrap();
+    (0..10).for_each(|_| graph.replay().unwrap());
+    let error = f64::try_from((&handle - &plain).abs().max()).unwrap();
+    assert!(error < 1e-6, "off by {error}");
+}
