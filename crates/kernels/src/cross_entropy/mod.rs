@@ -16,6 +16,9 @@
 
 mod sweep;
 
+#[cfg(test)]
+pub(crate) use sweep::sweep;
+
 use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};

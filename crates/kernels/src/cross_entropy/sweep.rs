@@ -14,7 +14,7 @@ use crate::slices::{self, Shared};
 
 /// The part of the loss of `logits`, `[n, v]`, a scalar; `count` rows count in all. If `wanted`,
 /// the gradient of the loss takes the place of the logits.
-pub(super) fn sweep(
+pub(crate) fn sweep(
     logits: &mut Tensor,
     labels: &Tensor,
     count: &Tensor,

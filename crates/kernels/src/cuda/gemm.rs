@@ -74,7 +74,7 @@ fn is_worth_it(a: &Tensor, plus: Option<&Tensor>, out: &Tensor, form: Form) -> b
         && stack * tiles * (tiles + 1) / 2 >= LEAST_BLOCKS
 }
 
-fn symmetric(
+pub(super) fn symmetric(
     out: &mut Tensor,
     alpha: f32,
     a: &Tensor,

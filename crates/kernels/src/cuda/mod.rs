@@ -6,7 +6,7 @@
 //! | [`nvrtc`] | the compiler, loaded at run time |
 //! | [`store`] | what was compiled, kept on disk |
 //! | `launch` | loading and launching on libtorch's stream and memory |
-//! | `activation`, `adamw`, `cross_entropy`, `fp8`, `gemm`, `muon` | the twins of the modules of these names |
+//! | the others | twins of the modules of the same names |
 //!
 //! Nothing of CUDA is needed to build, nor to run on a machine without a GPU. A kernel is compiled
 //! for the device at hand when it is first needed, once for all processes. The public functions
@@ -16,6 +16,8 @@
 pub(crate) mod activation;
 pub(crate) mod adamw;
 pub(crate) mod cross_entropy;
+#[cfg(test)]
+mod emulator;
 pub(crate) mod fp8;
 pub(crate) mod gemm;
 mod launch;
@@ -23,6 +25,8 @@ pub(crate) mod muon;
 pub mod nvrtc;
 pub mod source;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 pub use launch::capability;
 

@@ -1,0 +1,82 @@
+//! Kernels run on the CPU, for tests on machines without a GPU: the CUDA C sources, compiled as
+//! C++ with `emulator.h`.
+
+#![expect(unsafe_code, reason = "calls of functions compiled at run time")]
+
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+
+use libloading::os::unix::{Library, RTLD_NOW};
+
+use super::launch::Launch;
+use super::source::Source;
+
+const HEADER: &str = include_str!("emulator.h");
+const MATRIX: &str = include_str!("emulator_matrix.h");
+
+type Run = unsafe extern "C" fn(*const c_int, c_int, *const *mut c_void);
+
+/// Runs a launch. The arguments are as [`Launch::run`] gives them to the driver.
+///
+/// # Safety
+/// As of [`Launch::run`], with memory of the CPU.
+pub(super) unsafe fn run(launch: &Launch, args: &[*mut c_void]) {
+    // One at a time: blocks share what the program has once.
+    static LIBRARIES: OnceLock<Mutex<HashMap<&'static str, Library>>> = OnceLock::new();
+    let mut libraries = LIBRARIES.get_or_init(Mutex::default).lock().unwrap();
+    let library = libraries.entry(launch.source.name).or_insert_with(|| compile(launch.source));
+    let size = [launch.grid.0 as c_int, launch.grid.1 as c_int];
+    let name = format!("emulate_{}", launch.kernel);
+    // SAFETY: EMULATE of emulator.h makes functions of this type; the rest is the caller's promise.
+    unsafe {
+        let run = library.get::<Run>(name.as_bytes()).unwrap();
+        run(size.as_ptr(), launch.block as c_int, args.as_ptr());
+    }
+}
+
+fn cpp(args: &[&str], folder: &std::path::Path) -> String {
+    let output = Command::new("c++").args(args).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn compile(source: &Source) -> Library {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("{HEADER}\n{}", without_ptx(source.whole()));
+    let path = folder.path().join("kernels.cc");
+    std::fs::write(&path, &text).unwrap();
+    let expanded = cpp(&["-std=c++20", "-E", "-P", "kernels.cc"], folder.path());
+    let exports: String = kernels(&expanded).iter().map(|k| format!("EMULATE({k})\n")).collect();
+    std::fs::write(&path, text + "\n" + &exports).unwrap();
+    let options = "-std=c++20 -O1 -w -ffp-contract=off -fPIC -shared -pthread kernels.cc \
+                   -o kernels.so";
+    cpp(&options.split_whitespace().collect::<Vec<_>>(), folder.path());
+    // SAFETY: our own code, without initialisers but those of C++ itself.
+    unsafe { Library::open(Some(folder.path().join("kernels.so")), RTLD_NOW) }.unwrap()
+}
+
+/// The names of the kernels in a source without macros.
+fn kernels(expanded: &str) -> Vec<&str> {
+    let starts = expanded.split("extern \"C\"").skip(1);
+    let names = starts.filter_map(|text| {
+        let name = text.trim_start().strip_prefix("void")?.split('(').next()?.trim();
+        (!name.starts_with('_')).then_some(name)
+    });
+    names.collect()
+}
+
+/// `text` with what gemm.cu does in PTX replaced by `emulator_matrix.h`.
+fn without_ptx(text: String) -> String {
+    const FIRST: &str = "__device__ __forceinline__ u32 shared_address";
+    const AFTER: &str = "// 128 rows from `row` on";
+    let (Some(first), Some(after)) = (text.find(FIRST), text.find(AFTER)) else { return text };
+    let kept = text[after..].replace("extern __shared__ __align__(16) u16 room[];", ROOM);
+    let waits = kept.lines().filter(|line| !line.trim_start().starts_with("asm volatile"));
+    let kept: String = waits.map(|line| format!("{line}\n")).collect();
+    format!("{}{MATRIX}\n{kept}", &text[..first])
+}
+
+/// More than any launch asks for.
+const ROOM: &str = "__align__(16) static u16 room[1 << 16];";

@@ -1,0 +1,203 @@
+//! The kernels' sources, and all of what launches them, run on the CPU against their twins.
+
+use bert4rs_tensor_core::{Device, Kind, Tensor};
+
+use super::*;
+use crate::activation::Curve;
+use crate::fp8::{Factor, Format};
+use crate::weight::{Weight, split_tensor};
+
+fn random(shape: &[i64], kind: Kind) -> Tensor {
+    Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind)
+}
+
+/// ‖found - expected‖ / ‖expected‖
+fn distance(found: &Tensor, expected: &Tensor) -> f64 {
+    let [found, expected] = [found, expected].map(|x| x.to_kind(Kind::Double));
+    f64::try_from((found - &expected).norm() / expected.norm()).unwrap()
+}
+
+fn same_bits(found: &Tensor, expected: &Tensor) -> bool {
+    found.view_dtype(Kind::Uint8).equal(&expected.view_dtype(Kind::Uint8))
+}
+
+#[test]
+fn fp8_casts_have_the_bits_of_their_twin() {
+    let given = Tensor::from_slice(&[3.25f32]);
+    for (rows, cols) in [(1, 1), (3, 5), (64, 64), (70, 130)] {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let x = random(&[rows, cols], kind) * 100.0;
+            for format in [Format::E4M3, Format::E5M2] {
+                for factor in [Factor::Tensor, Factor::Row, Factor::Given(&given)] {
+                    let expected = crate::fp8::cast(&x, format, factor, true).unwrap();
+                    let found = fp8::cast(&x, format, factor, true).unwrap();
+                    let turned = [found.transposed.unwrap(), expected.transposed.unwrap()];
+                    for [found, expected] in [turned, [found.straight, expected.straight]] {
+                        assert!(same_bits(&found.values, &expected.values), "{rows} {cols}");
+                        assert!(same_bits(&found.inverse, &expected.inverse));
+                    }
+                    assert!(same_bits(&found.amax, &expected.amax));
+                    assert!(same_bits(&found.overflows, &expected.overflows));
+                }
+            }
+        }
+    }
+}
+
+fn forms(exact: &Tensor) -> [Vec<Tensor>; 3] {
+    let (high, low) = split_tensor(exact).unwrap();
+    [vec![exact.copy()], vec![exact.copy(), exact.to_kind(Kind::BFloat16)], vec![low, high]]
+}
+
+fn weight(tensors: &mut [Tensor]) -> Weight<'_> {
+    match tensors {
+        [weight] => Weight::Single(weight),
+        [other, weight] => match other.kind() {
+            Kind::Float => Weight::Master { master: other, weight },
+            _ => Weight::Split { weight, low: other },
+        },
+        _ => unreachable!("a weight has one tensor or two"),
+    }
+}
+
+#[test]
+fn adamw_has_the_bits_of_its_twin() {
+    let scalars = crate::adamw::Scalars {
+        grad_scale: 0.5,
+        one_minus_beta1: 0.1,
+        beta2: 0.98,
+        one_minus_beta2: 0.02,
+        inverse_sqrt_correction2: 3.0,
+        eps: 1e-6,
+        keep: 0.999,
+        step_size: 1e-2,
+        cautious: true,
+    };
+    // More tensors than a launch takes.
+    let sets: Vec<Vec<Tensor>> = (0..40)
+        .map(|index| {
+            let count = [1, 7, 8, 8193][index % 4];
+            let kind = [Kind::Float, Kind::BFloat16][index % 2];
+            let moment = || random(&[count], Kind::Float).abs();
+            let mut set = vec![random(&[count], kind), moment(), moment()];
+            set.extend(forms(&random(&[count], Kind::Float))[index % 3].iter().map(Tensor::copy));
+            set
+        })
+        .collect();
+    let run = |emulated: bool| {
+        let mut sets: Vec<Vec<Tensor>> =
+            sets.iter().map(|set| set.iter().map(Tensor::copy).collect()).collect();
+        let jobs = sets.iter_mut().map(|set| {
+            let [grad, moment1, moment2, rest @ ..] = &mut set[..] else { unreachable!() };
+            crate::adamw::Job { scalars, grad, moment1, moment2, weight: weight(rest) }
+        });
+        let jobs: Vec<_> = jobs.collect();
+        match emulated {
+            true => adamw::step(&jobs, Device::Cpu).unwrap(),
+            false => crate::adamw::step(jobs).unwrap(),
+        }
+        sets.into_iter().flatten().collect::<Vec<_>>()
+    };
+    assert!(run(true).iter().zip(&run(false)).all(|(found, expected)| found.equal(expected)));
+}
+
+#[test]
+fn muon_s_passes_equal_their_twins() {
+    let blend = crate::muon::Blend {
+        one_minus_momentum: 0.05,
+        nesterov: true,
+        grad_scale: 0.5,
+        norm_factor: 1.01,
+    };
+    for (rows, cols) in [(1, 1), (5, 7), (72, 136), (136, 72), (130, 70)] {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let (grad, m) = (random(&[rows, cols], kind), random(&[rows, cols], Kind::Float));
+            let empty = || Tensor::zeros([rows.min(cols), rows.max(cols)], (kind, Device::Cpu));
+            let (mut m1, mut x1, mut m2, mut x2) = (m.copy(), empty(), m.copy(), empty());
+            crate::muon::gather(&blend, &grad, &mut m1, &mut x1).unwrap();
+            let sides = (rows as usize, cols as usize);
+            muon::gather(&blend, &grad, &mut m2, &mut x2, sides).unwrap();
+            assert!(m1.equal(&m2) && distance(&x2, &x1) < 3e-3);
+            for of_columns in [false, true] {
+                let sides = (x1.size()[0] as usize, x1.size()[1] as usize);
+                let found = muon::sums_of_squares(&x1, of_columns, sides).unwrap();
+                let expected = crate::muon::sums_of_squares(&x1, of_columns).unwrap();
+                let [found, expected] = [found, expected].map(|sums| Tensor::from_slice(&sums));
+                assert!(distance(&found, &expected) < 1e-5);
+            }
+            let row: Vec<f32> = (0..rows).map(|i| 1.0 + (i % 5) as f32 * 0.1).collect();
+            let col: Vec<f32> = (0..cols).map(|i| 1.0 - (i % 3) as f32 * 0.2).collect();
+            let numbers =
+                crate::muon::Move { row: &row, col: &col, step: 0.1, keep: 0.9, cautious: true };
+            for mut found in forms(&random(&[rows, cols], Kind::Float)) {
+                let mut expected: Vec<Tensor> = found.iter().map(Tensor::copy).collect();
+                crate::muon::apply(&numbers, &x1, weight(&mut expected)).unwrap();
+                muon::apply(&numbers, &x1, &weight(&mut found)).unwrap();
+                assert!(found.iter().zip(&expected).all(|(a, b)| a.equal(b)), "{rows} {cols}");
+            }
+        }
+    }
+}
+
+#[test]
+fn symmetric_products_equal_fp64() {
+    for (stack, side, inner) in [(1, 8, 16), (2, 136, 40)] {
+        let x = random(&[stack, side, inner], Kind::BFloat16);
+        let mut gram = Tensor::zeros([stack, side, side], (Kind::BFloat16, Device::Cpu));
+        let right = crate::gemm::Right::Transposed(&x);
+        gemm::symmetric(&mut gram, 0.5, &x, right, None).unwrap();
+        let double = |x: &Tensor| x.to_kind(Kind::Double);
+        assert!(distance(&gram, &(double(&x).bmm(&double(&x).transpose(1, 2)) * 0.5)) < 3e-3);
+        assert!(gram.equal(&gram.transpose(1, 2)));
+        let mut found = gram.zeros_like();
+        let right = crate::gemm::Right::Plain(&gram);
+        gemm::symmetric(&mut found, 1.5, &gram, right, Some((-2.0, &gram))).unwrap();
+        let expected = double(&gram).bmm(&double(&gram)) * 1.5 - double(&gram) * 2.0;
+        assert!(distance(&found, &expected) < 3e-3);
+    }
+}
+
+#[test]
+fn activations_equal_their_twins() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let inputs = [random(&[3001], kind) * 3.0, random(&[3001], kind)];
+        let dy = random(&[3001], kind);
+        for curve in [Curve::Gelu, Curve::GeluTanh, Curve::Silu] {
+            for used in [1, 2] {
+                let leaves: Vec<Tensor> =
+                    inputs[..used].iter().map(|x| x.copy().set_requires_grad(true)).collect();
+                let expected =
+                    crate::activation::activate(curve, &leaves[0], leaves.get(1)).unwrap();
+                let y = activation::forward(curve, &inputs[0], inputs[..used].get(1)).unwrap();
+                assert!(distance(&y, &expected.detach()) < 4e-3);
+                let loss = (expected * &dy).sum(Kind::Float);
+                let expected = Tensor::run_backward(&[loss], &leaves, false, false);
+                let (dx, du) = activation::backward(curve, &inputs[..used], &dy).unwrap();
+                for (found, expected) in [Some(dx), du].iter().flatten().zip(&expected) {
+                    assert!(distance(found, expected) < 6e-3, "{curve:?} {kind:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_sweep_of_cross_entropy_equals_fp64() {
+    use crate::cross_entropy::Options;
+    let plain = Options { ignored: -100, ..Options::default() };
+    let full = Options { label_smoothing: 0.1, z_loss: 1e-3, soft_cap: Some(5.0), ..plain };
+    for (rows, classes) in [(1, 2), (5, 31), (3, 5025)] {
+        for options in [plain, full] {
+            let logits = random(&[rows, classes], Kind::Float) * 3.0;
+            let labels = Tensor::randint(classes, [rows], (Kind::Int64, Device::Cpu));
+            let _ = labels.narrow(0, 0, rows / 3).fill_(-100);
+            let count = labels.ne(-100).sum(Kind::Int64);
+            let mut expected = logits.to_kind(Kind::Double);
+            let sweep = crate::cross_entropy::sweep;
+            let exact = sweep(&mut expected, &labels, &count, &options, true).unwrap();
+            let mut found = logits.copy();
+            let loss = cross_entropy::sweep(&mut found, &labels, &count, &options, true).unwrap();
+            assert!(distance(&loss, &exact) < 1e-5 && distance(&found, &expected) < 1e-4);
+        }
+    }
+}
