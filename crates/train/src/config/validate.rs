@@ -62,10 +62,13 @@ impl Config {
         DeviceChoice::from_str(&self.compute.device)
             .map_err(|error| ("compute.device".into(), error.to_string()))?;
         let fp8 = &self.compute.fp8;
-        if fp8.scaling == Fp8Mode::Off && (fp8.heads || !fp8.skip.is_empty()) {
-            let reason = "off leaves no map for compute.fp8.heads and compute.fp8.skip to choose; \
-                          set it to tensor, delayed or row";
-            return Err(("compute.fp8.scaling".into(), reason.into()));
+        let choices = [("heads", fp8.heads), ("skip", !fp8.skip.is_empty())];
+        if let Some((key, _)) = choices.iter().find(|(_, is_set)| *is_set)
+            && fp8.scaling == Fp8Mode::Off
+        {
+            let reason = "chooses among maps that compute.fp8.scaling = \"off\" leaves out; set \
+                          that to tensor, delayed or row";
+            return Err((format!("compute.fp8.{key}"), reason.into()));
         }
         if fp8.scaling == Fp8Mode::Delayed && self.compute.recompute != Recompute::None {
             let reason = "a block computed again would count twice in delayed scaling; choose \
