@@ -4,16 +4,13 @@
         --steps 500 --out RUNS
 
 For each rule the same number of learning rates is tried with seed 1; the best goes on with all
-seeds. The parameters that Muon leaves to AdamW keep AdamW's own best learning rate. A run's
-final loss is the mean over its last tenth of steps; no text is seen twice, so that it is no
-memory of the text. Two answers come out:
+seeds. The parameters that Muon leaves to AdamW keep AdamW's own best learning rate. A loss is
+that on held-out text after the last step: training losses of different steps are of different
+texts, some easier than others. The other rules then run with shares of AdamW's steps, their
+schedules ending there; the smallest share whose mean loss is not above AdamW's is the answer.
 
-* shorter runs: Muon with 0.70 of the steps, its schedule ending there, against AdamW's final loss;
-* crossing: the step at which the full run's loss, smoothed over 25 steps, first falls below it,
-  while its learning rate is still high.
-
-Finished runs are kept and not repeated: an interrupted comparison goes on. Writes `report.md` and
-a plot, `SIZE.svg`, to RUNS.
+Finished runs are kept and not repeated: an interrupted comparison goes on. Writes `SIZE.md` and a
+plot, `SIZE.svg`, to RUNS.
 """
 
 import argparse
@@ -34,8 +31,10 @@ RATES = {
     "muon": [0.005, 0.01, 0.02, 0.04],
     "normuon": [0.005, 0.01, 0.02, 0.04],
 }
-SHORT = 0.70
+SHARES = [0.5, 0.6, 0.7]
 WINDOW = 25
+# Of held-out text; 262,144 tokens of which 15% count.
+EVAL_TOKENS = 1 << 18
 
 
 def settings(rule, rate, adamw_rate):
@@ -54,34 +53,27 @@ class Runs:
     def __init__(self, args):
         self.args = args
 
-    def losses(self, rule, rate, seed, steps, adamw_rate=None):
-        """The loss of each step of a run, made if it is not there yet."""
+    def run(self, rule, rate, seed, steps, adamw_rate=None):
+        """The held-out loss and the losses of all steps of a run, made if it is not there yet."""
         folder = self.args.out / f"{self.args.size}-{rule}-{rate:g}-{steps}-{seed}"
-        log = folder / "metrics.jsonl"
         if not (folder / "summary.json").exists():
-            values = SIZES[self.args.size] + settings(rule, rate, adamw_rate)
-            values += [f"train.max_steps={steps}", "train.eval_sequences=0",
-                       f"compute.threads={self.args.threads}"]
+            size = SIZES[self.args.size]
+            length = int(size[-1].split("=")[1])
+            values = size + settings(rule, rate, adamw_rate)
+            values += [f"train.max_steps={steps}", f"compute.threads={self.args.threads}",
+                       f"train.eval_sequences={EVAL_TOKENS // length}"]
             command = [self.args.program, "train", "--preset", "recommended", "--overwrite",
                        "--corpus", self.args.corpus, "--seed", str(seed), "--out", folder]
             command += [word for value in values for word in ("--set", value)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        losses = [json.loads(line)["loss"] for line in log.read_text().splitlines()]
-        print(f"{folder.name}: {final(losses):.4f}", flush=True)
-        return losses
-
-
-def final(losses):
-    return statistics.fmean(losses[-max(1, len(losses) // 10):])
+        final = json.loads((folder / "summary.json").read_text())["held_out_loss"]
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        print(f"{folder.name}: {final:.4f}", flush=True)
+        return final, [json.loads(line)["loss"] for line in lines]
 
 
 def smooth(losses):
     return [statistics.fmean(losses[max(0, i - WINDOW + 1): i + 1]) for i in range(len(losses))]
-
-
-def crossing(losses, target):
-    smoothed = enumerate(smooth(losses), 1)
-    return next((step for step, loss in smoothed if step >= WINDOW and loss <= target), None)
 
 
 def spread(values):
@@ -89,52 +81,48 @@ def spread(values):
 
 
 def compare(runs, steps, seeds):
-    tried, best = {}, {}
+    """Losses by learning rate, the best rate, and by rule and share of the steps all seeds'."""
+    tried, best, found = {}, {}, {}
     for rule, rates in RATES.items():
         adamw_rate = best.get("adamw")
-        tried[rule] = {rate: runs.losses(rule, rate, 1, steps, adamw_rate) for rate in rates}
-        best[rule] = min(rates, key=lambda rate: final(tried[rule][rate]))
-    full = {
-        rule: [tried[rule][rate]] + [
-            runs.losses(rule, rate, seed, steps, best["adamw"]) for seed in range(2, seeds + 1)
-        ]
-        for rule, rate in best.items()
-    }
-    short = {
-        rule: [
-            runs.losses(rule, best[rule], seed, round(SHORT * steps), best["adamw"])
-            for seed in range(1, seeds + 1)
-        ]
-        for rule in RATES
-    }
-    return tried, best, full, short
+        tried[rule] = {rate: runs.run(rule, rate, 1, steps, adamw_rate)[0] for rate in rates}
+        best[rule] = min(rates, key=tried[rule].get)
+    for rule in RATES:
+        for share in [1.0] if rule == "adamw" else [1.0, *SHARES]:
+            found[rule, share] = [
+                runs.run(rule, best[rule], seed, round(share * steps), best["adamw"])
+                for seed in range(1, seeds + 1)
+            ]
+    return tried, best, found
 
 
-def report(args, tried, best, full, short):
-    target = statistics.fmean(final(losses) for losses in full["adamw"])
+def report(args, tried, best, found):
+    mean = lambda runs: statistics.fmean(final for final, _ in runs)
+    target = mean(found["adamw", 1.0])
     lines = [
-        f"{args.size}, {args.steps} steps, {args.seeds} seeds; "
-        f"AdamW's final loss: {target:.4f} nats", "",
-        f"| rule | LR: final loss, seed 1 | final loss, mean (min–max) | after {SHORT:.2f} × the "
-        "steps | crossing ÷ steps |", "| --- | --- | --- | --- | --- |",
+        f"{args.size}, {args.steps} steps, {args.seeds} seeds; AdamW's held-out loss: "
+        f"{target:.4f} nats", "",
+        "| rule (LR) | held-out loss by LR, seed 1 | share of the steps: mean (min–max) | "
+        "smallest share that reaches AdamW |", "| --- | --- | --- | --- |",
     ]
     for rule in RATES:
-        rates = "; ".join(f"{rate:g}: {final(run):.3f}" for rate, run in tried[rule].items())
-        crossings = [crossing(run, target) for run in full[rule]]
-        shares = [f"{step / args.steps:.2f}" if step else "never" for step in crossings]
-        lines.append(
-            f"| {rule} ({best[rule]:g}) | {rates} | {spread([final(run) for run in full[rule]])} "
-            f"| {spread([final(run) for run in short[rule]])} | {', '.join(shares)} |"
-        )
+        rates = "; ".join(f"{rate:g}: {final:.3f}" for rate, final in tried[rule].items())
+        shares = {share: runs for (of, share), runs in found.items() if of == rule}
+        losses = "; ".join(f"{share:.2f}: {spread([final for final, _ in shares[share]])}"
+                           for share in sorted(shares))
+        reached = [share for share in shares if mean(shares[share]) <= target]
+        answer = f"{min(reached):.2f}" if reached else "none"
+        lines.append(f"| {rule} ({best[rule]:g}) | {rates} | {losses} | {answer} |")
     return "\n".join(lines) + "\n"
 
 
-def plot(full, short, steps):
-    """Smoothed losses of all runs as an SVG: full lines the full runs, dashed the shorter ones."""
+def plot(found, steps):
+    """Smoothed training losses as an SVG: full lines the full runs, dashed the shortest."""
     width, height, left, top = 720, 420, 56, 16
     right, bottom = width - 16, height - 44
-    curves = [(rule, run, dash) for group, dash in ((full, ""), (short, "5 3"))
-              for rule, found in group.items() for run in found]
+    dashes = {1.0: "", SHARES[0]: "5 3"}
+    curves = [(rule, losses, dashes[share]) for (rule, share), runs in found.items()
+              if share in dashes for _, losses in runs]
     skip = steps // 20
     seen = [loss for _, run, _ in curves for loss in smooth(run)[skip:]]
     low, high = min(seen), max(seen)
@@ -160,7 +148,7 @@ def plot(full, short, steps):
         parts.append(f'<text x="{right - 8}" y="{top + 18 + 16 * index}" text-anchor="end" '
                      f'fill="{colour}">{rule}</text>')
     parts.append(f'<text x="{(left + right) / 2}" y="{height - 8}" text-anchor="middle">step '
-                 f'(dashed: schedule of {SHORT:.2f} × the steps); loss in nats, smoothed over '
+                 f'(dashed: schedule of {SHARES[0]:.2f} × the steps); loss in nats, smoothed over '
                  f"{WINDOW} steps</text></svg>")
     return "\n".join(parts) + "\n"
 
@@ -177,12 +165,12 @@ def main():
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     try:
-        tried, best, full, short = compare(Runs(args), args.steps, args.seeds)
+        tried, best, found = compare(Runs(args), args.steps, args.seeds)
     except subprocess.CalledProcessError as error:
         sys.exit(f"{' '.join(map(str, error.cmd))} ended with {error.returncode}")
-    text = report(args, tried, best, full, short)
+    text = report(args, tried, best, found)
     (args.out / f"{args.size}.md").write_text(text)
-    (args.out / f"{args.size}.svg").write_text(plot(full, short, args.steps))
+    (args.out / f"{args.size}.svg").write_text(plot(found, args.steps))
     print(text)
 
 
