@@ -1,5 +1,10 @@
 //! The `bert4rs` program: a thin shell around the crates.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "flags' docs are help texts, with [MASK] in them"
+)]
+
 mod commands;
 mod failure;
 mod flags;
