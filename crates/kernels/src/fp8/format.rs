@@ -87,7 +87,7 @@ impl Format {
         }
     }
 
-    /// The plain reference of [`encode`]: the nearest of all numbers, the even one of two.
+    /// The plain reference of `encode`: the nearest of all numbers, the even one of two.
     pub fn encode_plainly(self, value: f32) -> u8 {
         let sign = if value.is_sign_negative() { 0x80 } else { 0 };
         if value.is_nan() {
