@@ -21,12 +21,11 @@ use crate::input;
 use crate::layers::attention::{MultiHeadInit, MultiHeadPaths};
 use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
-    AttentionInput, Biased, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind,
-    Linear, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Rotation,
-    Tier,
+    Biased, Block, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind, Linear,
+    MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Tier,
 };
 use crate::mask::{self, Pattern};
-use crate::recompute::{Recompute, recompute};
+use crate::recompute::Recompute;
 
 /// What BERT reads.
 #[derive(Debug, Clone, Copy)]
@@ -208,74 +207,29 @@ impl Embeddings {
 
 /// Attention, then feed-forward, each with its residual connection: as published, `norm(x +
 /// attention(x))`, then `norm(x + feed_forward(x))`.
-#[derive(Debug, Clone)]
-struct Block {
-    attention: MultiHeadAttention,
-    around_attention: Residual,
-    feed_forward: FeedForward,
-    around_feed_forward: Residual,
-}
-
-impl Block {
-    fn new(path: &Path, config: &BertConfig, implementation: Implementation) -> Result<Self> {
-        let attention = MultiHeadPaths::Separate {
-            query: path / "attention.self.query",
-            key: path / "attention.self.key",
-            value: path / "attention.self.value",
-            output: path / "attention.output.dense",
-            norms: path / "attention.self",
-        };
-        let feed_forward = FeedForwardPaths {
-            gate: path / "intermediate.gate",
-            up: path / "intermediate.dense",
-            down: path / "output.dense",
-        };
-        let residual = |name: &str| -> Result<Residual> {
-            let (placement, dropout) = (config.placement(), config.dropout());
-            Ok(Residual { placement, norm: config.norm(&(path / name))?, dropout })
-        };
-        Ok(Self {
-            attention: MultiHeadAttention::new(&attention, &config.attention(implementation))?,
-            around_attention: residual("attention.output.LayerNorm")?,
-            feed_forward: FeedForward::new(&feed_forward, &config.feed_forward())?,
-            around_feed_forward: residual("output.LayerNorm")?,
-        })
-    }
-
-    /// `[b, t, d]` to `[b, t, d]`.
-    fn forward(
-        &self,
-        x_btd: &Tensor,
-        seen: &mask::Seen,
-        rotation: Option<&Rotation>,
-        train: bool,
-    ) -> Result<Tensor> {
-        let attended_btd = self.around_attention.forward(x_btd, train, |x_btd| {
-            self.attention.forward(x_btd, AttentionInput { seen, rotation, cache: None, train })
-        })?;
-        self.around_feed_forward
-            .forward(&attended_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)?))
-    }
-
-    fn weights(&self) -> impl Iterator<Item = &Tensor> {
-        let norms = [&self.around_attention.norm, &self.around_feed_forward.norm];
-        let norms = norms.into_iter().flat_map(Norm::weights);
-        self.attention.weights().chain(self.feed_forward.weights()).chain(norms)
-    }
-
-    /// [`forward`](Self::forward) in training, computed again for the backward pass.
-    fn forward_again(
-        &self,
-        x_btd: &Tensor,
-        seen: &mask::Seen,
-        rotation: Option<&Rotation>,
-    ) -> Result<Tensor> {
-        let weights: Vec<&Tensor> = self.weights().collect();
-        let (block, seen, rotation) = (self.clone(), seen.clone(), rotation.cloned());
-        recompute(&[x_btd], &weights, move |inputs| {
-            block.forward(&inputs[0], &seen, rotation.as_ref(), true)
-        })
-    }
+fn block(path: &Path, config: &BertConfig, implementation: Implementation) -> Result<Block> {
+    let attention = MultiHeadPaths::Separate {
+        query: path / "attention.self.query",
+        key: path / "attention.self.key",
+        value: path / "attention.self.value",
+        output: path / "attention.output.dense",
+        norms: path / "attention.self",
+    };
+    let feed_forward = FeedForwardPaths {
+        gate: path / "intermediate.gate",
+        up: path / "intermediate.dense",
+        down: path / "output.dense",
+    };
+    let residual = |name: &str| -> Result<Residual> {
+        let (placement, dropout) = (config.placement(), config.dropout());
+        Ok(Residual { placement, norm: config.norm(&(path / name))?, dropout })
+    };
+    Ok(Block {
+        attention: MultiHeadAttention::new(&attention, &config.attention(implementation))?,
+        around_attention: residual("attention.output.LayerNorm")?,
+        feed_forward: FeedForward::new(&feed_forward, &config.feed_forward())?,
+        around_feed_forward: residual("output.LayerNorm")?,
+    })
 }
 
 /// The encoder: embeddings and blocks, without a head.
@@ -316,7 +270,7 @@ impl BertModel {
         let embeddings = Embeddings::new(&(path / "embeddings"), config)?;
         let encoder = path / "encoder";
         let blocks = (0..config.num_hidden_layers)
-            .map(|index| Block::new(&(&encoder / "layer" / index), config, implementation))
+            .map(|index| block(&(&encoder / "layer" / index), config, implementation))
             .collect::<Result<_>>()?;
         let final_norm = match config.placement() {
             Placement::Pre => Some(config.norm(&(&encoder / "final_norm"))?),
@@ -362,7 +316,7 @@ impl BertModel {
                 Recompute::Blocks if train => {
                     block.forward_again(&x_btd, &seen, rotation.as_ref())?
                 }
-                _ => block.forward(&x_btd, &seen, rotation.as_ref(), train)?,
+                _ => block.forward(&x_btd, &seen, rotation.as_ref(), None, train)?,
             };
         }
         Ok(self.final_norm.as_ref().map_or(x_btd.shallow_clone(), |norm| norm.forward(&x_btd)))

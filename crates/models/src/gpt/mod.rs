@@ -15,13 +15,12 @@ use crate::input;
 use crate::layers::attention::{MultiHeadInit, MultiHeadPaths};
 use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
-    AttentionInput, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind,
-    KeyValueCache, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual,
-    Rotation, Tier,
+    Block, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind, KeyValueCache,
+    MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Tier,
 };
 use crate::loss::{self, LossOptions, OutputLayer};
 use crate::mask::{self, Pattern};
-use crate::recompute::{Recompute, recompute};
+use crate::recompute::Recompute;
 
 /// What a GPT reads.
 #[derive(Debug, Clone, Copy)]
@@ -155,80 +154,34 @@ impl GptConfig {
 }
 
 /// As published, `x + attention(norm(x))`, then `x + feed_forward(norm(x))`.
-#[derive(Debug, Clone)]
-struct Block {
-    attention: MultiHeadAttention,
-    around_attention: Residual,
-    feed_forward: FeedForward,
-    around_feed_forward: Residual,
-}
-
-impl Block {
-    fn new(
-        path: &Path,
-        config: &GptConfig,
-        implementation: Implementation,
-        layer: i64,
-    ) -> Result<Self> {
-        let attention = MultiHeadPaths::Joint {
-            query_key_value: path / "attn.c_attn",
-            output: path / "attn.c_proj",
-            norms: path / "attn",
-        };
-        let feed_forward = FeedForwardPaths {
-            gate: path / "mlp.c_gate",
-            up: path / "mlp.c_fc",
-            down: path / "mlp.c_proj",
-        };
-        let residual = |name: &str| -> Result<Residual> {
-            let dropout = Dropout { probability: config.resid_pdrop };
-            let norm = config.norm(&(path / name))?;
-            Ok(Residual { placement: config.placement(), norm, dropout })
-        };
-        let attention_config = config.attention(implementation, layer);
-        Ok(Self {
-            around_attention: residual("ln_1")?,
-            attention: MultiHeadAttention::new(&attention, &attention_config)?,
-            around_feed_forward: residual("ln_2")?,
-            feed_forward: FeedForward::new(&feed_forward, &config.feed_forward())?,
-        })
-    }
-
-    /// `[b, t, d]` to `[b, t, d]`.
-    fn forward(
-        &self,
-        x_btd: &Tensor,
-        seen: &mask::Seen,
-        rotation: Option<&Rotation>,
-        cache: Option<&mut KeyValueCache>,
-        train: bool,
-    ) -> Result<Tensor> {
-        let attended_btd = self.around_attention.forward(x_btd, train, |x_btd| {
-            self.attention.forward(x_btd, AttentionInput { seen, rotation, cache, train })
-        })?;
-        self.around_feed_forward
-            .forward(&attended_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)?))
-    }
-
-    fn weights(&self) -> impl Iterator<Item = &Tensor> {
-        let norms = [&self.around_attention.norm, &self.around_feed_forward.norm];
-        let norms = norms.into_iter().flat_map(Norm::weights);
-        self.attention.weights().chain(self.feed_forward.weights()).chain(norms)
-    }
-
-    /// [`forward`](Self::forward) in training, computed again for the backward pass.
-    fn forward_again(
-        &self,
-        x_btd: &Tensor,
-        seen: &mask::Seen,
-        rotation: Option<&Rotation>,
-    ) -> Result<Tensor> {
-        let weights: Vec<&Tensor> = self.weights().collect();
-        let (block, seen, rotation) = (self.clone(), seen.clone(), rotation.cloned());
-        recompute(&[x_btd], &weights, move |inputs| {
-            block.forward(&inputs[0], &seen, rotation.as_ref(), None, true)
-        })
-    }
+fn block(
+    path: &Path,
+    config: &GptConfig,
+    implementation: Implementation,
+    layer: i64,
+) -> Result<Block> {
+    let attention = MultiHeadPaths::Joint {
+        query_key_value: path / "attn.c_attn",
+        output: path / "attn.c_proj",
+        norms: path / "attn",
+    };
+    let feed_forward = FeedForwardPaths {
+        gate: path / "mlp.c_gate",
+        up: path / "mlp.c_fc",
+        down: path / "mlp.c_proj",
+    };
+    let residual = |name: &str| -> Result<Residual> {
+        let dropout = Dropout { probability: config.resid_pdrop };
+        let norm = config.norm(&(path / name))?;
+        Ok(Residual { placement: config.placement(), norm, dropout })
+    };
+    let attention_config = config.attention(implementation, layer);
+    Ok(Block {
+        around_attention: residual("ln_1")?,
+        attention: MultiHeadAttention::new(&attention, &attention_config)?,
+        around_feed_forward: residual("ln_2")?,
+        feed_forward: FeedForward::new(&feed_forward, &config.feed_forward())?,
+    })
 }
 
 /// Keys and values of all blocks, for generation token by token.
@@ -283,7 +236,7 @@ impl Gpt {
             Some(_) => None,
         };
         let blocks = (0..config.n_layer)
-            .map(|layer| Block::new(&(path / "h" / layer), config, implementation, layer))
+            .map(|layer| block(&(path / "h" / layer), config, implementation, layer))
             .collect::<Result<_>>()?;
         let final_norm = match config.placement() {
             Placement::Pre => Some(config.norm(&(path / "ln_f"))?),

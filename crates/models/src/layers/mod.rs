@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod block;
 pub mod dropout;
 pub mod embedding;
 pub mod feed_forward;
@@ -13,6 +14,7 @@ pub mod tier;
 
 pub use activation::Activation;
 pub use attention::{AttentionInput, KeyValueCache, MultiHeadAttention, MultiHeadConfig};
+pub use block::Block;
 pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use feed_forward::{FeedForward, FeedForwardConfig, FeedForwardKind};

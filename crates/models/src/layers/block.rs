@@ -1,0 +1,70 @@
+//! A transformer block of one stack: self-attention, then feed-forward.
+//!
+//! Axes: `b` batch, `t` time, `d` features.
+
+use bert4rs_tensor_core::Tensor;
+
+use super::{
+    AttentionInput, FeedForward, KeyValueCache, MultiHeadAttention, Norm, Residual, Rotation,
+};
+use crate::error::Result;
+use crate::mask::Seen;
+use crate::recompute::recompute;
+
+/// Attention and feed-forward, each with its residual connection. A clone has the same parameters.
+#[derive(Debug, Clone)]
+pub struct Block {
+    /// Queries, keys and values all from the block's input.
+    pub attention: MultiHeadAttention,
+    /// The connection around it.
+    pub around_attention: Residual,
+    /// The second half.
+    pub feed_forward: FeedForward,
+    /// The connection around it.
+    pub around_feed_forward: Residual,
+}
+
+impl Block {
+    /// `[b, t, d]` to `[b, t, d]`.
+    ///
+    /// # Errors
+    /// Attention dropout that the implementation can't do, and what libtorch throws.
+    pub fn forward(
+        &self,
+        x_btd: &Tensor,
+        seen: &Seen,
+        rotation: Option<&Rotation>,
+        cache: Option<&mut KeyValueCache>,
+        train: bool,
+    ) -> Result<Tensor> {
+        let attended_btd = self.around_attention.forward(x_btd, train, |x_btd| {
+            self.attention.forward(x_btd, AttentionInput { seen, rotation, cache, train })
+        })?;
+        self.around_feed_forward
+            .forward(&attended_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)?))
+    }
+
+    /// [`forward`](Self::forward) in training, computed again for the backward pass.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_again(
+        &self,
+        x_btd: &Tensor,
+        seen: &Seen,
+        rotation: Option<&Rotation>,
+    ) -> Result<Tensor> {
+        let weights: Vec<&Tensor> = self.weights().collect();
+        let (block, seen, rotation) = (self.clone(), seen.clone(), rotation.cloned());
+        recompute(&[x_btd], &weights, move |inputs| {
+            block.forward(&inputs[0], &seen, rotation.as_ref(), None, true)
+        })
+    }
+
+    /// Its parameters.
+    fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        let norms = [&self.around_attention.norm, &self.around_feed_forward.norm];
+        let norms = norms.into_iter().flat_map(Norm::weights);
+        self.attention.weights().chain(self.feed_forward.weights()).chain(norms)
+    }
+}
