@@ -39,8 +39,8 @@ pub(crate) trait Lanes: Copy {
     fn is_nan(self) -> Self::Mask;
     /// `self` where the mask is true, else `other`.
     fn select(self, mask: Self::Mask, other: Self) -> Self;
-    /// `self · 2^n`, where `n` is the low bits of `shifted`, as [`exp`] makes them.
-    fn scale_by(self, shifted: Self) -> Self;
+    /// See [`exp`].
+    fn exp(self) -> Self;
     /// The sum of all.
     fn sum(self) -> f32;
     /// The greatest of all.
@@ -57,27 +57,32 @@ const ROUND: f32 = 12_582_912.0;
 const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
-/// `e^x` to 2 units in the last place for `x` from -87 to 88; 0 below, NaN for NaN; above, as for
-/// 88.
+/// The coefficients of Cephes' expf, for |x| <= ln 2 / 2, the highest power first.
+const EXP: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+
+/// `e^x` to 2 units in the last place for `x` from -87 to 88; less than 1e-37 below, and at least
+/// `e^88` above; NaN for NaN.
 #[inline(always)]
 pub(crate) fn exp<V: Lanes>(x: V) -> V {
-    let least = V::splat(-87.0);
-    // The greater of NaN and a number is the number, so that nothing strange is shifted.
-    let bounded = x.max(least);
-    let most = V::splat(88.0);
-    let bounded = bounded.select(bounded.below(most), most);
-    let shifted = bounded.mul_add(V::splat(std::f32::consts::LOG2_E), V::splat(ROUND));
-    let whole = shifted.sub(V::splat(ROUND));
-    let rest = whole.mul_add(V::splat(-LN2_HIGH), bounded);
-    let rest = whole.mul_add(V::splat(-LN2_LOW), rest);
-    // The coefficients of Cephes' expf, for |rest| <= ln 2 / 2.
-    let mut p = V::splat(1.987_569_1e-4);
-    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-        p = p.mul_add(rest, V::splat(coefficient));
+    x.exp()
+}
+
+/// `e^x` of a small `x`, by its polynomial.
+#[inline(always)]
+fn exp_near_0<V: Lanes>(x: V) -> V {
+    let mut p = V::splat(EXP[0]);
+    for coefficient in &EXP[1..] {
+        p = p.mul_add(x, V::splat(*coefficient));
     }
-    let power = p.mul(rest).mul_add(rest, rest).add(V::splat(1.0));
-    let scaled = V::splat(0.0).select(x.below(least), power.scale_by(shifted));
-    x.select(x.is_nan(), scaled)
+    p.mul(x).mul_add(x, x).add(V::splat(1.0))
+}
+
+/// `x - whole · ln 2`
+#[inline(always)]
+fn without<V: Lanes>(x: V, whole: V) -> V {
+    let rest = whole.mul_add(V::splat(-LN2_HIGH), x);
+    whole.mul_add(V::splat(-LN2_LOW), rest)
 }
 
 /// `tanh x`, to 1e-7 absolutely; NaN for NaN.
@@ -183,10 +188,18 @@ impl Lanes for Portable {
         result
     }
     #[inline(always)]
-    fn scale_by(self, shifted: Self) -> Self {
-        self.with(shifted, |value, shifted| {
+    fn exp(self) -> Self {
+        let (least, most) = (Self::splat(-87.0), Self::splat(88.0));
+        // The greater of NaN and a number is the number, so that nothing strange is shifted.
+        let bounded = self.max(least);
+        let bounded = bounded.select(bounded.below(most), most);
+        let shifted = bounded.mul(Self::splat(std::f32::consts::LOG2_E)).add(Self::splat(ROUND));
+        let whole = shifted.sub(Self::splat(ROUND));
+        let power = exp_near_0(without(bounded, whole)).with(shifted, |value, shifted| {
             f32::from_bits(value.to_bits().wrapping_add(shifted.to_bits() << 23))
-        })
+        });
+        let scaled = Self::splat(0.0).select(self.below(least), power);
+        self.select(self.is_nan(), scaled)
     }
     #[inline(always)]
     fn sum(self) -> f32 {
@@ -212,7 +225,7 @@ pub(crate) mod avx512 {
 
     use std::arch::x86_64::*;
 
-    use super::{LANES, Lanes};
+    use super::{LANES, Lanes, exp_near_0, without};
     use crate::number::Number;
 
     /// Lanes of AVX-512; with `BF16`, rounded by the instruction for it.
@@ -310,12 +323,18 @@ pub(crate) mod avx512 {
             Self(unsafe { _mm512_mask_blend_ps(mask, other.0, self.0) })
         }
         #[inline(always)]
-        fn scale_by(self, shifted: Self) -> Self {
+        fn exp(self) -> Self {
+            // Bounds that end at 0 and at infinity; the second operand, where either is NaN.
             // SAFETY: see above.
-            Self(unsafe {
-                let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted.0));
-                _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), power))
-            })
+            let bounded = Self(unsafe {
+                _mm512_min_ps(_mm512_set1_ps(200.0), _mm512_max_ps(_mm512_set1_ps(-200.0), self.0))
+            });
+            let scaled = bounded.mul(Self::splat(std::f32::consts::LOG2_E));
+            // SAFETY: see above; to the nearest whole number.
+            let whole = Self(unsafe { _mm512_roundscale_ps::<8>(scaled.0) });
+            let power = exp_near_0(without(bounded, whole));
+            // SAFETY: see above.
+            Self(unsafe { _mm512_scalef_ps(power.0, whole.0) })
         }
         #[inline(always)]
         fn sum(self) -> f32 {
@@ -451,12 +470,15 @@ mod tests {
     #[test]
     fn exp_ends_where_it_should() {
         let mut from = [0.0; LANES];
-        from[..5].copy_from_slice(&[f32::NEG_INFINITY, -1000.0, f32::NAN, -f32::NAN, 0.0]);
+        from[..5].copy_from_slice(&[f32::NEG_INFINITY, -1000.0, f32::MIN, f32::NAN, -f32::NAN]);
+        from[5..8].copy_from_slice(&[f32::INFINITY, f32::MAX, 1000.0]);
         for isa in Isa::available() {
             let mut to = [7.0; LANES];
             exp_on(isa, &from, &mut to);
-            assert_eq!((to[0], to[1], to[4]), (0.0, 0.0, 1.0), "{isa:?}");
-            assert!(to[2].is_nan() && to[3].is_nan(), "{isa:?}");
+            assert_eq!(to[..3], [0.0; 3], "{isa:?}");
+            assert!(to[3].is_nan() && to[4].is_nan(), "{isa:?}");
+            assert!(to[5..8].iter().all(|&power| power >= 88f32.exp() * 0.999), "{isa:?} {to:?}");
+            assert_eq!(to[8..], [1.0; 8], "{isa:?}");
         }
     }
 }
