@@ -33,6 +33,8 @@ mod lanes;
 pub mod muon;
 pub mod norm;
 mod number;
+mod pack;
 mod slices;
+mod tile;
 mod transpose;
 pub mod weight;

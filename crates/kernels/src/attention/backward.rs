@@ -17,14 +17,15 @@
 
 use std::ops::Range;
 
-use super::forward::{partial, round_on};
-use super::pack::{self, Head};
+use super::forward::partial;
+use super::head::Head;
 use super::seen::{Columns, RowRule, Test};
-use super::tile::{self, COLS, Left, Out, Panels};
 use super::{Call, KEYS, QUERIES};
 use crate::lanes::{LANES, Lanes, exp, vectorized};
 use crate::number::{EMPTY, Line, Number};
+use crate::pack;
 use crate::slices::Shared;
+use crate::tile::{self, COLS, Left, Out, Panels, round_on};
 use crate::transpose::transpose;
 
 /// Gradients of queries, `[b, t, h, d]`, of keys and values, `[b, s, g, d]`, and of the bias, if

@@ -10,14 +10,15 @@
 
 use std::ops::Range;
 
-use super::pack::{self, Head};
+use super::head::Head;
 use super::seen::{Columns, RowRule, Test};
-use super::tile::{self, COLS, Left, Out, Panels};
 use super::{Call, KEYS, QUERY_ROWS};
 use crate::isa::Isa;
 use crate::lanes::{LANES, Lanes, exp, vectorized};
 use crate::number::{EMPTY, Line, Number};
+use crate::pack;
 use crate::slices::Shared;
+use crate::tile::{self, COLS, Left, Out, Panels, round_on};
 
 /// Memory that a thread uses again for each head.
 #[derive(Default)]
@@ -208,17 +209,4 @@ pub(super) fn partial<V: Lanes>(from: &[f32]) -> V {
     let mut padded = [0.0; LANES];
     padded[..from.len()].copy_from_slice(from);
     V::load(&padded)
-}
-
-vectorized! {
-    /// [`round`] on `isa`.
-    pub(super) fn round_on[T: Number][T](sums: &[f32], scale: f32, out: &mut [T]) = round
-}
-
-/// Sums, scaled.
-#[inline(always)]
-fn round<V: Lanes, T: Number>(sums: &[f32], scale: f32, out: &mut [T]) {
-    for (sums, out) in sums.chunks_exact(LANES).zip(out.chunks_exact_mut(LANES)) {
-        V::load(sums).mul(V::splat(scale)).write(out);
-    }
 }

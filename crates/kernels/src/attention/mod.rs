@@ -11,14 +11,12 @@
 
 mod backward;
 mod forward;
-mod pack;
+mod head;
 mod seen;
-mod tile;
 
 use std::cell::RefCell;
 
 use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
-use bert4rs_tensor_core::cpu::CpuFeatures;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor, parallel};
 use half::bf16;
@@ -28,7 +26,7 @@ pub use seen::Seen;
 use crate::isa::Isa;
 use crate::number::Number;
 use crate::slices::{self, Shared};
-use pack::Head;
+use head::Head;
 use seen::Rule;
 
 /// Keys of a block.
@@ -62,14 +60,9 @@ pub fn takes(q_bhtd: &Tensor, k_bgsd: &Tensor, v_bgsd: &Tensor) -> bool {
     alike && matches!(kind, Kind::BFloat16 | Kind::Float) && k_bgsd.size() == v_bgsd.size()
 }
 
-/// Whether it is faster here than libtorch's: where BF16 has dot products but no matrix units,
-/// which libtorch's products know how to use.
+/// Whether it is faster here than libtorch's.
 pub fn is_fast(kind: Kind) -> bool {
-    let cpu = CpuFeatures::detect();
-    match kind {
-        Kind::BFloat16 => cpu.avx512_bf16 && !cpu.amx_bf16,
-        _ => cpu.avx512,
-    }
+    crate::tile::is_fast(kind)
 }
 
 /// `softmax(q kᵀ · scale + bias) v` over the keys that are seen: a view `[b, h, t, d]` of memory

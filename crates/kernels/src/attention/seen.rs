@@ -2,9 +2,9 @@
 
 use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
 
-use super::tile::COLS;
 use crate::lanes::Lanes;
 use crate::slices;
+use crate::tile::COLS;
 
 /// Which keys a query sees.
 #[derive(Debug, Clone, Copy, Default)]

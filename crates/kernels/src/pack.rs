@@ -1,54 +1,21 @@
-//! Heads copied into the orders in which tiles read them.
+//! Matrices copied into the orders in which tiles read them.
 //!
 //! Axes: `n` tokens, `d` features.
 
 #![expect(unsafe_code, reason = "calls of functions compiled for one instruction set")]
 
-use super::tile::COLS;
 use crate::isa::{Isa, multiversioned};
 use crate::number::{EMPTY, Line, Number};
+use crate::tile::COLS;
 use crate::transpose::transpose;
 
-/// One head of queries, keys, values or gradients: `n` rows of `d` features, `stride` apart.
-#[derive(Clone, Copy)]
-pub(super) struct Head<'a, T> {
-    pub(super) values: &'a [T],
-    pub(super) stride: usize,
-    pub(super) count: usize,
-    pub(super) features: usize,
-}
-
-impl<T: Number> Head<'_, T> {
-    /// Words of a row.
-    pub(super) fn words(&self) -> usize {
-        self.features / T::PER_WORD
-    }
-
-    fn row(&self, index: usize) -> &[T] {
-        &self.values[index * self.stride..][..self.features]
-    }
-
-    /// Copies `count` rows from `first` on, zeros past the last, as words.
-    pub(super) fn rows(&self, first: usize, count: usize, out: &mut Vec<Line>) {
-        let words = self.words();
-        grow(out, count * words);
-        let out: &mut [T] = bytemuck::cast_slice_mut(out);
-        for (i, to) in out.chunks_exact_mut(self.features).take(count).enumerate() {
-            match first + i < self.count {
-                true => to.copy_from_slice(self.row(first + i)),
-                false => to.fill(T::round(0.0)),
-            }
-        }
-    }
-}
-
 /// Makes room for so many words, with no promise of what they hold.
-pub(super) fn grow(lines: &mut Vec<Line>, words: usize) {
+pub(crate) fn grow(lines: &mut Vec<Line>, words: usize) {
     lines.resize(words.div_ceil(16), EMPTY);
 }
 
 /// Packs rows `[n, d]` for products over features: panels of 32 tokens, `[n/32][d words][32]`.
-pub(super) fn by_features(isa: Isa, rows: &[u32], words: usize, n: usize, out: &mut Vec<Line>) {
+pub(crate) fn by_features(isa: Isa, rows: &[u32], words: usize, n: usize, out: &mut Vec<Line>) {
     grow(out, n * words);
     let out: &mut [u32] = bytemuck::cast_slice_mut(out);
     for (panel, to) in out.chunks_exact_mut(COLS * words).take(n / COLS).enumerate() {
@@ -58,7 +25,7 @@ pub(super) fn by_features(isa: Isa, rows: &[u32], words: usize, n: usize, out: &
 
 /// Packs rows `[n, d]` for products over tokens, in blocks of `block` tokens:
 /// `[n/block][d/32][block words][32]`.
-pub(super) fn by_tokens<T: Number>(
+pub(crate) fn by_tokens<T: Number>(
     isa: Isa,
     rows: &[u32],
     features: usize,
@@ -77,7 +44,7 @@ pub(super) fn by_tokens<T: Number>(
 }
 
 /// Packs rows `[n, d]` turned, `[d][n words]`.
-pub(super) fn turned<T: Number>(
+pub(crate) fn turned<T: Number>(
     isa: Isa,
     rows: &[u32],
     features: usize,

@@ -1,4 +1,4 @@
-//! Small matrix products over packed operands: what attention is made of.
+//! Small matrix products over packed operands: what attention and the output layer are made of.
 //!
 //! A product is `out = A B`, or `out += A B`. `A` lies row by row, in words along the inner
 //! dimension. `B` is packed in panels of 32 columns: word `w` of column `c` of a panel is word
@@ -6,44 +6,58 @@
 
 #![expect(unsafe_code, reason = "calls of functions compiled for one instruction set")]
 
+use bert4rs_tensor_core::Kind;
 use bert4rs_tensor_core::cpu::CpuFeatures;
 
 use crate::isa::{Isa, multiversioned};
+use crate::lanes::{LANES, Lanes, vectorized};
 use crate::number::{Line, Number};
 
 /// Rows of a tile.
-pub(super) const ROWS: usize = 8;
+pub(crate) const ROWS: usize = 8;
 /// Columns of a tile, and of a panel.
-pub(super) const COLS: usize = 32;
+pub(crate) const COLS: usize = 32;
 /// Lines of a panel for a word.
 const LINES: usize = COLS / 16;
 
+/// Whether kernels made of these products are faster here than libtorch's: in FP32, where MKL
+/// may keep to 256 bits; in BF16, where it has dot products but no matrix units, which libtorch's
+/// products know how to use.
+pub(crate) fn is_fast(kind: Kind) -> bool {
+    let cpu = CpuFeatures::detect();
+    match kind {
+        Kind::BFloat16 => cpu.avx512_bf16 && !cpu.amx_bf16,
+        Kind::Float => cpu.avx512,
+        _ => false,
+    }
+}
+
 /// The left operand: `rows` rows, each `stride` words after the one before.
 #[derive(Clone, Copy)]
-pub(super) struct Left<'a> {
-    pub(super) words: &'a [u32],
-    pub(super) stride: usize,
-    pub(super) rows: usize,
+pub(crate) struct Left<'a> {
+    pub(crate) words: &'a [u32],
+    pub(crate) stride: usize,
+    pub(crate) rows: usize,
 }
 
 /// The right operand: panels of 32 columns, each `stride` lines after the one before.
 #[derive(Clone, Copy)]
-pub(super) struct Panels<'a> {
-    pub(super) lines: &'a [Line],
-    pub(super) stride: usize,
-    pub(super) count: usize,
+pub(crate) struct Panels<'a> {
+    pub(crate) lines: &'a [Line],
+    pub(crate) stride: usize,
+    pub(crate) count: usize,
 }
 
 /// The result, its rows `stride` numbers apart.
-pub(super) struct Out<'a> {
-    pub(super) values: &'a mut [f32],
-    pub(super) stride: usize,
+pub(crate) struct Out<'a> {
+    pub(crate) values: &'a mut [f32],
+    pub(crate) stride: usize,
     /// Whether the product is added to what is there.
-    pub(super) add: bool,
+    pub(crate) add: bool,
 }
 
 /// The product over `words` words of the inner dimension. Rows are a multiple of [`ROWS`].
-pub(super) fn product<T: Number>(isa: Isa, a: Left, b: Panels, words: usize, out: Out) {
+pub(crate) fn product<T: Number>(isa: Isa, a: Left, b: Panels, words: usize, out: Out) {
     if a.rows == 0 || b.count == 0 {
         return;
     }
@@ -94,6 +108,19 @@ fn product_body<T: Number>(a: Left<'_>, b: Panels<'_>, words: usize, out: Out<'_
             }
             to.copy_from_slice(&sums);
         }
+    }
+}
+
+vectorized! {
+    /// [`round`] on `isa`.
+    pub(crate) fn round_on[T: Number][T](sums: &[f32], scale: f32, out: &mut [T]) = round
+}
+
+/// Sums, scaled.
+#[inline(always)]
+fn round<V: Lanes, T: Number>(sums: &[f32], scale: f32, out: &mut [T]) {
+    for (sums, out) in sums.chunks_exact(LANES).zip(out.chunks_exact_mut(LANES)) {
+        V::load(sums).mul(V::splat(scale)).write(out);
     }
 }
 
