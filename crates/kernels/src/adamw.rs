@@ -30,7 +30,8 @@ const CHUNK: usize = 1 << 14;
 /// The numbers of one step that are equal for all values of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scalars {
-    /// Factor on the gradient, from clipping.
+    /// Factor on the gradient, from clipping. With 0 a gradient counts as 0 even where it is not
+    /// finite.
     pub grad_scale: f32,
     /// `1 - beta1`.
     pub one_minus_beta1: f32,
@@ -46,15 +47,65 @@ pub struct Scalars {
     pub keep: f32,
     /// `lr / (1 - beta1^t)`.
     pub step_size: f32,
-    /// Decay only where update and weight agree in sign.
-    pub cautious: bool,
 }
 
-/// One parameter's part in a step. All tensors have as many values as `grad`.
+impl Scalars {
+    /// How many they are.
+    pub const COUNT: usize = 8;
+
+    /// As a tensor holds them: FP32 `[8]`, in the order of the fields.
+    pub fn to_array(self) -> [f32; Self::COUNT] {
+        [
+            self.grad_scale,
+            self.one_minus_beta1,
+            self.beta2,
+            self.one_minus_beta2,
+            self.inverse_sqrt_correction2,
+            self.eps,
+            self.keep,
+            self.step_size,
+        ]
+    }
+
+    /// What a tensor on the CPU holds.
+    fn read(numbers: &Tensor) -> Result<Self> {
+        match *slices::read::<f32>(numbers, "the numbers of a step")? {
+            [
+                grad_scale,
+                one_minus_beta1,
+                beta2,
+                one_minus_beta2,
+                inverse_sqrt_correction2,
+                eps,
+                keep,
+                step_size,
+            ] => Ok(Self {
+                grad_scale,
+                one_minus_beta1,
+                beta2,
+                one_minus_beta2,
+                inverse_sqrt_correction2,
+                eps,
+                keep,
+                step_size,
+            }),
+            _ => Err(Error::Shape {
+                op: "AdamW",
+                tensor: "numbers",
+                found: numbers.size(),
+                expected: format!("[{}]", Self::COUNT),
+            }),
+        }
+    }
+}
+
+/// One parameter's part in a step. All tensors but `numbers` have as many values as `grad`.
 #[derive(Debug)]
 pub struct Job<'a> {
-    /// The numbers of this step.
-    pub scalars: Scalars,
+    /// The [`Scalars`] of this step, read when the step runs: FP32 `[8]`, on the device of all.
+    pub numbers: &'a Tensor,
+    /// Decay only where update and weight agree in sign.
+    pub cautious: bool,
     /// FP32 or BF16.
     pub grad: &'a Tensor,
     /// First moment, FP32.
@@ -69,12 +120,13 @@ pub struct Job<'a> {
 #[inline(always)]
 fn update_body<G: Grad, W: Store>(
     scalars: &Scalars,
+    cautious: bool,
     grad: &[G],
     moment1: &mut [f32],
     moment2: &mut [f32],
     weight: &mut W,
 ) {
-    if scalars.cautious {
+    if cautious {
         update_values::<G, W, true>(scalars, grad, moment1, moment2, weight);
     } else {
         update_values::<G, W, false>(scalars, grad, moment1, moment2, weight);
@@ -94,7 +146,7 @@ fn update_values<G: Grad, W: Store, const CAUTIOUS: bool>(
     weight.assert_len(count);
     let s = *scalars;
     for i in 0..count {
-        let g = grad[i].widen() * s.grad_scale;
+        let g = if s.grad_scale == 0.0 { 0.0 } else { grad[i].widen() * s.grad_scale };
         let m = moment1[i] + s.one_minus_beta1 * (g - moment1[i]);
         let v = s.beta2 * moment2[i] + s.one_minus_beta2 * (g * g);
         moment1[i] = m;
@@ -110,6 +162,7 @@ multiversioned! {
     /// [`update_body`] on `isa`.
     fn update_on[G: Grad, W: Store][G, W](
         scalars: &Scalars,
+        cautious: bool,
         grad: &[G],
         moment1: &mut [f32],
         moment2: &mut [f32],
@@ -120,6 +173,7 @@ multiversioned! {
 /// A job, or a part of one, as slices.
 struct Part<'a, G, W> {
     scalars: Scalars,
+    cautious: bool,
     grad: &'a [G],
     moment1: &'a mut [f32],
     moment2: &'a mut [f32],
@@ -133,11 +187,18 @@ trait Runnable: Send {
 
 impl<G: Grad, W: Store> Runnable for Part<'_, G, W> {
     fn run(mut self: Box<Self>, isa: Isa) {
-        update_on(isa, &self.scalars, self.grad, self.moment1, self.moment2, &mut self.weight);
+        let Self { scalars, cautious, grad, moment1, moment2, weight } = &mut *self;
+        update_on(isa, scalars, *cautious, grad, moment1, moment2, weight);
     }
 }
 
+type Streams<'a, G> = (Scalars, bool, &'a [G], &'a mut [f32], &'a mut [f32]);
+
 impl<'a, G: Grad + 'a, W: Store + 'a> Part<'a, G, W> {
+    fn new((scalars, cautious, grad, moment1, moment2): Streams<'a, G>, weight: W) -> Self {
+        Self { scalars, cautious, grad, moment1, moment2, weight }
+    }
+
     /// Cuts the part into pieces of [`CHUNK`] values.
     fn cut(mut self, pieces: &mut Vec<Box<dyn Runnable + 'a>>) {
         while self.grad.len() > CHUNK {
@@ -145,10 +206,11 @@ impl<'a, G: Grad + 'a, W: Store + 'a> Part<'a, G, W> {
             let (moment1, moment1_tail) = self.moment1.split_at_mut(CHUNK);
             let (moment2, moment2_tail) = self.moment2.split_at_mut(CHUNK);
             let (weight, weight_tail) = self.weight.split_at(CHUNK);
-            let scalars = self.scalars;
-            pieces.push(Box::new(Self { scalars, grad, moment1, moment2, weight }));
+            let (scalars, cautious) = (self.scalars, self.cautious);
+            pieces.push(Box::new(Self { scalars, cautious, grad, moment1, moment2, weight }));
             self = Self {
                 scalars,
+                cautious,
                 grad: grad_tail,
                 moment1: moment1_tail,
                 moment2: moment2_tail,
@@ -176,26 +238,27 @@ fn cut_with<'a, G: Grad + slices::Element>(
     let count = grad.len();
     same_count("AdamW", count, moment1.len(), "first moment")?;
     same_count("AdamW", count, moment2.len(), "second moment")?;
-    let scalars = job.scalars;
+    let (scalars, cautious) = (Scalars::read(job.numbers)?, job.cautious);
+    let part = (scalars, cautious, grad, moment1, moment2);
     match job.weight {
         Weight::Single(weight) => {
             let weight = slices::write(weight, "a weight")?;
             same_count("AdamW", count, weight.len(), "weight")?;
-            Part { scalars, grad, moment1, moment2, weight: Single(weight) }.cut(pieces);
+            Part::new(part, Single(weight)).cut(pieces);
         }
         Weight::Master { master, weight } => {
             let master = slices::write(master, "a master weight")?;
             let weight = slices::write(weight, "a weight")?;
             same_count("AdamW", count, master.len(), "master weight")?;
             same_count("AdamW", count, weight.len(), "weight")?;
-            Part { scalars, grad, moment1, moment2, weight: Master { master, weight } }.cut(pieces);
+            Part::new(part, Master { master, weight }).cut(pieces);
         }
         Weight::Split { weight, low } => {
             let weight = slices::write(weight, "a weight")?;
             let low = slices::write(low, "low bits of a weight")?;
             same_count("AdamW", count, weight.len(), "weight")?;
             same_count("AdamW", count, low.len(), "low bits")?;
-            Part { scalars, grad, moment1, moment2, weight: Split { weight, low } }.cut(pieces);
+            Part::new(part, Split { weight, low }).cut(pieces);
         }
     }
     Ok(())
@@ -270,22 +333,47 @@ mod tests {
         eps: 1e-6,
         keep: 0.999,
         step_size: 1e-2,
-        cautious: false,
     };
+
+    fn numbers() -> Tensor {
+        Tensor::from_slice(&SCALARS.to_array())
+    }
+
+    #[test]
+    fn numbers_that_change_nothing_change_nothing() {
+        let still = Scalars {
+            grad_scale: 0.0,
+            one_minus_beta1: 0.0,
+            beta2: 1.0,
+            one_minus_beta2: 0.0,
+            keep: 1.0,
+            step_size: 0.0,
+            ..SCALARS
+        };
+        let numbers = &Tensor::from_slice(&still.to_array());
+        let grad = &(random(Kind::Float) * f64::NAN);
+        let before = [random(Kind::Float), random(Kind::Float).abs(), random(Kind::Float)];
+        let mut after = before.each_ref().map(Tensor::copy);
+        let [moment1, moment2, weight] = &mut after;
+        let weight = Weight::Single(weight);
+        step(vec![Job { numbers, cautious: true, grad, moment1, moment2, weight }]).unwrap();
+        assert!(before.iter().zip(&after).all(|(before, after)| before.equal(after)));
+    }
 
     fn random(kind: Kind) -> Tensor {
         Tensor::randn([3, 20_001], (Kind::Float, Device::Cpu)).to_kind(kind)
     }
 
     /// The formula at the module's head in FP64, by libtorch.
-    fn reference(s: &Scalars, g: &Tensor, m: &Tensor, v: &Tensor, p: &Tensor) -> [Tensor; 3] {
+    fn reference(cautious: bool, [g, m, v, p]: [&Tensor; 4]) -> [Tensor; 3] {
+        let s = &SCALARS;
         let [g, m, v, p] = [g, m, v, p].map(|tensor| tensor.to_kind(Kind::Double));
         let number = f64::from;
         let g = g * number(s.grad_scale);
         let m = &m + number(s.one_minus_beta1) * (&g - &m);
         let v = number(s.beta2) * v + number(s.one_minus_beta2) * &g * &g;
         let u = &m / (v.sqrt() * number(s.inverse_sqrt_correction2) + number(s.eps));
-        let agree = if s.cautious { (&u * &p).gt(0.0) } else { p.ones_like().gt(0.0) };
+        let agree = if cautious { (&u * &p).gt(0.0) } else { p.ones_like().gt(0.0) };
         let keep = (number(s.keep) - 1.0) * agree.to_kind(Kind::Double) + 1.0;
         let p = p * keep - number(s.step_size) * u;
         [m, v, p]
@@ -305,16 +393,16 @@ mod tests {
             (Kind::BFloat16, false),
             (Kind::BFloat16, true),
         ] {
-            let scalars = Scalars { cautious, ..SCALARS };
             let grad = random(grad_kind);
             let (m, v, p) = (random(Kind::Float), random(Kind::Float).abs(), random(Kind::Float));
-            let expected = reference(&scalars, &grad, &m, &v, &p);
+            let expected = reference(cautious, [&grad, &m, &v, &p]);
             let mut first: Option<Vec<Tensor>> = None;
             for isa in Isa::available() {
                 let mut found = vec![m.copy(), v.copy(), p.copy()];
                 let [moment1, moment2, weight] = &mut found[..] else { unreachable!() };
-                let weight = Weight::Single(weight);
-                step_on(isa, vec![Job { scalars, grad: &grad, moment1, moment2, weight }]).unwrap();
+                let (weight, numbers) = (Weight::Single(weight), &numbers());
+                let job = Job { numbers, cautious, grad: &grad, moment1, moment2, weight };
+                step_on(isa, vec![job]).unwrap();
                 for (found, expected) in found.iter().zip(&expected) {
                     assert_close(found, expected);
                 }
@@ -330,8 +418,8 @@ mod tests {
         let (m, v, p) = (random(Kind::Float), random(Kind::Float).abs(), random(Kind::Float));
         let run = |weight: Weight<'_>| {
             let (mut m, mut v) = (m.copy(), v.copy());
-            let job =
-                Job { scalars: SCALARS, grad: &grad, moment1: &mut m, moment2: &mut v, weight };
+            let (numbers, moment1, moment2) = (&numbers(), &mut m, &mut v);
+            let job = Job { numbers, cautious: false, grad: &grad, moment1, moment2, weight };
             step(vec![job]).unwrap();
         };
         let mut single = p.copy();
@@ -356,10 +444,9 @@ mod tests {
         let (mut m, mut v, mut p) =
             (random(Kind::Float), random(Kind::Float), random(Kind::Float).transpose(0, 1));
         fn refusal(grad: &Tensor, m: &mut Tensor, v: &mut Tensor, p: &mut Tensor) -> String {
-            let (scalars, weight) = (SCALARS, Weight::Single(p));
-            step(vec![Job { scalars, grad, moment1: m, moment2: v, weight }])
-                .unwrap_err()
-                .to_string()
+            let (numbers, weight) = (&numbers(), Weight::Single(p));
+            let job = Job { numbers, cautious: false, grad, moment1: m, moment2: v, weight };
+            step(vec![job]).unwrap_err().to_string()
         }
         let error = refusal(&grad, &mut m, &mut v, &mut p);
         assert!(error.contains("not contiguous"), "{error}");

@@ -18,6 +18,7 @@
 
 #![expect(unsafe_code, reason = "calls of functions compiled for one instruction set")]
 
+use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::parallel;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use half::bf16;
@@ -34,17 +35,61 @@ const TILE: usize = 32;
 /// Independent sums, so that a loop becomes vector additions.
 const LANES: usize = 16;
 
-/// The numbers of [`gather`].
+/// The numbers of one step that are equal for all matrices.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Blend {
+pub struct Scalars {
     /// `1 - mu`, of the momentum `mu`.
     pub one_minus_momentum: f32,
+    /// Factor on the gradient, `s`. With 0 a gradient counts as 0 even where it is not finite.
+    pub grad_scale: f32,
+    /// Learning rate.
+    pub lr: f32,
+    /// `1 - lr * decay`.
+    pub keep: f32,
+}
+
+impl Scalars {
+    /// How many they are.
+    pub const COUNT: usize = 4;
+
+    /// As a tensor holds them: FP32 `[4]`, in the order of the fields.
+    pub fn to_array(self) -> [f32; Self::COUNT] {
+        [self.one_minus_momentum, self.grad_scale, self.lr, self.keep]
+    }
+
+    /// What a tensor on the CPU holds.
+    fn read(numbers: &Tensor) -> Result<Self> {
+        match *slices::read::<f32>(numbers, "the numbers of a step")? {
+            [one_minus_momentum, grad_scale, lr, keep] => {
+                Ok(Self { one_minus_momentum, grad_scale, lr, keep })
+            }
+            _ => Err(Error::Shape {
+                op: OP,
+                tensor: "numbers",
+                found: numbers.size(),
+                expected: format!("[{}]", Self::COUNT),
+            }),
+        }
+    }
+}
+
+/// How [`gather`] blends.
+#[derive(Debug, Clone, Copy)]
+pub struct Blend<'a> {
+    /// The [`Scalars`] of this step, read when it runs: FP32 `[4]`, on the device of all.
+    pub numbers: &'a Tensor,
     /// Look ahead by one step of momentum.
     pub nesterov: bool,
-    /// Factor on the gradient, `s`.
-    pub grad_scale: f32,
     /// The update is divided by this times its norm.
     pub norm_factor: f64,
+}
+
+/// [`Blend`] with its numbers at hand.
+#[derive(Clone, Copy)]
+struct Mix {
+    one_minus_momentum: f32,
+    grad_scale: f32,
+    nesterov: bool,
 }
 
 /// A dtype of updates and polar factors.
@@ -81,7 +126,7 @@ fn is_turned(rows: usize, cols: usize) -> bool {
 /// # Errors
 /// Other shapes, dtypes, devices or layouts, or two that share memory; nothing is changed then.
 pub fn gather(
-    blend: &Blend,
+    blend: &Blend<'_>,
     grad: &Tensor,
     momentum: &mut Tensor,
     x_nm: &mut Tensor,
@@ -109,7 +154,7 @@ fn check_gather(grad: &Tensor, momentum: &Tensor, x_nm: &Tensor) -> Result<(usiz
 }
 
 fn gather_with<G: Grad + Element, O: Number>(
-    blend: &Blend,
+    blend: &Blend<'_>,
     grad: &Tensor,
     momentum: &mut Tensor,
     x_nm: &mut Tensor,
@@ -119,11 +164,13 @@ fn gather_with<G: Grad + Element, O: Number>(
     let grad: &[G] = slices::read(grad, "a gradient")?;
     let momentum: &mut [f32] = slices::write(momentum, "a momentum")?;
     let x: &mut [O] = slices::write(x_nm, "an update")?;
-    let isa = Isa::fastest();
+    let Scalars { one_minus_momentum, grad_scale, .. } = Scalars::read(blend.numbers)?;
+    let (isa, norm_factor) = (Isa::fastest(), blend.norm_factor);
+    let blend = &Mix { one_minus_momentum, grad_scale, nesterov: blend.nesterov };
     // Summed in order, so that the result does not depend on the threads.
     let chunks = momentum.chunks_mut(CHUNK).zip(grad.chunks(CHUNK)).collect();
     let sums = parallel::map_of(chunks, |(m, g)| move_momentum(isa, blend, g, m));
-    let norm = sums.iter().sum::<f64>().sqrt() * blend.norm_factor;
+    let norm = sums.iter().sum::<f64>().sqrt() * norm_factor;
     let inverse = (1.0 / norm.max(f64::from(f32::MIN_POSITIVE))) as f32;
     let momentum = &*momentum;
     if turned {
@@ -140,23 +187,29 @@ fn gather_with<G: Grad + Element, O: Number>(
     Ok(())
 }
 
-impl Blend {
+impl Mix {
+    /// A gradient's value, scaled.
+    #[inline(always)]
+    fn scaled(&self, g: f32) -> f32 {
+        if self.grad_scale == 0.0 { 0.0 } else { g * self.grad_scale }
+    }
+
     /// The update from the momentum already moved.
     #[inline(always)]
     fn update(&self, g: f32, m: f32) -> f32 {
-        if self.nesterov { m - self.one_minus_momentum * (m - g * self.grad_scale) } else { m }
+        if self.nesterov { m - self.one_minus_momentum * (m - self.scaled(g)) } else { m }
     }
 }
 
 #[inline(always)]
-fn move_momentum_body<G: Grad>(blend: &Blend, grad: &[G], momentum: &mut [f32]) -> f64 {
+fn move_momentum_body<G: Grad>(blend: &Mix, grad: &[G], momentum: &mut [f32]) -> f64 {
     let blend = *blend;
     let mut total = 0.0;
     // Sums of few squares at a time, so that FP32 lanes hold them to their last bits.
     for (grad, momentum) in grad.chunks(CHUNK / 16).zip(momentum.chunks_mut(CHUNK / 16)) {
         let mut sums = [0f64; LANES];
         let mut add = |lane: usize, g: G, m: &mut f32| {
-            *m += blend.one_minus_momentum * (g.widen() * blend.grad_scale - *m);
+            *m += blend.one_minus_momentum * (blend.scaled(g.widen()) - *m);
             let u = f64::from(blend.update(g.widen(), *m));
             sums[lane] += u * u;
         };
@@ -172,13 +225,13 @@ fn move_momentum_body<G: Grad>(blend: &Blend, grad: &[G], momentum: &mut [f32]) 
 
 multiversioned! {
     /// Moves the momentum; returns the sum of squares of the update.
-    fn move_momentum[G: Grad][G](blend: &Blend, grad: &[G], momentum: &mut [f32]) -> f64
+    fn move_momentum[G: Grad][G](blend: &Mix, grad: &[G], momentum: &mut [f32]) -> f64
         = move_momentum_body
 }
 
 #[inline(always)]
 fn write_update_body<G: Grad, O: Number>(
-    blend: &Blend,
+    blend: &Mix,
     inverse: f32,
     grad: &[G],
     momentum: &[f32],
@@ -193,7 +246,7 @@ fn write_update_body<G: Grad, O: Number>(
 multiversioned! {
     /// Writes the update, scaled.
     fn write_update[G: Grad, O: Number][G, O](
-        blend: &Blend, inverse: f32, grad: &[G], momentum: &[f32], x: &mut [O],
+        blend: &Mix, inverse: f32, grad: &[G], momentum: &[f32], x: &mut [O],
     ) = write_update_body
 }
 
@@ -208,7 +261,7 @@ struct Turned<'a, G> {
 
 #[inline(always)]
 fn write_turned_body<G: Grad, O: Number>(
-    blend: &Blend,
+    blend: &Mix,
     inverse: f32,
     from: &Turned<'_, G>,
     x: &mut [O],
@@ -236,23 +289,25 @@ fn write_turned_body<G: Grad, O: Number>(
 multiversioned! {
     /// Writes a band of the transposed update, scaled.
     fn write_turned[G: Grad, O: Number][G, O](
-        blend: &Blend, inverse: f32, from: &Turned<'_, G>, x: &mut [O],
+        blend: &Mix, inverse: f32, from: &Turned<'_, G>, x: &mut [O],
     ) = write_turned_body
 }
 
 /// Sums of squares of `o_rc`'s rows, one each, or with `of_columns` of its columns. FP32 or BF16,
-/// dense, on the CPU. The same bits for any thread count.
+/// dense. FP32, on the same device, which the host does not wait for. The same bits for any thread
+/// count.
 ///
 /// # Errors
 /// Another dtype, device, layout or number of axes.
-pub fn sums_of_squares(o_rc: &Tensor, of_columns: bool) -> Result<Vec<f32>> {
+pub fn sums_of_squares(o_rc: &Tensor, of_columns: bool) -> Result<Tensor> {
     if let Device::Cuda(_) = o_rc.device() {
         return crate::cuda::muon::sums_of_squares(o_rc, of_columns, shape(o_rc)?);
     }
-    match o_rc.kind() {
+    let sums = match o_rc.kind() {
         Kind::BFloat16 => sums_with::<bf16>(o_rc, of_columns),
         _ => sums_with::<f32>(o_rc, of_columns),
-    }
+    };
+    Tensor::f_from_slice(&sums?).during(OP)
 }
 
 fn sums_with<O: Number>(o_rc: &Tensor, of_columns: bool) -> Result<Vec<f32>> {
@@ -307,31 +362,40 @@ multiversioned! {
     fn add_squares[O: Number][O](row: &[O], sums: &mut [f32]) = add_squares_body
 }
 
-/// The numbers of [`apply`].
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// How [`apply`] moves a weight.
+#[derive(Debug, Clone, Copy)]
 pub struct Move<'a> {
-    /// A factor for each row of the weight.
-    pub row: &'a [f32],
-    /// A factor for each column of the weight.
-    pub col: &'a [f32],
-    /// Learning rate times the factor of the shape.
-    pub step: f32,
-    /// `1 - lr * decay`.
-    pub keep: f32,
+    /// The [`Scalars`] of this step, read when it runs: FP32 `[4]`, on the device of all.
+    pub numbers: &'a Tensor,
+    /// The factor of the matrix's shape: `step = lr * factor`.
+    pub factor: f32,
+    /// A factor for each row of the weight, FP32; 1 if absent.
+    pub row: Option<&'a Tensor>,
+    /// A factor for each column of the weight, FP32; 1 if absent.
+    pub col: Option<&'a Tensor>,
     /// Decay only where update and weight agree in sign, or either is zero.
     pub cautious: bool,
 }
 
+/// [`Move`] with its numbers at hand.
+struct Factors<'a> {
+    row: &'a [f32],
+    col: &'a [f32],
+    step: f32,
+    keep: f32,
+    cautious: bool,
+}
+
 /// `p = p keep - step row[r] col[c] o`, and the working weight written beside it. `weight` is
 /// `[rows, cols]`, `o_nm` the same, or transposed if there are more rows than columns; FP32 or
-/// BF16, dense, on the CPU. The same bits for any thread count.
+/// BF16, dense. The same bits for any thread count.
 ///
 /// # Errors
 /// Other shapes, dtypes, devices or layouts, or two that share memory; nothing is changed then.
 pub fn apply(numbers: &Move<'_>, o_nm: &Tensor, weight: Weight<'_>) -> Result<()> {
     if let Device::Cuda(_) = o_nm.device() {
-        check_apply(numbers, o_nm, &weight)?;
-        return crate::cuda::muon::apply(numbers, o_nm, &weight);
+        let sides = check_apply(numbers, o_nm, &weight)?;
+        return crate::cuda::muon::apply(numbers, o_nm, &weight, sides);
     }
     match o_nm.kind() {
         Kind::BFloat16 => apply_with::<bf16>(numbers, o_nm, weight),
@@ -339,22 +403,39 @@ pub fn apply(numbers: &Move<'_>, o_nm: &Tensor, weight: Weight<'_>) -> Result<()
     }
 }
 
-/// Whether factor and weight fit.
-fn check_apply(numbers: &Move<'_>, o_nm: &Tensor, weight: &Weight<'_>) -> Result<()> {
-    let (rows, cols) = (numbers.row.len(), numbers.col.len());
+/// The weight's sides, if all fit it.
+fn check_apply(numbers: &Move<'_>, o_nm: &Tensor, weight: &Weight<'_>) -> Result<(usize, usize)> {
+    let (rows, cols) = match weight {
+        Weight::Single(weight) => {
+            refuse_sharing(&[o_nm, weight])?;
+            shape(weight)?
+        }
+        Weight::Master { master: other, weight } | Weight::Split { weight, low: other } => {
+            refuse_sharing(&[o_nm, other, weight])?;
+            shape(weight)?
+        }
+    };
     let expected = if is_turned(rows, cols) { [cols, rows] } else { [rows, cols] };
     same_shape("polar factor", o_nm, expected)?;
-    match weight {
-        Weight::Single(weight) => refuse_sharing(&[o_nm, weight]),
-        Weight::Master { master: other, weight } | Weight::Split { weight, low: other } => {
-            refuse_sharing(&[o_nm, other, weight])
+    for (factors, count) in [(numbers.row, rows), (numbers.col, cols)] {
+        if let Some(factors) = factors {
+            same_count(OP, count, factors.numel(), "factors of a side")?;
         }
     }
+    Ok((rows, cols))
 }
 
 fn apply_with<O: Number>(numbers: &Move<'_>, o_nm: &Tensor, weight: Weight<'_>) -> Result<()> {
-    let (rows, cols) = (numbers.row.len(), numbers.col.len());
-    check_apply(numbers, o_nm, &weight)?;
+    let (rows, cols) = check_apply(numbers, o_nm, &weight)?;
+    let Scalars { lr, keep, .. } = Scalars::read(numbers.numbers)?;
+    let ones = vec![1.0; rows.max(cols)];
+    let side = |factors: Option<_>, count: usize| match factors {
+        None => Ok(&ones[..count]),
+        Some(factors) => slices::read(factors, "factors of a side"),
+    };
+    let (row, col) = (side(numbers.row, rows)?, side(numbers.col, cols)?);
+    let (step, cautious) = (lr * numbers.factor, numbers.cautious);
+    let numbers = &Factors { row, col, step, keep, cautious };
     let o: &[O] = slices::read(o_nm, "a polar factor")?;
     let count = rows * cols;
     match weight {
@@ -381,7 +462,7 @@ fn apply_with<O: Number>(numbers: &Move<'_>, o_nm: &Tensor, weight: Weight<'_>) 
     Ok(())
 }
 
-fn apply_to<O: Number, W: Store>(numbers: &Move<'_>, o: &[O], mut weight: W) {
+fn apply_to<O: Number, W: Store>(numbers: &Factors<'_>, o: &[O], mut weight: W) {
     let (rows, cols) = (numbers.row.len(), numbers.col.len());
     let isa = Isa::fastest();
     let mut bands = Vec::with_capacity(rows.div_ceil(TILE));
@@ -402,7 +483,7 @@ fn apply_to<O: Number, W: Store>(numbers: &Move<'_>, o: &[O], mut weight: W) {
 /// One row of a band: `values` are its part of `o`, from `col` on.
 #[inline(always)]
 fn apply_row<W: Store, const CAUTIOUS: bool>(
-    numbers: &Move<'_>,
+    numbers: &Factors<'_>,
     at: (usize, usize, usize),
     values: impl Iterator<Item = f32>,
     band: &mut W,
@@ -419,7 +500,7 @@ fn apply_row<W: Store, const CAUTIOUS: bool>(
 
 #[inline(always)]
 fn apply_straight_body<O: Number, W: Store>(
-    numbers: &Move<'_>,
+    numbers: &Factors<'_>,
     o: &[O],
     first: usize,
     band: &mut W,
@@ -440,12 +521,12 @@ fn apply_straight_body<O: Number, W: Store>(
 multiversioned! {
     /// Applies a band of rows of a factor that lies as the weight does.
     fn apply_straight[O: Number, W: Store][O, W](
-        numbers: &Move<'_>, o: &[O], first: usize, band: &mut W,
+        numbers: &Factors<'_>, o: &[O], first: usize, band: &mut W,
     ) = apply_straight_body
 }
 
 #[inline(always)]
-fn apply_turned_body<O: Number, W: Store>(numbers: &Move<'_>, o: &[O], first: usize, band: &mut W) {
+fn apply_turned_body<O: Number, W: Store>(numbers: &Factors<'_>, o: &[O], first: usize, band: &mut W) {
     let (rows, cols) = (numbers.row.len(), numbers.col.len());
     let height = TILE.min(rows - first);
     let mut tile = [[0f32; TILE]; TILE];
@@ -472,7 +553,7 @@ fn apply_turned_body<O: Number, W: Store>(numbers: &Move<'_>, o: &[O], first: us
 multiversioned! {
     /// Applies a band of rows of a factor that lies transposed.
     fn apply_turned[O: Number, W: Store][O, W](
-        numbers: &Move<'_>, o: &[O], first: usize, band: &mut W,
+        numbers: &Factors<'_>, o: &[O], first: usize, band: &mut W,
     ) = apply_turned_body
 }
 
@@ -514,6 +595,24 @@ mod tests {
 
     const SHAPES: [(i64, i64); 6] = [(1, 1), (3, 70), (70, 3), (64, 64), (100, 37), (37, 100)];
 
+    fn numbers(one_minus_momentum: f32, grad_scale: f32) -> Tensor {
+        let scalars = Scalars { one_minus_momentum, grad_scale, lr: 2.0, keep: 0.9 };
+        Tensor::from_slice(&scalars.to_array())
+    }
+
+    #[test]
+    fn a_factor_of_0_hides_what_is_not_finite() {
+        let numbers = &numbers(0.0, 0.0);
+        for nesterov in [false, true] {
+            let blend = Blend { numbers, nesterov, norm_factor: 1.0 };
+            let (g, m) = (random(20, 30, Kind::Float) * f64::NAN, random(20, 30, Kind::Float));
+            let (mut moved, mut x) = (m.copy(), m.zeros_like());
+            gather(&blend, &g, &mut moved, &mut x).unwrap();
+            let norm = f64::try_from(double(&x).norm()).unwrap();
+            assert!(moved.equal(&m) && (norm - 1.0).abs() < 1e-5, "{norm}");
+        }
+    }
+
     fn random(rows: i64, cols: i64, kind: Kind) -> Tensor {
         Tensor::randn([rows, cols], (Kind::Float, Device::Cpu)).to_kind(kind)
     }
@@ -543,8 +642,8 @@ mod tests {
                 .flat_map(|grad| kinds.map(|kind| (grad, kind)))
                 .flat_map(|(grad, kind)| [true, false].map(|nesterov| (grad, kind, nesterov)))
             {
-                let blend =
-                    Blend { one_minus_momentum: 0.1, nesterov, grad_scale: 0.5, norm_factor: 1.02 };
+                let numbers = &numbers(0.1, 0.5);
+                let blend = Blend { numbers, nesterov, norm_factor: 1.02 };
                 let g = random(rows, cols, grad_kind);
                 let mut m = random(rows, cols, Kind::Float);
                 let scaled = double(&g) * 0.5;
@@ -566,8 +665,8 @@ mod tests {
 
     #[test]
     fn zero_and_extreme_updates_stay_finite() {
-        let blend =
-            Blend { one_minus_momentum: 0.05, nesterov: true, grad_scale: 1.0, norm_factor: 1.0 };
+        let numbers = &numbers(0.05, 1.0);
+        let blend = Blend { numbers, nesterov: true, norm_factor: 1.0 };
         for scale in [0.0, 1e-30, 1e30] {
             let g = random(20, 30, Kind::Float) * scale;
             let (mut m, mut x) = (g.zeros_like(), g.zeros_like());
@@ -586,7 +685,7 @@ mod tests {
                 for of_columns in [false, true] {
                     let axis = i64::from(!of_columns);
                     let expected = double(&o).square().sum_dim_intlist(axis, false, Kind::Double);
-                    let found = Tensor::from_slice(&sums_of_squares(&o, of_columns).unwrap());
+                    let found = sums_of_squares(&o, of_columns).unwrap();
                     assert_close(&found, &expected, 1e-6, &format!("{rows}x{cols} {kind:?}"));
                 }
             }
@@ -604,9 +703,8 @@ mod tests {
                     if cautious { (&u * double(&p)).ge(0.0) } else { p.ones_like().ge(0.0) };
                 let keep = double(&agree) * (f64::from(0.9f32) - 1.0) + 1.0;
                 let expected = double(&p) * keep - u;
-                let vector = |tensor: Tensor| Vec::<f32>::try_from(tensor.view(-1)).unwrap();
-                let (row, col) = (vector(row), vector(col));
-                let numbers = Move { row: &row, col: &col, step: 0.5, keep: 0.9, cautious };
+                let (numbers, row, col) = (&numbers(0.1, 1.0), Some(&row), Some(&col));
+                let numbers = Move { numbers, factor: 0.25, row, col, cautious };
                 let o = stacked(&o);
                 let mut single = p.copy();
                 apply(&numbers, &o, Weight::Single(&mut single)).unwrap();
@@ -626,15 +724,14 @@ mod tests {
 
     #[test]
     fn refuses_what_does_not_fit() {
-        let blend =
-            Blend { one_minus_momentum: 0.1, nesterov: true, grad_scale: 1.0, norm_factor: 1.0 };
+        let numbers = &numbers(0.1, 1.0);
+        let blend = Blend { numbers, nesterov: true, norm_factor: 1.0 };
         let g = random(4, 8, Kind::Float);
         let (mut m, mut x) = (random(4, 8, Kind::Float), random(8, 4, Kind::Float));
         assert!(gather(&blend, &g, &mut m, &mut x).is_err());
         let mut alias = m.shallow_clone();
         assert!(gather(&blend, &g, &mut m, &mut alias).is_err());
-        let numbers =
-            Move { row: &[1.0; 4], col: &[1.0; 8], step: 1.0, keep: 1.0, cautious: false };
+        let numbers = Move { numbers, factor: 1.0, row: None, col: None, cautious: false };
         assert!(apply(&numbers, &x, Weight::Single(&mut m)).is_err());
         assert!(apply(&numbers, &alias, Weight::Single(&mut m)).is_err());
     }

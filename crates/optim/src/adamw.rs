@@ -1,6 +1,6 @@
 //! AdamW: decoupled decay, bias correction, FP32 moments.
 //!
-//! The formula is at the head of [`bert4rs_kernels::adamw`]. [`update`] is the reference, by
+//! The formula is at the head of [`bert4rs_kernels::adamw`]. `update` is the reference, by
 //! libtorch's operations; the fused kernel does the same in one pass.
 
 use bert4rs_kernels::adamw::{self as kernel, Job, Scalars, Weight};
@@ -12,6 +12,7 @@ use bert4rs_tensor_core::{Device, Kind, Tensor};
 use crate::config::{AdamwConfig, Implementation};
 use crate::error::{Error, Result};
 use crate::masters;
+use crate::numbers::{AdamwNumbers, GradScale, upload};
 
 /// What AdamW remembers of a parameter.
 #[derive(Debug)]
@@ -32,81 +33,64 @@ impl AdamwState {
     }
 }
 
-/// The numbers of one step for one parameter.
+/// What parameters of one learning rate, decay and age share.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamwHyper {
-    /// Learning rate of this step.
-    pub lr: f64,
-    /// See [`AdamwConfig::beta1`].
-    pub beta1: f64,
-    /// See [`AdamwConfig::beta2`].
-    pub beta2: f64,
-    /// See [`AdamwConfig::eps`].
-    pub eps: f64,
+pub(crate) struct AdamwGroup {
+    /// Learning rate where the schedule's factor is 1.
+    pub(crate) lr: f64,
     /// See [`AdamwConfig::weight_decay`].
-    pub weight_decay: f64,
-    /// See [`AdamwConfig::cautious`].
-    pub cautious: bool,
-    /// Factor on the gradient, from clipping.
-    pub grad_scale: f64,
+    pub(crate) weight_decay: f64,
+    /// Steps taken before.
+    pub(crate) steps: i64,
 }
 
-impl AdamwHyper {
-    /// `1 - beta^steps` of both betas.
-    fn corrections(&self, steps: i64) -> (f64, f64) {
-        let power = |beta: f64| beta.powi(steps.min(i64::from(i32::MAX)) as i32);
-        (1.0 - power(self.beta1), 1.0 - power(self.beta2))
-    }
-
-    /// The kernel's numbers, at step `steps`, counted from 1.
-    fn scalars(&self, steps: i64) -> Scalars {
-        let (correction1, correction2) = self.corrections(steps);
-        Scalars {
-            grad_scale: self.grad_scale as f32,
-            one_minus_beta1: (1.0 - self.beta1) as f32,
-            beta2: self.beta2 as f32,
-            one_minus_beta2: (1.0 - self.beta2) as f32,
-            inverse_sqrt_correction2: (1.0 / correction2.sqrt()) as f32,
-            eps: self.eps as f32,
-            keep: (1.0 - self.lr * self.weight_decay) as f32,
-            step_size: (self.lr / correction1) as f32,
-            cautious: self.cautious,
-        }
+impl AdamwGroup {
+    /// The kernel's numbers of the next step, in the order of [`kernel::Scalars`].
+    fn row(&self, config: &AdamwConfig, lr_factor: f64, grad_scale: f64) -> [f64; Scalars::COUNT] {
+        let steps = (self.steps + 1).min(i64::from(i32::MAX)) as i32;
+        let correction = |beta: f64| 1.0 - beta.powi(steps);
+        let lr = self.lr * lr_factor;
+        [
+            grad_scale,
+            1.0 - config.beta1,
+            config.beta2,
+            1.0 - config.beta2,
+            1.0 / correction(config.beta2).sqrt(),
+            config.eps,
+            1.0 - lr * self.weight_decay,
+            lr / correction(config.beta1),
+        ]
     }
 }
 
-/// One AdamW step for one parameter, by libtorch's operations: changes `exact` and `state`.
+/// One AdamW step for one parameter, by libtorch's operations: changes `exact` and the moments.
 ///
 /// `grad` may be of any float dtype; `exact` is FP32 or FP64. The order of operations is that of
-/// `torch.optim.AdamW`.
-pub fn update(
-    hyper: &AdamwHyper,
+/// `torch.optim.AdamW`, but that a factor stands for its division by a root.
+fn update(
+    (numbers, scale, cautious): (&AdamwNumbers, &GradScale, bool),
     grad: &Tensor,
     state: &mut AdamwState,
     exact: &mut Tensor,
 ) -> Result<()> {
     let op = "AdamW";
     let _guard = bert4rs_tensor_core::no_grad_guard();
-    state.steps += 1;
-    let (correction1, correction2) = hyper.corrections(state.steps);
-    let mut grad = grad.detach().f_to_kind(exact.kind()).during(op)?;
-    if hyper.grad_scale != 1.0 {
-        grad = grad.f_mul_scalar(hyper.grad_scale).during(op)?;
-    }
-    let _ = state.moment1.f_lerp_(&grad, 1.0 - hyper.beta1).during(op)?;
-    let grad_squared = grad.f_square().during(op)? * (1.0 - hyper.beta2);
-    let _ =
-        state.moment2.f_mul_scalar_(hyper.beta2).during(op)?.f_add_(&grad_squared).during(op)?;
-    let denominator = state.moment2.f_sqrt().during(op)? / correction2.sqrt() + hyper.eps;
+    let [_, moved1, beta2, moved2, inverse_sqrt_correction2, eps, keep, step_size] =
+        numbers.scalars(exact.kind())?;
+    let grad = scale.apply(grad.detach().f_to_kind(exact.kind()).during(op)?)?;
+    let _ = state.moment1.f_lerp_tensor_(&grad, &moved1).during(op)?;
+    let grad_squared = grad.f_square().during(op)? * moved2;
+    let _ = state.moment2.f_mul_(&beta2).during(op)?.f_add_(&grad_squared).during(op)?;
+    let denominator = state.moment2.f_sqrt().during(op)? * inverse_sqrt_correction2 + eps;
     let direction = state.moment1.f_div(&denominator).during(op)?;
-    let decay = hyper.lr * hyper.weight_decay;
-    if hyper.cautious {
-        let agree = (&direction * &*exact).gt(0.0).to_kind(exact.kind());
-        let _ = exact.f_mul_(&(agree * -decay + 1.0)).during(op)?;
+    if cautious {
+        let disagree = (&direction * &*exact).f_le(0.0).during(op)?;
+        let keep = keep.f_expand_as(&disagree).during(op)?;
+        let _ = exact.f_mul_(&keep.f_masked_fill(&disagree, 1.0).during(op)?).during(op)?;
     } else {
-        let _ = exact.f_mul_scalar_(1.0 - decay).during(op)?;
+        let _ = exact.f_mul_(&keep).during(op)?;
     }
-    let _ = exact.f_sub_(&(direction * (hyper.lr / correction1))).during(op)?;
+    let _ = exact.f_sub_(&(direction * step_size)).during(op)?;
     Ok(())
 }
 
@@ -124,44 +108,47 @@ impl Adamw {
         Ok(Self { config: config.clone(), fused })
     }
 
-    fn hyper(&self, param: &Param, lr_factor: f64, grad_scale: f64) -> AdamwHyper {
-        let config = &self.config;
-        AdamwHyper {
-            lr: config.lr * config.lr_scale.of(param.role) * lr_factor,
-            beta1: config.beta1,
-            beta2: config.beta2,
-            eps: config.eps,
-            weight_decay: config.weight_decay_of(param.role),
-            cautious: config.cautious,
-            grad_scale,
+    /// What `param` shares with others, after `steps`.
+    pub(crate) fn group_of(&self, param: &Param, steps: i64) -> AdamwGroup {
+        AdamwGroup {
+            lr: self.config.lr * self.config.lr_scale.of(param.role),
+            weight_decay: self.config.weight_decay_of(param.role),
+            steps,
         }
     }
 
-    /// One step of the parameters in `slots`.
-    pub(crate) fn step(
+    /// The numbers of a step about which the host knows all, for each of `groups`.
+    pub(crate) fn numbers(
         &self,
-        slots: Vec<AdamwSlot<'_>>,
-        lr_factor: f64,
-        grad_scale: f64,
-    ) -> Result<()> {
+        groups: &[AdamwGroup],
+        (lr_factor, grad_scale): (f64, f64),
+        device: Device,
+    ) -> Result<Vec<AdamwNumbers>> {
+        let row = |group: &AdamwGroup| group.row(&self.config, lr_factor, grad_scale);
+        let rows = upload(groups.iter().map(row).collect::<Vec<_>>().as_flattened(), device)?;
+        let shape = [groups.len() as i64, Scalars::COUNT as i64];
+        let rows = rows.f_view(shape).during("numbers of AdamW")?;
+        Ok(AdamwNumbers::of_rows(&rows)?)
+    }
+
+    /// One step of the parameters in `slots`, of which each has numbers of its own.
+    pub(crate) fn step(&self, slots: Vec<AdamwSlot<'_>>, scale: &GradScale) -> Result<()> {
         if self.fused {
-            return self.step_fused(slots, lr_factor, grad_scale);
+            return self.step_fused(slots);
         }
         for slot in slots {
-            let hyper = self.hyper(slot.param, lr_factor, grad_scale);
+            let how = (slot.numbers, scale, self.config.cautious);
             let mut exact = masters::read(slot.param, slot.low.as_deref())?;
-            update(&hyper, slot.grad, slot.state, &mut exact)?;
+            update(how, slot.grad, slot.state, &mut exact)?;
             masters::write(slot.param, slot.low, &exact)?;
         }
         Ok(())
     }
 
-    fn step_fused(&self, slots: Vec<AdamwSlot<'_>>, lr_factor: f64, grad_scale: f64) -> Result<()> {
+    fn step_fused(&self, slots: Vec<AdamwSlot<'_>>) -> Result<()> {
         let grads = slots.iter().map(|slot| kernel_grad(slot.grad)).collect::<Result<Vec<_>>>()?;
         let mut jobs = Vec::with_capacity(slots.len());
         for (slot, grad) in slots.into_iter().zip(&grads) {
-            let hyper = self.hyper(slot.param, lr_factor, grad_scale);
-            slot.state.steps += 1;
             let Param { weight, master, .. } = slot.param;
             let weight = match (master, slot.low) {
                 (_, Some(low)) => Weight::Split { weight, low },
@@ -169,7 +156,8 @@ impl Adamw {
                 (None, None) => Weight::Single(weight),
             };
             jobs.push(Job {
-                scalars: hyper.scalars(slot.state.steps),
+                numbers: &slot.numbers.float,
+                cautious: self.config.cautious,
                 grad,
                 moment1: &mut slot.state.moment1,
                 moment2: &mut slot.state.moment2,
@@ -182,6 +170,7 @@ impl Adamw {
 
 /// A parameter with all that a step of AdamW reads and writes.
 pub(crate) struct AdamwSlot<'a> {
+    pub(crate) numbers: &'a AdamwNumbers,
     pub(crate) param: &'a mut Param,
     pub(crate) grad: &'a Tensor,
     pub(crate) state: &'a mut AdamwState,

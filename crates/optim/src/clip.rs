@@ -10,27 +10,34 @@ use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 /// A sum is finite exactly when all values of its gradient are; on devices other than the CPU
 /// sums are taken in FP32, so that a norm above 1e19 counts as infinite there.
 pub fn sums_of_squares(grads: &[Tensor]) -> Result<Vec<f64>> {
-    let mut sums = vec![0.0; grads.len()];
-    let mut elsewhere = Vec::new();
-    for (index, grad) in grads.iter().enumerate().filter(|(_, grad)| grad.defined()) {
-        let fused = matches!(grad.kind(), Kind::Float | Kind::BFloat16)
-            && grad.device() == Device::Cpu
-            && grad.is_contiguous();
-        if fused {
-            sums[index] = norm::sum_of_squares(grad)?;
-        } else {
-            elsewhere.push((index, plain_norm(grad)?));
-        }
+    let device = grads.iter().find(|grad| grad.defined()).map_or(Device::Cpu, Tensor::device);
+    Vec::try_from(squares(grads, device)?).during("norms of gradients")
+}
+
+/// [`sums_of_squares`] without waiting: FP64 `[n]` on `device`, where all gradients are.
+pub fn squares(grads: &[Tensor], device: Device) -> Result<Tensor> {
+    let op = "norms of gradients";
+    if device == Device::Cpu {
+        let sums = grads.iter().map(square_on_cpu).collect::<Result<Vec<f64>>>()?;
+        return Tensor::f_from_slice(&sums).during(op);
     }
-    if !elsewhere.is_empty() {
-        let op = "norms of gradients";
-        let norms: Vec<&Tensor> = elsewhere.iter().map(|(_, norm)| norm).collect();
-        let norms = Tensor::f_stack(&norms, 0).during(op)?.to_kind(Kind::Double);
-        for ((index, _), norm) in elsewhere.iter().zip(Vec::<f64>::try_from(norms).during(op)?) {
-            sums[*index] = norm * norm;
-        }
+    let zero = Tensor::f_zeros([0i64; 0], (Kind::Double, device)).during(op)?;
+    let norm = |grad: &Tensor| match grad.defined() {
+        true => plain_norm(grad),
+        false => Ok(zero.shallow_clone()),
+    };
+    let norms = grads.iter().map(norm).collect::<Result<Vec<_>>>()?;
+    Tensor::f_stack(&norms, 0).and_then(|norms| norms.f_square()).during(op)
+}
+
+fn square_on_cpu(grad: &Tensor) -> Result<f64> {
+    if !grad.defined() {
+        return Ok(0.0);
     }
-    Ok(sums)
+    if matches!(grad.kind(), Kind::Float | Kind::BFloat16) && grad.is_contiguous() {
+        return norm::sum_of_squares(grad);
+    }
+    Ok(plain_norm(grad)?.f_double_value(&[]).during("norm of a gradient")?.powi(2))
 }
 
 /// The norm by libtorch, in FP64 for CPU and FP64 tensors, else FP32.

@@ -28,6 +28,7 @@
 //! | --- | --- |
 //! | [`config`] | what a user chooses |
 //! | [`optimizer`] | [`Optimizer`]: the only loop over parameters |
+//! | [`deferred`] | steps that the host does not wait for |
 //! | [`adamw`] | AdamW, plain and fused |
 //! | [`muon`], [`neuron`], [`momentum`] | Muon, NorMuon |
 //! | [`polar`] | the polar factor, by Polar Express and others |
@@ -40,6 +41,7 @@
 pub mod adamw;
 pub mod clip;
 pub mod config;
+pub mod deferred;
 mod error;
 pub mod group;
 pub mod masters;
@@ -47,11 +49,13 @@ pub mod memory;
 pub mod momentum;
 pub mod muon;
 pub mod neuron;
+mod numbers;
 pub mod optimizer;
 pub mod polar;
 pub mod schedule;
 
 pub use config::{AdamwConfig, OptimizerConfig};
+pub use deferred::Deferred;
 pub use error::{Error, Result};
 pub use muon::MuonConfig;
 pub use optimizer::{Optimizer, StepReport};

@@ -1,5 +1,7 @@
 //! Momentum over a run: constant, with a warm-up and a cool-down if asked for.
 
+use bert4rs_tensor_core::Tensor;
+use bert4rs_tensor_core::error::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::config::check;
@@ -70,6 +72,24 @@ impl Momentum {
         }
     }
 
+    /// [`at`](Self::at) for a step, FP64 `[]`, that the host does not know: the ramps, of which at
+    /// most one is under way, added up.
+    pub(crate) fn on_device(&self, step: &Tensor) -> Result<Tensor> {
+        let op = "momentum on the device";
+        let ramp = |change: f64, begin: u64, steps: u64| -> Result<Tensor> {
+            let done = (step - begin as f64) / steps as f64;
+            Ok(done.f_clamp(0.0, 1.0).during(op)? * change)
+        };
+        let mut momentum = step.f_full_like(self.value).during(op)?;
+        if let Some(Warmup { from, steps }) = self.warmup {
+            momentum = momentum + ramp(self.value - from, 0, steps)? - (self.value - from);
+        }
+        if let Some(Cooldown { to, begin, steps }) = self.cooldown {
+            momentum += ramp(to - self.value, begin, steps)?;
+        }
+        Ok(momentum)
+    }
+
     pub(crate) fn validate(&self, key: &str) -> Result<()> {
         let inside = |name: &str, value: f64| {
             let key = format!("{key}.{name}");
@@ -105,7 +125,12 @@ mod tests {
             warmup: Some(Warmup { from: 0.85, steps: 300 }),
             cooldown: Some(Cooldown { to: 0.85, begin: 1000, steps: 50 }),
         };
-        let close = |step, value: f64| assert!((momentum.at(step) - value).abs() < 1e-12);
+        let close = |step: u64, value: f64| {
+            let on_device = momentum.on_device(&Tensor::from(step as f64)).unwrap();
+            for found in [momentum.at(step), on_device.double_value(&[])] {
+                assert!((found - value).abs() < 1e-12, "{step}: {found}");
+            }
+        };
         close(0, 0.85);
         close(150, 0.90);
         close(300, 0.95);

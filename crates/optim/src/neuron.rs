@@ -67,26 +67,34 @@ impl NeuronAxis {
 /// `o_krc`, of the same dtype, FP32 or FP64, in place. Each matrix keeps its norm.
 ///
 /// All sums are taken over the means alone: one pass over `o` for them, one for scaling.
-pub fn normalize_neurons(o_krc: &mut Tensor, stats: &mut Tensor, norm: &NeuronNorm) -> Result<()> {
+///
+/// `weight` is how far `stats` move, a scalar: `1 - beta2`.
+pub fn normalize_neurons(
+    o_krc: &mut Tensor,
+    stats: &mut Tensor,
+    norm: &NeuronNorm,
+    weight: &Tensor,
+) -> Result<()> {
     let (_, rows, cols) = o_krc.size3().during(OP)?;
     let axis = norm.axis.reduced(rows, cols);
     let count = if axis == 2 { cols } else { rows } as f64;
     let norms = o_krc.f_norm_scalaropt_dim(2.0, &[axis][..], true).during(OP)?;
     let mean = norms.f_square().during(OP)? / count;
-    let scale = neuron_scale(mean, stats, norm, count)?;
+    let scale = neuron_scale(mean, stats, norm, (weight, count))?;
     let _ = o_krc.f_mul_(&scale).during(OP)?;
     Ok(())
 }
 
 /// The factors of neurons whose mean squares, each over `count` values, are `mean`: `[k, rows, 1]`
-/// or `[k, 1, cols]`, as `stats`, which is moved.
+/// or `[k, 1, cols]`, as `stats`, which is moved by `weight`.
 pub fn neuron_scale(
     mean: Tensor,
     stats: &mut Tensor,
     norm: &NeuronNorm,
-    count: f64,
+    (weight, count): (&Tensor, f64),
 ) -> Result<Tensor> {
-    let _ = stats.f_lerp_(&mean, 1.0 - norm.beta2).during(OP)?;
+    let weight = weight.f_to_kind(stats.kind()).during(OP)?;
+    let _ = stats.f_lerp_tensor_(&mean, &weight).during(OP)?;
     let scale = norm.axis.inverse_root(stats)?;
     let total = |square: Tensor| -> Result<Tensor> {
         let sum = square.f_sum_dim_intlist(&[1i64, 2][..], true, stats.kind()).during(OP)?;

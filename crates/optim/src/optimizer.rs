@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bert4rs_tensor_core::param::Param;
-use bert4rs_tensor_core::{Kind, Tensor, safetensors};
+use bert4rs_tensor_core::{Device, Kind, Tensor, safetensors};
 
-use crate::adamw::{Adamw, AdamwSlot, AdamwState};
+use crate::adamw::{Adamw, AdamwGroup, AdamwSlot, AdamwState};
 use crate::clip;
 use crate::config::{ClipScope, OptimizerConfig};
+use crate::deferred::Deferred;
 use crate::error::{Error, Result};
 use crate::group::{self, Rule};
 use crate::masters;
 use crate::muon::{Muon, MuonSlot, MuonState};
+use crate::numbers::{AdamwNumbers, GradScale, MuonNumbers};
 
 /// Name of steps taken, steps skipped, and those skipped in a row, as saved.
 const COUNTERS: &str = "optimizer.counters";
@@ -41,6 +43,30 @@ struct Slot {
 enum State {
     Adamw(AdamwState),
     Muon(MuonState),
+}
+
+impl Slot {
+    /// Counts steps.
+    fn count(&mut self, steps: u64) {
+        if let State::Adamw(state) = &mut self.state {
+            state.steps += steps as i64;
+        }
+    }
+}
+
+/// The numbers of one step.
+struct Numbers<'a> {
+    /// The factor on AdamW's gradients.
+    scale: GradScale,
+    /// For each group.
+    adamw: Vec<AdamwNumbers>,
+    group_of: &'a [Option<usize>],
+    muon: Option<MuonNumbers>,
+}
+
+/// Where the parameters are.
+fn device_of(params: &[Param]) -> Device {
+    params.first().map_or(Device::Cpu, |param| param.weight.device())
 }
 
 /// Rules, states and counters for the parameters of a model.
@@ -104,33 +130,148 @@ impl Optimizer {
             return Ok(StepReport { grad_norm, clip_factor: 1.0, skipped: true });
         }
         let (clip_factor, muon_scale) = self.clip_factors(&sums);
-        let (mut adamw_slots, mut muon_slots) = (Vec::new(), Vec::new());
-        for ((param, grad), slot) in params.iter_mut().zip(grads).zip(&mut self.slots) {
-            let low = slot.low.as_mut();
-            match &mut slot.state {
-                _ if !grad.defined() => {}
-                State::Adamw(state) => adamw_slots.push(AdamwSlot { param, grad, state, low }),
-                State::Muon(state) => muon_slots.push(MuonSlot { param, grad, state, low }),
-            }
-        }
-        self.adamw.step(adamw_slots, lr_factor, clip_factor)?;
-        if let Some(muon) = &mut self.muon {
-            muon.step(&mut muon_slots, self.steps, lr_factor, muon_scale)?;
+        let device = device_of(params);
+        let (groups, group_of) = self.groups(params);
+        let adamw = self.adamw.numbers(&groups, (lr_factor, clip_factor), device)?;
+        let muon = self.muon.as_ref();
+        let muon = muon.map(|muon| muon.numbers(self.steps, (lr_factor, muon_scale), device));
+        let numbers = Numbers {
+            scale: GradScale::Known(clip_factor),
+            adamw,
+            group_of: &group_of,
+            muon: muon.transpose()?,
+        };
+        self.update(params, grads, &numbers)?;
+        for (slot, _) in self.slots.iter_mut().zip(grads).filter(|(_, grad)| grad.defined()) {
+            slot.count(1);
         }
         self.skipped_in_a_row = 0;
         self.steps += 1;
         Ok(StepReport { grad_norm, clip_factor, skipped: false })
     }
 
+    /// Begins steps by [`step_deferred`](Self::step_deferred).
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn defer(&self, params: &[Param]) -> Result<Deferred> {
+        let counts: Vec<f64> =
+            self.slots.iter().map(|slot| f64::from(u8::from(self.clips(slot)))).collect();
+        let (groups, group_of) = self.groups(params);
+        let counters = (self.steps, self.skipped_in_a_row);
+        Deferred::new(device_of(params), (&groups, group_of), &counts, counters)
+    }
+
+    /// [`step`](Self::step) without a wait for the device: by the learning rate that
+    /// [`Deferred::set_lr_factor`] was told. Which steps are skipped is known after
+    /// [`settle`](Self::settle).
+    ///
+    /// The same work for every step, whatever the numbers: it can be recorded and replayed.
+    ///
+    /// # Errors
+    /// Parameters or gradients other than those of [`Optimizer::new`].
+    pub fn step_deferred(
+        &mut self,
+        params: &mut [Param],
+        grads: &[Tensor],
+        deferred: &mut Deferred,
+    ) -> Result<()> {
+        let _guard = bert4rs_tensor_core::no_grad_guard();
+        self.check_params(params, grads)?;
+        let verdict = deferred.judge(grads, self.config.clip)?;
+        let adamw = deferred.adamw(&self.config.adamw, &verdict)?;
+        let is_clipped = self.config.clip.is_some_and(|clip| clip.scope == ClipScope::All);
+        let muon = self.muon.as_ref();
+        let muon = muon.map(|muon| deferred.muon(muon.config(), &verdict, is_clipped));
+        let numbers = Numbers {
+            scale: verdict.scale(),
+            adamw,
+            group_of: &deferred.group_of,
+            muon: muon.transpose()?,
+        };
+        self.update(params, grads, &numbers)?;
+        for (moved, grad) in deferred.moved.iter_mut().zip(grads) {
+            *moved |= grad.defined();
+        }
+        deferred.count_taken(&verdict)
+    }
+
+    /// Takes over what the device counted. Waits for it. To be called before the state is saved,
+    /// and before [`step`](Self::step) goes on, after which `deferred` is of no use.
+    ///
+    /// # Errors
+    /// Too many skipped steps in a row.
+    pub fn settle(&mut self, deferred: &mut Deferred) -> Result<()> {
+        let counters = deferred.read()?;
+        let [taken, skipped] = deferred.settled;
+        let taken = counters.taken - taken;
+        self.steps += taken;
+        self.skipped += counters.skipped - skipped;
+        self.skipped_in_a_row = counters.in_a_row;
+        for (slot, _) in self.slots.iter_mut().zip(&deferred.moved).filter(|(_, moved)| **moved) {
+            slot.count(taken);
+        }
+        deferred.settled = [counters.taken, counters.skipped];
+        if counters.most_in_a_row >= self.config.max_skipped_in_a_row {
+            return Err(Error::NonFinite { steps: counters.most_in_a_row });
+        }
+        Ok(())
+    }
+
+    /// Changes all parameters that have a gradient.
+    fn update(
+        &mut self,
+        params: &mut [Param],
+        grads: &[Tensor],
+        numbers: &Numbers<'_>,
+    ) -> Result<()> {
+        let (mut adamw_slots, mut muon_slots) = (Vec::new(), Vec::new());
+        let slots = self.slots.iter_mut().zip(numbers.group_of);
+        for ((param, grad), (slot, group)) in params.iter_mut().zip(grads).zip(slots) {
+            let low = slot.low.as_mut();
+            match (&mut slot.state, group) {
+                _ if !grad.defined() => {}
+                (State::Muon(state), _) => muon_slots.push(MuonSlot { param, grad, state, low }),
+                (State::Adamw(state), group) => {
+                    let numbers = &numbers.adamw[group.unwrap_or_default()];
+                    adamw_slots.push(AdamwSlot { numbers, param, grad, state, low });
+                }
+            }
+        }
+        self.adamw.step(adamw_slots, &numbers.scale)?;
+        match (&mut self.muon, &numbers.muon) {
+            (Some(muon), Some(numbers)) => muon.step(&mut muon_slots, numbers),
+            _ => Ok(()),
+        }
+    }
+
+    /// AdamW's parameters by what they share, and the group of each.
+    fn groups(&self, params: &[Param]) -> (Vec<AdamwGroup>, Vec<Option<usize>>) {
+        let mut groups: Vec<AdamwGroup> = Vec::new();
+        let mut place = |(param, slot): (&Param, &Slot)| {
+            let State::Adamw(state) = &slot.state else { return None };
+            let group = self.adamw.group_of(param, state.steps);
+            let place = groups.iter().position(|other| *other == group);
+            Some(place.unwrap_or_else(|| {
+                groups.push(group);
+                groups.len() - 1
+            }))
+        };
+        let group_of = params.iter().zip(&self.slots).map(&mut place).collect();
+        (groups, group_of)
+    }
+
+    /// Whether the norm of a parameter's gradient counts for clipping.
+    fn clips(&self, slot: &Slot) -> bool {
+        let scope = self.config.clip.map_or(ClipScope::All, |clip| clip.scope);
+        scope == ClipScope::All || matches!(slot.state, State::Adamw(_))
+    }
+
     /// Factors on the gradients of AdamW's and of Muon's parameters.
     fn clip_factors(&self, sums: &[f64]) -> (f64, f64) {
         let Some(clip) = self.config.clip else { return (1.0, 1.0) };
-        let counts = |slot: &Slot| match (clip.scope, &slot.state) {
-            (ClipScope::All, _) | (_, State::Adamw(_)) => true,
-            (ClipScope::Adamw, State::Muon(_)) => false,
-        };
-        let sum: f64 =
-            self.slots.iter().zip(sums).filter(|(slot, _)| counts(slot)).map(|(_, sum)| sum).sum();
+        let counted = self.slots.iter().zip(sums).filter(|(slot, _)| self.clips(slot));
+        let sum: f64 = counted.map(|(_, sum)| sum).sum();
         let factor = clip::factor(sum.sqrt(), clip.max_norm);
         (factor, if clip.scope == ClipScope::All { factor } else { 1.0 })
     }

@@ -9,7 +9,13 @@ constexpr int kThreads = 256;
 constexpr int kChunk = kThreads * 8 * 4;
 constexpr int kMostJobs = 32;
 
-// Laid out as `Job` in adamw.rs.
+// `Scalars` of src/adamw.rs, in its order.
+struct Numbers {
+  float grad_scale, one_minus_beta1, beta2, one_minus_beta2;
+  float inverse_sqrt_correction2, eps, keep, step_size;
+};
+
+// Laid out as `Entry` in adamw.rs.
 struct Job {
   const void* grad;
   float* moment1;
@@ -17,8 +23,7 @@ struct Job {
   void* weight;
   void* other;
   i64 count;
-  float grad_scale, one_minus_beta1, beta2, one_minus_beta2;
-  float inverse_sqrt_correction2, eps, keep, step_size;
+  const Numbers* numbers;
   int first_chunk;
   // Form, + 4 for BF16 gradients, + 8 for cautious, + 16 where all begin at 16-byte boundaries.
   int flags;
@@ -29,23 +34,25 @@ struct Jobs {
   Job job[kMostJobs];
 };
 
-__device__ __forceinline__ float update(const Job& job, float grad, float& moment1, float& moment2,
-                                        float weight) {
-  const float g = grad * job.grad_scale;
-  const float m = moment1 + job.one_minus_beta1 * (g - moment1);
-  const float v = job.beta2 * moment2 + job.one_minus_beta2 * (g * g);
+__device__ __forceinline__ float update(const Numbers& n, bool cautious, float grad,
+                                        float& moment1, float& moment2, float weight) {
+  // A factor of 0 hides what is not finite.
+  const float g = n.grad_scale == 0.0f ? 0.0f : grad * n.grad_scale;
+  const float m = moment1 + n.one_minus_beta1 * (g - moment1);
+  const float v = n.beta2 * moment2 + n.one_minus_beta2 * (g * g);
   moment1 = m;
   moment2 = v;
-  const float u = m / (sqrtf(v) * job.inverse_sqrt_correction2 + job.eps);
-  const float keep = (job.flags & 8) && u * weight <= 0.0f ? 1.0f : job.keep;
-  return weight * keep - job.step_size * u;
+  const float u = m / (sqrtf(v) * n.inverse_sqrt_correction2 + n.eps);
+  const float keep = cautious && u * weight <= 0.0f ? 1.0f : n.keep;
+  return weight * keep - n.step_size * u;
 }
 
 template <int FORM, typename G>
 __device__ __forceinline__ void run(const Job& job, i64 start) {
   const i64 end = min(start + kChunk, job.count);
   const G* grad = static_cast<const G*>(job.grad);
-  const bool is_aligned = job.flags & 16;
+  const bool is_aligned = job.flags & 16, cautious = job.flags & 8;
+  const Numbers numbers = *job.numbers;
   for (i64 i = start + threadIdx.x * 8; i < end; i += kThreads * 8) {
     if (is_aligned && i + 8 <= end) {
       float g[8], m[8], v[8], w[8];
@@ -54,7 +61,7 @@ __device__ __forceinline__ void run(const Job& job, i64 start) {
       load_eight(job.moment2 + i, v);
       load_weights<FORM>(job.weight, job.other, i, w);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) w[j] = update(job, g[j], m[j], v[j], w[j]);
+      for (int j = 0; j < 8; ++j) w[j] = update(numbers, cautious, g[j], m[j], v[j], w[j]);
       store_eight(job.moment1 + i, m);
       store_eight(job.moment2 + i, v);
       store_weights<FORM>(job.weight, job.other, i, w);
@@ -62,7 +69,7 @@ __device__ __forceinline__ void run(const Job& job, i64 start) {
       for (i64 j = i; j < min(i + 8, end); ++j) {
         float m = job.moment1[j], v = job.moment2[j];
         const float old = load_weight<FORM>(job.weight, job.other, j);
-        const float w = update(job, widen(grad[j]), m, v, old);
+        const float w = update(numbers, cautious, widen(grad[j]), m, v, old);
         job.moment1[j] = m;
         job.moment2[j] = v;
         store_weight<FORM>(job.weight, job.other, j, w);

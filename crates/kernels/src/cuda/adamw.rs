@@ -26,7 +26,7 @@ struct Entry {
     weight: u64,
     other: u64,
     count: u64,
-    numbers: [f32; 8],
+    numbers: u64,
     first_chunk: u32,
     flags: u32,
 }
@@ -37,19 +37,6 @@ struct Entry {
 struct Entries {
     count: u64,
     entries: [Entry; MOST_JOBS],
-}
-
-fn numbers(scalars: &Scalars) -> [f32; 8] {
-    [
-        scalars.grad_scale,
-        scalars.one_minus_beta1,
-        scalars.beta2,
-        scalars.one_minus_beta2,
-        scalars.inverse_sqrt_correction2,
-        scalars.eps,
-        scalars.keep,
-        scalars.step_size,
-    ]
 }
 
 /// The form's number in `weight.cuh`, the working weight and what lies beside it, all checked.
@@ -90,6 +77,8 @@ fn entry(job: &crate::adamw::Job<'_>, device: Device) -> Result<Entry> {
         check(moment, Kind::Float, device, what)?;
         same_count(op, count, moment.numel(), what)?;
     }
+    check(job.numbers, Kind::Float, device, "numbers of a step")?;
+    same_count(op, Scalars::COUNT, job.numbers.numel(), "numbers of a step")?;
     let (form, weight, other) = parts(op, &job.weight, count, device)?;
     let address = |tensor: &Tensor| tensor.data_ptr() as u64;
     let tensors = [job.grad, &*job.moment1, &*job.moment2, weight];
@@ -103,9 +92,9 @@ fn entry(job: &crate::adamw::Job<'_>, device: Device) -> Result<Entry> {
         weight: address(weight),
         other: other.map_or(0, address),
         count: count as u64,
-        numbers: numbers(&job.scalars),
+        numbers: address(job.numbers),
         first_chunk: 0,
-        flags: form + flag(4, is_bf16) + flag(8, job.scalars.cautious) + flag(16, aligned),
+        flags: form + flag(4, is_bf16) + flag(8, job.cautious) + flag(16, aligned),
     })
 }
 
@@ -137,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_list_fits_a_kernel_s_parameters() {
-        assert_eq!(size_of::<Entry>(), 88);
+        assert_eq!(size_of::<Entry>(), 64);
         assert!(size_of::<Entries>() <= 4096);
     }
 }

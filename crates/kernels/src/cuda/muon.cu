@@ -12,13 +12,28 @@ constexpr int kTile = 64;
 // Values a block of `muon_move` takes: its threads add few squares each in FP32.
 constexpr int kChunk = kThreads * 16;
 
+// `Scalars` of src/muon.rs, in its order. They lie in memory, where a recorded launch finds those
+// of each replay.
+struct Numbers {
+  float one_minus_momentum, grad_scale, lr, keep;
+};
+
 struct Blend {
   float one_minus_momentum, grad_scale;
   int nesterov;
 };
 
+__device__ __forceinline__ Blend blend_of(const Numbers* numbers, int nesterov) {
+  return {numbers->one_minus_momentum, numbers->grad_scale, nesterov};
+}
+
+// A factor of 0 hides what is not finite.
+__device__ __forceinline__ float scaled(const Blend& blend, float g) {
+  return blend.grad_scale == 0.0f ? 0.0f : g * blend.grad_scale;
+}
+
 __device__ __forceinline__ float blended(const Blend& blend, float g, float m) {
-  return blend.nesterov ? m - blend.one_minus_momentum * (m - g * blend.grad_scale) : m;
+  return blend.nesterov ? m - blend.one_minus_momentum * (m - scaled(blend, g)) : m;
 }
 
 // Moves the momentum; sums[block] becomes the sum of squares of its part of the update.
@@ -46,7 +61,7 @@ __device__ __forceinline__ void move(const Blend& blend, const G* grad, float* m
     }
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      m[j] += blend.one_minus_momentum * (g[j] * blend.grad_scale - m[j]);
+      m[j] += blend.one_minus_momentum * (scaled(blend, g[j]) - m[j]);
       const float u = blended(blend, g[j], m[j]);
       sum += u * u;
     }
@@ -194,6 +209,7 @@ __device__ __forceinline__ void sum_columns(const O* o, int rows, int cols, bool
   }
 }
 
+// Where `row` or `col` is null, it is 1 throughout.
 struct Move {
   const float* row;
   const float* col;
@@ -223,7 +239,7 @@ __device__ __forceinline__ void apply(const Move& move, const O* o, void* weight
     const int count = row < rows ? cols - col0 - part : 0;
     if (count <= 0) continue;
     const i64 at = i64(row) * cols + col0 + part;
-    const float factor = move.step * move.row[row];
+    const float factor = move.row ? move.step * move.row[row] : move.step;
     float values[8], weights[8];
     if (TURNED) {
 #pragma unroll
@@ -242,7 +258,7 @@ __device__ __forceinline__ void apply(const Move& move, const O* o, void* weight
     }
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const float column = j < count ? move.col[col0 + part + j] : 0.0f;
+      const float column = move.col && j < count ? move.col[col0 + part + j] : 1.0f;
       const float u = factor * column * values[j];
       const float keep = move.cautious && u * weights[j] < 0.0f ? 1.0f : move.keep;
       weights[j] = weights[j] * keep - u;
@@ -259,27 +275,24 @@ __device__ __forceinline__ void apply(const Move& move, const O* o, void* weight
 }
 
 #define FOR_GRAD(G, name)                                                                         \
-  KERNEL(kThreads) muon_move_##name(float one_minus_momentum, float grad_scale, int nesterov,     \
-                                    const G* grad, float* momentum, i64 count, int is_aligned,    \
-                                    double* sums) {                                               \
-    move<G>({one_minus_momentum, grad_scale, nesterov}, grad, momentum, count, is_aligned, sums); \
+  KERNEL(kThreads) muon_move_##name(const Numbers* numbers, int nesterov, const G* grad,          \
+                                    float* momentum, i64 count, int is_aligned, double* sums) {   \
+    move<G>(blend_of(numbers, nesterov), grad, momentum, count, is_aligned, sums);                \
   }
 FOR_GRAD(float, float)
 FOR_GRAD(Bf16, bf16)
 
 #define FOR_GRAD_AND_OUT(G, O, name)                                                              \
-  KERNEL(kThreads) muon_write_##name(float one_minus_momentum, float grad_scale, int nesterov,    \
-                                     const G* grad, const float* momentum, const float* inverse,  \
-                                     O* x, i64 count, int is_aligned) {                           \
-    write<G, O>({one_minus_momentum, grad_scale, nesterov}, grad, momentum, inverse, x, count,    \
-                is_aligned);                                                                      \
+  KERNEL(kThreads) muon_write_##name(const Numbers* numbers, int nesterov, const G* grad,         \
+                                     const float* momentum, const float* inverse, O* x,           \
+                                     i64 count, int is_aligned) {                                 \
+    write<G, O>(blend_of(numbers, nesterov), grad, momentum, inverse, x, count, is_aligned);      \
   }                                                                                               \
-  KERNEL(kThreads) muon_write_turned_##name(float one_minus_momentum, float grad_scale,           \
-                                            int nesterov, const G* grad, const float* momentum,   \
-                                            const float* inverse, O* x, int rows, int cols,       \
-                                            int is_aligned) {                                     \
-    write_turned<G, O>({one_minus_momentum, grad_scale, nesterov}, grad, momentum, inverse, x,    \
-                       rows, cols, is_aligned);                                                   \
+  KERNEL(kThreads) muon_write_turned_##name(const Numbers* numbers, int nesterov, const G* grad,  \
+                                            const float* momentum, const float* inverse, O* x,    \
+                                            int rows, int cols, int is_aligned) {                 \
+    write_turned<G, O>(blend_of(numbers, nesterov), grad, momentum, inverse, x, rows, cols,       \
+                       is_aligned);                                                               \
   }
 FOR_GRAD_AND_OUT(float, float, float_float)
 FOR_GRAD_AND_OUT(float, Bf16, float_bf16)
@@ -295,11 +308,11 @@ FOR_GRAD_AND_OUT(Bf16, Bf16, bf16_bf16)
                                            float* sums) {                                         \
     sum_columns<O>(o, rows, cols, is_aligned, sums);                                              \
   }                                                                                               \
-  KERNEL(kThreads) muon_apply_##name(const float* row, const float* col, float step, float keep,  \
-                                     int cautious, const O* o, void* weight, void* other,         \
-                                     int rows, int cols, int is_aligned, int form) {              \
+  KERNEL(kThreads) muon_apply_##name(const float* row, const float* col, const Numbers* numbers,  \
+                                     float factor, int cautious, const O* o, void* weight,        \
+                                     void* other, int rows, int cols, int is_aligned, int form) { \
     __shared__ float tile[kTile][kTile + 1];                                                      \
-    const Move move{row, col, step, keep, cautious};                                              \
+    const Move move{row, col, numbers->lr * factor, numbers->keep, cautious};                     \
     const bool aligned = is_aligned;                                                              \
     switch (form + (rows > cols ? 3 : 0)) {                                                       \
       case 0: return apply<O, kSingle, false>(move, o, weight, other, rows, cols, aligned, tile); \

@@ -3,12 +3,12 @@
 #![expect(unsafe_code, reason = "launches of kernels on raw device memory")]
 
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::{Kind, Result, Tensor};
+use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 
 use super::launch::{Arg, Launch};
 use super::{blocks, check, check_float, check_int, is_aligned, source};
-use crate::muon::{Blend, Move};
-use crate::weight::Weight;
+use crate::muon::{Blend, Move, Scalars};
+use crate::weight::{Weight, same_count};
 
 const OP: &str = "Muon";
 
@@ -38,9 +38,15 @@ fn by_kind(tensor: &Tensor, float: &'static str, bf16: &'static str) -> &'static
     if tensor.kind() == Kind::BFloat16 { bf16 } else { float }
 }
 
+/// Checks the numbers of a step, which kernels read.
+fn check_numbers(numbers: &Tensor, device: Device) -> Result<()> {
+    check(numbers, Kind::Float, device, "numbers of a step")?;
+    same_count(OP, Scalars::COUNT, numbers.numel(), "numbers of a step")
+}
+
 /// See [`crate::muon::gather`], which has checked shapes and that no two tensors overlap.
 pub(crate) fn gather(
-    blend: &Blend,
+    blend: &Blend<'_>,
     grad: &Tensor,
     momentum: &mut Tensor,
     x_nm: &mut Tensor,
@@ -59,8 +65,8 @@ pub(crate) fn gather(
     let tensors = [grad, &*momentum, &*x_nm];
     let sides = [rows, cols].iter().all(|side| side.is_multiple_of(8));
     let aligned = Arg::from(tensors.into_iter().all(is_aligned) && sides);
-    let numbers: [Arg<'_>; 3] =
-        [blend.one_minus_momentum.into(), blend.grad_scale.into(), blend.nesterov.into()];
+    check_numbers(blend.numbers, device)?;
+    let numbers: [Arg<'_>; 2] = [blend.numbers.into(), blend.nesterov.into()];
     let begin = |tensors: &[&Tensor]| -> Vec<Arg<'_>> {
         numbers.into_iter().chain(tensors.iter().map(|&tensor| Arg::from(tensor))).collect()
     };
@@ -98,12 +104,12 @@ fn tiles(rows: usize, cols: usize) -> Result<(u32, u32)> {
     }
 }
 
-/// See [`crate::muon::sums_of_squares`]; waits for the device.
+/// See [`crate::muon::sums_of_squares`].
 pub(crate) fn sums_of_squares(
     o_rc: &Tensor,
     of_columns: bool,
     (rows, cols): (usize, usize),
-) -> Result<Vec<f32>> {
+) -> Result<Tensor> {
     check_float(o_rc, "a polar factor")?;
     check_int(rows.max(cols), "a side of a matrix")?;
     let count = if of_columns { cols } else { rows } as i64;
@@ -120,27 +126,31 @@ pub(crate) fn sums_of_squares(
     // SAFETY: the factor is dense, `[rows, cols]`; `sums` holds as many as there are rows or
     // columns.
     unsafe { launch(o_rc, kernel, (grid, 1), &args)? };
-    Vec::<f32>::try_from(sums.f_to_device(bert4rs_tensor_core::Device::Cpu).during(OP)?).during(OP)
+    Ok(sums)
 }
 
 /// See [`crate::muon::apply`], which has checked shapes and that no two tensors overlap.
-pub(crate) fn apply(numbers: &Move<'_>, o_nm: &Tensor, weight: &Weight<'_>) -> Result<()> {
-    let (rows, cols) = (numbers.row.len(), numbers.col.len());
+pub(crate) fn apply(
+    numbers: &Move<'_>,
+    o_nm: &Tensor,
+    weight: &Weight<'_>,
+    (rows, cols): (usize, usize),
+) -> Result<()> {
     let device = o_nm.device();
     check_float(o_nm, "a polar factor")?;
     check_int(rows.max(cols), "a side of a matrix")?;
     let (form, weight, other) = super::adamw::parts(OP, weight, rows * cols, device)?;
-    let upload = |factors: &[f32]| -> Result<Tensor> {
-        Tensor::f_from_slice(factors).during(OP)?.f_to_device(device).during(OP)
-    };
-    let (row, col) = (upload(numbers.row)?, upload(numbers.col)?);
+    check_numbers(numbers.numbers, device)?;
+    for factors in [numbers.row, numbers.col].into_iter().flatten() {
+        check(factors, Kind::Float, device, "factors of a side")?;
+    }
     let sides = [rows, cols].iter().all(|side| side.is_multiple_of(8));
     let aligned = sides && [o_nm, weight].into_iter().chain(other).all(is_aligned);
     let args = [
-        (&row).into(),
-        (&col).into(),
-        numbers.step.into(),
-        numbers.keep.into(),
+        numbers.row.into(),
+        numbers.col.into(),
+        numbers.numbers.into(),
+        numbers.factor.into(),
         numbers.cautious.into(),
         o_nm.into(),
         weight.into(),
@@ -151,7 +161,7 @@ pub(crate) fn apply(numbers: &Move<'_>, o_nm: &Tensor, weight: &Weight<'_>) -> R
         (form as i32).into(),
     ];
     let kernel = by_kind(o_nm, "muon_apply_float", "muon_apply_bf16");
-    // SAFETY: every tensor was checked by `parts`, here, or by the caller; `row` and `col` are as
-    // long as the sides.
+    // SAFETY: every tensor was checked by `parts`, here, or by the caller; `row` and `col` are
+    // absent or as long as the sides.
     unsafe { launch(o_nm, kernel, tiles(rows, cols)?, &args) }
 }

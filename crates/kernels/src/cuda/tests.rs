@@ -71,8 +71,8 @@ fn adamw_has_the_bits_of_its_twin() {
         eps: 1e-6,
         keep: 0.999,
         step_size: 1e-2,
-        cautious: true,
     };
+    let numbers = &Tensor::from_slice(&scalars.to_array());
     // More tensors than a launch takes.
     let sets: Vec<Vec<Tensor>> = (0..40)
         .map(|index| {
@@ -89,7 +89,7 @@ fn adamw_has_the_bits_of_its_twin() {
             sets.iter().map(|set| set.iter().map(Tensor::copy).collect()).collect();
         let jobs = sets.iter_mut().map(|set| {
             let [grad, moment1, moment2, rest @ ..] = &mut set[..] else { unreachable!() };
-            crate::adamw::Job { scalars, grad, moment1, moment2, weight: weight(rest) }
+            crate::adamw::Job { numbers, cautious: true, grad, moment1, moment2, weight: weight(rest) }
         });
         let jobs: Vec<_> = jobs.collect();
         match emulated {
@@ -101,14 +101,15 @@ fn adamw_has_the_bits_of_its_twin() {
     assert!(run(true).iter().zip(&run(false)).all(|(found, expected)| found.equal(expected)));
 }
 
+fn muon_scalars() -> [f32; 4] {
+    let (one_minus_momentum, grad_scale, lr, keep) = (0.05, 0.5, 0.2, 0.9);
+    crate::muon::Scalars { one_minus_momentum, grad_scale, lr, keep }.to_array()
+}
+
 #[test]
 fn muon_s_passes_equal_their_twins() {
-    let blend = crate::muon::Blend {
-        one_minus_momentum: 0.05,
-        nesterov: true,
-        grad_scale: 0.5,
-        norm_factor: 1.01,
-    };
+    let numbers = &Tensor::from_slice(&muon_scalars());
+    let blend = crate::muon::Blend { numbers, nesterov: true, norm_factor: 1.01 };
     for (rows, cols) in [(1, 1), (5, 7), (72, 136), (136, 72), (130, 70)] {
         for kind in [Kind::Float, Kind::BFloat16] {
             let (grad, m) = (random(&[rows, cols], kind), random(&[rows, cols], Kind::Float));
@@ -122,17 +123,16 @@ fn muon_s_passes_equal_their_twins() {
                 let sides = (x1.size()[0] as usize, x1.size()[1] as usize);
                 let found = muon::sums_of_squares(&x1, of_columns, sides).unwrap();
                 let expected = crate::muon::sums_of_squares(&x1, of_columns).unwrap();
-                let [found, expected] = [found, expected].map(|sums| Tensor::from_slice(&sums));
                 assert!(distance(&found, &expected) < 1e-5);
             }
-            let row: Vec<f32> = (0..rows).map(|i| 1.0 + (i % 5) as f32 * 0.1).collect();
-            let col: Vec<f32> = (0..cols).map(|i| 1.0 - (i % 3) as f32 * 0.2).collect();
-            let numbers =
-                crate::muon::Move { row: &row, col: &col, step: 0.1, keep: 0.9, cautious: true };
+            let row = random(&[rows], Kind::Float);
+            let col = random(&[cols], Kind::Float);
+            let (row, col) = [(Some(&row), None), (Some(&row), Some(&col))][usize::from(rows > 5)];
+            let numbers = crate::muon::Move { numbers, factor: 0.5, row, col, cautious: true };
             for mut found in forms(&random(&[rows, cols], Kind::Float)) {
                 let mut expected: Vec<Tensor> = found.iter().map(Tensor::copy).collect();
                 crate::muon::apply(&numbers, &x1, weight(&mut expected)).unwrap();
-                muon::apply(&numbers, &x1, &weight(&mut found)).unwrap();
+                muon::apply(&numbers, &x1, &weight(&mut found), sides).unwrap();
                 assert!(found.iter().zip(&expected).all(|(a, b)| a.equal(b)), "{rows} {cols}");
             }
         }

@@ -137,7 +137,6 @@ fn adamw_has_the_bits_of_the_cpu() {
         eps: 1e-6,
         keep: 0.999,
         step_size: 1e-2,
-        cautious: false,
     };
     // More tensors than one launch takes, of sizes that are whole and not; and odd beginnings.
     let sizes = [1, 7, 8, 100, 8192, 8193, 70_000];
@@ -157,10 +156,11 @@ fn adamw_has_the_bits_of_the_cpu() {
                 to(device, &all.map(Tensor::shallow_clone).collect::<Vec<_>>())
             })
             .collect();
+        let numbers = Tensor::from_slice(&scalars.to_array()).to_device(device);
         let jobs = made.iter_mut().enumerate().map(|(index, tensors)| {
             let [grad, moment1, moment2, rest @ ..] = &mut tensors[..] else { unreachable!() };
-            let scalars = adamw::Scalars { cautious: index % 4 == 0, ..scalars };
-            adamw::Job { scalars, grad, moment1, moment2, weight: weight(rest) }
+            let (numbers, cautious, weight) = (&numbers, index % 4 == 0, weight(rest));
+            adamw::Job { numbers, cautious, grad, moment1, moment2, weight }
         });
         adamw::step(jobs.collect()).unwrap();
         made.into_iter().flatten().map(|tensor| tensor.to_device(Device::Cpu)).collect()
@@ -180,20 +180,19 @@ fn muon_s_passes_equal_those_of_the_cpu() {
         let error = f64::try_from(error).unwrap();
         assert!(error < 1e-3, "{what}: {error}");
     };
+    let scalars =
+        muon::Scalars { one_minus_momentum: 0.05, grad_scale: 0.5, lr: 0.2, keep: 0.9 };
+    let numbers = Tensor::from_slice(&scalars.to_array());
     for (rows, cols) in [(1, 1), (5, 7), (64, 64), (72, 136), (136, 72), (768, 3072), (3072, 768)] {
         for (grad_kind, kind) in [(Kind::Float, Kind::Float), (Kind::BFloat16, Kind::BFloat16)] {
             let grad = random_of(&[rows, cols], grad_kind);
             let momentum = random_of(&[rows, cols], Kind::Float);
-            let blend = muon::Blend {
-                one_minus_momentum: 0.05,
-                nesterov: true,
-                grad_scale: 0.5,
-                norm_factor: 1.01,
-            };
             let (low, high) = (rows.min(cols), rows.max(cols));
             let run = |device: Device| {
                 let (grad, mut m) = (grad.to_device(device), momentum.to_device(device).copy());
                 let mut x = Tensor::zeros([low, high], (kind, device));
+                let numbers = &numbers.to_device(device);
+                let blend = muon::Blend { numbers, nesterov: true, norm_factor: 1.01 };
                 muon::gather(&blend, &grad, &mut m, &mut x).unwrap();
                 let sums = [false, true].map(|cols| muon::sums_of_squares(&x, cols).unwrap());
                 (m, x, sums)
@@ -202,16 +201,17 @@ fn muon_s_passes_equal_those_of_the_cpu() {
             close(&found.0, &expected.0, "momentum");
             close(&found.1, &expected.1, "update");
             for (found, expected) in found.2.iter().zip(&expected.2) {
-                close(&Tensor::from_slice(found), &Tensor::from_slice(expected), "sums");
+                close(found, expected, "sums");
             }
-            let row: Vec<f32> = (0..rows).map(|i| 1.0 + (i % 5) as f32 * 0.1).collect();
-            let col: Vec<f32> = (0..cols).map(|i| 1.0 - (i % 3) as f32 * 0.2).collect();
+            let (row, col) = (random_of(&[rows], Kind::Float), random_of(&[cols], Kind::Float));
             for (form, cautious) in [(0, false), (1, true), (2, true)] {
                 let exact = random_of(&[rows, cols], Kind::Float);
-                let numbers = muon::Move { row: &row, col: &col, step: 0.1, keep: 0.9, cautious };
                 let run = |device: Device| {
                     let mut tensors = to(device, &forms(&exact)[form]);
                     let o = expected.1.to_device(device);
+                    let [row, col, numbers] = [&row, &col, &numbers].map(|x| x.to_device(device));
+                    let (row, col, numbers) = (Some(&row), Some(&col), &numbers);
+                    let numbers = muon::Move { numbers, factor: 0.5, row, col, cautious };
                     muon::apply(&numbers, &o, weight(&mut tensors)).unwrap();
                     tensors
                 };

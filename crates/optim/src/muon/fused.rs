@@ -1,21 +1,22 @@
-//! Muon with few passes over memory around the products: [`bert4rs_kernels::muon`], on CPUs.
+//! Muon with few passes over memory around the products: [`bert4rs_kernels::muon`].
 
 use bert4rs_kernels::muon::{self as kernel, Blend, Move};
 use bert4rs_kernels::weight::Weight;
-use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::{Kind, Tensor};
 
 use super::stack::Block;
-use super::{LrScale, MuonConfig, MuonSlot, Numbers, OP};
+use super::{LrScale, MuonConfig, MuonSlot, OP};
 use crate::adamw::kernel_grad;
 use crate::error::Result;
 use crate::neuron::{NeuronNorm, neuron_scale};
+use crate::numbers::MuonNumbers;
 use crate::polar::{Plan, Workspace};
 
 /// One step of the blocks of `stack`, working weights included.
 pub(super) fn step_stack(
     config: &MuonConfig,
-    numbers: &Numbers,
+    numbers: &MuonNumbers,
     space: &mut Workspace,
     slots: &mut [MuonSlot<'_>],
     stack: &[(usize, usize)],
@@ -29,9 +30,8 @@ pub(super) fn step_stack(
     let plan = Plan::of(shape, kind, device, &options);
     let x_knm = space.take(&shape, plan.kind(), device)?;
     let blend = Blend {
-        one_minus_momentum: (1.0 - numbers.momentum) as f32,
+        numbers: &numbers.float,
         nesterov: config.nesterov,
-        grad_scale: numbers.grad_scale as f32,
         norm_factor: options.coefficients.norm_factor(),
     };
     for (index, &(slot, block)) in stack.iter().enumerate() {
@@ -44,7 +44,7 @@ pub(super) fn step_stack(
     let o_knm = plan.run(space, x_knm, &options)?;
     for (index, &(slot, block)) in stack.iter().enumerate() {
         let o_nm = o_knm.f_get(index as i64).during(OP)?;
-        apply(config, numbers.lr, &mut slots[slot], block, &o_nm)?;
+        apply(config, numbers, &mut slots[slot], block, &o_nm)?;
     }
     space.give(o_knm);
     Ok(())
@@ -53,19 +53,19 @@ pub(super) fn step_stack(
 /// Decays a block and moves it by `-lr * scale * o`, after NorMuon's second stage.
 fn apply(
     config: &MuonConfig,
-    lr: f64,
+    numbers: &MuonNumbers,
     slot: &mut MuonSlot<'_>,
     index: usize,
     o_nm: &Tensor,
 ) -> Result<()> {
     let block = slot.state.blocks[index];
     let stats = slot.state.stats.get_mut(index);
-    let Factors { row, col, step } = factors(config, block, stats, o_nm)?;
+    let sides = factors(config, numbers, block, stats, o_nm)?;
     let numbers = Move {
-        row: &row,
-        col: &col,
-        step: (lr * step) as f32,
-        keep: (1.0 - lr * config.weight_decay) as f32,
+        numbers: &numbers.float,
+        factor: config.scale.by_shape(block.rows, block.cols) as f32,
+        row: sides.row.as_ref(),
+        col: sides.col.as_ref(),
         cautious: config.cautious,
     };
     let mut weight = block.of(&slot.param.weight.detach())?;
@@ -83,46 +83,59 @@ fn apply(
     Ok(())
 }
 
-/// What an update's rows, its columns and all of it are multiplied by.
-struct Factors {
-    row: Vec<f32>,
-    col: Vec<f32>,
-    step: f64,
+/// What an update's rows and columns are multiplied by, FP32; 1 if absent.
+#[derive(Default)]
+struct Sides {
+    row: Option<Tensor>,
+    col: Option<Tensor>,
 }
 
+/// NorMuon's factors, and that of a known norm. All sums stay on the device.
 fn factors(
     config: &MuonConfig,
+    numbers: &MuonNumbers,
     block: Block,
     stats: Option<&mut Tensor>,
     o_nm: &Tensor,
-) -> Result<Factors> {
+) -> Result<Sides> {
     let Block { rows, cols, .. } = block;
-    let (mut row, mut col) = (vec![1.0; rows as usize], vec![1.0; cols as usize]);
-    let axis = config.neurons.map_or(2, |norm| norm.axis.reduced(rows, cols));
     let needs_norm = config.scale == LrScale::UpdateRms;
-    let mut step = config.scale.by_shape(rows, cols);
     if config.neurons.is_none() && !needs_norm {
-        return Ok(Factors { row, col, step });
+        return Ok(Sides::default());
     }
+    let axis = config.neurons.map_or(2, |norm| norm.axis.reduced(rows, cols));
     // Columns of what lies transposed are the weight's rows.
     let squares = kernel::sums_of_squares(o_nm, block.is_tall() == (axis == 2))?;
+    let mut factors = match (&config.neurons, stats) {
+        (Some(norm), Some(stats)) => {
+            let count = if axis == 2 { cols } else { rows };
+            scale(norm, &squares, stats, (&numbers.stats_weight, count as f64))?
+        }
+        _ => squares.f_ones_like().during(OP)?,
+    };
     if needs_norm {
         // The second stage keeps the norm.
-        let norm = squares.iter().map(|&square| f64::from(square)).sum::<f64>().sqrt();
-        step *= 0.2 * ((rows * cols) as f64).sqrt() / norm.max(f64::from(f32::MIN_POSITIVE));
+        let norm = squares.f_sum(Kind::Double).during(OP)?.f_sqrt().during(OP)?;
+        let norm = norm.f_clamp_min(f64::from(f32::MIN_POSITIVE)).during(OP)?;
+        let rms = norm.f_reciprocal().during(OP)? * (0.2 * ((rows * cols) as f64).sqrt());
+        factors = factors.f_mul(&rms).during(OP)?;
     }
-    if let (Some(norm), Some(stats)) = (&config.neurons, stats) {
-        let scale = scale(norm, &squares, if axis == 2 { cols } else { rows }, stats)?;
-        *(if axis == 2 { &mut row } else { &mut col }) = scale;
-    }
-    Ok(Factors { row, col, step })
+    Ok(match axis {
+        2 => Sides { row: Some(factors), col: None },
+        _ => Sides { row: None, col: Some(factors) },
+    })
 }
 
 /// NorMuon's factor for each neuron, from its sum of squares over `count` values.
-fn scale(norm: &NeuronNorm, squares: &[f32], count: i64, stats: &mut Tensor) -> Result<Vec<f32>> {
-    let mean = Tensor::f_from_slice(squares).during(OP)? / count as f64;
+fn scale(
+    norm: &NeuronNorm,
+    squares: &Tensor,
+    stats: &mut Tensor,
+    (weight, count): (&Tensor, f64),
+) -> Result<Tensor> {
+    let mean = squares.f_div_scalar(count).during(OP)?;
     let mean_krc = mean.f_view_as(stats).during(OP)?.f_unsqueeze(0).during(OP)?;
     let mut stats_krc = stats.f_unsqueeze(0).during(OP)?;
-    let scale = neuron_scale(mean_krc, &mut stats_krc, norm, count as f64)?;
-    Ok(Vec::try_from(scale.f_view(-1).during(OP)?).during(OP)?)
+    let scale = neuron_scale(mean_krc, &mut stats_krc, norm, (weight, count))?;
+    Ok(scale.f_view(-1).during(OP)?)
 }

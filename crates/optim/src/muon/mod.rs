@@ -18,13 +18,14 @@ mod fused;
 mod plain;
 mod stack;
 
-use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
+use bert4rs_tensor_core::{Device, Tensor};
 
 use crate::adamw::fused_for;
 use crate::error::{Error, Result};
 use crate::group;
+use crate::numbers::{GradScale, MuonNumbers, upload};
 use crate::polar::Workspace;
 
 pub use config::{LrScale, MuonConfig, Rows, Split};
@@ -56,13 +57,6 @@ pub(crate) struct Muon {
     config: MuonConfig,
     fused: bool,
     space: Workspace,
-}
-
-/// The numbers of one step.
-struct Numbers {
-    momentum: f64,
-    lr: f64,
-    grad_scale: f64,
 }
 
 impl Muon {
@@ -103,23 +97,37 @@ impl Muon {
         Ok(MuonState { momentum, stats: stats.transpose()?.unwrap_or_default(), blocks })
     }
 
-    /// One step of the parameters in `slots`; `step` counts from 0.
+    /// The numbers of step `step`, counted from 0, about which the host knows all.
+    pub(crate) fn numbers(
+        &self,
+        step: u64,
+        (lr_factor, grad_scale): (f64, f64),
+        device: Device,
+    ) -> Result<MuonNumbers> {
+        let lr = self.config.lr * lr_factor;
+        let momentum = self.config.momentum.at(step);
+        let exact = [1.0 - momentum, grad_scale, lr, 1.0 - lr * self.config.weight_decay];
+        let stats_weight = self.config.neurons.map_or(0.0, |norm| 1.0 - norm.beta2);
+        let stats_weight = upload(&[stats_weight], device)?.f_get(0).during(OP)?;
+        let scale = GradScale::Known(grad_scale);
+        Ok(MuonNumbers::new(scale, upload(&exact, device)?, stats_weight)?)
+    }
+
+    /// The settings.
+    pub(crate) fn config(&self) -> &MuonConfig {
+        &self.config
+    }
+
+    /// One step of the parameters in `slots`.
     pub(crate) fn step(
         &mut self,
         slots: &mut [MuonSlot<'_>],
-        step: u64,
-        lr_factor: f64,
-        grad_scale: f64,
+        numbers: &MuonNumbers,
     ) -> Result<()> {
         let _guard = bert4rs_tensor_core::no_grad_guard();
-        let numbers = Numbers {
-            momentum: self.config.momentum.at(step),
-            lr: self.config.lr * lr_factor,
-            grad_scale,
-        };
         let step_stack = if self.fused { fused::step_stack } else { plain::step_stack };
         for stack in stacks(slots) {
-            step_stack(&self.config, &numbers, &mut self.space, slots, &stack)?;
+            step_stack(&self.config, numbers, &mut self.space, slots, &stack)?;
         }
         if !self.fused {
             slots.iter_mut().try_for_each(plain::round_weight)?;

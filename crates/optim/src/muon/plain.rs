@@ -4,16 +4,17 @@ use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::error::Context;
 
 use super::stack::{Block, stack_runs};
-use super::{MuonConfig, MuonSlot, Numbers, OP};
+use super::{MuonConfig, MuonSlot, OP};
 use crate::error::Result;
 use crate::masters;
 use crate::neuron::normalize_neurons;
+use crate::numbers::MuonNumbers;
 use crate::polar::{self, Buffer, Workspace};
 
 /// One step of the blocks of `stack`. Working weights follow by [`round_weight`].
 pub(super) fn step_stack(
     config: &MuonConfig,
-    numbers: &Numbers,
+    numbers: &MuonNumbers,
     space: &mut Workspace,
     slots: &mut [MuonSlot<'_>],
     stack: &[(usize, usize)],
@@ -23,7 +24,7 @@ pub(super) fn step_stack(
     for run in stack_runs(stack, slots) {
         let count = run.len() as i64;
         let o_knm = o_knm.f_narrow(0, run.start as i64, count).during(OP)?;
-        apply(config, numbers.lr, space, slots, &stack[run], &o_knm)?;
+        apply(config, numbers, space, slots, &stack[run], &o_knm)?;
     }
     space.give(o_knm);
     Ok(())
@@ -32,7 +33,7 @@ pub(super) fn step_stack(
 /// Moves the momentum of the blocks of a stack and returns their updates, all wide.
 fn updates(
     config: &MuonConfig,
-    numbers: &Numbers,
+    numbers: &MuonNumbers,
     space: &mut Workspace,
     slots: &mut [MuonSlot<'_>],
     stack: &[(usize, usize)],
@@ -43,25 +44,22 @@ fn updates(
     let (kind, device) = (first.kind(), first.device());
     let shape = [stack.len() as i64, rows.min(cols), rows.max(cols)];
     let u_knm = space.take(&shape, kind, device)?;
+    let [one_minus_momentum, ..] = numbers.scalars(kind)?;
+    let momentum: Tensor = 1.0 - &one_minus_momentum;
     for (index, &(slot, block)) in stack.iter().enumerate() {
         let slot = &mut slots[slot];
         let block = slot.state.blocks[block];
         let wide = u_knm.f_get(index as i64).during(OP)?;
         let mut u = if block.is_tall() { wide.f_transpose(0, 1).during(OP)? } else { wide };
         let mut m = block.of(&slot.state.momentum)?;
-        let mut g = space.take(&[block.rows, block.cols], kind, device)?;
-        g.f_copy_(&block.of(&slot.grad.detach())?).during(OP)?;
-        if numbers.grad_scale != 1.0 {
-            let _ = g.f_mul_scalar_(numbers.grad_scale).during(OP)?;
-        }
-        let _ = m.f_lerp_(&g, 1.0 - numbers.momentum).during(OP)?;
+        let g = block.of(&slot.grad.detach())?.f_to_kind(kind).during(OP)?;
+        let g = numbers.scale.apply(g)?;
+        let _ = m.f_lerp_tensor_(&g, &one_minus_momentum).during(OP)?;
         if config.nesterov {
-            let _ = g.f_lerp_(&m, numbers.momentum).during(OP)?;
-            u.f_copy_(&g).during(OP)?;
+            u.f_copy_(&g.f_lerp_tensor(&m, &momentum).during(OP)?).during(OP)?;
         } else {
             u.f_copy_(&m).during(OP)?;
         }
-        space.give(g);
     }
     Ok(u_knm)
 }
@@ -69,7 +67,7 @@ fn updates(
 /// Moves the exact weights of a run of equal blocks by `-lr * scale * o`, after decay.
 fn apply(
     config: &MuonConfig,
-    lr: f64,
+    numbers: &MuonNumbers,
     space: &mut Workspace,
     slots: &mut [MuonSlot<'_>],
     run: &[(usize, usize)],
@@ -92,7 +90,7 @@ fn apply(
         let stats: Vec<&Tensor> =
             run.iter().map(|&(slot, block)| &slots[slot].state.stats[block]).collect();
         let mut stats_k = Tensor::f_stack(&stats, 0).during(OP)?;
-        normalize_neurons(&mut o_krc, &mut stats_k, norm)?;
+        normalize_neurons(&mut o_krc, &mut stats_k, norm, &numbers.stats_weight)?;
         for (index, &(slot, block)) in run.iter().enumerate() {
             let new = stats_k.f_get(index as i64).during(OP)?;
             slots[slot].state.stats[block].f_copy_(&new).during(OP)?;
@@ -101,7 +99,7 @@ fn apply(
     config.scale.apply(&mut o_krc)?;
     for (index, &(slot, block)) in run.iter().enumerate() {
         let mut o_rc = o_krc.f_get(index as i64).during(OP)?;
-        move_block(config, &mut slots[slot], block, &mut o_rc, lr)?;
+        move_block(config, numbers, &mut slots[slot], block, &mut o_rc)?;
     }
     space.give(o_krc);
     Ok(())
@@ -110,23 +108,23 @@ fn apply(
 /// Decays a block's exact weight and moves it by `-lr * o`. `o_rc` is used up.
 fn move_block(
     config: &MuonConfig,
+    numbers: &MuonNumbers,
     slot: &mut MuonSlot<'_>,
     block: usize,
     o_rc: &mut Tensor,
-    lr: f64,
 ) -> Result<()> {
     let block = slot.state.blocks[block];
     let whole = masters::read(slot.param, slot.low.as_deref())?;
     let mut p = block.of(&whole)?;
-    let decay = lr * config.weight_decay;
+    let [_, _, lr, keep] = numbers.scalars(p.kind())?;
     if config.cautious {
-        let agree = o_rc.f_mul(&p).during(OP)?.f_ge(0.0).during(OP)?;
-        let agree = agree.f_to_kind(p.kind()).during(OP)?;
-        let _ = p.f_mul_(&(agree * -decay + 1.0)).during(OP)?;
-    } else if decay != 0.0 {
-        let _ = p.f_mul_scalar_(1.0 - decay).during(OP)?;
+        let disagree = o_rc.f_mul(&p).during(OP)?.f_lt(0.0).during(OP)?;
+        let keep = keep.f_expand_as(&disagree).during(OP)?;
+        let _ = p.f_mul_(&keep.f_masked_fill(&disagree, 1.0).during(OP)?).during(OP)?;
+    } else if config.weight_decay != 0.0 {
+        let _ = p.f_mul_(&keep).during(OP)?;
     }
-    let _ = o_rc.f_mul_scalar_(lr).during(OP)?;
+    let _ = o_rc.f_mul_(&lr).during(OP)?;
     let _ = p.f_sub_(o_rc).during(OP)?;
     if slot.low.is_some() {
         masters::write(slot.param, slot.low.as_deref_mut(), &whole)?;
