@@ -526,7 +526,12 @@ multiversioned! {
 }
 
 #[inline(always)]
-fn apply_turned_body<O: Number, W: Store>(numbers: &Factors<'_>, o: &[O], first: usize, band: &mut W) {
+fn apply_turned_body<O: Number, W: Store>(
+    numbers: &Factors<'_>,
+    o: &[O],
+    first: usize,
+    band: &mut W,
+) {
     let (rows, cols) = (numbers.row.len(), numbers.col.len());
     let height = TILE.min(rows - first);
     let mut tile = [[0f32; TILE]; TILE];

@@ -91,10 +91,13 @@ impl OverflowCount {
     /// What libtorch throws.
     pub fn add(&self, count: &Tensor) -> Result<()> {
         let mut total = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *total = Some(match total.take() {
-            None => count.shallow_clone(),
-            Some(before) => before.f_add(count).during("count FP8 overflow")?,
-        });
+        // In place, so that a recorded step counts on.
+        match &mut *total {
+            None => *total = Some(count.copy()),
+            Some(total) => {
+                let _ = total.f_add_(count).during("count FP8 overflow")?;
+            }
+        }
         Ok(())
     }
 

@@ -25,6 +25,7 @@ static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cuda_shim.so")
 type OnCapture = unsafe extern "C" fn(*mut c_void) -> *mut c_char;
 
 /// The functions of that library.
+#[derive(Debug)]
 struct Functions {
     new: unsafe extern "C" fn(c_int, *mut *mut c_void) -> *mut c_char,
     begin: OnCapture,
@@ -100,39 +101,38 @@ fn library_from_memory() -> std::result::Result<Library, Box<dyn std::error::Err
 
 /// Work on a CUDA device, recorded.
 ///
-/// It owns the closure that it was recorded from, and with it the tensors that the closure holds:
-/// their memory is what the recorded work reads and writes.
-pub struct Graph<F> {
+/// It keeps what the recorded work returned, but not all that it touched: see [`Graph::record`].
+#[derive(Debug)]
+pub struct Graph<T> {
     capture: Capture,
-    _body: F,
+    outputs: T,
 }
 
-impl<F: FnMut() -> Result<()>> Graph<F> {
-    /// Runs `body` `warm_up` times, at least once, and then records it.
+impl<T> Graph<T> {
+    /// Records `body` instead of running it.
     ///
     /// All work of `body` must be on the CUDA device `index`, the same each time, and wait for
-    /// nothing. Tensors that it makes belong to the graph: one that it keeps is written again by
-    /// each [`replay`](Self::replay). The last run is recorded and not run.
+    /// nothing. It must have been done before, at least once, so that what is made at first use is
+    /// there. Tensors that it makes belong to the graph: one that it returns is written again by
+    /// each [`replay`](Self::replay). What it reads or changes beside them must live, and stay
+    /// where it is, until the graph is dropped, as a replay goes to that memory again.
     ///
     /// # Errors
     /// No such device, a program built without CUDA's headers, an error of `body`, and whatever
     /// can't be recorded, such as a look at a value. The streams are then as they were: do the
     /// same without a graph.
-    pub fn record(index: usize, warm_up: usize, mut body: F) -> Result<Self> {
+    pub fn record(index: usize, body: impl FnOnce() -> Result<T>) -> Result<Self> {
         let capture = Capture::new(index)?;
-        let recorded = (|| {
-            for _ in 0..warm_up.max(1) {
-                body()?;
-            }
-            capture.call(capture.functions.begin)?;
+        let recorded = capture.call(capture.functions.begin).and_then(|()| {
             let outcome = body();
             // Ended whatever the outcome: a stream that records can do nothing else.
             let ended = capture.call(capture.functions.end);
-            outcome.and(ended)
-        })();
+            outcome.and_then(|outputs| ended.map(|()| outputs))
+        });
         let left = capture.call(capture.functions.leave);
-        recorded.and(left)?;
-        Ok(Self { capture, _body: body })
+        let outputs = recorded?;
+        left?;
+        Ok(Self { capture, outputs })
     }
 
     /// Runs what was recorded, behind what is on the current stream, without waiting for it.
@@ -142,9 +142,15 @@ impl<F: FnMut() -> Result<()>> Graph<F> {
     pub fn replay(&self) -> Result<()> {
         self.capture.call(self.capture.functions.replay)
     }
+
+    /// What the recorded work returned, as the last replay left it.
+    pub fn outputs(&self) -> &T {
+        &self.outputs
+    }
 }
 
 /// `Capture` of csrc/cuda/graph.cpp.
+#[derive(Debug)]
 struct Capture {
     functions: &'static Functions,
     raw: *mut c_void,

@@ -18,6 +18,7 @@ pub mod clock;
 pub mod config;
 pub mod console;
 mod error;
+mod fixed;
 mod gradients;
 pub mod memory_plan;
 pub mod metrics;
@@ -29,5 +30,6 @@ pub mod run_folder;
 pub mod session;
 pub mod task;
 pub mod trainer;
+mod work;
 
 pub use error::{Error, Result};

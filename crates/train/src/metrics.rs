@@ -100,11 +100,12 @@ pub struct Summary {
     pub threads: u64,
 }
 
-/// Steps whose loss is still on the device.
+/// A step whose loss and norm are still on the device.
 #[derive(Debug)]
 struct PendingStep {
     record: StepRecord,
     loss: Tensor,
+    grad_norm: Tensor,
 }
 
 /// Times steps, and reads their losses from the device only when asked to.
@@ -127,8 +128,8 @@ pub struct StepOutcome {
     pub lr: f64,
     /// Muon's, where there is Muon.
     pub muon_lr: Option<f64>,
-    /// Norm of all gradients before clipping.
-    pub grad_norm: f64,
+    /// Norm of all gradients before clipping, a scalar.
+    pub grad_norm: Tensor,
 }
 
 impl Meter {
@@ -160,21 +161,33 @@ impl Meter {
             slots: outcome.size.slots,
             lr: outcome.lr,
             muon_lr: outcome.muon_lr,
-            grad_norm: outcome.grad_norm,
+            grad_norm: f64::NAN,
             step_time_s: time.as_secs_f64(),
             time_s: since_start.as_secs_f64(),
             resident_bytes: resident,
         };
-        self.pending.push(PendingStep { record, loss: outcome.loss });
+        let StepOutcome { loss, grad_norm, .. } = outcome;
+        self.pending.push(PendingStep { record, loss, grad_norm });
     }
 
-    /// Reads the losses of the steps since the last call: the loop's one wait for the device.
+    /// Reads the losses of the steps since the last call, for which it waits for the device: the
+    /// time that this takes belongs to these steps, to each the same.
     pub fn flush(&mut self) -> Result<Vec<StepRecord>> {
-        let mut records = Vec::with_capacity(self.pending.len());
-        for PendingStep { mut record, loss } in self.pending.drain(..) {
+        let began = Instant::now();
+        let pending = std::mem::take(&mut self.pending);
+        let mut records = Vec::with_capacity(pending.len());
+        for PendingStep { mut record, loss, grad_norm } in pending {
             record.loss = loss.f_double_value(&[]).during("read the loss")?;
+            record.grad_norm = grad_norm.f_double_value(&[]).during("read a norm")?;
             self.losses.push(record.loss);
             records.push(record);
+        }
+        let share = began.elapsed() / records.len().max(1) as u32;
+        let first = self.steps.len().saturating_sub(records.len());
+        for (record, (time, size)) in records.iter_mut().zip(&mut self.steps[first..]) {
+            *time += share;
+            record.step_time_s = time.as_secs_f64();
+            record.tokens_per_s = size.tokens as f64 / time.as_secs_f64();
         }
         Ok(records)
     }

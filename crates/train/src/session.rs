@@ -6,23 +6,22 @@ use bert4rs_optim::Optimizer;
 use bert4rs_optim::memory::held;
 use bert4rs_optim::schedule::{Horizon, Schedule};
 use bert4rs_tensor_core::device::DeviceChoice;
-use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::fp8::{Fp8Config, Fp8Mode};
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::precision::Precision;
-use bert4rs_tensor_core::profile::span;
 use bert4rs_tensor_core::speed_of_light::{self, SpeedOfLight};
 use bert4rs_tensor_core::{Device, Tensor, cpu, get_num_threads, memory, random, set_num_threads};
 
-use crate::config::{Config, Family};
+use crate::config::{Config, Family, Graphs};
 use crate::console::Console;
 use crate::error::{Error, Result};
-use crate::gradients::Gradients;
+use crate::fixed::{self, FixedSteps};
 use crate::metrics::{Meter, StepOutcome, Summary};
 use crate::task::causal_lm::CausalLm;
 use crate::task::masked_lm::MaskedLm;
 use crate::task::span_corruption::SpanCorruption;
 use crate::task::{BatchSize, Task};
+use crate::work::Work;
 
 /// Everything that a run holds while it trains.
 pub struct Session {
@@ -31,11 +30,11 @@ pub struct Session {
     precision: Precision,
     precision_reason: &'static str,
     speed_of_light: SpeedOfLight,
-    params: ParamStore,
-    /// The weights again, as gradients are asked for: in the store's order.
-    weights: Vec<Tensor>,
-    task: Box<dyn Task>,
-    optimizer: Optimizer,
+    work: Work,
+    /// Absent where the host looks at each step.
+    fixed: Option<FixedSteps>,
+    /// Why steps are not recorded, where they were to be.
+    no_graphs: Option<&'static str>,
     schedule: Schedule,
 }
 
@@ -47,6 +46,10 @@ impl Session {
     pub fn prepare(config: &Config, console: &mut Console) -> Result<Self> {
         let device: DeviceChoice = config.compute.device.parse()?;
         let device = device.resolve()?;
+        let (graphs, no_graphs) = fixed::resolve(config, device);
+        let mut config = config.clone();
+        config.compute.graphs = graphs;
+        let config = &config;
         config.compute.attention.check_device(device).map_err(|error| Error::Config {
             origin: "configuration".into(),
             key: "compute.attention".into(),
@@ -71,61 +74,77 @@ impl Session {
         };
         let optimizer = Optimizer::new(config.optimizer.clone(), params.params_mut())?;
         let schedule = config.schedule.resolve(Horizon::Steps(config.train.max_steps))?;
-        let weights = params.params().iter().map(|param| param.weight.shallow_clone()).collect();
+        let mut work = Work::new(task, params, optimizer);
+        let fixed = match graphs {
+            Graphs::Off => None,
+            _ => Some(FixedSteps::new(&mut work, graphs, device)?),
+        };
         Ok(Self {
             config: config.clone(),
             device,
             precision,
             precision_reason,
             speed_of_light,
-            params,
-            weights,
-            task,
-            optimizer,
+            work,
+            fixed,
+            no_graphs,
             schedule,
         })
     }
 
     /// One optimizer step, counted from 1.
     pub fn step(&mut self, step: u64) -> Result<StepOutcome> {
-        let batches = self.config.train.accumulate;
-        let mut gradients = Gradients::default();
-        let (mut losses, mut size) = (Vec::new(), BatchSize::default());
-        for _ in 0..batches {
-            let forward = span("forward");
-            let batch = self.task.next_loss()?;
-            let loss = batch.loss / f64::from(batches);
-            drop(forward);
+        let (mut batches, mut size) = (Vec::new(), BatchSize::default());
+        for _ in 0..self.config.train.accumulate {
+            let batch = self.work.task.next_batch()?;
+            batches.push(batch.tensors);
             size += batch.size;
-            let _backward = span("backward");
-            gradients.add(
-                Tensor::f_run_backward(&[&loss], &self.weights, false, false).during("backward")?,
-            )?;
-            losses.push(loss.detach());
         }
         let factor = self.schedule.factor((step - 1) as f64);
-        let gradients = gradients.into_tensors();
-        let _optimizer = span("optimizer");
-        let report = self.optimizer.step(self.params.params_mut(), &gradients, factor)?;
+        let (loss, grad_norm) = match &mut self.fixed {
+            Some(fixed) => fixed.step(&mut self.work, &batches, factor)?,
+            None => {
+                let (loss, report) = self.work.step(&batches, factor)?;
+                (loss, Tensor::from(report.grad_norm))
+            }
+        };
         let lr = self.config.optimizer.adamw.lr * factor;
-        let loss = losses.into_iter().reduce(|sum, loss| sum + loss).unwrap_or_default();
         let muon_lr = self.config.optimizer.muon.as_ref().map(|muon| muon.lr * factor);
-        Ok(StepOutcome { loss, size, lr, muon_lr, grad_norm: report.grad_norm })
+        Ok(StepOutcome { loss, size, lr, muon_lr, grad_norm })
+    }
+
+    /// Makes the host know what only the device knows, such as which steps were skipped. Waits for
+    /// the device. To be called before anything but steps.
+    ///
+    /// # Errors
+    /// Too many skipped steps in a row.
+    pub fn settle(&mut self) -> Result<()> {
+        self.fixed.as_mut().map_or(Ok(()), |fixed| fixed.settle(&mut self.work))
+    }
+
+    /// What happened in the last steps that a person should know.
+    pub fn take_note(&mut self) -> Option<String> {
+        self.fixed.as_mut().and_then(FixedSteps::take_note)
+    }
+
+    /// Optimizer steps of the whole run.
+    pub fn max_steps(&self) -> u64 {
+        self.config.train.max_steps
     }
 
     /// Batch number `index` as the model gets it, by the names of its tensors.
     pub fn batch(&self, index: u64) -> Result<Vec<(&'static str, Tensor)>> {
-        self.task.batch(index)
+        self.work.task.batch(index)
     }
 
     /// Loss on held-out text, `None` where none is to be measured.
     pub fn held_out_loss(&self) -> Result<Option<f64>> {
-        self.task.held_out_loss()
+        self.work.task.held_out_loss()
     }
 
     /// Writes the model to `folder`.
     pub fn export(&self, folder: &Path) -> Result<()> {
-        self.task.export(folder, &self.params)
+        self.work.task.export(folder, &self.work.params)
     }
 
     /// Lines that say what was chosen, and why.
@@ -145,7 +164,7 @@ impl Session {
                 name_of(compute.attention),
                 name_of(compute.logits)
             ),
-            format!("model      {:.2} M parameters", self.params.count() as f64 / 1e6),
+            format!("model      {:.2} M parameters", self.work.params.count() as f64 / 1e6),
         ];
         if compute.fp8.scaling != Fp8Mode::Off {
             let how = match self.device {
@@ -154,8 +173,19 @@ impl Session {
             };
             lines.push(format!("FP8        factors by {}; {how}", name_of(compute.fp8.scaling)));
         }
-        lines.extend(self.task.describe());
+        lines.extend(self.describe_graphs());
+        lines.extend(self.work.task.describe());
         lines
+    }
+
+    fn describe_graphs(&self) -> Option<String> {
+        let how = match (self.config.compute.graphs, self.no_graphs) {
+            (_, Some(reason)) => format!("not used: {reason}"),
+            (Graphs::Auto, None) => "a step is recorded and replayed as a whole".into(),
+            (Graphs::Fixed, None) => "not used; no step waits for the device".into(),
+            (Graphs::Off, None) => return None,
+        };
+        Some(format!("graphs     {how}"))
     }
 
     /// The summary of what `meter` saw; times and the held-out loss are the trainer's to fill in.
@@ -165,17 +195,17 @@ impl Session {
     pub fn summary(&self, meter: &Meter) -> Result<Summary> {
         let fp8_overflows = match self.config.compute.fp8.scaling {
             Fp8Mode::Off => None,
-            _ => Some(self.params.fp8_overflows().read()?),
+            _ => Some(self.work.params.fp8_overflows().read()?),
         };
         let steps = self.config.train.max_steps;
         let tokens_per_s = meter.steady_tokens_per_s();
         let best_product_flops = self.speed_of_light.best_flops();
-        let flops_per_token = self.task.flops_per_token();
+        let flops_per_token = self.work.task.flops_per_token();
         Ok(Summary {
             steps,
             tokens: meter.seen().tokens,
             slots: meter.seen().slots,
-            parameters: self.params.count() as u64,
+            parameters: self.work.params.count() as u64,
             tokens_per_s,
             slots_per_s: tokens_per_s * meter.seen().slots as f64
                 / meter.seen().tokens.max(1) as f64,
@@ -183,21 +213,21 @@ impl Session {
             total_time_s: 0.0,
             final_loss: meter.final_loss(),
             held_out_loss: None,
-            unigram_entropy: self.task.unigram_entropy(),
+            unigram_entropy: self.work.task.unigram_entropy(),
             peak_memory_bytes: memory::process().map_or(0, |memory| memory.peak_resident),
-            parameter_memory_bytes: held(&self.optimizer, &self.params.params()),
+            parameter_memory_bytes: held(&self.work.optimizer, &self.work.params.params()),
             speed_of_light: tokens_per_s * flops_per_token / best_product_flops,
             best_product_flops,
             flops_per_token,
-            data_wait: self.task.waited().as_secs_f64()
+            data_wait: self.work.task.waited().as_secs_f64()
                 / meter.time_in_steps().as_secs_f64().max(1e-9),
-            data_fingerprint: Some(format!("{:016x}", self.task.data_fingerprint())),
-            skipped_steps: self.optimizer.skipped(),
+            data_fingerprint: Some(format!("{:016x}", self.work.task.data_fingerprint())),
+            skipped_steps: self.work.optimizer.skipped(),
             fp8_overflows,
             device: device_name(self.device),
             precision: name_of(self.precision),
             attention: name_of(self.config.compute.attention),
-            attention_tier: self.task.attention_tier().map(name_of).unwrap_or_default(),
+            attention_tier: self.work.task.attention_tier().map(name_of).unwrap_or_default(),
             threads: get_num_threads().max(1) as u64,
         })
     }

@@ -34,7 +34,7 @@ pub fn train(
         let outcome = session.step(step)?;
         meter.end_step(step, outcome, clock.elapsed());
         if step == 1 || step == max_steps || step % config.train.log_every == 0 {
-            report(&mut meter, &mut run, console, config, clock)?;
+            report(&mut session, &mut meter, &mut run, console, clock)?;
         }
         if step == 1 {
             first_step_s = clock.elapsed().as_secs_f64();
@@ -55,21 +55,25 @@ pub fn train(
     Ok(summary)
 }
 
-/// Reads the losses since the last report, records them, and prints the latest.
+/// Reads the losses since the last report, records them, and prints the latest: the loop's one wait
+/// for the device.
 fn report(
+    session: &mut Session,
     meter: &mut Meter,
     run: &mut RunFolder,
     console: &Console,
-    config: &Config,
     clock: ProcessClock,
 ) -> Result<()> {
     let records = meter.flush()?;
     run.log(&records)?;
+    if let Some(note) = session.take_note() {
+        console.line(&note);
+    }
     if let Some(latest) = records.last() {
-        console.step(latest, config.train.max_steps, clock.elapsed());
+        console.step(latest, session.max_steps(), clock.elapsed());
         refuse_divergence(latest)?;
     }
-    Ok(())
+    session.settle()
 }
 
 fn refuse_divergence(latest: &StepRecord) -> Result<()> {

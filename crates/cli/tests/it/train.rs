@@ -146,6 +146,31 @@ fn accumulated_batches_are_one_larger_batch() {
 }
 
 #[test]
+fn steps_that_no_one_waits_for_train_the_same_model() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    for family in ["bert", "gpt", "t5"] {
+        for preset in ["baseline", "recommended"] {
+            let [off, fixed] = ["off", "fixed"].map(|graphs| {
+                let (run, set) = (format!("{family}-{graphs}"), format!("compute.graphs={graphs}"));
+                let common = ["--model", family, "--preset", preset, "--out", &run, "--overwrite"];
+                let sets = ["--set", &set, "--set", "train.accumulate=2"];
+                sandbox.train(&[&common[..], &sets].concat()).succeeds();
+                records(&sandbox, &run)
+            });
+            for (off, fixed) in off.iter().zip(&fixed) {
+                let apart = |off: f64, fixed: f64| (off - fixed).abs() / off;
+                let (loss, norm) =
+                    (apart(off.loss, fixed.loss), apart(off.grad_norm, fixed.grad_norm));
+                assert!(loss < 1e-3 && norm < 1e-2, "{family} {preset}: {off:?} and {fixed:?}");
+            }
+        }
+    }
+    let shown = sandbox.train(&["--out", "auto"]).succeeds().stdout;
+    assert!(shown.contains("graphs     not used: they are for GPUs"), "{shown}");
+}
+
+#[test]
 fn a_run_is_overwritten_only_when_asked() {
     let sandbox = Sandbox::new();
     sandbox.corpus();

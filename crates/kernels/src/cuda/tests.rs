@@ -89,7 +89,14 @@ fn adamw_has_the_bits_of_its_twin() {
             sets.iter().map(|set| set.iter().map(Tensor::copy).collect()).collect();
         let jobs = sets.iter_mut().map(|set| {
             let [grad, moment1, moment2, rest @ ..] = &mut set[..] else { unreachable!() };
-            crate::adamw::Job { numbers, cautious: true, grad, moment1, moment2, weight: weight(rest) }
+            crate::adamw::Job {
+                numbers,
+                cautious: true,
+                grad,
+                moment1,
+                moment2,
+                weight: weight(rest),
+            }
         });
         let jobs: Vec<_> = jobs.collect();
         match emulated {

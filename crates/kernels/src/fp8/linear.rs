@@ -55,13 +55,20 @@ impl History {
         Ok(Some(most.f_div(&amax).during(OP)?.f_view([1]).during(OP)?))
     }
 
+    /// In place, so that a recorded step goes on with it.
     fn push(&mut self, amax: &Tensor) -> Result<()> {
         let length = Fp8Scaling::HISTORY;
-        let older = match self.0.take() {
-            None => amax.f_zeros_like().during(OP)?.f_repeat([length - 1]).during(OP)?,
-            Some(seen) => seen.f_narrow(0, 0, length - 1).during(OP)?,
-        };
-        self.0 = Some(Tensor::f_cat(&[amax, &older], 0).during(OP)?);
+        match &mut self.0 {
+            None => {
+                let older = amax.f_zeros_like().during(OP)?.f_repeat([length - 1]).during(OP)?;
+                self.0 = Some(Tensor::f_cat(&[amax, &older], 0).during(OP)?);
+            }
+            Some(seen) => {
+                let older = seen.f_narrow(0, 0, length - 1).during(OP)?;
+                let moved = Tensor::f_cat(&[amax, &older], 0).during(OP)?;
+                seen.f_copy_(&moved).during(OP)?;
+            }
+        }
         Ok(())
     }
 }

@@ -180,8 +180,7 @@ fn muon_s_passes_equal_those_of_the_cpu() {
         let error = f64::try_from(error).unwrap();
         assert!(error < 1e-3, "{what}: {error}");
     };
-    let scalars =
-        muon::Scalars { one_minus_momentum: 0.05, grad_scale: 0.5, lr: 0.2, keep: 0.9 };
+    let scalars = muon::Scalars { one_minus_momentum: 0.05, grad_scale: 0.5, lr: 0.2, keep: 0.9 };
     let numbers = Tensor::from_slice(&scalars.to_array());
     for (rows, cols) in [(1, 1), (5, 7), (64, 64), (72, 136), (136, 72), (768, 3072), (3072, 768)] {
         for (grad_kind, kind) in [(Kind::Float, Kind::Float), (Kind::BFloat16, Kind::BFloat16)] {

@@ -119,11 +119,7 @@ impl Muon {
     }
 
     /// One step of the parameters in `slots`.
-    pub(crate) fn step(
-        &mut self,
-        slots: &mut [MuonSlot<'_>],
-        numbers: &MuonNumbers,
-    ) -> Result<()> {
+    pub(crate) fn step(&mut self, slots: &mut [MuonSlot<'_>], numbers: &MuonNumbers) -> Result<()> {
         let _guard = bert4rs_tensor_core::no_grad_guard();
         let step_stack = if self.fused { fused::step_stack } else { plain::step_stack };
         for stack in stacks(slots) {

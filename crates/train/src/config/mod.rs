@@ -56,6 +56,19 @@ pub enum LogitsOf {
     Masked,
 }
 
+/// How a step's work is launched. All give the same up to rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Graphs {
+    /// Operation by operation; the host looks at each step's gradients before it updates.
+    Off,
+    /// Operation by operation, without a wait for the device: see `bert4rs_optim::Deferred`.
+    Fixed,
+    /// As [`Fixed`](Self::Fixed), recorded once for each shape of batches and then replayed as a
+    /// whole: CUDA graphs. Where that can't be, the next best, with a printed reason.
+    Auto,
+}
+
 /// Where and how numbers are computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,6 +87,8 @@ pub struct ComputeConfig {
     pub kernels: Kernels,
     /// Which tokens get logits.
     pub logits: LogitsOf,
+    /// How a step's work is launched.
+    pub graphs: Graphs,
     /// What is computed again for the backward pass instead of kept.
     pub recompute: Recompute,
     /// CPU threads; 0 means one a core.
@@ -121,6 +136,12 @@ pub struct LoopConfig {
 }
 
 impl Config {
+    /// Whether GPT and T5 leave padding out of the output layer. Fixed steps don't, as its shape
+    /// would differ from batch to batch; the loss is the same.
+    pub(crate) fn only_counted(&self) -> bool {
+        self.compute.logits == LogitsOf::Masked && self.compute.graphs == Graphs::Off
+    }
+
     /// The configuration as a TOML file that [`resolve`] reads back to an equal one.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string_pretty(self).map_err(|error| Error::Toml {

@@ -14,8 +14,8 @@ use bert4rs_tensor_core::{Device, Tensor};
 use serde_json::json;
 
 use super::source::{Source, prepare_dataset};
-use super::{BatchLoss, BatchSize, Task};
-use crate::config::{Config, LogitsOf};
+use super::{Batch, BatchSize, Task, not_a_batch};
+use crate::config::Config;
 use crate::console::Console;
 use crate::error::Result;
 
@@ -25,7 +25,8 @@ pub struct CausalLm {
     source: Source<CausalBatches>,
     device: Device,
     end_of_text: i64,
-    logits_of: LogitsOf,
+    /// Whether training batches leave padding out of the output layer.
+    only_counted: bool,
     options: LossOptions,
     seq_len: u32,
 }
@@ -54,48 +55,53 @@ impl CausalLm {
             source: Source::new(config, dataset, train, (held_out, held_out_count))?,
             device: params.device(),
             end_of_text: end.into(),
-            logits_of: config.compute.logits,
+            only_counted: config.only_counted(),
             options: config.loss,
             seq_len: config.data.seq_len,
         })
     }
 
-    /// Mean loss of a batch's next tokens. Dropout acts if `train`.
-    fn loss(
-        &self,
-        batch: &CausalBatch,
-        logits_of: LogitsOf,
-        options: &LossOptions,
-        train: bool,
-    ) -> Result<Tensor> {
+    /// With the places that count where others are to be left out.
+    fn tensors(&self, batch: &CausalBatch, only_counted: bool) -> Result<Vec<Tensor>> {
         let has_padding = batch.real_tokens < batch.rows * batch.columns;
         let batch = batch.to_tensors(self.device)?;
-        let input = GptInput {
-            input_ids: &batch.input_ids,
-            position_ids: Some(&batch.position_ids),
-            mask: Some(&batch.document_ids),
+        let all = [batch.input_ids, batch.position_ids, batch.document_ids, batch.next_ids];
+        let counted = (has_padding && only_counted).then_some(batch.counted);
+        Ok(all.into_iter().chain(counted).collect())
+    }
+
+    /// Mean loss of a batch's next tokens. Dropout acts if `train`.
+    fn loss_of(&self, tensors: &[Tensor], options: &LossOptions, train: bool) -> Result<Tensor> {
+        let [input_ids, position_ids, document_ids, next_ids, counted @ ..] = tensors else {
+            return Err(not_a_batch(tensors));
         };
-        let counted = (has_padding && logits_of == LogitsOf::Masked).then_some(&batch.counted);
-        Ok(self.model.next_token_loss(&input, &batch.next_ids, counted, options, train)?)
+        let input =
+            GptInput { input_ids, position_ids: Some(position_ids), mask: Some(document_ids) };
+        Ok(self.model.next_token_loss(&input, next_ids, counted.first(), options, train)?)
     }
 }
 
 impl Task for CausalLm {
-    fn next_loss(&mut self) -> Result<BatchLoss> {
+    fn next_batch(&mut self) -> Result<Batch> {
         let end = self.end_of_text;
         let batch = self.source.next(|seen, batch| {
             seen.add(&batch.input_ids, end, &batch.counted_labels());
         })?;
-        let loss = self.loss(&batch, self.logits_of, &self.options, true)?;
         let slots = (batch.rows * batch.columns) as u64;
-        Ok(BatchLoss { loss, size: BatchSize { tokens: batch.real_tokens as u64, slots } })
+        let size = BatchSize { tokens: batch.real_tokens as u64, slots };
+        Ok(Batch { tensors: self.tensors(&batch, self.only_counted)?, size })
+    }
+
+    fn loss(&self, tensors: &[Tensor]) -> Result<Tensor> {
+        self.loss_of(tensors, &self.options, true)
     }
 
     fn held_out_loss(&self) -> Result<Option<f64>> {
         let implementation = self.options.implementation;
         let plain = LossOptions { implementation, ..LossOptions::default() };
         self.source.held_out_loss(|batch| {
-            Ok((self.loss(batch, LogitsOf::Masked, &plain, false)?, batch.real_tokens))
+            let tensors = self.tensors(batch, true)?;
+            Ok((self.loss_of(&tensors, &plain, false)?, batch.real_tokens))
         })
     }
 

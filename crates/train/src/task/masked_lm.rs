@@ -12,7 +12,7 @@ use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Tensor};
 
 use super::source::{Source, prepare_dataset};
-use super::{BatchLoss, BatchSize, Task};
+use super::{Batch, BatchSize, Task, not_a_batch};
 use crate::config::{Config, LogitsOf};
 use crate::console::Console;
 use crate::error::Result;
@@ -64,35 +64,53 @@ impl MaskedLm {
         })
     }
 
-    /// Mean loss of a batch's masked tokens. Dropout acts if `train`.
-    fn loss(&self, batch: &MlmBatch, how: MlmLoss, train: bool) -> Result<Tensor> {
+    fn tensors(&self, batch: &MlmBatch) -> Result<Vec<Tensor>> {
         let batch = batch.to_tensors(self.device)?;
-        let input = BertInput {
-            input_ids: &batch.input_ids,
-            token_type_ids: None,
-            position_ids: Some(&batch.position_ids),
-            mask: Some(&batch.document_ids),
+        Ok(vec![
+            batch.input_ids,
+            batch.position_ids,
+            batch.document_ids,
+            batch.masked_positions,
+            batch.masked_labels,
+        ])
+    }
+
+    /// Mean loss of a batch's masked tokens. Dropout acts if `train`.
+    fn loss_of(&self, tensors: &[Tensor], how: MlmLoss, train: bool) -> Result<Tensor> {
+        let [input_ids, position_ids, document_ids, positions, labels] = tensors else {
+            return Err(not_a_batch(tensors));
         };
-        let (positions, labels) = (&batch.masked_positions, &batch.masked_labels);
+        let input = BertInput {
+            input_ids,
+            token_type_ids: None,
+            position_ids: Some(position_ids),
+            mask: Some(document_ids),
+        };
         Ok(self.model.mlm_loss(&input, positions, labels, how, train)?)
     }
 }
 
 impl Task for MaskedLm {
-    fn next_loss(&mut self) -> Result<BatchLoss> {
+    fn next_batch(&mut self) -> Result<Batch> {
         let pad = self.pad;
         let batch = self.source.next(|seen, batch| {
             seen.add(&batch.input_ids, pad, &batch.masked_labels);
         })?;
-        let loss = self.loss(&batch, self.how, true)?;
         let slots = (batch.rows * batch.columns) as u64;
-        Ok(BatchLoss { loss, size: BatchSize { tokens: batch.real_tokens as u64, slots } })
+        let size = BatchSize { tokens: batch.real_tokens as u64, slots };
+        Ok(Batch { tensors: self.tensors(&batch)?, size })
+    }
+
+    fn loss(&self, tensors: &[Tensor]) -> Result<Tensor> {
+        self.loss_of(tensors, self.how, true)
     }
 
     fn held_out_loss(&self) -> Result<Option<f64>> {
         let how = bert::LogitsOf::MaskedOnly.into();
-        self.source
-            .held_out_loss(|batch| Ok((self.loss(batch, how, false)?, batch.masked_labels.len())))
+        self.source.held_out_loss(|batch| {
+            let loss = self.loss_of(&self.tensors(batch)?, how, false)?;
+            Ok((loss, batch.masked_labels.len()))
+        })
     }
 
     fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {

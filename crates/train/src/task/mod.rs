@@ -12,7 +12,7 @@ use bert4rs_models::layers::Tier;
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::param::ParamStore;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How much a batch holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,19 +30,29 @@ impl std::ops::AddAssign for BatchSize {
     }
 }
 
-/// The loss of a batch.
+/// A batch on its device.
 #[derive(Debug)]
-pub struct BatchLoss {
-    /// A scalar in FP32 that gradients can be taken of.
-    pub loss: Tensor,
-    /// How much it is the loss of.
+pub struct Batch {
+    /// What [`Task::loss`] reads, in the task's own order.
+    pub tensors: Vec<Tensor>,
+    /// How much it holds.
     pub size: BatchSize,
 }
 
 /// A model together with the data and the objective that train it.
 pub trait Task {
-    /// The loss of the next batch.
-    fn next_loss(&mut self) -> Result<BatchLoss>;
+    /// The next batch to train on.
+    ///
+    /// # Errors
+    /// What making a batch can meet.
+    fn next_batch(&mut self) -> Result<Batch>;
+
+    /// The loss of a batch's tensors, dropout included: a scalar in FP32 that gradients can be
+    /// taken of. Waits for no device.
+    ///
+    /// # Errors
+    /// Tensors of another task, and what libtorch throws.
+    fn loss(&self, tensors: &[Tensor]) -> Result<Tensor>;
 
     /// Mean loss over held-out sequences, `None` where none are to be measured.
     fn held_out_loss(&self) -> Result<Option<f64>>;
@@ -74,4 +84,13 @@ pub trait Task {
 
     /// Lines that say what is learned from.
     fn describe(&self) -> Vec<String>;
+}
+
+/// The error for tensors that are not those of the task's own batches.
+fn not_a_batch(tensors: &[Tensor]) -> Error {
+    bert4rs_tensor_core::Error::Unsupported {
+        what: format!("a batch of {} tensors", tensors.len()),
+        reason: "this task makes others".into(),
+    }
+    .into()
 }

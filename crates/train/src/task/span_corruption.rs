@@ -15,8 +15,8 @@ use bert4rs_tensor_core::{Device, Tensor};
 use serde_json::json;
 
 use super::source::{Source, prepare_dataset};
-use super::{BatchLoss, BatchSize, Task};
-use crate::config::{Config, LogitsOf};
+use super::{Batch, BatchSize, Task, not_a_batch};
+use crate::config::Config;
 use crate::console::Console;
 use crate::error::Result;
 
@@ -25,7 +25,8 @@ pub struct SpanCorruption {
     model: T5,
     source: Source<SpanBatches>,
     device: Device,
-    logits_of: LogitsOf,
+    /// Whether training batches leave padding out of the output layer.
+    only_counted: bool,
     options: LossOptions,
     flops_per_token: f64,
     unigram_entropy: f64,
@@ -63,51 +64,62 @@ impl SpanCorruption {
             unigram_entropy: train.target_entropy(dataset.summary.unigram_entropy),
             source: Source::new(config, dataset, train, (held_out, held_out_count))?,
             device: params.device(),
-            logits_of: config.compute.logits,
+            only_counted: config.only_counted(),
             options: config.loss,
             flops_per_token: flops / (f64::from(source) + target as f64),
             seq_len: source,
         })
     }
 
-    /// Mean loss of a batch's targets. Dropout acts if `train`.
-    fn loss(
-        &self,
-        batch: &SpanBatch,
-        logits_of: LogitsOf,
-        options: &LossOptions,
-        train: bool,
-    ) -> Result<Tensor> {
+    /// With the places that count where others are to be left out.
+    fn tensors(&self, batch: &SpanBatch, only_counted: bool) -> Result<Vec<Tensor>> {
         let batch = batch.to_tensors(self.device)?;
-        let (source, target) = (&batch.document_ids, &batch.decoder_document_ids);
+        let all = [
+            batch.input_ids,
+            batch.document_ids,
+            batch.decoder_input_ids,
+            batch.decoder_document_ids,
+            batch.labels,
+        ];
+        Ok(all.into_iter().chain(only_counted.then_some(batch.counted)).collect())
+    }
+
+    /// Mean loss of a batch's targets. Dropout acts if `train`.
+    fn loss_of(&self, tensors: &[Tensor], options: &LossOptions, train: bool) -> Result<Tensor> {
+        let [input_ids, source, decoder_input_ids, target, labels, counted @ ..] = tensors else {
+            return Err(not_a_batch(tensors));
+        };
         let input = T5Input {
-            input_ids: &batch.input_ids,
+            input_ids,
             mask: Some(source),
-            decoder_input_ids: &batch.decoder_input_ids,
+            decoder_input_ids,
             decoder_mask: Some(target),
             cross_mask: Some(source),
         };
-        let counted = (logits_of == LogitsOf::Masked).then_some(&batch.counted);
-        Ok(self.model.counted_loss(&input, &batch.labels, counted, options, train)?)
+        Ok(self.model.counted_loss(&input, labels, counted.first(), options, train)?)
     }
 }
 
 impl Task for SpanCorruption {
-    fn next_loss(&mut self) -> Result<BatchLoss> {
+    fn next_batch(&mut self) -> Result<Batch> {
         let pad = self.model.config().pad_token_id;
         let batch = self.source.next(|seen, batch| {
             seen.add(&batch.input_ids, pad, &batch.counted_labels());
         })?;
-        let loss = self.loss(&batch, self.logits_of, &self.options, true)?;
         let slots = (batch.rows * (batch.columns + batch.target_columns)) as u64;
-        Ok(BatchLoss { loss, size: BatchSize { tokens: batch.real_tokens as u64, slots } })
+        let size = BatchSize { tokens: batch.real_tokens as u64, slots };
+        Ok(Batch { tensors: self.tensors(&batch, self.only_counted)?, size })
+    }
+
+    fn loss(&self, tensors: &[Tensor]) -> Result<Tensor> {
+        self.loss_of(tensors, &self.options, true)
     }
 
     fn held_out_loss(&self) -> Result<Option<f64>> {
         let implementation = self.options.implementation;
         let plain = LossOptions { implementation, ..LossOptions::default() };
         self.source.held_out_loss(|batch| {
-            let loss = self.loss(batch, LogitsOf::Masked, &plain, false)?;
+            let loss = self.loss_of(&self.tensors(batch, true)?, &plain, false)?;
             Ok((loss, batch.counted().len()))
         })
     }

@@ -1,0 +1,170 @@
+//! Fixed steps do what others do, whatever their batches.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bert4rs_models::layers::Tier;
+use bert4rs_optim::{Optimizer, OptimizerConfig};
+use bert4rs_tensor_core::Kind;
+use bert4rs_tensor_core::param::{Init, ParamStore, Role};
+
+use super::*;
+use crate::task::{Batch, Task};
+
+/// `tanh(x w1ᵀ) w2` against a target, `[x, target]` a batch.
+struct Regression {
+    first: Tensor,
+    second: Tensor,
+}
+
+impl Task for Regression {
+    fn loss(&self, tensors: &[Tensor]) -> Result<Tensor> {
+        let hidden = tensors[0].to_kind(self.first.kind()).matmul(&self.first.tr()).tanh();
+        let found = hidden.matmul(&self.second).to_kind(Kind::Float);
+        Ok((found - &tensors[1]).square().mean(Kind::Float))
+    }
+
+    fn next_batch(&mut self) -> Result<Batch> {
+        unreachable!("the tests bring their own")
+    }
+
+    fn held_out_loss(&self) -> Result<Option<f64>> {
+        Ok(None)
+    }
+
+    fn export(&self, _: &Path, _: &ParamStore) -> Result<()> {
+        Ok(())
+    }
+
+    fn attention_tier(&self) -> Option<Tier> {
+        None
+    }
+
+    fn data_fingerprint(&self) -> u64 {
+        0
+    }
+
+    fn batch(&self, _: u64) -> Result<Vec<(&'static str, Tensor)>> {
+        Ok(Vec::new())
+    }
+
+    fn waited(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn flops_per_token(&self) -> f64 {
+        0.0
+    }
+
+    fn unigram_entropy(&self) -> f64 {
+        0.0
+    }
+
+    fn describe(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+fn work(config: &OptimizerConfig, kind: Kind) -> Work {
+    let mut params = ParamStore::new(Device::Cpu, kind);
+    let (first, second) = {
+        let root = params.root();
+        let make = |name: &str, shape: &[i64], role| {
+            root.param(name, shape, role, Init::Normal(0.3)).unwrap()
+        };
+        (make("first", &[12, 6], Role::Matrix), make("second", &[12], Role::Head))
+    };
+    // The same start each time, whatever other tests draw.
+    for (param, step) in params.params_mut().iter_mut().zip([0.7, 1.3]) {
+        let count = param.weight.numel() as i64;
+        let values = Tensor::arange(count, (Kind::Float, Device::Cpu)) * step;
+        param.set(&(values.sin().view_as(&param.weight) * 0.3)).unwrap();
+    }
+    let optimizer = Optimizer::new(config.clone(), params.params_mut()).unwrap();
+    Work::new(Box::new(Regression { first, second }), params, optimizer)
+}
+
+/// Batches of a step, of `rows` rows.
+fn batches(step: u64, count: u64, rows: i64) -> Vec<Vec<Tensor>> {
+    let batch = |index: u64| {
+        let values = Tensor::arange(rows * 6, (Kind::Float, Device::Cpu)) + index as f64 * 5.1;
+        let x = (values * 1.7).sin().view([rows, 6]);
+        vec![x.copy(), x.sum_dim_intlist(1i64, false, Kind::Float)]
+    };
+    (0..count).map(|part| batch(step * count + part)).collect()
+}
+
+fn distance(found: &Tensor, expected: &Tensor) -> f64 {
+    f64::try_from((found - expected).abs().max()).unwrap()
+}
+
+#[test]
+fn they_equal_steps_that_the_host_looks_at() {
+    let configs = [
+        OptimizerConfig::adamw(1e-2),
+        OptimizerConfig::muon(0.02, 1e-2),
+        OptimizerConfig::normuon(0.02, 1e-2),
+    ];
+    for (config, kind) in configs.iter().flat_map(|c| [(c, Kind::Float), (c, Kind::BFloat16)]) {
+        for accumulate in [1, 2] {
+            let (mut left, mut right) = (work(config, kind), work(config, kind));
+            let mut fixed = FixedSteps::new(&mut left, Graphs::Fixed, Device::Cpu).unwrap();
+            for step in 0..8 {
+                let mut batches = batches(step, accumulate, 4 + (step % 2) as i64);
+                if step == 3 {
+                    batches[0][0] *= f64::NAN;
+                }
+                let factor = 1.0 / (step + 1) as f64;
+                let (loss, norm) = fixed.step(&mut left, &batches, factor).unwrap();
+                let (expected, report) = right.step(&batches, factor).unwrap();
+                assert_eq!(report.skipped, step == 3);
+                assert_eq!(norm.double_value(&[]).is_finite(), step != 3);
+                assert!(step == 3 || distance(&loss, &expected) < 1e-5, "{config:?} step {step}");
+            }
+            fixed.settle(&mut left).unwrap();
+            assert_eq!((left.optimizer.skipped(), fixed.shapes.len()), (1, 2));
+            let (found, expected) = (left.params.params(), right.params.params());
+            for (found, expected) in found.iter().zip(expected.iter()) {
+                let off = distance(found.exact(), expected.exact());
+                assert!(off < 1e-5, "{config:?}: {} by {off}", found.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn batches_of_many_shapes_train_too() {
+    let config = OptimizerConfig::adamw(1e-2);
+    let (mut left, mut right) = (work(&config, Kind::Float), work(&config, Kind::Float));
+    let mut fixed = FixedSteps::new(&mut left, Graphs::Fixed, Device::Cpu).unwrap();
+    fixed.recorder = Some(0);
+    for step in 0..7 {
+        let batches = batches(step, 1, 3 + step as i64);
+        let (loss, _) = fixed.step(&mut left, &batches, 1.0).unwrap();
+        let (expected, _) = right.step(&batches, 1.0).unwrap();
+        assert!(distance(&loss, &expected) < 1e-6);
+    }
+    assert_eq!(fixed.shapes.len(), MOST_SHAPES);
+    assert!(fixed.take_note().is_some_and(|note| note.contains("more than 4 shapes")));
+    assert_eq!(fixed.take_note(), None, "said once");
+}
+
+#[test]
+fn what_can_not_be_recorded_runs_without_and_says_so() {
+    if let bert4rs_tensor_core::device::Cuda::Devices(_) = bert4rs_tensor_core::device::cuda() {
+        return;
+    }
+    let config = OptimizerConfig::normuon(0.02, 1e-2);
+    let (mut left, mut right) = (work(&config, Kind::Float), work(&config, Kind::Float));
+    let mut fixed = FixedSteps::new(&mut left, Graphs::Fixed, Device::Cpu).unwrap();
+    // As on a GPU that refuses: the first attempt is made after the warm-up.
+    fixed.recorder = Some(0);
+    for step in 0..6 {
+        let batches = batches(step, 1, 4);
+        let (loss, _) = fixed.step(&mut left, &batches, 1.0).unwrap();
+        let (expected, _) = right.step(&batches, 1.0).unwrap();
+        assert!(distance(&loss, &expected) < 1e-6);
+        assert_eq!(fixed.take_note().is_some(), step == u64::from(WARM_UP));
+    }
+    assert_eq!(fixed.recorder, None);
+}
