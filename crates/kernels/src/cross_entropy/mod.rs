@@ -3,6 +3,8 @@
 //! Rows go through in chunks. Of a chunk, logits are computed and turned in place into their
 //! gradients, from which those of hidden states, weight and bias follow at once; the backward
 //! pass only scales them. Memory does not grow with the number of rows times the vocabulary.
+//! Where the CPU's dot products beat libtorch's products, `blocks` does all of a chunk; elsewhere
+//! libtorch multiplies, and `sweep` turns logits into gradients.
 //!
 //! With logits `x` of a row (after the soft cap, if any), `L = log Σ exp x`, label `y`, smoothing
 //! `ε` over `v` classes, weight `z` of the squared logarithm, and `n` rows that count:
@@ -14,6 +16,8 @@
 //!
 //! Axes: `n` rows, `d` features, `v` classes.
 
+mod blocks;
+mod columns;
 mod sweep;
 
 #[cfg(test)]
@@ -22,6 +26,7 @@ pub(crate) use sweep::sweep;
 use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
+use half::bf16;
 
 /// Logits that are held at once, at most; one row always is.
 const LOGITS: i64 = 1 << 25;
@@ -133,11 +138,10 @@ impl Function for LinearCrossEntropy {
             let length = self.rows_at_once.min(rows - first);
             let hidden = hidden.narrow(0, first, length);
             let labels = self.labels.narrow(0, first, length);
-            let mut logits = hidden.f_linear(weight, bias).during(op)?;
-            let loss = sweep::sweep(&mut logits, &labels, &count, &self.options, self.wanted)?;
+            let (loss, parts) = self.chunk(&hidden, Output { weight, bias }, &labels, &count)?;
             losses.push(loss);
-            if self.wanted {
-                gradients.add(&logits, &hidden, weight, bias.is_some()).during(op)?;
+            if let Some(parts) = parts {
+                gradients.add(parts).during(op)?;
             }
         }
         if self.wanted {
@@ -165,6 +169,53 @@ impl Function for LinearCrossEntropy {
     }
 }
 
+impl LinearCrossEntropy {
+    /// A chunk's part of the loss and, if wanted, of the gradients.
+    fn chunk(
+        &self,
+        hidden: &Tensor,
+        output: Output,
+        labels: &Tensor,
+        count: &Tensor,
+    ) -> Result<(Tensor, Option<Parts>)> {
+        let (options, wanted) = (&self.options, self.wanted);
+        if blocks::is_fast(hidden) {
+            return match hidden.kind() {
+                Kind::BFloat16 => {
+                    blocks::run::<bf16>(hidden, output, labels, (count, options), wanted)
+                }
+                _ => blocks::run::<f32>(hidden, output, labels, (count, options), wanted),
+            };
+        }
+        let op = self.name();
+        let mut logits = hidden.f_linear(output.weight, output.bias).during(op)?;
+        let loss = sweep::sweep(&mut logits, labels, count, options, wanted)?;
+        let parts = || Parts::new(&logits, hidden, output).during(op);
+        Ok((loss, wanted.then(parts).transpose()?))
+    }
+}
+
+/// A chunk's gradients, for a loss whose own is 1.
+struct Parts {
+    /// Of the chunk's hidden states.
+    hidden: Tensor,
+    weight: Tensor,
+    /// FP32, or FP64 for FP64.
+    bias: Option<Tensor>,
+}
+
+impl Parts {
+    /// From the gradients of logits, by libtorch's products.
+    fn new(grad_nv: &Tensor, hidden_nd: &Tensor, output: Output) -> TchResult<Self> {
+        let sum = |_| grad_nv.f_sum_dim_intlist([0i64].as_slice(), false, exact(grad_nv));
+        Ok(Self {
+            hidden: grad_nv.f_matmul(output.weight)?,
+            weight: grad_nv.f_tr()?.f_matmul(hidden_nd)?,
+            bias: output.bias.map(sum).transpose()?,
+        })
+    }
+}
+
 /// Sums over chunks, for a loss whose own gradient is 1.
 #[derive(Default)]
 struct Gradients {
@@ -176,19 +227,10 @@ struct Gradients {
 type TchResult<T> = std::result::Result<T, bert4rs_tensor_core::TchError>;
 
 impl Gradients {
-    /// Adds the part of a chunk's logits, of which this is the gradient.
-    fn add(
-        &mut self,
-        grad_nv: &Tensor,
-        hidden_nd: &Tensor,
-        weight: &Tensor,
-        biased: bool,
-    ) -> TchResult<()> {
-        self.hidden.push(grad_nv.f_matmul(weight)?);
-        let part_vd = grad_nv.f_tr()?.f_matmul(hidden_nd)?;
-        self.weight = Some(added(self.weight.take(), part_vd)?);
-        if biased {
-            let part_v = grad_nv.f_sum_dim_intlist([0i64].as_slice(), false, exact(grad_nv))?;
+    fn add(&mut self, parts: Parts) -> TchResult<()> {
+        self.hidden.push(parts.hidden);
+        self.weight = Some(added(self.weight.take(), parts.weight)?);
+        if let Some(part_v) = parts.bias {
             self.bias = Some(added(self.bias.take(), part_v)?);
         }
         Ok(())

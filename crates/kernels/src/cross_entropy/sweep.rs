@@ -34,12 +34,48 @@ pub(crate) fn sweep(
 /// What all rows of a call share.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
-    smoothing: f32,
-    z_loss: f32,
-    cap: Option<f32>,
+    pub(super) smoothing: f32,
+    pub(super) z_loss: f32,
+    pub(super) cap: Option<f32>,
     /// `1 / n` of the rows that count.
-    share: f32,
-    wanted: bool,
+    pub(super) share: f32,
+}
+
+impl Shape {
+    /// Where `count` rows count.
+    pub(super) fn new(options: &Options, count: i64) -> Self {
+        Self {
+            smoothing: options.label_smoothing as f32,
+            z_loss: options.z_loss as f32,
+            cap: options.soft_cap.map(|cap| cap as f32),
+            share: 1.0 / count as f32,
+        }
+    }
+
+    /// The loss of a row, from its `log_sum`, its label's logit, and the mean of all.
+    pub(super) fn loss(&self, log_sum: f32, hit: f32, mean: f32) -> f32 {
+        (1.0 - self.smoothing) * (log_sum - hit)
+            + self.smoothing * (log_sum - mean)
+            + self.z_loss * log_sum * log_sum
+    }
+}
+
+/// The labels of rows, none for those that don't count.
+pub(super) fn labels_of(
+    labels: &Tensor,
+    classes: usize,
+    options: &Options,
+) -> Result<Vec<Option<usize>>> {
+    let labels = labels.contiguous();
+    let label_of = |&label: &i64| match usize::try_from(label) {
+        _ if label == options.ignored => Ok(None),
+        Ok(label) if label < classes => Ok(Some(label)),
+        _ => Err(Error::Unsupported {
+            what: format!("the label {label}"),
+            reason: format!("classes are 0 to {}", classes - 1),
+        }),
+    };
+    slices::read(&labels, "labels")?.iter().map(label_of).collect()
 }
 
 fn own<T: Number>(
@@ -51,25 +87,9 @@ fn own<T: Number>(
 ) -> Result<Tensor> {
     let op = "cross-entropy";
     let classes = logits.size()[1] as usize;
-    let labels = labels.contiguous();
-    let labels: &[i64] = slices::read(&labels, "labels")?;
-    let label_of = |&label: &i64| match usize::try_from(label) {
-        _ if label == options.ignored => Ok(None),
-        Ok(label) if label < classes => Ok(Some(label)),
-        _ => Err(Error::Unsupported {
-            what: format!("the label {label}"),
-            reason: format!("classes are 0 to {}", classes - 1),
-        }),
-    };
-    let labels: Vec<Option<usize>> = labels.iter().map(label_of).collect::<Result<_>>()?;
+    let labels = labels_of(labels, classes, options)?;
     let count = count.f_int64_value(&[]).during(op)?;
-    let shape = Shape {
-        smoothing: options.label_smoothing as f32,
-        z_loss: options.z_loss as f32,
-        cap: options.soft_cap.map(|cap| cap as f32),
-        share: 1.0 / count as f32,
-        wanted,
-    };
+    let shape = Shape::new(options, count);
     let mut losses = vec![0f32; labels.len()];
     let isa = Isa::fastest();
     let (rows, sums) =
@@ -78,7 +98,7 @@ fn own<T: Number>(
         // SAFETY: a row and its loss are one task's alone.
         let (logits, loss) = unsafe { (rows.part(row * classes, classes), sums.part(row, 1)) };
         loss[0] = match labels[row] {
-            Some(label) => row_on::<T>(isa, logits, label, shape),
+            Some(label) => row_on::<T>(isa, logits, label, shape, wanted),
             None => {
                 logits.fill(T::round(0.0));
                 0.0
@@ -91,12 +111,13 @@ fn own<T: Number>(
 
 vectorized! {
     /// [`row`] on `isa`.
-    fn row_on[T: Number][T](logits: &mut [T], label: usize, shape: Shape) -> f32 = row
+    fn row_on[T: Number][T](logits: &mut [T], label: usize, shape: Shape, wanted: bool) -> f32
+        = row
 }
 
 /// The loss of a row; its gradient takes the place of the logits if wanted.
 #[inline(always)]
-fn row<V: Lanes, T: Number>(logits: &mut [T], label: usize, shape: Shape) -> f32 {
+fn row<V: Lanes, T: Number>(logits: &mut [T], label: usize, shape: Shape, wanted: bool) -> f32 {
     let hidden = f32::NEG_INFINITY;
     let mut greatest = V::splat(hidden);
     for logits in logits.chunks(LANES) {
@@ -112,13 +133,9 @@ fn row<V: Lanes, T: Number>(logits: &mut [T], label: usize, shape: Shape) -> f32
         }
     }
     let log_sum = greatest + sum.sum().ln();
-    let mut padded = [0.0; LANES];
-    capped(V::splat(logits[label].widen()), shape.cap).store(&mut padded);
-    let mean = total.sum() / logits.len() as f32;
-    let loss = (1.0 - shape.smoothing) * (log_sum - padded[0])
-        + shape.smoothing * (log_sum - mean)
-        + shape.z_loss * log_sum * log_sum;
-    if shape.wanted {
+    let hit = capped_one(logits[label].widen(), shape.cap);
+    let loss = shape.loss(log_sum, hit, total.sum() / logits.len() as f32);
+    if wanted {
         gradients::<V, T>(logits, label, log_sum, shape);
     }
     loss
@@ -143,9 +160,14 @@ fn gradients<V: Lanes, T: Number>(logits: &mut [T], label: usize, log_sum: f32, 
     logits[label] = T::round(padded[0]);
 }
 
+/// [`capped`], of one.
+pub(super) fn capped_one(x: f32, cap: Option<f32>) -> f32 {
+    cap.map_or(x, |cap| cap * (x / cap).tanh())
+}
+
 /// `cap · tanh(x / cap)`
 #[inline(always)]
-fn capped<V: Lanes>(x: V, cap: Option<f32>) -> V {
+pub(super) fn capped<V: Lanes>(x: V, cap: Option<f32>) -> V {
     match cap {
         Some(cap) => tanh(x.mul(V::splat(1.0 / cap))).mul(V::splat(cap)),
         None => x,
@@ -154,7 +176,7 @@ fn capped<V: Lanes>(x: V, cap: Option<f32>) -> V {
 
 /// The slope of [`capped`] where it is `y`.
 #[inline(always)]
-fn slope<V: Lanes>(y: V, cap: Option<f32>) -> V {
+pub(super) fn slope<V: Lanes>(y: V, cap: Option<f32>) -> V {
     match cap {
         Some(cap) => {
             let tanh = y.mul(V::splat(1.0 / cap));

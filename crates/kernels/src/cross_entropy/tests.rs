@@ -70,7 +70,7 @@ fn equals_the_plain_loss_and_its_gradients() {
     bert4rs_tensor_core::random::seed(3);
     let all = Options { label_smoothing: 0.1, z_loss: 1e-2, soft_cap: Some(5.0), ignored: -100 };
     for kind in [Kind::Double, Kind::Float, Kind::BFloat16] {
-        for classes in [1, 15, 16, 50, 131] {
+        for classes in [1, 15, 16, 50, 131, 300] {
             for limit in [1, 7 * classes, 1 << 20] {
                 check_one(kind, classes, classes % 2 == 1, limit, &NONE);
                 check_one(kind, classes, classes % 2 == 0, limit, &all);
