@@ -27,11 +27,10 @@ SIZES = {
                    "model.num_heads=8", "data.batch_size=16", "data.seq_len=128"],
 }
 RATES = {
-    "adamw": [5e-4, 1e-3, 2e-3, 4e-3],
+    "adamw": [2.5e-4, 5e-4, 1e-3, 2e-3],
     "muon": [0.005, 0.01, 0.02, 0.04],
     "normuon": [0.005, 0.01, 0.02, 0.04],
 }
-SHARES = [0.5, 0.6, 0.7]
 WINDOW = 25
 # Of held-out text; 262,144 tokens of which 15% count.
 EVAL_TOKENS = 1 << 18
@@ -80,7 +79,7 @@ def spread(values):
     return f"{statistics.fmean(values):.4f} ({min(values):.4f}–{max(values):.4f})"
 
 
-def compare(runs, steps, seeds):
+def compare(runs, steps, seeds, shares):
     """Losses by learning rate, the best rate, and by rule and share of the steps all seeds'."""
     tried, best, found = {}, {}, {}
     for rule, rates in RATES.items():
@@ -88,7 +87,7 @@ def compare(runs, steps, seeds):
         tried[rule] = {rate: runs.run(rule, rate, 1, steps, adamw_rate)[0] for rate in rates}
         best[rule] = min(rates, key=tried[rule].get)
     for rule in RATES:
-        for share in [1.0] if rule == "adamw" else [1.0, *SHARES]:
+        for share in [1.0] if rule == "adamw" else [1.0, *shares]:
             found[rule, share] = [
                 runs.run(rule, best[rule], seed, round(share * steps), best["adamw"])
                 for seed in range(1, seeds + 1)
@@ -116,11 +115,11 @@ def report(args, tried, best, found):
     return "\n".join(lines) + "\n"
 
 
-def plot(found, steps):
+def plot(found, steps, shortest):
     """Smoothed training losses as an SVG: full lines the full runs, dashed the shortest."""
     width, height, left, top = 720, 420, 56, 16
     right, bottom = width - 16, height - 44
-    dashes = {1.0: "", SHARES[0]: "5 3"}
+    dashes = {1.0: "", shortest: "5 3"}
     curves = [(rule, losses, dashes[share]) for (rule, share), runs in found.items()
               if share in dashes for _, losses in runs]
     skip = steps // 20
@@ -148,7 +147,7 @@ def plot(found, steps):
         parts.append(f'<text x="{right - 8}" y="{top + 18 + 16 * index}" text-anchor="end" '
                      f'fill="{colour}">{rule}</text>')
     parts.append(f'<text x="{(left + right) / 2}" y="{height - 8}" text-anchor="middle">step '
-                 f'(dashed: schedule of {SHARES[0]:.2f} × the steps); loss in nats, smoothed over '
+                 f'(dashed: schedule of {shortest:.2f} × the steps); loss in nats, smoothed over '
                  f"{WINDOW} steps</text></svg>")
     return "\n".join(parts) + "\n"
 
@@ -160,17 +159,18 @@ def main():
     parser.add_argument("--size", choices=SIZES, default="seed")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.6, 0.7])
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     try:
-        tried, best, found = compare(Runs(args), args.steps, args.seeds)
+        tried, best, found = compare(Runs(args), args.steps, args.seeds, args.shares)
     except subprocess.CalledProcessError as error:
         sys.exit(f"{' '.join(map(str, error.cmd))} ended with {error.returncode}")
     text = report(args, tried, best, found)
     (args.out / f"{args.size}.md").write_text(text)
-    (args.out / f"{args.size}.svg").write_text(plot(found, args.steps))
+    (args.out / f"{args.size}.svg").write_text(plot(found, args.steps, min(args.shares)))
     print(text)
 
 

@@ -16,9 +16,11 @@ use bert4rs_models::t5::{T5, T5Config};
 use bert4rs_tensor_core::attention::Implementation::Fused;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, random, safetensors};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::properties::{bert, gpt, sharpen, switches, t5};
 use crate::support::Vectors;
 
 fn store() -> ParamStore {
@@ -63,22 +65,76 @@ fn check_round_trip<F: Family>(config: &F, architecture: Architecture, extra: Va
     let kept = std::env::var_os("BERT4RS_KEEP_FOLDERS").map(PathBuf::from);
     let temporary = tempfile::tempdir().unwrap();
     let first = kept.unwrap_or_else(|| temporary.path().to_owned()).join(name);
-    let second = temporary.path().join("again");
-    std::fs::create_dir_all(&first).unwrap();
-    std::fs::create_dir_all(&second).unwrap();
     random::seed(1);
     let from = made(config, architecture);
-    save(&first, config, architecture, &from, extra.clone()).unwrap();
-    let folder = Folder::open(&first).unwrap();
+    round_trip(config, architecture, extra, &from, [&first, &temporary.path().join("again")]);
+}
+
+/// Saves `from` in the first folder, loads that, saves it in the second: the same bytes.
+fn round_trip<F: Family>(
+    config: &F,
+    architecture: Architecture,
+    extra: Value,
+    from: &ParamStore,
+    [first, second]: [&Path; 2],
+) {
+    std::fs::create_dir_all(first).unwrap();
+    std::fs::create_dir_all(second).unwrap();
+    save(first, config, architecture, from, extra.clone()).unwrap();
+    let folder = Folder::open(first).unwrap();
     assert_eq!(folder.architecture().unwrap(), architecture);
     let config: F = folder.config().unwrap();
     let mut into = made(&config, architecture);
     let loaded = folder.load(&config, &mut into, &[]).unwrap();
-    assert!(loaded.fresh.is_empty() && loaded.unused.is_empty(), "{name}: {loaded:?}");
-    save(&second, &config, architecture, &into, extra).unwrap();
+    assert!(loaded.fresh.is_empty() && loaded.unused.is_empty(), "{architecture:?}: {loaded:?}");
+    save(second, &config, architecture, &into, extra).unwrap();
     for file in ["config.json", "model.safetensors"] {
         let read = |folder: &Path| std::fs::read(folder.join(file)).unwrap();
-        assert_eq!(read(&first), read(&second), "{name}/{file}");
+        assert_eq!(read(first), read(second), "{architecture:?}/{file}");
+    }
+}
+
+/// [`round_trip`] of weights far from their start.
+fn check_any<F: Family>(config: &F, architecture: Architecture, extra: Value) {
+    let mut from = made(config, architecture);
+    sharpen(&mut from);
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second] = ["first", "second"].map(|name| folder.path().join(name));
+    round_trip(config, architecture, extra, &from, [&first, &second]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn any_model_saves_loads_and_saves_to_the_same_bytes(
+        seed in any::<u64>(), switches in switches(), published in any::<bool>(),
+        vocabulary in 8i64..70, layers in 1i64..4, decoder_layers in prop::option::of(1i64..4),
+        tied in any::<bool>(), head in 0usize..4,
+    ) {
+        random::seed(seed);
+        let switches = if published { Switches::default() } else { switches };
+        let bert = BertConfig {
+            vocab_size: vocabulary, num_hidden_layers: layers, ..bert(switches)
+        };
+        let labels = json!({
+            "id2label": {"0": "a", "1": "b", "2": "c"},
+            "label2id": {"a": 0, "b": 1, "c": 2},
+        });
+        let (architecture, extra) = match head {
+            0 => (Architecture::BertForMaskedLm, json!({})),
+            1 => (Architecture::BertForPreTraining, json!({})),
+            2 => (Architecture::BertForSequenceClassification, labels),
+            _ => (Architecture::BertForQuestionAnswering, json!({})),
+        };
+        check_any(&bert, architecture, extra);
+        let gpt = GptConfig { vocab_size: vocabulary, n_layer: layers, ..gpt(switches) };
+        check_any(&gpt, Architecture::Gpt2LmHeadModel, json!({}));
+        let t5 = T5Config {
+            vocab_size: vocabulary, num_layers: layers, num_decoder_layers: decoder_layers,
+            tie_word_embeddings: tied, ..t5(switches)
+        };
+        check_any(&t5, Architecture::T5ForConditionalGeneration, json!({}));
     }
 }
 

@@ -15,7 +15,7 @@ use crate::support::{copy_weights, max_abs};
 
 const VOCAB: i64 = 40;
 
-fn bert(switches: Switches) -> BertConfig {
+pub(crate) fn bert(switches: Switches) -> BertConfig {
     BertConfig {
         vocab_size: VOCAB,
         hidden_size: 16,
@@ -28,7 +28,7 @@ fn bert(switches: Switches) -> BertConfig {
     }
 }
 
-fn gpt(switches: Switches) -> GptConfig {
+pub(crate) fn gpt(switches: Switches) -> GptConfig {
     GptConfig {
         vocab_size: VOCAB,
         n_positions: 32,
@@ -40,7 +40,7 @@ fn gpt(switches: Switches) -> GptConfig {
     }
 }
 
-fn t5(switches: Switches) -> T5Config {
+pub(crate) fn t5(switches: Switches) -> T5Config {
     T5Config {
         vocab_size: VOCAB,
         d_model: 16,
@@ -65,7 +65,7 @@ fn store() -> ParamStore {
 }
 
 /// Larger than at the start, so that attention is far from uniform.
-fn sharpen(store: &mut ParamStore) {
+pub(crate) fn sharpen(store: &mut ParamStore) {
     for param in store.params_mut() {
         let noise = param.weight.randn_like() * 0.2;
         param.set(&(param.weight.detach() + noise)).unwrap();
@@ -84,7 +84,7 @@ fn implementation() -> impl Strategy<Value = Implementation> {
 }
 
 /// Any switches that all families take.
-fn switches() -> impl Strategy<Value = Switches> {
+pub(crate) fn switches() -> impl Strategy<Value = Switches> {
     let norm = prop::option::of(prop_oneof![Just(NormKind::Layer), Just(NormKind::Rms)]);
     let placement = prop::option::of(prop_oneof![Just(Placement::Post), Just(Placement::Pre)]);
     let feed_forward = prop::option::of(prop_oneof![
