@@ -8,6 +8,7 @@ use std::{env, fs};
 const SHIM_SOURCES: &[&str] = &[
     "csrc/cpu_allocator.cpp",
     "csrc/custom_function.cpp",
+    "csrc/device.cpp",
     "csrc/library.cpp",
     "csrc/profiler.cpp",
     "csrc/random_state.cpp",

@@ -1,7 +1,10 @@
-//! Memory of this process.
+//! Memory of this process, and of its CUDA devices.
 
 #![expect(unsafe_code, reason = "the border to C and C++")]
 
+use tch::Device;
+
+use crate::error::Result;
 use crate::shim;
 
 /// Memory of this process in bytes, as Linux counts it.
@@ -41,6 +44,35 @@ pub fn tensors() -> TensorMemory {
     // SAFETY: the three addresses are valid for the call.
     unsafe { shim::b4_cpu_memory_counts(&mut live, &mut peak, &mut waiting) };
     TensorMemory { live, peak, waiting }
+}
+
+/// Memory that libtorch holds on a CUDA device, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// In tensors now.
+    pub allocated: u64,
+    /// The most that ever was in tensors at once.
+    pub peak_allocated: u64,
+    /// Taken from the driver now: tensors, and what waits for the next ones.
+    pub reserved: u64,
+    /// The most that ever was taken.
+    pub peak_reserved: u64,
+}
+
+/// Counts what libtorch holds on `device`; `None` where that is no CUDA device. Waits for nothing.
+///
+/// # Errors
+/// No such device.
+pub fn of_device(device: Device) -> Result<Option<DeviceMemory>> {
+    let Device::Cuda(index) = device else { return Ok(None) };
+    let index = i32::try_from(index).unwrap_or(i32::MAX);
+    let mut counts = [0u64; 4];
+    // SAFETY: the shim writes four numbers, or nothing and returns a message.
+    let message = unsafe { shim::b4_device_memory(index, counts.as_mut_ptr()) };
+    // SAFETY: the message is ours.
+    unsafe { shim::check("memory of a CUDA device", message)? };
+    let [allocated, peak_allocated, reserved, peak_reserved] = counts;
+    Ok(Some(DeviceMemory { allocated, peak_allocated, reserved, peak_reserved }))
 }
 
 /// Makes CPU tensors keep freed memory for the next step instead of giving it back.

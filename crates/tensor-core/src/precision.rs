@@ -1,9 +1,13 @@
 //! Dtypes, chosen once and passed on: no autocast, no hidden casts.
 
+#![expect(unsafe_code, reason = "the border to C and C++")]
+
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use crate::cpu::CpuFeatures;
+use crate::error::{Error, Result};
+use crate::shim;
 
 /// How numbers are held while training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,5 +48,24 @@ impl Precision {
             Self::Fp32 => Kind::Float,
             Self::Auto => panic!("precision `auto` was not resolved for a device"),
         }
+    }
+}
+
+/// Sets whether matrix products of FP32 tensors on CUDA devices round what they multiply to TF32,
+/// which keeps 10 bits of 23 and takes far less time. Sums stay FP32. For the whole process.
+///
+/// # Errors
+/// `allow` where `device` is no CUDA device: nothing else has TF32.
+pub fn allow_tf32(allow: bool, device: Device) -> Result<()> {
+    match device {
+        Device::Cuda(_) => {
+            // SAFETY: no pointers go in, and the message is ours.
+            unsafe { shim::check("TF32", shim::b4_allow_tf32(allow)) }
+        }
+        _ if !allow => Ok(()),
+        _ => Err(Error::Unsupported {
+            what: "TF32".into(),
+            reason: format!("{device:?} is no CUDA device, and only these have it; leave it false"),
+        }),
     }
 }

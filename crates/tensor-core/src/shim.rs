@@ -40,6 +40,8 @@ unsafe extern "C" {
     pub(crate) fn b4_random_state_get(cuda_index: c_int, state: *mut RawTensor) -> *mut c_char;
     pub(crate) fn b4_random_state_set(cuda_index: c_int, state: *const c_void) -> *mut c_char;
     pub(crate) fn b4_current_stream(cuda_index: c_int, stream: *mut *mut c_void) -> *mut c_char;
+    pub(crate) fn b4_device_memory(cuda_index: c_int, counts: *mut u64) -> *mut c_char;
+    pub(crate) fn b4_allow_tf32(allow: bool) -> *mut c_char;
     pub(crate) fn b4_random_seed(seed: u64) -> *mut c_char;
     pub(crate) fn b4_keep_cpu_memory();
     pub(crate) fn b4_cpu_memory_counts(live: *mut u64, peak: *mut u64, waiting: *mut u64);

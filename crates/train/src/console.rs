@@ -96,6 +96,12 @@ impl Console {
         }
         rows.push(("attention", format!("{} ({})", summary.attention, summary.attention_tier)));
         rows.push(("peak memory", format!("{:.0} MiB", summary.peak_memory_bytes as f64 / MIB)));
+        if let (Some(used), Some(taken)) =
+            (summary.peak_device_bytes, summary.peak_device_reserved_bytes)
+        {
+            let [used, taken] = [used, taken].map(|bytes| bytes as f64 / MIB);
+            rows.push(("peak memory of the GPU", format!("{used:.0} MiB, {taken:.0} MiB taken")));
+        }
         rows.push((
             "speed of light",
             format!(

@@ -37,6 +37,9 @@ pub struct StepRecord {
     pub time_s: f64,
     /// Resident memory of the process in bytes.
     pub resident_bytes: u64,
+    /// Bytes in tensors on the GPU after the step; absent on a CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_bytes: Option<u64>,
 }
 
 /// JSON has no NaN: serde_json writes `null` for it.
@@ -71,6 +74,12 @@ pub struct Summary {
     pub unigram_entropy: f64,
     /// The most memory that the process held.
     pub peak_memory_bytes: u64,
+    /// The most bytes that tensors held on the GPU; absent on a CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_device_bytes: Option<u64>,
+    /// The most bytes that were taken from the GPU's driver for them; absent on a CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_device_reserved_bytes: Option<u64>,
     /// Bytes of weights, masters, gradients and optimizer state, which `doctor --memory` foretells.
     pub parameter_memory_bytes: u64,
     /// Useful FLOP/s over the machine's best matrix-product rate, 0 to 1.
@@ -130,6 +139,8 @@ pub struct StepOutcome {
     pub muon_lr: Option<f64>,
     /// Norm of all gradients before clipping, a scalar.
     pub grad_norm: Tensor,
+    /// Bytes in tensors on the GPU, if it is one.
+    pub device_bytes: Option<u64>,
 }
 
 impl Meter {
@@ -165,6 +176,7 @@ impl Meter {
             step_time_s: time.as_secs_f64(),
             time_s: since_start.as_secs_f64(),
             resident_bytes: resident,
+            device_bytes: outcome.device_bytes,
         };
         let StepOutcome { loss, grad_norm, .. } = outcome;
         self.pending.push(PendingStep { record, loss, grad_norm });

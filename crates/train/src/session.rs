@@ -8,7 +8,7 @@ use bert4rs_optim::schedule::{Horizon, Schedule};
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::fp8::{Fp8Config, Fp8Mode};
 use bert4rs_tensor_core::param::ParamStore;
-use bert4rs_tensor_core::precision::Precision;
+use bert4rs_tensor_core::precision::{Precision, allow_tf32};
 use bert4rs_tensor_core::speed_of_light::{self, SpeedOfLight};
 use bert4rs_tensor_core::{Device, Tensor, cpu, get_num_threads, memory, random, set_num_threads};
 
@@ -53,6 +53,11 @@ impl Session {
         config.compute.attention.check_device(device).map_err(|error| Error::Config {
             origin: "configuration".into(),
             key: "compute.attention".into(),
+            reason: error.to_string(),
+        })?;
+        allow_tf32(config.compute.tf32, device).map_err(|error| Error::Config {
+            origin: "configuration".into(),
+            key: "compute.tf32".into(),
             reason: error.to_string(),
         })?;
         if config.compute.threads > 0 {
@@ -110,7 +115,8 @@ impl Session {
         };
         let lr = self.config.optimizer.adamw.lr * factor;
         let muon_lr = self.config.optimizer.muon.as_ref().map(|muon| muon.lr * factor);
-        Ok(StepOutcome { loss, size, lr, muon_lr, grad_norm })
+        let device_bytes = memory::of_device(self.device)?.map(|memory| memory.allocated);
+        Ok(StepOutcome { loss, size, lr, muon_lr, grad_norm, device_bytes })
     }
 
     /// Makes the host know what only the device knows, such as which steps were skipped. Waits for
@@ -197,6 +203,7 @@ impl Session {
             Fp8Mode::Off => None,
             _ => Some(self.work.params.fp8_overflows().read()?),
         };
+        let device_memory = memory::of_device(self.device)?;
         let steps = self.config.train.max_steps;
         let tokens_per_s = meter.steady_tokens_per_s();
         let best_product_flops = self.speed_of_light.best_flops();
@@ -215,6 +222,8 @@ impl Session {
             held_out_loss: None,
             unigram_entropy: self.work.task.unigram_entropy(),
             peak_memory_bytes: memory::process().map_or(0, |memory| memory.peak_resident),
+            peak_device_bytes: device_memory.map(|memory| memory.peak_allocated),
+            peak_device_reserved_bytes: device_memory.map(|memory| memory.peak_reserved),
             parameter_memory_bytes: held(&self.work.optimizer, &self.work.params.params()),
             speed_of_light: tokens_per_s * flops_per_token / best_product_flops,
             best_product_flops,

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use bert4rs_tensor_core::cpu::{self, CpuFeatures};
-use bert4rs_tensor_core::precision::Precision;
+use bert4rs_tensor_core::device::{Cuda, cuda};
+use bert4rs_tensor_core::precision::{Precision, allow_tf32};
 use bert4rs_tensor_core::{Device, Kind, Tensor, error, library, memory, speed_of_light};
 
 use crate::support::in_own_process;
@@ -154,4 +155,30 @@ fn speed_of_light_is_quick_and_plausible() {
     }
     assert_eq!(speed.best_flops(), speed.fp32_flops.max(speed.bf16_flops));
     println!("{speed:?} in {elapsed:?}");
+}
+
+#[test]
+fn only_gpus_have_tf32_and_memory_of_their_own() {
+    allow_tf32(false, Device::Cpu).unwrap();
+    let error = allow_tf32(true, Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("TF32") && error.contains("no CUDA device"), "{error}");
+    assert_eq!(memory::of_device(Device::Cpu).unwrap(), None);
+    match cuda() {
+        Cuda::None(reason) => {
+            use std::io::Write;
+            let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+            assert!(memory::of_device(Device::Cuda(0)).is_err());
+        }
+        Cuda::Devices(_) => {
+            let x = Tensor::ones([1 << 20], (Kind::Float, Device::Cuda(0)));
+            let held = memory::of_device(Device::Cuda(0)).unwrap().unwrap();
+            assert!(held.allocated >= 4 << 20 && held.peak_reserved >= held.peak_allocated);
+            let products = [true, false].map(|allow| {
+                allow_tf32(allow, Device::Cuda(0)).unwrap();
+                let matrix = x.view([1024, 1024]) + 1.0 / 4096.0;
+                matrix.matmul(&matrix)
+            });
+            assert!(!products[0].equal(&products[1]), "TF32 drops the last bits");
+        }
+    }
 }

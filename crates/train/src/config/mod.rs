@@ -77,6 +77,8 @@ pub struct ComputeConfig {
     pub device: String,
     /// Dtypes of weights and activations.
     pub precision: Precision,
+    /// Whether FP32 products on GPUs round what they multiply to TF32.
+    pub tf32: bool,
     /// Whether our CUDA kernels are taken where libtorch has operations that do the same.
     pub cuda_kernels: bool,
     /// Which linear maps multiply in FP8.
