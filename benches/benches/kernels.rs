@@ -5,6 +5,8 @@ use std::hint::black_box;
 
 use bert4rs_kernels::activation::{Curve, activate};
 use bert4rs_kernels::attention::{self, Seen};
+use bert4rs_kernels::cross_entropy::{self, Output};
+use bert4rs_kernels::normalize::{self, Form, Norm};
 use bert4rs_tensor_core::attention::{Implementation, Options, Scores, Visible, attend};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -90,5 +92,98 @@ fn activate_both_ways(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, attend_both_ways, activate_both_ways);
+/// The norm of a sum in both placements, and alone; as in a model, with a dense gradient of each
+/// use.
+fn normalize_both_ways(criterion: &mut Criterion) {
+    for features in [256, 768] {
+        let mut group = criterion.benchmark_group(format!("norm 2048x{features}"));
+        for kind in [Kind::BFloat16, Kind::Float] {
+            let [x, y] = [(); 2].map(|()| leaf(&[2048, features], kind));
+            let [dx, dy] = [(); 2].map(|()| leaf(&[2048, features], kind).detach());
+            let (weight, bias) = (leaf(&[features], kind), leaf(&[features], kind));
+            let used = |first: &Tensor, second: &Tensor, inputs: &[&Tensor]| {
+                let loss = (first * &dx).sum(Kind::Float) + (second * &dy).sum(Kind::Float);
+                black_box(Tensor::run_backward(&[loss], inputs, false, false));
+            };
+            for form in [Form::Layer, Form::Rms] {
+                let bias = (form == Form::Layer).then_some(&bias);
+                let norm = Norm { form, weight: &weight, bias, eps: 1e-5 };
+                let plain = |s: &Tensor| match form {
+                    Form::Layer => s.layer_norm([features], Some(&weight), bias, 1e-5, false),
+                    Form::Rms => s.rms_norm([features], Some(&weight), 1e-5),
+                };
+                let inputs: Vec<&Tensor> = [&x, &y, &weight].into_iter().chain(bias).collect();
+                let name = format!("{kind:?} {form:?}");
+                group.bench_function(format!("{name} of a sum, libtorch"), |bencher| {
+                    bencher.iter(|| {
+                        let normed = plain(&(&x + &y));
+                        used(&normed, &normed, &inputs);
+                    });
+                });
+                group.bench_function(format!("{name} of a sum, own"), |bencher| {
+                    bencher.iter(|| {
+                        let found = normalize::normalize_sum(&norm, &x, &y);
+                        found.map(|[first, twin]| used(&first, &twin, &inputs)).is_ok()
+                    });
+                });
+                group.bench_function(format!("{name} and sum, libtorch"), |bencher| {
+                    bencher.iter(|| {
+                        let sum = &x + &y;
+                        used(&plain(&sum), &sum, &inputs);
+                    });
+                });
+                group.bench_function(format!("{name} and sum, own"), |bencher| {
+                    bencher.iter(|| {
+                        let found = normalize::add_and_normalize(&norm, &x, Some(&y));
+                        found.map(|[normed, sum]| used(&normed, &sum, &inputs)).is_ok()
+                    });
+                });
+                let inputs: Vec<&Tensor> = [&x, &weight].into_iter().chain(bias).collect();
+                group.bench_function(format!("{name} alone, libtorch"), |bencher| {
+                    bencher.iter(|| backward(&(plain(&x) * &dx), &inputs));
+                });
+                group.bench_function(format!("{name} alone, own"), |bencher| {
+                    let own = || normalize::normalize(&norm, &x);
+                    bencher.iter(|| own().map(|y| backward(&(y * &dx), &inputs)).is_ok());
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+/// 2048 rows of 256 features, over 30,000 classes.
+fn cross_entropy_both_ways(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("output layer and cross-entropy 2048x256x30000");
+    group.sample_size(10);
+    for kind in [Kind::BFloat16, Kind::Float] {
+        let (hidden, weight) = (leaf(&[2048, 256], kind), leaf(&[30_000, 256], kind));
+        let (bias, inputs) = (leaf(&[30_000], kind), [&hidden, &weight]);
+        let labels = Tensor::randint(30_000, [2048], (Kind::Int64, Device::Cpu));
+        group.bench_function(format!("{kind:?}, libtorch"), |bencher| {
+            bencher.iter(|| {
+                let logits = hidden.linear(&weight, Some(&bias)).to_kind(Kind::Float);
+                backward(&logits.cross_entropy_for_logits(&labels), &inputs);
+            });
+        });
+        group.bench_function(format!("{kind:?}, own"), |bencher| {
+            let output = Output { weight: &weight, bias: Some(&bias) };
+            let options = cross_entropy::Options { ignored: -100, ..Default::default() };
+            bencher.iter(|| {
+                cross_entropy::linear_cross_entropy(&hidden, output, &labels, &options)
+                    .map(|loss| backward(&loss, &inputs))
+                    .is_ok()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(
+    benches,
+    attend_both_ways,
+    activate_both_ways,
+    normalize_both_ways,
+    cross_entropy_both_ways
+);
 criterion_main!(benches);

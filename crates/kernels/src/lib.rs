@@ -10,6 +10,7 @@
 //! | [`fp8`] | numbers of 8 bits: casts, products, a linear map |
 //! | [`gemm`] | stacked matrix products, symmetric ones at half the cost |
 //! | [`muon`] | what Muon does before and after its products |
+//! | [`normalize`] | layer norm and RMS norm, with the sum before them |
 //! | [`norm`] | sum of squares of many tensors |
 //! | [`weight`] | the forms in which an exact weight is kept |
 //! | [`isa`] | which instruction set a kernel runs on |
@@ -32,6 +33,7 @@ pub mod isa;
 mod lanes;
 pub mod muon;
 pub mod norm;
+pub mod normalize;
 mod number;
 mod pack;
 mod slices;

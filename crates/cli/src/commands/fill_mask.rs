@@ -85,7 +85,7 @@ fn guess(
     let probabilities_mv = no_grad(|| -> Result<Tensor> {
         let hidden_btd = model.encode(&input, false)?;
         let masked = Tensor::from_slice(&places).to_device(device);
-        let logits_mv = model.logits(&hidden_btd.select(0, 0).index_select(0, &masked));
+        let logits_mv = model.logits(&hidden_btd.select(0, 0).index_select(0, &masked))?;
         Ok(logits_mv.softmax(-1, Kind::Float))
     })?;
     let count = (count.max(1) as i64).min(probabilities_mv.size()[1]);

@@ -3,7 +3,7 @@
 //! Axes: `b` batch, `t` time, `d` features, `v` vocabulary, `n` = b·t tokens, `m` masked tokens.
 
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::param::{Init, Path, Role};
+use bert4rs_tensor_core::param::{Init, Kernels, Path, Role};
 use bert4rs_tensor_core::{Kind, Tensor};
 
 use super::{BertConfig, BertInput, BertModel, Pooler};
@@ -17,6 +17,7 @@ use crate::recompute::Recompute;
 #[derive(Debug)]
 struct MaskedLmHead {
     transform: Linear,
+    kernels: Kernels,
     norm: Norm,
     /// `[v]`
     bias: Tensor,
@@ -63,6 +64,7 @@ impl BertForMaskedLm {
         let (d, v) = (config.hidden_size, config.vocab_size);
         let head = MaskedLmHead {
             transform: Linear::new(&(&transform / "dense"), d, d, Biased::Yes, config.init())?,
+            kernels: transform.kernels(),
             norm: config.norm(&(&transform / "LayerNorm"))?,
             bias: predictions.param("bias", &[v], Role::Bias, Init::Zeros)?,
         };
@@ -95,14 +97,18 @@ impl BertForMaskedLm {
     }
 
     /// Logits over the vocabulary: `[.., d]` to `[.., v]`, in the weights' dtype.
-    pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        self.output().logits(&self.features(hidden))
+    ///
+    /// # Errors
+    /// What the kernels throw.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(self.output().logits(&self.features(hidden)?))
     }
 
     /// What the output layer reads: `[.., d]` to `[.., d]`.
-    fn features(&self, hidden: &Tensor) -> Tensor {
-        let act = self.config().hidden_act;
-        self.head.norm.forward(&act.forward(&self.head.transform.forward(hidden)))
+    fn features(&self, hidden: &Tensor) -> Result<Tensor> {
+        let MaskedLmHead { transform, kernels, norm, .. } = &self.head;
+        let inner = self.config().hidden_act.apply(*kernels, &transform.forward(hidden), None)?;
+        Ok(norm.forward(&inner)?)
     }
 
     fn output(&self) -> OutputLayer<'_> {
@@ -144,14 +150,14 @@ impl BertForMaskedLm {
         match how.logits_of {
             LogitsOf::MaskedOnly => {
                 let hidden_md = hidden_nd.index_select(0, positions_m);
-                let features_md = self.features(&hidden_md);
+                let features_md = self.features(&hidden_md)?;
                 self.output().cross_entropy(&features_md, labels_m, &how.options)
             }
             LogitsOf::AllTokens => {
                 let place = (Kind::Int64, labels_m.device());
                 let ignored_n = labels_m.new_full([hidden_nd.size()[0]], loss::IGNORED, place);
                 let labels_n = ignored_n.index_copy(0, positions_m, labels_m);
-                let features_nd = self.features(&hidden_nd);
+                let features_nd = self.features(&hidden_nd)?;
                 self.output().cross_entropy(&features_nd, &labels_n, &how.options)
             }
         }

@@ -22,7 +22,7 @@ use crate::layers::attention::{MultiHeadInit, MultiHeadPaths};
 use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
     Biased, Block, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind, Linear,
-    MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Tier,
+    MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Stream, Tier,
 };
 use crate::mask::{self, Pattern};
 use crate::recompute::Recompute;
@@ -188,7 +188,7 @@ impl Embeddings {
     }
 
     /// `[b, t]` ids to `[b, t, d]`.
-    fn forward(&self, input: &BertInput, train: bool) -> Tensor {
+    fn forward(&self, input: &BertInput, train: bool) -> Result<Tensor> {
         // Without ids, rows are taken as views and broadcast, which is cheaper than looking up.
         let mut added = match input.token_type_ids {
             Some(ids) => self.token_types.forward(ids),
@@ -201,7 +201,7 @@ impl Embeddings {
             };
         }
         let sum_btd = self.words.forward(input.input_ids) + added;
-        self.dropout.forward(self.norm.forward(&sum_btd), train)
+        Ok(self.dropout.forward(self.norm.forward(&sum_btd)?, train))
     }
 }
 
@@ -302,7 +302,7 @@ impl BertModel {
     pub fn forward(&self, input: &BertInput, train: bool) -> Result<Tensor> {
         input.check_shapes(&self.config)?;
         let t = input.input_ids.size()[1];
-        let mut x_btd = self.embeddings.forward(input, train);
+        let x_btd = self.embeddings.forward(input, train)?;
         let seen = self.config.pattern().visible(t, t, input.mask, x_btd.device());
         let rotation = self.config.switches.rotary.map(|rotary| {
             let (head_size, kind) = (self.config.head_size(), x_btd.kind());
@@ -311,14 +311,18 @@ impl BertModel {
                 None => rotary.rotation_of_range(0, t, head_size, kind, x_btd.device()),
             }
         });
+        let mut x_btd = Stream::from(x_btd);
         for block in &self.blocks {
             x_btd = match self.recompute {
                 Recompute::Blocks if train => {
-                    block.forward_again(&x_btd, &seen, rotation.as_ref())?
+                    block.forward_again(&x_btd.whole(), &seen, rotation.as_ref())?.into()
                 }
-                _ => block.forward(&x_btd, &seen, rotation.as_ref(), None, train)?,
+                _ => block.forward(x_btd, &seen, rotation.as_ref(), None, train)?,
             };
         }
-        Ok(self.final_norm.as_ref().map_or(x_btd.shallow_clone(), |norm| norm.forward(&x_btd)))
+        Ok(match &self.final_norm {
+            Some(norm) => norm.last(x_btd)?,
+            None => x_btd.whole(),
+        })
     }
 }

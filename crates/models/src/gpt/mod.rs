@@ -16,7 +16,7 @@ use crate::layers::attention::{MultiHeadInit, MultiHeadPaths};
 use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
     Block, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind, KeyValueCache,
-    MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Tier,
+    MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Stream, Tier,
 };
 use crate::loss::{self, LossOptions, OutputLayer};
 use crate::mask::{self, Pattern};
@@ -284,7 +284,7 @@ impl Gpt {
         let cached = cache.as_ref().map_or(0, |cache| cache.len());
         input.check_shapes(&self.config, cached)?;
         let t = input.input_ids.size()[1];
-        let mut x_btd = self.embed(input, cached, train);
+        let x_btd = self.embed(input, cached, train);
         let device = x_btd.device();
         let seen = self.config.pattern().visible(t, cached + t, input.mask, device);
         let rotation = self.config.switches.rotary.map(|rotary| {
@@ -298,18 +298,19 @@ impl Gpt {
             cache.blocks.resize_with(self.blocks.len(), KeyValueCache::default);
             cache.blocks.iter_mut()
         });
+        let mut x_btd = Stream::from(x_btd);
         for block in &self.blocks {
             let cache = caches.as_mut().and_then(Iterator::next);
             x_btd = match self.recompute {
                 Recompute::Blocks if train => {
-                    block.forward_again(&x_btd, &seen, rotation.as_ref())?
+                    block.forward_again(&x_btd.whole(), &seen, rotation.as_ref())?.into()
                 }
-                _ => block.forward(&x_btd, &seen, rotation.as_ref(), cache, train)?,
+                _ => block.forward(x_btd, &seen, rotation.as_ref(), cache, train)?,
             };
         }
         Ok(match &self.final_norm {
-            Some(norm) => norm.forward(&x_btd),
-            None => x_btd,
+            Some(norm) => norm.last(x_btd)?,
+            None => x_btd.whole(),
         })
     }
 

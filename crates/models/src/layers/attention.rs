@@ -224,8 +224,8 @@ impl MultiHeadAttention {
             }
         };
         if let Some((query_norm, key_norm)) = &self.norms {
-            q_bhte = query_norm.forward(&q_bhte);
-            k_bgte = key_norm.forward(&k_bgte);
+            q_bhte = query_norm.forward(&q_bhte)?;
+            k_bgte = key_norm.forward(&k_bgte)?;
         }
         if let Some(rotation) = input.rotation {
             q_bhte = rotation.forward(&q_bhte);
@@ -260,22 +260,22 @@ impl MultiHeadAttention {
         let memory_bsd = &memory_bsd.alias();
         let mut q_bhte = self.split_heads(&query.forward(x_btd));
         if let Some((query_norm, _)) = &self.norms {
-            q_bhte = query_norm.forward(&q_bhte);
+            q_bhte = query_norm.forward(&q_bhte)?;
         }
-        let key_value = || {
+        let key_value = || -> Result<_> {
             let mut k_bgse = self.split_heads(&key.forward(memory_bsd));
             if let Some((_, key_norm)) = &self.norms {
-                k_bgse = key_norm.forward(&k_bgse);
+                k_bgse = key_norm.forward(&k_bgse)?;
             }
-            (k_bgse, self.split_heads(&value.forward(memory_bsd)))
+            Ok((k_bgse, self.split_heads(&value.forward(memory_bsd))))
         };
         let (k_bgse, v_bgse) = match input.cache {
-            None => key_value(),
+            None => key_value()?,
             Some(KeyValueCache { held: Some((keys, values)) }) => {
                 (keys.shallow_clone(), values.shallow_clone())
             }
             Some(cache) => {
-                let (keys, values) = key_value();
+                let (keys, values) = key_value()?;
                 cache.extend(keys, values)
             }
         };

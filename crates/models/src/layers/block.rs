@@ -6,6 +6,7 @@ use bert4rs_tensor_core::Tensor;
 
 use super::{
     AttentionInput, FeedForward, KeyValueCache, MultiHeadAttention, Norm, Residual, Rotation,
+    Stream,
 };
 use crate::error::Result;
 use crate::mask::Seen;
@@ -31,17 +32,17 @@ impl Block {
     /// Attention dropout that the implementation can't do, and what libtorch throws.
     pub fn forward(
         &self,
-        x_btd: &Tensor,
+        x_btd: Stream,
         seen: &Seen,
         rotation: Option<&Rotation>,
         cache: Option<&mut KeyValueCache>,
         train: bool,
-    ) -> Result<Tensor> {
+    ) -> Result<Stream> {
         let attended_btd = self.around_attention.forward(x_btd, train, |x_btd| {
             self.attention.forward(x_btd, AttentionInput { seen, rotation, cache, train })
         })?;
         self.around_feed_forward
-            .forward(&attended_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)?))
+            .forward(attended_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)?))
     }
 
     /// [`forward`](Self::forward) in training, computed again for the backward pass.
@@ -57,7 +58,8 @@ impl Block {
         let weights: Vec<&Tensor> = self.weights().collect();
         let (block, seen, rotation) = (self.clone(), seen.clone(), rotation.cloned());
         recompute(&[x_btd], &weights, move |inputs| {
-            block.forward(&inputs[0], &seen, rotation.as_ref(), None, true)
+            let x_btd = inputs[0].shallow_clone().into();
+            Ok(block.forward(x_btd, &seen, rotation.as_ref(), None, true)?.whole())
         })
     }
 

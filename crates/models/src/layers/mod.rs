@@ -10,6 +10,7 @@ pub mod linear;
 pub mod norm;
 pub mod residual;
 pub mod rotary;
+pub mod stream;
 pub mod tier;
 
 pub use activation::Activation;
@@ -22,4 +23,5 @@ pub use linear::{Biased, Linear};
 pub use norm::{Norm, NormKind};
 pub use residual::{Placement, Residual};
 pub use rotary::{Rotary, Rotation, Yarn};
+pub use stream::Stream;
 pub use tier::Tier;

@@ -1,8 +1,11 @@
 //! Normalisation.
 
-use bert4rs_tensor_core::param::{Init, Path, Role};
+use bert4rs_kernels::normalize as kernel;
+use bert4rs_tensor_core::param::{Init, Kernels, Path, Role};
 use bert4rs_tensor_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
+
+use super::Stream;
 
 /// Which normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +24,7 @@ pub struct Norm {
     weight: Tensor,
     bias: Option<Tensor>,
     eps: f64,
+    kernels: Kernels,
 }
 
 /// A clone has the same parameters, not copies of them.
@@ -44,11 +48,72 @@ impl Norm {
             NormKind::Layer => Some(path.param("bias", &[features], Role::Norm, Init::Zeros)?),
             NormKind::Rms => None,
         };
-        Ok(Self { kind, weight, bias, eps })
+        Ok(Self { kind, weight, bias, eps, kernels: path.kernels() })
     }
 
     /// `[.., features]`; shape and dtype stay.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
+    ///
+    /// # Errors
+    /// What the kernel throws.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self.own(x, kernel::Beside::Nothing) {
+            Some(own) => kernel::normalize(&own, x),
+            None => Ok(self.plain(x)),
+        }
+    }
+
+    /// [`forward`](Self::forward) of `x + y`, to be used twice.
+    pub(super) fn of_sum(&self, x: &Tensor, y: &Tensor) -> Result<Stream> {
+        Ok(match self.own(x, kernel::Beside::Sum) {
+            Some(own) => Stream::Twice(kernel::normalize_sum(&own, x, y)?),
+            None => Stream::Whole(self.plain(&(x + y))),
+        })
+    }
+
+    /// [`forward`](Self::forward), and what was normalised.
+    pub(super) fn with_sum(&self, x: Stream) -> Result<[Tensor; 2]> {
+        let (x, y) = x.summands();
+        match self.own(&x, kernel::Beside::Sum) {
+            Some(own) => kernel::add_and_normalize(&own, &x, y.as_ref()),
+            None => {
+                let sum = y.map_or_else(|| x.shallow_clone(), |y| &x + y);
+                Ok([self.plain(&sum), sum])
+            }
+        }
+    }
+
+    /// [`forward`](Self::forward) of hidden states in any form.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn last(&self, x: Stream) -> Result<Tensor> {
+        match x {
+            Stream::Sum(_) => {
+                let [normed, _] = self.with_sum(x)?;
+                Ok(normed)
+            }
+            other => self.forward(&other.whole()),
+        }
+    }
+
+    /// The kernel's form of it, where its kernel is to be used and is the faster one.
+    fn own(&self, x: &Tensor, beside: kernel::Beside) -> Option<kernel::Norm<'_>> {
+        let form = match self.kind {
+            NormKind::Layer => kernel::Form::Layer,
+            NormKind::Rms => kernel::Form::Rms,
+        };
+        let own =
+            kernel::Norm { form, weight: &self.weight, bias: self.bias.as_ref(), eps: self.eps };
+        let fused = self.kernels == Kernels::Fused && kernel::takes(&own, x);
+        (fused && kernel::is_fast(form, x.kind(), beside)).then_some(own)
+    }
+
+    /// Whether a sum before it is best left to it.
+    pub(super) fn adds(&self, x: &Tensor) -> bool {
+        self.own(x, kernel::Beside::Sum).is_some()
+    }
+
+    fn plain(&self, x: &Tensor) -> Tensor {
         let features = self.weight.size();
         match self.kind {
             NormKind::Layer => {

@@ -3,7 +3,7 @@
 use bert4rs_tensor_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{Dropout, Norm};
+use super::{Dropout, Norm, Stream};
 use crate::error::Result;
 
 /// Where the normalisation stands.
@@ -31,16 +31,21 @@ impl Residual {
     /// `inner` with the connection around it; shapes stay.
     pub fn forward(
         &self,
-        x: &Tensor,
+        x: Stream,
         train: bool,
         inner: impl FnOnce(&Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        Ok(match self.placement {
+    ) -> Result<Stream> {
+        match self.placement {
             Placement::Post => {
-                let y = self.dropout.forward(inner(x)?, train);
-                self.norm.forward(&(x + y))
+                let [x, kept] = x.twice();
+                let y = self.dropout.forward(inner(&x)?, train);
+                Ok(self.norm.of_sum(&kept, &y)?)
             }
-            Placement::Pre => x + self.dropout.forward(inner(&self.norm.forward(x))?, train),
-        })
+            Placement::Pre => {
+                let [normed, x] = self.norm.with_sum(x)?;
+                let y = self.dropout.forward(inner(&normed)?, train);
+                Ok(if self.norm.adds(&x) { Stream::Sum([x, y]) } else { Stream::Whole(x + y) })
+            }
+        }
     }
 }

@@ -95,13 +95,13 @@ impl Pretrained {
                 outputs.named.push(("pooler_output", pooler.forward(hidden_btd)));
             }
             Model::MaskedLm(model) => {
-                let logits_btv = model.logits(hidden_btd);
+                let logits_btv = model.logits(hidden_btd)?;
                 let labels = inputs.classes("labels", &[b, t], model.config().vocab_size)?;
                 outputs.loss = labels.map(|labels_bt| of_tokens(&logits_btv, labels_bt));
                 outputs.named.push(("logits", logits_btv));
             }
             Model::PreTraining(model) => {
-                let logits_btv = model.masked().logits(hidden_btd);
+                let logits_btv = model.masked().logits(hidden_btd)?;
                 let next_b2 = model.next_sentence_logits(hidden_btd);
                 let v = model.masked().config().vocab_size;
                 let labels = inputs.classes("labels", &[b, t], v)?;

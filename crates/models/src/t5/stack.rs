@@ -13,7 +13,7 @@ use crate::layers::attention::MultiHeadPaths;
 use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
     AttentionInput, Dropout, FeedForward, KeyValueCache, MultiHeadAttention, Norm, Placement,
-    Residual, Rotation, Tier,
+    Residual, Rotation, Stream, Tier,
 };
 use crate::mask::{Pattern, Seen};
 use crate::recompute::{Recompute, recompute};
@@ -86,20 +86,20 @@ impl Block {
     }
 
     /// `[b, t, d]` to `[b, t, d]`.
-    fn forward(&self, x_btd: &Tensor, input: BlockInput) -> Result<Tensor> {
+    fn forward(&self, x_btd: Stream, input: BlockInput) -> Result<Stream> {
         let train = input.own.train;
         let mut x_btd = self
             .around_attention
             .forward(x_btd, train, |x_btd| self.attention.forward(x_btd, input.own))?;
         if let (Some((cross, around)), Some(memory)) = (&self.cross, input.memory) {
-            x_btd = around.forward(&x_btd, train, |x_btd| {
+            x_btd = around.forward(x_btd, train, |x_btd| {
                 let (seen, cache) = (memory.seen, input.cross_cache);
                 let keys = AttentionInput { seen, rotation: None, cache, train };
                 cross.cross(x_btd, memory.states_bsd, keys)
             })?;
         }
         self.around_feed_forward
-            .forward(&x_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)?))
+            .forward(x_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)?))
     }
 
     fn weights(&self) -> impl Iterator<Item = &Tensor> {
@@ -138,7 +138,8 @@ impl Block {
                 .map(|seen| Memory { states_bsd: &inputs[1 + usize::from(has_bias)], seen });
             let rotation = rotation.as_ref();
             let own = AttentionInput { seen: &seen, rotation, cache: None, train: true };
-            block.forward(&inputs[0], BlockInput { own, memory, cross_cache: None })
+            let x_btd = inputs[0].shallow_clone().into();
+            Ok(block.forward(x_btd, BlockInput { own, memory, cross_cache: None })?.whole())
         })
     }
 }
@@ -224,20 +225,21 @@ impl Stack {
             cache.cross.resize_with(self.blocks.len(), KeyValueCache::default);
             cache.own.iter_mut().zip(&mut cache.cross)
         });
-        let mut x_btd = self.dropout.forward(x_btd.shallow_clone(), train);
+        let mut x_btd = Stream::from(self.dropout.forward(x_btd.shallow_clone(), train));
         for block in &self.blocks {
             let (own_cache, cross_cache) = caches.as_mut().and_then(Iterator::next).unzip();
             let (seen, rotation) = (&seen, rotation.as_ref());
             if train && self.recompute == Recompute::Blocks {
-                x_btd = block.forward_again(&x_btd, seen, rotation, memory)?;
+                x_btd = block.forward_again(&x_btd.whole(), seen, rotation, memory)?.into();
                 continue;
             }
             let own = AttentionInput { seen, rotation, cache: own_cache, train };
-            x_btd = block.forward(&x_btd, BlockInput { own, memory, cross_cache })?;
+            x_btd = block.forward(x_btd, BlockInput { own, memory, cross_cache })?;
         }
-        if let Some(norm) = &self.final_norm {
-            x_btd = norm.forward(&x_btd);
-        }
+        let x_btd = match &self.final_norm {
+            Some(norm) => norm.last(x_btd)?,
+            None => x_btd.whole(),
+        };
         Ok(self.dropout.forward(x_btd, train))
     }
 }

@@ -38,7 +38,7 @@ fn losses(fp8: Fp8Config) -> Vec<f64> {
     let mut losses = Vec::new();
     for _ in 0..STEPS {
         let hidden = model.encode(&BertInput::new(&ids), true).unwrap();
-        let logits = model.logits(&hidden).view([-1, 128]);
+        let logits = model.logits(&hidden).unwrap().view([-1, 128]);
         let loss = loss::cross_entropy(&logits, &labels);
         losses.push(f64::try_from(&loss).unwrap());
         loss.backward();

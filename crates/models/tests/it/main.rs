@@ -5,6 +5,7 @@
 mod bert;
 mod folders;
 mod fp8;
+mod fused;
 mod generation;
 mod gpt;
 mod heads;

@@ -9,7 +9,7 @@ use bert4rs_models::recompute::Recompute;
 use bert4rs_models::switches::Switches;
 use bert4rs_models::t5::{T5, T5Config, T5Input, T5Size, T5Version};
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::param::{Kernels, ParamStore};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 use crate::support::assert_close;
@@ -24,6 +24,13 @@ fn ids(time: i64) -> Tensor {
 fn documents(time: i64) -> Tensor {
     let place = Tensor::arange(time, (Kind::Int64, Device::Cpu));
     Tensor::stack(&[place.ge(5), place.ge(9)], 0).to_kind(Kind::Int64)
+}
+
+/// Settings of a model and its code.
+fn cases() -> impl Iterator<Item = (Switches, Kernels)> {
+    [Kernels::Plain, Kernels::Fused]
+        .into_iter()
+        .flat_map(|kernels| switches().into_iter().map(move |switches| (switches, kernels)))
 }
 
 fn switches() -> [Switches; 2] {
@@ -62,7 +69,7 @@ fn check(what: &str, store: &ParamStore, mut loss: impl FnMut(Recompute) -> Tens
 #[test]
 fn bert() {
     for kind in [Kind::Float, Kind::BFloat16] {
-        for switches in switches() {
+        for (switches, kernels) in cases() {
             let config = BertConfig {
                 vocab_size: VOCAB,
                 hidden_size: 64,
@@ -74,7 +81,7 @@ fn bert() {
                 switches,
                 ..BertConfig::default()
             };
-            let store = ParamStore::new(Device::Cpu, kind);
+            let store = ParamStore::new(Device::Cpu, kind).with_kernels(kernels);
             let mut model =
                 BertForMaskedLm::new(&store.root(), &config, Implementation::Fused).unwrap();
             let (ids, mask) = (ids(24), documents(24));
@@ -92,7 +99,7 @@ fn bert() {
 
 #[test]
 fn gpt() {
-    for switches in switches() {
+    for (switches, kernels) in cases() {
         let config = GptConfig {
             vocab_size: VOCAB,
             n_positions: 32,
@@ -105,7 +112,7 @@ fn gpt() {
             switches,
             ..GptConfig::default()
         };
-        let store = ParamStore::new(Device::Cpu, Kind::Float);
+        let store = ParamStore::new(Device::Cpu, Kind::Float).with_kernels(kernels);
         let mut model = Gpt::new(&store.root(), &config, Implementation::Fused).unwrap();
         let (ids, mask) = (ids(24), documents(24));
         check("GPT", &store, |recompute| {
@@ -118,7 +125,7 @@ fn gpt() {
 
 #[test]
 fn t5() {
-    for switches in switches() {
+    for (switches, kernels) in cases() {
         let config = T5Config {
             vocab_size: VOCAB,
             d_model: 64,
@@ -130,7 +137,7 @@ fn t5() {
             switches,
             ..T5Config::published(T5Version::V1_1, T5Size::Small)
         };
-        let store = ParamStore::new(Device::Cpu, Kind::Float);
+        let store = ParamStore::new(Device::Cpu, Kind::Float).with_kernels(kernels);
         let mut model = T5::new(&store.root(), &config, Implementation::Fused).unwrap();
         let (ids, decoder_ids) = (ids(24), ids(11));
         check("T5", &store, |recompute| {

@@ -1,0 +1,255 @@
+//! Layer norm and RMS norm, of one tensor or of the sum of two, in one pass each way.
+//!
+//! With `s = x + y` of a row of `d` features (or `s = x`), its mean `m` (0 for an RMS norm), and
+//! `r = 1 / √(mean of (s - m)² + eps)`:
+//!
+//! ```text
+//! z = (s - m) r        n = z · weight + bias
+//! g = dn · weight      ds = r (g - mean g - z · mean(g z)),  without mean g for an RMS norm
+//! dweight = Σ dn z     dbias = Σ dn     dx = dy = ds
+//! ```
+//!
+//! A model uses the result twice, or the sum as well: both are outputs of one function, which adds
+//! the gradients of both itself. libtorch takes a pass for each addition.
+//!
+//! Sources: arXiv 1607.06450 (layer norm), 1910.07467 (RMS norm).
+
+mod backward;
+mod forward;
+#[cfg(test)]
+mod tests;
+
+use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
+use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
+use half::bf16;
+
+use crate::isa::Isa;
+use crate::lanes::{LANES, Lanes};
+use crate::number::Number;
+
+const OP: &str = "norm";
+
+/// What is taken off a row before it is scaled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Its mean.
+    Layer,
+    /// Nothing.
+    Rms,
+}
+
+/// A norm over the last axis, with statistics in FP32.
+#[derive(Debug, Clone, Copy)]
+pub struct Norm<'a> {
+    /// Which.
+    pub form: Form,
+    /// `[features]`
+    pub weight: &'a Tensor,
+    /// `[features]`
+    pub bias: Option<&'a Tensor>,
+    /// Added to the mean of squares.
+    pub eps: f64,
+}
+
+/// Whether the functions of this module take `x`: FP32 or BF16 on the CPU, with weights of the
+/// same dtype.
+pub fn takes(norm: &Norm, x: &Tensor) -> bool {
+    x.device() == Device::Cpu
+        && matches!(x.kind(), Kind::BFloat16 | Kind::Float)
+        && norm.weight.kind() == x.kind()
+}
+
+/// What a norm is computed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// Nothing.
+    Nothing,
+    /// A sum, before or after it, and the sum of two gradients.
+    Sum,
+}
+
+/// Whether it is faster than libtorch's operations: all but those of a layer norm of a sum in
+/// FP32, which are as fast.
+pub fn is_fast(form: Form, kind: Kind, beside: Beside) -> bool {
+    form == Form::Rms || kind == Kind::BFloat16 || beside == Beside::Nothing
+}
+
+/// The norm of `x`, `[.., features]`; shape and dtype stay.
+///
+/// # Errors
+/// Shapes, dtypes or devices that don't fit.
+pub fn normalize(norm: &Norm, x: &Tensor) -> Result<Tensor> {
+    let [normed] = apply(norm, x, None, Second::None)?;
+    Ok(normed)
+}
+
+/// The norm of `x + y`, twice, for two uses: their gradients are added without a pass of their
+/// own. The two share memory.
+///
+/// # Errors
+/// As [`normalize`]; `x` and `y` of different shapes.
+pub fn normalize_sum(norm: &Norm, x: &Tensor, y: &Tensor) -> Result<[Tensor; 2]> {
+    apply(norm, x, Some(y), Second::Twin)
+}
+
+/// The norm of `x + y`, and `x + y` itself; of `x` and `x` itself without `y`.
+///
+/// # Errors
+/// As [`normalize_sum`].
+pub fn add_and_normalize(norm: &Norm, x: &Tensor, y: Option<&Tensor>) -> Result<[Tensor; 2]> {
+    apply(norm, x, y, Second::Sum)
+}
+
+fn apply<const OUTPUTS: usize>(
+    norm: &Norm,
+    x: &Tensor,
+    y: Option<&Tensor>,
+    second: Second,
+) -> Result<[Tensor; OUTPUTS]> {
+    check(norm, x, y)?;
+    let function = Normalize {
+        form: norm.form,
+        eps: norm.eps as f32,
+        biased: norm.bias.is_some(),
+        summed: y.is_some(),
+        second,
+    };
+    let inputs: Vec<&Tensor> =
+        [Some(x), Some(norm.weight), norm.bias, y].into_iter().flatten().collect();
+    let outputs = autograd::apply(function, &inputs)?;
+    <[Tensor; OUTPUTS]>::try_from(outputs)
+        .map_err(|_| Error::Torch { op: OP.into(), message: "no result".into() })
+}
+
+fn check(norm: &Norm, x: &Tensor, y: Option<&Tensor>) -> Result<()> {
+    let features = x.size().last().copied().unwrap_or(0);
+    let shape = |tensor, found: &Tensor, expected: String| {
+        Err(Error::Shape { op: OP, tensor, found: found.size(), expected })
+    };
+    for (name, tensor) in [("weight", Some(norm.weight)), ("bias", norm.bias)] {
+        let Some(tensor) = tensor else { continue };
+        if tensor.size() != [features] || tensor.kind() != x.kind() {
+            return shape(name, tensor, format!("[{features}] of {:?}", x.kind()));
+        }
+    }
+    match y {
+        Some(y) if y.size() != x.size() || y.kind() != x.kind() => {
+            shape("second summand", y, format!("{:?} of {:?}", x.size(), x.kind()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What else is given out beside the norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Second {
+    None,
+    /// The same again.
+    Twin,
+    /// What was normalised.
+    Sum,
+}
+
+/// Inputs `x`, the weight, the bias if any, and `y` if any.
+struct Normalize {
+    form: Form,
+    eps: f32,
+    biased: bool,
+    summed: bool,
+    second: Second,
+}
+
+impl Function for Normalize {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn forward(&mut self, inputs: &[&Tensor], ctx: &mut ForwardContext) -> Result<Vec<Tensor>> {
+        let (x, weight) = (inputs[0].contiguous(), inputs[1].contiguous());
+        let bias = self.biased.then(|| inputs[2].contiguous());
+        let y = self.summed.then(|| inputs[inputs.len() - 1].contiguous());
+        let affine = (&weight, bias.as_ref());
+        let forward = match x.kind() {
+            Kind::BFloat16 => forward::forward::<bf16>,
+            _ => forward::forward::<f32>,
+        };
+        let found = forward(Isa::fastest(), self.form, self.eps, affine, &x, y.as_ref())?;
+        let sum = found.sum.unwrap_or(x);
+        [&sum, &found.statistics, inputs[1]].into_iter().for_each(|tensor| ctx.save(tensor));
+        let second = match self.second {
+            Second::None => None,
+            Second::Twin => Some(found.normed.shallow_clone()),
+            Second::Sum => Some(sum),
+        };
+        Ok([found.normed].into_iter().chain(second).collect())
+    }
+
+    fn backward(
+        &self,
+        ctx: &BackwardContext,
+        grads: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let [sum, statistics, weight] = ctx.saved() else { return Ok(Vec::new()) };
+        let dense = |grad: &Option<Tensor>| grad.as_ref().map(Tensor::contiguous);
+        let (first, second) = (dense(&grads[0]), grads.get(1).and_then(dense));
+        let (of_normed, twin, of_sum) = match (self.second, first) {
+            (Second::Sum, first) => (first, None, second),
+            // The one that is used, where only one is.
+            (_, None) => (second, None, None),
+            (_, first) => (first, second, None),
+        };
+        let Some(of_normed) = of_normed else {
+            return Ok(self.of_inputs(of_sum, None, None));
+        };
+        let backward = match sum.kind() {
+            Kind::BFloat16 => backward::backward::<bf16>,
+            _ => backward::backward::<f32>,
+        };
+        let of_outputs = backward::Of { normed: of_normed, twin, sum: of_sum };
+        let weight = &weight.contiguous();
+        let found = backward(Isa::fastest(), self.form, weight, sum, statistics, &of_outputs)?;
+        Ok(self.of_inputs(Some(found.sum), Some(found.weight), Some(found.bias)))
+    }
+}
+
+impl Normalize {
+    /// The gradients in the order of the inputs, one for both summands.
+    fn of_inputs(
+        &self,
+        sum: Option<Tensor>,
+        weight: Option<Tensor>,
+        bias: Option<Tensor>,
+    ) -> Vec<Option<Tensor>> {
+        let again = self.summed.then(|| sum.as_ref().map(Tensor::shallow_clone));
+        let bias = self.biased.then_some(bias);
+        [sum, weight].into_iter().chain(bias).chain(again).collect()
+    }
+}
+
+/// A row's numbers from the first on, or what is left of it: then zeros follow.
+#[inline(always)]
+fn read<V: Lanes, T: Number, const TAIL: bool>(from: &[T]) -> V {
+    if !TAIL {
+        return V::read(from);
+    }
+    let mut padded = [T::zeroed(); LANES];
+    padded[..from.len()].copy_from_slice(from);
+    V::read(&padded)
+}
+
+/// The reverse of [`read`]: what follows in `value` is dropped.
+#[inline(always)]
+fn write<V: Lanes, T: Number, const TAIL: bool>(value: V, to: &mut [T]) {
+    if !TAIL {
+        return value.write(to);
+    }
+    let mut padded = [T::zeroed(); LANES];
+    value.write(&mut padded);
+    let count = to.len();
+    to.copy_from_slice(&padded[..count]);
+}
+
+/// Where a row's whole vectors end.
+fn whole(features: usize) -> usize {
+    features / LANES * LANES
+}

@@ -1,0 +1,50 @@
+//! Hidden states on their way from one residual connection to the next.
+
+use bert4rs_tensor_core::Tensor;
+
+/// Hidden states, in the form that spares the next kernel a pass over memory.
+#[derive(Debug)]
+pub enum Stream {
+    /// As they are.
+    Whole(Tensor),
+    /// The same twice, one for each of its uses: the kernel that made them adds both gradients.
+    Twice([Tensor; 2]),
+    /// Two summands: the kernel of the next norm adds them.
+    Sum([Tensor; 2]),
+}
+
+impl From<Tensor> for Stream {
+    fn from(whole: Tensor) -> Self {
+        Self::Whole(whole)
+    }
+}
+
+impl Stream {
+    /// One tensor.
+    pub fn whole(self) -> Tensor {
+        match self {
+            Self::Whole(x) | Self::Twice([x, _]) => x,
+            Self::Sum([x, y]) => x + y,
+        }
+    }
+
+    /// One for each of two uses. All gradients of the first are added before the second's is,
+    /// whether a kernel does it or not.
+    pub(super) fn twice(self) -> [Tensor; 2] {
+        match self {
+            Self::Twice(both) => both,
+            other => {
+                let x = other.whole();
+                [x.alias(), x]
+            }
+        }
+    }
+
+    /// One tensor, and what is still to be added to it.
+    pub(super) fn summands(self) -> (Tensor, Option<Tensor>) {
+        match self {
+            Self::Sum([x, y]) => (x, Some(y)),
+            other => (other.whole(), None),
+        }
+    }
+}
