@@ -209,24 +209,22 @@ impl MultiHeadAttention {
     /// # Errors
     /// What the implementation of attention can't do, and what libtorch throws there.
     pub fn forward(&self, x_btd: &Tensor, input: AttentionInput) -> Result<Tensor> {
+        let (query_norm, key_norm) = self.norms();
         let (mut q_bhte, mut k_bgte, mut v_bgte) = match &self.projections {
             Projections::Separate { query, key, value } => (
-                self.split_heads(&query.forward(x_btd)),
-                self.split_heads(&key.forward(x_btd)),
-                self.split_heads(&value.forward(x_btd)),
+                self.heads(&query.forward(x_btd), query_norm)?,
+                self.heads(&key.forward(x_btd), key_norm)?,
+                self.heads(&value.forward(x_btd), None)?,
             ),
             Projections::Joint(joint) => {
                 let MultiHeadConfig { heads, kv_heads, head_size, .. } = self.config;
                 let (q, kv) = (heads * head_size, kv_heads * head_size);
                 let parts = joint.forward(x_btd).split_with_sizes([q, kv, kv], -1);
-                let split = |part: &Tensor| self.split_heads(part);
-                (split(&parts[0]), split(&parts[1]), split(&parts[2]))
+                let norms = [query_norm, key_norm, None];
+                let heads = |i: usize| self.heads(&parts[i], norms[i]);
+                (heads(0)?, heads(1)?, heads(2)?)
             }
         };
-        if let Some((query_norm, key_norm)) = &self.norms {
-            q_bhte = query_norm.forward(&q_bhte)?;
-            k_bgte = key_norm.forward(&k_bgte)?;
-        }
         if let Some(rotation) = input.rotation {
             q_bhte = rotation.forward(&q_bhte);
             k_bgte = rotation.forward(&k_bgte);
@@ -258,16 +256,11 @@ impl MultiHeadAttention {
         // Gradients of keys and values are added before those of other blocks are, whether the
         // block is computed again or not.
         let memory_bsd = &memory_bsd.alias();
-        let mut q_bhte = self.split_heads(&query.forward(x_btd));
-        if let Some((query_norm, _)) = &self.norms {
-            q_bhte = query_norm.forward(&q_bhte)?;
-        }
+        let (query_norm, key_norm) = self.norms();
+        let q_bhte = self.heads(&query.forward(x_btd), query_norm)?;
         let key_value = || -> Result<_> {
-            let mut k_bgse = self.split_heads(&key.forward(memory_bsd));
-            if let Some((_, key_norm)) = &self.norms {
-                k_bgse = key_norm.forward(&k_bgse)?;
-            }
-            Ok((k_bgse, self.split_heads(&value.forward(memory_bsd))))
+            let k_bgse = self.heads(&key.forward(memory_bsd), key_norm)?;
+            Ok((k_bgse, self.heads(&value.forward(memory_bsd), None)?))
         };
         let (k_bgse, v_bgse) = match input.cache {
             None => key_value()?,
@@ -302,8 +295,19 @@ impl MultiHeadAttention {
         Ok(self.output.forward(&y_bhte.transpose(1, 2).flatten(2, 3)))
     }
 
-    /// `[b, t, h·e]` to a view `[b, h, t, e]`.
-    fn split_heads(&self, x: &Tensor) -> Tensor {
-        x.unflatten(2, [-1, self.config.head_size]).transpose(1, 2)
+    /// Of queries and of keys.
+    fn norms(&self) -> (Option<&Norm>, Option<&Norm>) {
+        self.norms.as_ref().map(|(query, key)| (query, key)).unzip()
+    }
+
+    /// `[b, t, h·e]`, each head normed if asked for, to a view `[b, h, t, e]`. The norm comes
+    /// before the heads are moved apart: the memory is dense then.
+    fn heads(&self, x: &Tensor, norm: Option<&Norm>) -> Result<Tensor> {
+        let x_bthe = x.unflatten(2, [-1, self.config.head_size]);
+        let x_bthe = match norm {
+            Some(norm) => norm.forward(&x_bthe)?,
+            None => x_bthe,
+        };
+        Ok(x_bthe.transpose(1, 2))
     }
 }
