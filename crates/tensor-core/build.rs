@@ -13,6 +13,7 @@ const SHIM_SOURCES: &[&str] = &[
     "csrc/profiler.cpp",
     "csrc/random_state.cpp",
     "csrc/stream.cpp",
+    "csrc/varlen.cpp",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -9,6 +9,7 @@ use std::cell::OnceCell;
 
 use bert4rs_kernels::attention as kernel;
 use bert4rs_tensor_core::attention::Visible;
+use bert4rs_tensor_core::varlen::{Packing, Reach};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
@@ -77,7 +78,17 @@ impl Pattern {
                 of_keys: mask.shallow_clone(),
             },
         });
-        Seen { pattern: self, queries, keys, device: on, mask, bias: None, whole: OnceCell::new() }
+        Seen {
+            pattern: self,
+            queries,
+            keys,
+            device: on,
+            mask,
+            is_self: queries == keys,
+            bias: None,
+            whole: OnceCell::new(),
+            packing: OnceCell::new(),
+        }
     }
 }
 
@@ -96,10 +107,14 @@ pub struct Seen {
     keys: i64,
     device: Device,
     mask: Option<Mask>,
+    /// Whether queries and keys are of the same tokens.
+    is_self: bool,
     /// By distance, `[h, t + s - 1]`.
     bias: Option<Tensor>,
     /// All of it in the form that libtorch's kernels take, made when one asks.
     whole: OnceCell<Whole>,
+    /// Where documents start and end, if that says all but the pattern; made when one asks.
+    packing: OnceCell<Option<Packing>>,
 }
 
 /// A clone shares the tensors.
@@ -113,7 +128,7 @@ impl Clone for Seen {
             }
         });
         let bias = self.bias.as_ref().map(share);
-        Self { mask, bias, whole: OnceCell::new(), ..*self }
+        Self { mask, bias, whole: OnceCell::new(), packing: OnceCell::new(), ..*self }
     }
 }
 
@@ -138,6 +153,7 @@ impl Seen {
         on: Device,
     ) -> Result<Self> {
         let mut seen = Pattern::ALL.visible(queries, keys, None, on);
+        seen.is_self = false;
         seen.mask = match mask {
             None => None,
             Some(mask) if mask.kind() == Kind::Bool => Some(Mask::Boolean(mask.shallow_clone())),
@@ -174,6 +190,25 @@ impl Seen {
             Some(Mask::Boolean(_)) => return None,
         };
         Some(kernel::Seen { documents, causal: self.pattern.causal, window: self.pattern.window })
+    }
+
+    /// Where documents start and end, and who sees whom within: of a sequence that sees itself,
+    /// without a bias, each document's tokens together.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn packing(&self) -> Result<Option<(&Packing, Reach)>> {
+        let documents = match &self.mask {
+            Some(Mask::Documents { of_keys, .. }) if self.bias.is_none() && self.is_self => of_keys,
+            _ => return Ok(None),
+        };
+        if self.packing.get().is_none() {
+            // Only one thread has it: nothing can be there by now.
+            let _ = self.packing.set(Packing::of(documents)?);
+        }
+        let Pattern { causal, window } = self.pattern;
+        let packing = self.packing.get().and_then(Option::as_ref);
+        Ok(packing.map(|packing| (packing, Reach { causal, window })))
     }
 
     /// What libtorch's kernels take: a mask where there is one, with the bias added.

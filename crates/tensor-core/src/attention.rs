@@ -26,13 +26,16 @@ pub enum Implementation {
     Efficient,
     /// cuDNN's, by way of libtorch.
     Cudnn,
+    /// Flash attention over the documents of packed rows, without a mask ([`crate::varlen`]),
+    /// and what [`Fused`](Self::Fused) takes where inputs do not allow it.
+    Varlen,
 }
 
 impl Implementation {
     /// Refuses what a device never has, whatever the inputs.
     pub fn check_device(self, device: Device) -> Result<()> {
         let (refused, why) = match (self, device) {
-            (Self::Efficient | Self::Cudnn, Device::Cpu) => (true, "it is for GPUs"),
+            (Self::Efficient | Self::Cudnn | Self::Varlen, Device::Cpu) => (true, "it is for GPUs"),
             (Self::Own, device) if device != Device::Cpu => (true, "it is for CPUs"),
             _ => (false, ""),
         };
@@ -199,7 +202,7 @@ pub fn attend(
         found => Err(refused(wanted, found)),
     };
     match options.implementation {
-        Implementation::Fused => best(),
+        Implementation::Fused | Implementation::Varlen => best(),
         Implementation::Flash => only(Tier::Flash),
         Implementation::Efficient => only(Tier::Efficient),
         Implementation::Cudnn => only(Tier::Cudnn),

@@ -8,6 +8,7 @@
 //! | [`param`] | parameters, each with a [`param::Role`] from birth |
 //! | [`autograd`] | autograd functions written in Rust, and their check |
 //! | [`attention`] | attention, plain and fused |
+//! | [`varlen`] | attention within the documents of packed rows, without a mask |
 //! | [`random`] | seeds, and saving and restoring the random state |
 //! | [`safetensors`] | tensors to and from files, never half-written |
 //! | [`graph`] | CUDA graphs |
@@ -42,6 +43,7 @@ pub mod safetensors;
 mod shim;
 pub mod speed_of_light;
 pub mod stream;
+pub mod varlen;
 
 pub use error::{Error, Result};
 pub use tch::{

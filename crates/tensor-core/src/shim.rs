@@ -42,6 +42,18 @@ unsafe extern "C" {
     pub(crate) fn b4_current_stream(cuda_index: c_int, stream: *mut *mut c_void) -> *mut c_char;
     pub(crate) fn b4_device_memory(cuda_index: c_int, counts: *mut u64) -> *mut c_char;
     pub(crate) fn b4_allow_tf32(allow: bool) -> *mut c_char;
+    pub(crate) fn b4_flash_varlen(
+        query: *const c_void,
+        key: *const c_void,
+        value: *const c_void,
+        bounds: *const c_void,
+        longest: i64,
+        causal: bool,
+        scale: f64,
+        back: i64,
+        ahead: i64,
+        result: *mut RawTensor,
+    ) -> *mut c_char;
     pub(crate) fn b4_random_seed(seed: u64) -> *mut c_char;
     pub(crate) fn b4_keep_cpu_memory();
     pub(crate) fn b4_cpu_memory_counts(live: *mut u64, peak: *mut u64, waiting: *mut u64);

@@ -70,6 +70,7 @@ fn configuration() {
     check(&["--model", "t5", "--set", "model.dropout=0.1"], &["model.attention_dropout"]);
     check(&["--set", "data.mask_rate=2"], &["data.mask_rate", "between 0 and 1"]);
     check(&["--set", "model.attention_dropout=0.1"], &["compute.attention = \"plain\""]);
+    check(&["--model", "t5", "--set", "compute.attention=varlen"], &["compute.attention", "bias"]);
     check(&["--set", "compute.precision=fp8"], &["compute.precision", "fp8", "bf16"]);
     check(&["--preset", "recomended"], &["did you mean \"recommended\"?"]);
     check(&["--preset", "xyz"], &["there are: baseline, "]);

@@ -5,6 +5,7 @@
 
 use bert4rs_kernels::attention as kernel;
 use bert4rs_tensor_core::attention::{self, Implementation, Options, Scores};
+use bert4rs_tensor_core::varlen::{self, Packing, Reach};
 use bert4rs_tensor_core::{Error, Tensor};
 use serde::Serialize;
 
@@ -27,6 +28,8 @@ pub enum Tier {
     Efficient,
     /// cuDNN's.
     Cudnn,
+    /// libtorch's flash attention, document by document without a mask.
+    Varlen,
 }
 
 /// Queries, keys and values of an attention.
@@ -50,13 +53,16 @@ impl Heads<'_> {
         options: &Options,
     ) -> Result<Tensor> {
         let Self { q_bhte, k_bgse, v_bgse } = self;
-        if self.takes_own(seen, options)? {
-            let features = q_bhte.size().last().copied().unwrap_or(1) as f64;
-            let scale = scale.unwrap_or(1.0 / features.sqrt());
-            if let Some(by_place) = seen.by_place() {
-                let scores = kernel::Scores { seen: by_place, bias: seen.bias(), scale };
-                return Ok(kernel::attend(q_bhte, k_bgse, v_bgse, &scores)?);
-            }
+        let features = q_bhte.size().last().copied().unwrap_or(1) as f64;
+        let factor = scale.unwrap_or(1.0 / features.sqrt());
+        if let Some((packing, reach)) = self.takes_varlen(seen, options)? {
+            return Ok(varlen::flash([q_bhte, k_bgse, v_bgse], packing, reach, factor)?);
+        }
+        if self.takes_own(seen, options)?
+            && let Some(by_place) = seen.by_place()
+        {
+            let scores = kernel::Scores { seen: by_place, bias: seen.bias(), scale: factor };
+            return Ok(kernel::attend(q_bhte, k_bgse, v_bgse, &scores)?);
         }
         let scores = Scores { visible: seen.borrow(), scale };
         Ok(attention::attend(q_bhte, k_bgse, v_bgse, &scores, options)?)
@@ -64,6 +70,9 @@ impl Heads<'_> {
 
     /// The code that [`attend`](Self::attend) takes.
     pub(super) fn tier(self, seen: &Seen, scale: Option<f64>, options: &Options) -> Result<Tier> {
+        if self.takes_varlen(seen, options)?.is_some() {
+            return Ok(Tier::Varlen);
+        }
         if self.takes_own(seen, options)? {
             return Ok(Tier::Own);
         }
@@ -80,6 +89,18 @@ impl Heads<'_> {
             attention::Tier::Efficient => Tier::Efficient,
             attention::Tier::Cudnn => Tier::Cudnn,
         })
+    }
+
+    /// What flash attention by documents needs, where that is asked for and fits.
+    fn takes_varlen<'a>(
+        self,
+        seen: &'a Seen,
+        options: &Options,
+    ) -> Result<Option<(&'a Packing, Reach)>> {
+        let fits = options.implementation == Implementation::Varlen
+            && options.dropout == 0.0
+            && varlen::takes(self.q_bhte);
+        if fits { seen.packing() } else { Ok(None) }
     }
 
     /// Whether our own kernel computes it: where it is asked for, and where the best is asked for

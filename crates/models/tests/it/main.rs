@@ -9,6 +9,7 @@ mod fused;
 mod generation;
 mod gpt;
 mod heads;
+mod packing;
 mod precision;
 mod properties;
 mod published;

@@ -13,3 +13,4 @@ mod profile;
 mod random;
 mod safetensors;
 mod support;
+mod varlen;

@@ -7,6 +7,7 @@ use bert4rs_optim::schedule::Horizon;
 use bert4rs_tensor_core::attention;
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::fp8::Fp8Mode;
+use bert4rs_tensor_core::precision::Precision;
 
 use super::{Config, Family};
 
@@ -89,7 +90,23 @@ impl Config {
             );
             return Err(("compute.attention".into(), reason));
         }
-        Ok(())
+        self.validate_varlen()
+    }
+
+    fn validate_varlen(&self) -> Result<(), Fault> {
+        if self.compute.attention != attention::Implementation::Varlen {
+            return Ok(());
+        }
+        let reason = if self.model.family == Family::T5 {
+            "T5's bias by distance can't be given to varlen; choose fused"
+        } else if self.compute.precision == Precision::Fp32 {
+            "varlen is for BF16; set compute.precision = \"bf16\" or choose fused"
+        } else if !self.model.head_size().is_multiple_of(8) || self.model.head_size() > 256 {
+            "varlen takes heads of at most 256 features, a multiple of 8; choose fused"
+        } else {
+            return Ok(());
+        };
+        Err(("compute.attention".into(), reason.into()))
     }
 
     fn validate_data(&self) -> Result<(), Fault> {

@@ -68,12 +68,13 @@ pub(super) fn attention(device: Device) -> String {
         ("flash", Implementation::Flash),
         ("efficient", Implementation::Efficient),
         ("cudnn", Implementation::Cudnn),
+        ("varlen", Implementation::Varlen),
     ];
     let rows = implementations.map(|(name, implementation)| {
         let found = [("FP32", Kind::Float), ("BF16", Kind::BFloat16)].map(|(dtype, kind)| {
             let tier = contain("probe", || attention_tier(implementation, kind, device));
             match tier.ok().flatten() {
-                Some(tier) if implementation == Implementation::Fused => {
+                Some(tier) if falls_back(implementation) => {
                     format!("{dtype} by {}", format!("{tier:?}").to_lowercase())
                 }
                 Some(_) => dtype.to_owned(),
@@ -85,8 +86,14 @@ pub(super) fn attention(device: Device) -> String {
     rows.join("; ")
 }
 
+/// Whether it may be computed by another code than it names.
+fn falls_back(implementation: Implementation) -> bool {
+    matches!(implementation, Implementation::Fused | Implementation::Varlen)
+}
+
 /// Trains an attention of a model for a step; the code that computed it.
 fn attention_tier(implementation: Implementation, kind: Kind, device: Device) -> Option<Tier> {
+    implementation.check_device(device).ok()?;
     let mut store = ParamStore::new(device, kind);
     let config = GptConfig {
         vocab_size: 16,
