@@ -28,7 +28,8 @@ pub use crate::weight::Weight;
 const CHUNK: usize = 1 << 14;
 
 /// The numbers of one step that are equal for all values of a parameter.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
 pub struct Scalars {
     /// Factor on the gradient, from clipping. With 0 a gradient counts as 0 even where it is not
     /// finite.
@@ -55,47 +56,19 @@ impl Scalars {
 
     /// As a tensor holds them: FP32 `[8]`, in the order of the fields.
     pub fn to_array(self) -> [f32; Self::COUNT] {
-        [
-            self.grad_scale,
-            self.one_minus_beta1,
-            self.beta2,
-            self.one_minus_beta2,
-            self.inverse_sqrt_correction2,
-            self.eps,
-            self.keep,
-            self.step_size,
-        ]
+        bytemuck::cast(self)
     }
 
     /// What a tensor on the CPU holds.
     fn read(numbers: &Tensor) -> Result<Self> {
-        match *slices::read::<f32>(numbers, "the numbers of a step")? {
-            [
-                grad_scale,
-                one_minus_beta1,
-                beta2,
-                one_minus_beta2,
-                inverse_sqrt_correction2,
-                eps,
-                keep,
-                step_size,
-            ] => Ok(Self {
-                grad_scale,
-                one_minus_beta1,
-                beta2,
-                one_minus_beta2,
-                inverse_sqrt_correction2,
-                eps,
-                keep,
-                step_size,
-            }),
-            _ => Err(Error::Shape {
-                op: "AdamW",
-                tensor: "numbers",
-                found: numbers.size(),
-                expected: format!("[{}]", Self::COUNT),
-            }),
-        }
+        let found = slices::read::<f32>(numbers, "the numbers of a step")?;
+        let found: [f32; Self::COUNT] = found.try_into().map_err(|_| Error::Shape {
+            op: "AdamW",
+            tensor: "numbers",
+            found: numbers.size(),
+            expected: format!("[{}]", Self::COUNT),
+        })?;
+        Ok(bytemuck::cast(found))
     }
 }
 

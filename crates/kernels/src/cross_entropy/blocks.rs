@@ -164,7 +164,8 @@ impl<T: Number> Layer<'_, T> {
                         &mut room[..count * self.columns]
                     };
                     let bias = self.bias.map_or(&[0.0; CLASSES][..count], |b| &b[first..][..count]);
-                    let rows = weight_block(self, first, count, &mut scratch.weight);
+                    let tiles = count.next_multiple_of(tile::ROWS);
+                    let rows = weight_rows(self, (first, count), tiles, &mut scratch.weight);
                     self.multiply_hidden(rows, packed, &mut scratch.sums);
                     let scores: &[f32] = bytemuck::cast_slice(&scratch.sums);
                     let scores = &scores[..count * self.columns];
@@ -293,7 +294,9 @@ impl<T: Number> Layer<'_, T> {
         // SAFETY: a class is in one thread's blocks alone.
         let (weight_grads, bias_grads) =
             unsafe { (grads.weight.part(first * d, count * d), grads.bias.part(first, count)) };
-        sum_rows_on::<T>(self.isa, rows, n, bias_grads);
+        if self.bias.is_some() {
+            sum_rows_on::<T>(self.isa, rows, n, bias_grads);
+        }
         let block: &[u32] = bytemuck::cast_slice(block);
 
         let words = n / T::PER_WORD;
@@ -305,7 +308,7 @@ impl<T: Number> Layer<'_, T> {
         round_on::<T>(self.isa, &values[..count * d], 1.0, weight_grads);
 
         let words = CLASSES / T::PER_WORD;
-        let padded = whole_weight_block(self, first, count, weight);
+        let padded = weight_rows(self, (first, count), CLASSES, weight);
         pack::turned::<T>(self.isa, padded, d, CLASSES, (pairs, weight_turned));
         pack::by_tokens::<T>(self.isa, block, n, (CLASSES, CLASSES), by_classes);
         let a = Left { words: bytemuck::cast_slice(weight_turned), stride: words, rows: d };
@@ -342,36 +345,22 @@ fn blocks_of(classes: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
     classes.step_by(CLASSES).map(move |first| (first, CLASSES.min(end - first)))
 }
 
-/// The weights of a block's classes; where they don't fill tiles, a copy with zeros.
-fn weight_block<'a, T: Number>(
+/// The weights of `count` classes from `first` on; where they are fewer than `padded`, a copy with
+/// zeros up to that.
+fn weight_rows<'a, T: Number>(
     layer: &Layer<'a, T>,
-    first: usize,
-    count: usize,
-    room: &'a mut Vec<Line>,
-) -> &'a [u32] {
-    let d = layer.features;
-    if count.is_multiple_of(tile::ROWS) {
-        return bytemuck::cast_slice(&layer.weight[first * d..][..count * d]);
-    }
-    let words = count.next_multiple_of(tile::ROWS) * d / T::PER_WORD;
-    &whole_weight_block(layer, first, count, room)[..words]
-}
-
-/// The weights of a whole block; where there are fewer classes, a copy with zeros.
-fn whole_weight_block<'a, T: Number>(
-    layer: &Layer<'a, T>,
-    first: usize,
-    count: usize,
+    (first, count): (usize, usize),
+    padded: usize,
     room: &'a mut Vec<Line>,
 ) -> &'a [u32] {
     let d = layer.features;
     let rows = &layer.weight[first * d..][..count * d];
-    if count == CLASSES {
+    if count == padded {
         return bytemuck::cast_slice(rows);
     }
-    pack::grow(room, CLASSES * d / T::PER_WORD);
-    let padded: &mut [T] = bytemuck::cast_slice_mut(room);
-    padded[..count * d].copy_from_slice(rows);
-    padded[count * d..].fill(T::round(0.0));
-    bytemuck::cast_slice(room)
+    pack::grow(room, padded * d / T::PER_WORD);
+    let copy: &mut [T] = bytemuck::cast_slice_mut(room);
+    copy[..count * d].copy_from_slice(rows);
+    copy[count * d..].fill(T::round(0.0));
+    &bytemuck::cast_slice(room)[..padded * d / T::PER_WORD]
 }
