@@ -7,6 +7,7 @@ use bert4rs_kernels::activation::{Curve, activate};
 use bert4rs_kernels::attention::{self, Seen};
 use bert4rs_kernels::cross_entropy::{self, Output};
 use bert4rs_kernels::normalize::{self, Form, Norm};
+use bert4rs_kernels::rotary::{Angles, HeadNorm, rotate};
 use bert4rs_tensor_core::attention::{Implementation, Options, Scores, Visible, attend};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -152,6 +153,42 @@ fn normalize_both_ways(criterion: &mut Criterion) {
     }
 }
 
+/// 4 rows of 512 tokens in 12 heads, of rows of their own and of the joint ones of queries, keys and
+/// values, with the norm of each head and without.
+fn rotate_both_ways(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("rotary positions 4x512x12x64");
+    for kind in [Kind::BFloat16, Kind::Float] {
+        let (own_rows, joint) = (leaf(&[4, 512, 768], kind), leaf(&[4, 512, 2304], kind));
+        let (weight, grad) = (leaf(&[64], kind), leaf(&[4, 512, 12, 64], kind).detach());
+        let angles = Tensor::randn([512, 1, 64], (Kind::Float, Device::Cpu));
+        let (cos, sin) = (angles.cos().to_kind(kind), angles.sin().to_kind(kind));
+        let plain = |x: &Tensor, norm: Option<&HeadNorm>| {
+            let normed = norm.map(|norm| x.rms_norm([64], Some(norm.weight), norm.eps));
+            let x = normed.unwrap_or_else(|| x.shallow_clone());
+            let halves = x.chunk(2, -1);
+            let turned = Tensor::cat(&[-&halves[1], halves[0].shallow_clone()], -1);
+            x * &cos + turned * &sin
+        };
+        for (rows, normed) in [("own", false), ("own", true), ("joint", false), ("joint", true)] {
+            let source = if rows == "own" { &own_rows } else { &joint };
+            let x = || source.narrow(2, 0, 768).unflatten(2, [12, 64]);
+            let norm = normed.then_some(HeadNorm { weight: &weight, eps: 1e-6 });
+            let mut inputs = vec![source];
+            inputs.extend(norm.map(|norm| norm.weight));
+            let name = format!("{kind:?}, {rows} rows{}", if normed { " and norm" } else { "" });
+            group.bench_function(format!("{name}, libtorch"), |bencher| {
+                bencher.iter(|| backward(&(plain(&x(), norm.as_ref()) * &grad), &inputs));
+            });
+            group.bench_function(format!("{name}, own"), |bencher| {
+                let angles = Angles { cos: &cos, sin: &sin };
+                let own = || rotate(&x(), &angles, norm.as_ref());
+                bencher.iter(|| assert!(own().map(|y| backward(&(y * &grad), &inputs)).is_ok()));
+            });
+        }
+    }
+    group.finish();
+}
+
 /// 2048 rows of 256 features, over 30,000 classes.
 fn cross_entropy_both_ways(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("output layer and cross-entropy 2048x256x30000");
@@ -184,6 +221,7 @@ criterion_group!(
     attend_both_ways,
     activate_both_ways,
     normalize_both_ways,
+    rotate_both_ways,
     cross_entropy_both_ways
 );
 criterion_main!(benches);

@@ -12,6 +12,7 @@
 //! | [`muon`] | what Muon does before and after its products |
 //! | [`normalize`] | layer norm and RMS norm, with the sum before them |
 //! | [`norm`] | sum of squares of many tensors |
+//! | [`rotary`] | rotary positions of heads, with the norm of each before them |
 //! | [`weight`] | the forms in which an exact weight is kept |
 //! | [`isa`] | which instruction set a kernel runs on |
 //!
@@ -36,7 +37,9 @@ pub mod norm;
 pub mod normalize;
 mod number;
 mod pack;
+pub mod rotary;
 mod slices;
+mod tail;
 mod tile;
 mod transpose;
 pub mod weight;

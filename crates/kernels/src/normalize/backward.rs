@@ -5,11 +5,12 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Error, Result, Tensor, parallel};
 
-use super::{Form, OP, read, whole, write};
+use super::{Form, OP};
 use crate::isa::Isa;
 use crate::lanes::{LANES, Lanes, vectorized};
 use crate::number::Number;
 use crate::slices::{self, Shared};
+use crate::tail::{read, whole, write};
 
 /// Rows of a block, at least.
 const ROWS: usize = 32;

@@ -5,11 +5,12 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Result, Tensor, parallel};
 
-use super::{Form, OP, read, whole, write};
+use super::{Form, OP};
 use crate::isa::Isa;
 use crate::lanes::{LANES, Lanes, vectorized};
 use crate::number::Number;
 use crate::slices::{self, Shared};
+use crate::tail::{read, whole, write};
 
 /// Rows that a task takes.
 const ROWS: usize = 32;

@@ -24,8 +24,6 @@ use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use half::bf16;
 
 use crate::isa::Isa;
-use crate::lanes::{LANES, Lanes};
-use crate::number::Number;
 
 const OP: &str = "norm";
 
@@ -224,32 +222,4 @@ impl Normalize {
         let bias = self.biased.then_some(bias);
         [sum, weight].into_iter().chain(bias).chain(again).collect()
     }
-}
-
-/// A row's numbers from the first on, or what is left of it: then zeros follow.
-#[inline(always)]
-fn read<V: Lanes, T: Number, const TAIL: bool>(from: &[T]) -> V {
-    if !TAIL {
-        return V::read(from);
-    }
-    let mut padded = [T::zeroed(); LANES];
-    padded[..from.len()].copy_from_slice(from);
-    V::read(&padded)
-}
-
-/// The reverse of [`read`]: what follows in `value` is dropped.
-#[inline(always)]
-fn write<V: Lanes, T: Number, const TAIL: bool>(value: V, to: &mut [T]) {
-    if !TAIL {
-        return value.write(to);
-    }
-    let mut padded = [T::zeroed(); LANES];
-    value.write(&mut padded);
-    let count = to.len();
-    to.copy_from_slice(&padded[..count]);
-}
-
-/// Where a row's whole vectors end.
-fn whole(features: usize) -> usize {
-    features / LANES * LANES
 }

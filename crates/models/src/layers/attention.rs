@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::attention::{Implementation, Options};
-use bert4rs_tensor_core::param::{Init, Path};
+use bert4rs_tensor_core::param::{Init, Kernels, Path};
 
 use super::tier::{Heads, Tier};
 use super::{Biased, Linear, Norm, NormKind, Rotation};
@@ -151,6 +151,7 @@ pub struct MultiHeadAttention {
     projections: Projections,
     norms: Option<(Norm, Norm)>,
     output: Linear,
+    kernels: Kernels,
     /// The code that computed it when it was first used.
     tier: Cell<Option<Tier>>,
 }
@@ -185,8 +186,9 @@ impl MultiHeadAttention {
                 Some((norm("query_norm")?, norm("key_norm")?))
             }
         };
+        let kernels = output.kernels();
         let output = Linear::new(output, q, hidden, biased, init.output)?;
-        Ok(Self { config: *config, projections, norms, output, tier: Cell::new(None) })
+        Ok(Self { config: *config, projections, norms, output, kernels, tier: Cell::new(None) })
     }
 
     /// The code that computed it when it was first used; absent before.
@@ -210,25 +212,20 @@ impl MultiHeadAttention {
     /// What the implementation of attention can't do, and what libtorch throws there.
     pub fn forward(&self, x_btd: &Tensor, input: AttentionInput) -> Result<Tensor> {
         let (query_norm, key_norm) = self.norms();
-        let (mut q_bhte, mut k_bgte, mut v_bgte) = match &self.projections {
-            Projections::Separate { query, key, value } => (
-                self.heads(&query.forward(x_btd), query_norm)?,
-                self.heads(&key.forward(x_btd), key_norm)?,
-                self.heads(&value.forward(x_btd), None)?,
-            ),
+        let parts = match &self.projections {
+            Projections::Separate { query, key, value } => {
+                [query, key, value].map(|map| map.forward(x_btd))
+            }
             Projections::Joint(joint) => {
                 let MultiHeadConfig { heads, kv_heads, head_size, .. } = self.config;
                 let (q, kv) = (heads * head_size, kv_heads * head_size);
                 let parts = joint.forward(x_btd).split_with_sizes([q, kv, kv], -1);
-                let norms = [query_norm, key_norm, None];
-                let heads = |i: usize| self.heads(&parts[i], norms[i]);
-                (heads(0)?, heads(1)?, heads(2)?)
+                [0, 1, 2].map(|part| parts[part].shallow_clone())
             }
         };
-        if let Some(rotation) = input.rotation {
-            q_bhte = rotation.forward(&q_bhte);
-            k_bgte = rotation.forward(&k_bgte);
-        }
+        let q_bhte = self.heads(&parts[0], query_norm, input.rotation)?;
+        let mut k_bgte = self.heads(&parts[1], key_norm, input.rotation)?;
+        let mut v_bgte = self.heads(&parts[2], None, None)?;
         if let Some(cache) = input.cache {
             (k_bgte, v_bgte) = cache.extend(k_bgte, v_bgte);
         }
@@ -257,10 +254,10 @@ impl MultiHeadAttention {
         // block is computed again or not.
         let memory_bsd = &memory_bsd.alias();
         let (query_norm, key_norm) = self.norms();
-        let q_bhte = self.heads(&query.forward(x_btd), query_norm)?;
+        let q_bhte = self.heads(&query.forward(x_btd), query_norm, None)?;
         let key_value = || -> Result<_> {
-            let k_bgse = self.heads(&key.forward(memory_bsd), key_norm)?;
-            Ok((k_bgse, self.heads(&value.forward(memory_bsd), None)?))
+            let k_bgse = self.heads(&key.forward(memory_bsd), key_norm, None)?;
+            Ok((k_bgse, self.heads(&value.forward(memory_bsd), None, None)?))
         };
         let (k_bgse, v_bgse) = match input.cache {
             None => key_value()?,
@@ -300,13 +297,19 @@ impl MultiHeadAttention {
         self.norms.as_ref().map(|(query, key)| (query, key)).unzip()
     }
 
-    /// `[b, t, h·e]`, each head normed if asked for, to a view `[b, h, t, e]`. The norm comes
-    /// before the heads are moved apart: the memory is dense then.
-    fn heads(&self, x: &Tensor, norm: Option<&Norm>) -> Result<Tensor> {
+    /// `[b, t, h·e]`, each head normed and turned if asked for, to a view `[b, h, t, e]`. Both
+    /// come before the heads are moved apart: the memory is dense then.
+    fn heads(
+        &self,
+        x: &Tensor,
+        norm: Option<&Norm>,
+        rotation: Option<&Rotation>,
+    ) -> Result<Tensor> {
         let x_bthe = x.unflatten(2, [-1, self.config.head_size]);
-        let x_bthe = match norm {
-            Some(norm) => norm.forward(&x_bthe)?,
-            None => x_bthe,
+        let x_bthe = match (rotation, norm) {
+            (Some(rotation), norm) => rotation.forward(&x_bthe, norm, self.kernels)?,
+            (None, Some(norm)) => norm.forward(&x_bthe)?,
+            (None, None) => x_bthe,
         };
         Ok(x_bthe.transpose(1, 2))
     }

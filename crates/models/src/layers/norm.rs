@@ -1,6 +1,7 @@
 //! Normalisation.
 
 use bert4rs_kernels::normalize as kernel;
+use bert4rs_kernels::rotary::HeadNorm;
 use bert4rs_tensor_core::param::{Init, Kernels, Path, Role};
 use bert4rs_tensor_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,12 @@ impl Norm {
     /// Whether a sum before it is best left to it.
     pub(super) fn adds(&self, x: &Tensor) -> bool {
         self.own(x, kernel::Beside::Sum).is_some()
+    }
+
+    /// The form in which the kernel of rotations takes it, where it has one.
+    pub(super) fn of_heads(&self) -> Option<HeadNorm<'_>> {
+        let rms = self.kind == NormKind::Rms;
+        rms.then_some(HeadNorm { weight: &self.weight, eps: self.eps })
     }
 
     fn plain(&self, x: &Tensor) -> Tensor {

@@ -7,9 +7,12 @@
 
 use std::f64::consts::PI;
 
+use bert4rs_kernels::rotary as kernel;
+use bert4rs_tensor_core::param::Kernels;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::Norm;
 use crate::error::{Error, Result};
 
 /// How positions rotate queries and keys.
@@ -122,8 +125,7 @@ impl Rotary {
             self.frequencies(head_size).iter().map(|&radians| radians as f32).collect();
         let frequencies_r = Tensor::from_slice(&frequencies).to_device(positions.device());
         let half = positions.to_kind(Kind::Float).unsqueeze(-1) * frequencies_r;
-        let angles = Tensor::cat(&[&half, &half], -1);
-        let angles = if angles.dim() == 3 { angles.unsqueeze(1) } else { angles };
+        let angles = Tensor::cat(&[&half, &half], -1).unsqueeze(-2);
         let factor = self.attention_factor();
         Rotation {
             cos: (angles.cos() * factor).to_kind(kind),
@@ -145,7 +147,7 @@ impl Rotary {
     }
 }
 
-/// Cosines and sines of some positions, `[t, e]` or `[b, 1, t, e]`.
+/// Cosines and sines of some positions, `[t, 1, e]` or `[b, t, 1, e]`.
 #[derive(Debug)]
 pub struct Rotation {
     cos: Tensor,
@@ -160,10 +162,32 @@ impl Clone for Rotation {
 }
 
 impl Rotation {
-    /// `[b, h, t, e]`, each pair of features turned by its position's angle.
-    pub fn forward(&self, x_bhte: &Tensor) -> Tensor {
-        let halves = x_bhte.chunk(2, -1);
-        let turned_bhte = Tensor::cat(&[-&halves[1], halves[0].shallow_clone()], -1);
-        x_bhte * &self.cos + turned_bhte * &self.sin
+    /// `[b, t, h, e]`, each head normed if asked for, each pair of its features turned by its
+    /// position's angle.
+    ///
+    /// # Errors
+    /// What the kernels throw.
+    pub fn forward(&self, x_bthe: &Tensor, norm: Option<&Norm>, with: Kernels) -> Result<Tensor> {
+        let angles = kernel::Angles { cos: &self.cos, sin: &self.sin };
+        let own_norm = norm.map(Norm::of_heads);
+        let own = match &own_norm {
+            Some(None) => false, // a norm that the kernel has not
+            Some(Some(norm)) => kernel::takes(x_bthe, &angles, Some(norm)),
+            None => kernel::takes(x_bthe, &angles, None),
+        };
+        if own && with == Kernels::Fused {
+            return Ok(kernel::rotate(x_bthe, &angles, own_norm.flatten().as_ref())?);
+        }
+        match norm {
+            Some(norm) => Ok(self.plain(&norm.forward(x_bthe)?)),
+            None => Ok(self.plain(x_bthe)),
+        }
+    }
+
+    /// The formula, in libtorch's operations.
+    fn plain(&self, x_bthe: &Tensor) -> Tensor {
+        let halves = x_bthe.chunk(2, -1);
+        let turned_bthe = Tensor::cat(&[-&halves[1], halves[0].shallow_clone()], -1);
+        x_bthe * &self.cos + turned_bthe * &self.sin
     }
 }

@@ -1,7 +1,7 @@
 //! Models with our own kernels give the loss and gradients of libtorch's operations.
 
 use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput, LogitsOf};
-use bert4rs_models::layers::{NormKind, Placement};
+use bert4rs_models::layers::{NormKind, Placement, Rotary};
 use bert4rs_models::switches::Switches;
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::{Kernels, ParamStore};
@@ -31,32 +31,48 @@ fn run(
     (store, found)
 }
 
+/// A small BERT with these switches, by our kernels and without.
+#[track_caller]
+fn check(switches: Switches) {
+    let config = BertConfig {
+        vocab_size: 60,
+        hidden_size: 40,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        intermediate_size: 96,
+        hidden_dropout_prob: 0.0,
+        attention_probs_dropout_prob: 0.0,
+        switches,
+        ..BertConfig::default()
+    };
+    let (store, expected) = run(&config, Kernels::Plain, None);
+    let (_, found) = run(&config, Kernels::Fused, Some(&store));
+    for (found, expected) in found.iter().zip(&expected).filter(|(x, _)| x.defined()) {
+        let error = (found - expected).abs().max().double_value(&[]);
+        let greatest = expected.abs().max().double_value(&[]);
+        assert!(error <= 1e-5 * greatest + 1e-8, "{switches:?}: off by {error}");
+    }
+}
+
 #[test]
-fn kernels_change_no_gradient() {
+fn kernels_of_norms_change_no_gradient() {
     for placement in [Placement::Post, Placement::Pre] {
         for norm in [NormKind::Layer, NormKind::Rms] {
-            let config = BertConfig {
-                vocab_size: 60,
-                hidden_size: 40,
-                num_hidden_layers: 2,
-                num_attention_heads: 4,
-                intermediate_size: 96,
-                hidden_dropout_prob: 0.0,
-                attention_probs_dropout_prob: 0.0,
-                switches: Switches {
-                    norm: Some(norm),
-                    norm_placement: Some(placement),
-                    ..Switches::default()
-                },
-                ..BertConfig::default()
-            };
-            let (store, expected) = run(&config, Kernels::Plain, None);
-            let (_, found) = run(&config, Kernels::Fused, Some(&store));
-            for (found, expected) in found.iter().zip(&expected).filter(|(x, _)| x.defined()) {
-                let error = (found - expected).abs().max().double_value(&[]);
-                let greatest = expected.abs().max().double_value(&[]);
-                assert!(error <= 1e-5 * greatest + 1e-8, "{placement:?} {norm:?}: off by {error}");
-            }
+            check(Switches {
+                norm: Some(norm),
+                norm_placement: Some(placement),
+                ..Switches::default()
+            });
+        }
+    }
+}
+
+#[test]
+fn kernels_of_heads_change_no_gradient() {
+    let rotary = Rotary { theta: 10_000.0, yarn: None };
+    for qk_norm in [false, true] {
+        for rotary in [None, Some(rotary)] {
+            check(Switches { qk_norm, rotary, ..Switches::default() });
         }
     }
 }

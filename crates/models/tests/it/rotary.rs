@@ -1,6 +1,7 @@
 //! RoPE and YaRN against transformers' own frequencies.
 
 use bert4rs_models::layers::Rotary;
+use bert4rs_tensor_core::param::Kernels;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 use serde::Deserialize;
 
@@ -29,8 +30,11 @@ fn frequencies_equal_transformers() {
         let x = Tensor::cat(&[&x, &x.zeros_like()], -1);
         let rotation =
             case.rotary.rotation_of_range(7, 1, case.head_size, Kind::Float, Device::Cpu);
-        let cos = rotation.forward(&x).flatten(0, -1).narrow(0, 0, half);
         let want = Tensor::from_slice(&case.cos_of_7).narrow(0, 0, half);
-        assert_close("cosines", &cos, &want, 1e-6);
+        for kernels in [Kernels::Plain, Kernels::Fused] {
+            let turned = rotation.forward(&x, None, kernels).unwrap();
+            let cos = turned.flatten(0, -1).narrow(0, 0, half);
+            assert_close("cosines", &cos, &want, 1e-6);
+        }
     }
 }
