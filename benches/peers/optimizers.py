@@ -1,12 +1,15 @@
 """Optimizer steps over BERT-base: PyTorch's and ours, in one run, with their ratios.
 
     pip install torch==2.11.0 numpy==2.4.6
-    python benches/peers/optimizers.py
+    python benches/peers/optimizers.py [--rounds 3]
 
-Runs `cargo run -p bert4rs-benches --bin optimizers` between two timings of PyTorch, and takes the
-faster of both. The FP32 row of Muon replaces the cast to BF16 in torch.optim.Muon by a copy.
+A round times PyTorch, runs `cargo run -p bert4rs-benches --bin optimizers`, and times PyTorch again;
+of both it takes the faster. Reported are the medians of the rounds, and the least and the greatest
+ratio. The FP32 row of Muon replaces the cast to BF16 in torch.optim.Muon by a copy.
 """
 
+import argparse
+import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -98,16 +101,33 @@ def ours():
     return {row[0]: float(row[1]) for row in rows}
 
 
-def main():
-    torch.set_num_threads(2)
+def round_of_all():
+    """Seconds of PyTorch's steps and of all of ours, by name."""
     first = {name: peer() for name, peer in PEERS.items()}
     mine = ours()
-    theirs = {name: min(first[name], peer()) for name, peer in PEERS.items()}
+    return {name: min(first[name], peer()) for name, peer in PEERS.items()}, mine
+
+
+def spread(values, form):
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:{form}} ({low:{form}}–{high:{form}})"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    count = parser.parse_args().rounds
+    torch.set_num_threads(2)
+    rounds = [round_of_all() for _ in range(count)]
     print("| step over BERT-base | PyTorch 2.11, s | bert4rs, s | ratio |\n| --- | --- | --- | --- |")
-    for name, seconds in theirs.items():
-        print(f"| {name} | {seconds:.4f} | {mine[name]:.4f} | {mine[name] / seconds:.2f} |")
-    cost = mine["normuon fp32"] / mine["muon fp32"] - 1
-    print(f"\nNorMuon over Muon: {100 * cost:.1f}% of the step (FP32)")
+    for name in PEERS:
+        pairs = [(theirs[name], mine[name]) for theirs, mine in rounds]
+        theirs, mine = (statistics.median(column) for column in zip(*pairs))
+        ratios = spread([mine / theirs for theirs, mine in pairs], ".2f")
+        print(f"| {name} | {theirs:.4f} | {mine:.4f} | {ratios} |")
+    for kind in ["fp32", "bf16"]:
+        costs = [mine[f"normuon {kind}"] / mine[f"muon {kind}"] - 1 for _, mine in rounds]
+        print(f"\nNorMuon over Muon, {kind}: {spread(costs, '.1%')} of a step")
 
 
 if __name__ == "__main__":
