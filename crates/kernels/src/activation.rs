@@ -71,9 +71,7 @@ pub fn activate(curve: Curve, x: &Tensor, gated: Option<&Tensor>) -> Result<Tens
     }
     let mut inputs = vec![x];
     inputs.extend(gated);
-    let outputs = autograd::apply(Activate { curve }, &inputs)?;
-    let missing = || Error::Torch { op: "activation".into(), message: "no result".into() };
-    outputs.into_iter().next().ok_or_else(missing)
+    autograd::apply_one(Activate { curve }, &inputs)
 }
 
 struct Activate {

@@ -40,6 +40,8 @@ mod pack;
 pub mod rotary;
 mod slices;
 mod tail;
+#[cfg(test)]
+mod threads;
 mod tile;
 mod transpose;
 pub mod weight;

@@ -96,11 +96,7 @@ pub fn attend(
     };
     let mut inputs = vec![q_bhtd, k_bgsd, v_bgsd];
     inputs.extend(scores.bias);
-    let outputs = autograd::apply(Attention { call }, &inputs)?;
-    outputs
-        .into_iter()
-        .next()
-        .ok_or_else(|| Error::Torch { op: "attention".into(), message: "no result".into() })
+    autograd::apply_one(Attention { call }, &inputs)
 }
 
 fn extents(x: &Tensor) -> [usize; 4] {

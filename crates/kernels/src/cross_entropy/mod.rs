@@ -89,9 +89,7 @@ fn linear_cross_entropy_in(
         rows_at_once: (limit / classes).clamp(1, rows.max(1)),
         wanted,
     };
-    let outputs = autograd::apply(function, &inputs)?;
-    let missing = || Error::Torch { op: "cross-entropy".into(), message: "no result".into() };
-    outputs.into_iter().next().ok_or_else(missing)
+    autograd::apply_one(function, &inputs)
 }
 
 fn check(hidden: &Tensor, output: Output, labels: &Tensor) -> Result<()> {

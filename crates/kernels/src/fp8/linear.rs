@@ -123,8 +123,7 @@ impl Linear {
         let x_mk = pad(&x.f_reshape([rows, inputs]).during(OP)?)?;
         let function = Products { map: self.clone(), has_bias: bias.is_some() };
         let inputs: Vec<&Tensor> = [&x_mk, w_nk].into_iter().chain(bias).collect();
-        let mut outputs = autograd::apply(function, &inputs)?;
-        let y_mn = outputs.remove(0).f_narrow(0, 0, rows).during(OP)?;
+        let y_mn = autograd::apply_one(function, &inputs)?.f_narrow(0, 0, rows).during(OP)?;
         y_mn.f_reshape(&shape).during(OP)
     }
 

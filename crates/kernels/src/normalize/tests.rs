@@ -1,6 +1,7 @@
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 use super::*;
+use crate::threads::assert_same_on_one_thread;
 
 /// Inputs of a norm: x, y, weight, bias.
 type Inputs = [Tensor; 4];
@@ -165,12 +166,7 @@ fn any_number_of_threads_gives_the_same_bits() {
         let loss = weighted(&normed, 0.0) + weighted(&sum, 1.0);
         gradients(&loss, &inputs, &[0, 1, 2, 3])
     };
-    let many = run();
-    let threads = bert4rs_tensor_core::get_num_threads();
-    bert4rs_tensor_core::set_num_threads(1);
-    let one = run();
-    bert4rs_tensor_core::set_num_threads(threads);
-    assert!(many.iter().zip(&one).all(|(many, one)| many.equal(one)));
+    assert_same_on_one_thread(run);
 }
 
 #[test]

@@ -68,9 +68,7 @@ pub fn rotate(x_bthe: &Tensor, angles: &Angles, norm: Option<&HeadNorm>) -> Resu
     let function = Rotate { eps: norm.map(|norm| norm.eps as f32) };
     let mut inputs = vec![x_bthe, angles.cos, angles.sin];
     inputs.extend(norm.map(|norm| norm.weight));
-    let outputs = autograd::apply(function, &inputs)?;
-    let missing = || Error::Torch { op: OP.into(), message: "no result".into() };
-    outputs.into_iter().next().ok_or_else(missing)
+    autograd::apply_one(function, &inputs)
 }
 
 fn check(x: &Tensor, angles: &Angles, norm: Option<&HeadNorm>) -> Result<()> {
@@ -89,12 +87,12 @@ fn check(x: &Tensor, angles: &Angles, norm: Option<&HeadNorm>) -> Result<()> {
             reason: "it takes FP32 or BF16 on the CPU, the same for all inputs".into(),
         });
     }
-    for (name, table) in [("cosines", angles.cos), ("sines", angles.sin)] {
-        let size = table.size();
-        let count = table.numel() as i64;
-        if size.last() != Some(&e) || (count != t * e && count != b * t * e) {
-            return shape(name, table, format!("[{t}, {e}] or [{b}, {t}, {e}]"));
-        }
+    let (size, count) = (angles.cos.size(), angles.cos.numel() as i64);
+    if size.last() != Some(&e) || (count != t * e && count != b * t * e) {
+        return shape("cosines", angles.cos, format!("[{t}, {e}] or [{b}, {t}, {e}]"));
+    }
+    if angles.sin.size() != size {
+        return shape("sines", angles.sin, format!("{size:?}, as the cosines are"));
     }
     match norm {
         Some(norm) if norm.weight.size() != [e] => shape("weight", norm.weight, format!("[{e}]")),

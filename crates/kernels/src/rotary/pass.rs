@@ -86,14 +86,19 @@ impl<'a, T: Number> Shape<'a, T> {
     }
 }
 
+/// How many places a task takes.
+fn task_size(places: usize) -> usize {
+    PLACES.max(places.div_ceil(TASKS))
+}
+
 /// Which places a task takes.
 fn task_of(places: usize, task: usize) -> Range<usize> {
-    let size = PLACES.max(places.div_ceil(TASKS));
+    let size = task_size(places);
     task * size..places.min((task + 1) * size)
 }
 
 fn tasks(places: usize) -> usize {
-    places.div_ceil(PLACES.max(places.div_ceil(TASKS)))
+    places.div_ceil(task_size(places))
 }
 
 /// `y` of `x`; `rest` are cosines, sines and the norm's weight if any.

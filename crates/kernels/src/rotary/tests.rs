@@ -1,4 +1,5 @@
 use super::*;
+use crate::threads::assert_same_on_one_thread;
 
 const EPS: f64 = 1e-6;
 
@@ -115,12 +116,7 @@ fn any_number_of_threads_gives_the_same_bits() {
         let loss = y.square().sum(Kind::Float);
         Tensor::run_backward(&[loss], &[&x, &weight], false, false)
     };
-    let many = run();
-    let threads = bert4rs_tensor_core::get_num_threads();
-    bert4rs_tensor_core::set_num_threads(1);
-    let one = run();
-    bert4rs_tensor_core::set_num_threads(threads);
-    assert!(many.iter().zip(&one).all(|(many, one)| many.equal(one)));
+    assert_same_on_one_thread(run);
 }
 
 #[test]
@@ -150,6 +146,9 @@ fn other_shapes_are_refused() {
     let fewer = Angles { cos: &cos.narrow(1, 0, 2), sin: &sin };
     assert!(said(rotate(&x, &fewer, None)).contains("cosines"));
     assert!(said(rotate(&x.narrow(3, 0, 5), &angles, None)).contains("even"));
+    // Sines by place and row, cosines by place alone: each would do with its like.
+    let Inputs { sin: of_rows, .. } = inputs([2, 3, 2, 6], 6, Kind::Float);
+    assert!(said(rotate(&x, &Angles { cos: &cos, sin: &of_rows }, None)).contains("sines"));
     let other = Angles { cos: &cos, sin: &sin.to_kind(Kind::BFloat16) };
     assert!(said(rotate(&x, &other, None)).contains("FP32 or BF16"));
 }

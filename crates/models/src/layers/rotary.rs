@@ -169,14 +169,11 @@ impl Rotation {
     /// What the kernels throw.
     pub fn forward(&self, x_bthe: &Tensor, norm: Option<&Norm>, with: Kernels) -> Result<Tensor> {
         let angles = kernel::Angles { cos: &self.cos, sin: &self.sin };
-        let own_norm = norm.map(Norm::of_heads);
-        let own = match &own_norm {
-            Some(None) => false, // a norm that the kernel has not
-            Some(Some(norm)) => kernel::takes(x_bthe, &angles, Some(norm)),
-            None => kernel::takes(x_bthe, &angles, None),
-        };
-        if own && with == Kernels::Fused {
-            return Ok(kernel::rotate(x_bthe, &angles, own_norm.flatten().as_ref())?);
+        let own_norm = norm.and_then(Norm::of_heads);
+        let has_norm = own_norm.is_some() == norm.is_some();
+        let takes = has_norm && kernel::takes(x_bthe, &angles, own_norm.as_ref());
+        if takes && with == Kernels::Fused {
+            return Ok(kernel::rotate(x_bthe, &angles, own_norm.as_ref())?);
         }
         match norm {
             Some(norm) => Ok(self.plain(&norm.forward(x_bthe)?)),

@@ -86,6 +86,16 @@ impl BackwardContext {
     }
 }
 
+/// [`apply`] for a function of one output.
+///
+/// # Errors
+/// As of [`apply`]; a function that gives no output.
+pub fn apply_one<F: Function>(function: F, inputs: &[&Tensor]) -> Result<Tensor> {
+    let name = function.name();
+    let missing = || Error::Torch { op: name.to_owned(), message: "no result".into() };
+    apply(function, inputs)?.into_iter().next().ok_or_else(missing)
+}
+
 /// Runs `function` on `inputs` and records it for autograd where one of them requires gradients
 /// and gradients are on.
 ///

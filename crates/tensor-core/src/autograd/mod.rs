@@ -49,5 +49,5 @@ mod recompute;
 
 pub mod check;
 
-pub use function::{BackwardContext, ForwardContext, Function, apply};
+pub use function::{BackwardContext, ForwardContext, Function, apply, apply_one};
 pub use recompute::recompute;

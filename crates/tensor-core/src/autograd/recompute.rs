@@ -3,8 +3,8 @@
 
 use tch::{Kind, Tensor, with_grad};
 
-use super::{BackwardContext, ForwardContext, Function, apply};
-use crate::error::{Context, Error, Result};
+use super::{BackwardContext, ForwardContext, Function, apply_one};
+use crate::error::{Context, Result};
 use crate::random::RandomState;
 
 /// Runs `body` on `inputs` without keeping what is computed in between: the backward pass runs it
@@ -22,11 +22,7 @@ where
 {
     let all: Vec<&Tensor> = inputs.iter().chain(weights).copied().collect();
     let function = Recompute { body, inputs: inputs.len(), random: None };
-    let [output] = <[Tensor; 1]>::try_from(apply(function, &all)?).map_err(|_| Error::Torch {
-        op: NAME.into(),
-        message: "the body did not return one tensor".into(),
-    })?;
-    Ok(output)
+    apply_one(function, &all)
 }
 
 const NAME: &str = "recompute";
