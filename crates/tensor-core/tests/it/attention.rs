@@ -3,6 +3,7 @@
 use bert4rs_tensor_core::attention::{
     Implementation, Options, Scores, Tier, Visible, attend, attention, tier,
 };
+use bert4rs_tensor_core::device::{Cuda, cuda};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 const PLAIN: Options = Options { implementation: Implementation::Plain, dropout: 0.0 };
@@ -20,7 +21,7 @@ fn inputs(t: i64, s: i64, heads: i64) -> [Tensor; 3] {
 fn run(inputs: &[Tensor; 3], scores: &Scores, options: &Options) -> Vec<Tensor> {
     let [q, k, v] = inputs;
     let y = attend(q, k, v, scores, options).unwrap();
-    let weights = Tensor::arange(y.numel() as i64, (Kind::Float, Device::Cpu)).sin();
+    let weights = Tensor::arange(y.numel() as i64, (Kind::Float, y.device())).sin();
     let mut leaves = vec![q, k, v];
     if let Visible::Mask(mask) = scores.visible
         && mask.requires_grad()
@@ -146,5 +147,41 @@ fn a_query_that_sees_no_key_gets_zeros() {
         assert_eq!(out.narrow(2, 0, 2).abs().max().double_value(&[]), 0.0);
         let grad = Tensor::run_backward(&[out.sum(Kind::Float)], &[&q], false, false);
         assert!(bool::try_from(grad[0].isfinite().all()).unwrap());
+    }
+}
+
+/// In BF16, as all of them take it; heads of 64 features.
+#[test]
+fn kernels_of_a_gpu_equal_the_formula() {
+    if let Cuda::None(reason) = cuda() {
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+        return;
+    }
+    let options = (Kind::Float, Device::Cuda(0));
+    let inputs: [Tensor; 3] = std::array::from_fn(|_| {
+        let x = Tensor::randn([2, 4, 96, 64], options).to_kind(Kind::BFloat16);
+        x.set_requires_grad(true)
+    });
+    let exact = inputs
+        .each_ref()
+        .map(|x| x.detach().to_device(Device::Cpu).to_kind(Kind::Float).set_requires_grad(true));
+    let seen = mask(96, 96);
+    let seen_there = seen.to_device(Device::Cuda(0));
+    let visible = |mask| [Visible::All, Visible::Causal, Visible::Mask(mask)];
+    for (here, there) in visible(&seen).into_iter().zip(visible(&seen_there)) {
+        let expected = run(&exact, &Scores { visible: here, scale: None }, &PLAIN);
+        let kernels = [Implementation::Fused, Implementation::Math, Implementation::Efficient];
+        // Flash attention takes no mask.
+        let flash = (!matches!(there, Visible::Mask(_))).then_some(Implementation::Flash);
+        for implementation in kernels.into_iter().chain(flash) {
+            let scores = Scores { visible: there, scale: None };
+            let found = run(&inputs, &scores, &Options { implementation, dropout: 0.0 });
+            for (found, expected) in found.iter().zip(&expected) {
+                let off = found.to_device(Device::Cpu).to_kind(Kind::Float) - expected;
+                let distance = (off.norm() / expected.norm()).double_value(&[]);
+                assert!(distance < 2e-2, "{implementation:?} {there:?}: off by {distance:.1e}");
+            }
+        }
     }
 }
