@@ -153,8 +153,8 @@ fn normalize_both_ways(criterion: &mut Criterion) {
     }
 }
 
-/// 4 rows of 512 tokens in 12 heads, of rows of their own and of the joint ones of queries, keys and
-/// values, with the norm of each head and without.
+/// 4 rows of 512 tokens in 12 heads, of rows of their own and of the joint ones of queries, keys
+/// and values, with the norm of each head and without.
 fn rotate_both_ways(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("rotary positions 4x512x12x64");
     for kind in [Kind::BFloat16, Kind::Float] {
