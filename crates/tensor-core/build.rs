@@ -72,7 +72,11 @@ fn compile_cuda_shim(include: &Path) -> Result<(), Box<dyn Error>> {
     // Wheels put them beside libtorch's package; a toolkit has them here.
     let beside = fs::canonicalize(include)?.join("../../nvidia/cu13/include");
     let folders = [beside, PathBuf::from("/usr/local/cuda/include")];
-    folders.iter().for_each(|folder| println!("cargo:rerun-if-changed={}", folder.display()));
+    // Cargo would take one that is not there for changed, and build all again each time.
+    folders
+        .iter()
+        .filter(|folder| folder.is_dir())
+        .for_each(|folder| println!("cargo:rerun-if-changed={}", folder.display()));
     let has_all = |folder: &&PathBuf| {
         ["cuda_runtime_api.h", "crt/host_defines.h"].iter().all(|name| folder.join(name).is_file())
     };
