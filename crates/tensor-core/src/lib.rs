@@ -13,6 +13,7 @@
 //! | [`safetensors`] | tensors to and from files, never half-written |
 //! | [`graph`] | CUDA graphs |
 //! | [`stream`] | libtorch's CUDA streams, for kernels of our own |
+//! | [`aside`] | a CUDA stream for copies beside other work |
 //! | [`files`] | files mapped into memory |
 //! | [`parallel`] | work shared out to libtorch's threads |
 //! | [`profile`] | where time goes: operations and our own spans |
@@ -24,6 +25,7 @@
 //! programmer's error and panics as in `tch`; [`error::contain`] turns such a panic, and the C++
 //! exception behind it, back into an [`Error`] at the border of a program.
 
+pub mod aside;
 pub mod attention;
 pub mod autograd;
 pub mod cpu;

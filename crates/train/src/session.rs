@@ -5,6 +5,7 @@ use std::path::Path;
 use bert4rs_optim::Optimizer;
 use bert4rs_optim::memory::held;
 use bert4rs_optim::schedule::{Horizon, Schedule};
+use bert4rs_tensor_core::aside::Aside;
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::fp8::{Fp8Config, Fp8Mode};
 use bert4rs_tensor_core::param::ParamStore;
@@ -33,6 +34,8 @@ pub struct Session {
     work: Work,
     /// Absent where the host looks at each step.
     fixed: Option<FixedSteps>,
+    /// Copies batches to a GPU while it computes.
+    aside: Option<Aside>,
     /// Why steps are not recorded, where they were to be.
     no_graphs: Option<&'static str>,
     schedule: Schedule,
@@ -84,6 +87,7 @@ impl Session {
             Graphs::Off => None,
             _ => Some(FixedSteps::new(&mut work, graphs, device)?),
         };
+        let aside = matches!(device, Device::Cuda(_)).then(|| Aside::new(device)).transpose()?;
         Ok(Self {
             config: config.clone(),
             device,
@@ -92,6 +96,7 @@ impl Session {
             speed_of_light,
             work,
             fixed,
+            aside,
             no_graphs,
             schedule,
         })
@@ -99,12 +104,7 @@ impl Session {
 
     /// One optimizer step, counted from 1.
     pub fn step(&mut self, step: u64) -> Result<StepOutcome> {
-        let (mut batches, mut size) = (Vec::new(), BatchSize::default());
-        for _ in 0..self.config.train.accumulate {
-            let batch = self.work.task.next_batch()?;
-            batches.push(batch.tensors);
-            size += batch.size;
-        }
+        let (batches, size) = self.batches_of_step()?;
         let factor = self.schedule.factor((step - 1) as f64);
         let (loss, grad_norm) = match &mut self.fixed {
             Some(fixed) => fixed.step(&mut self.work, &batches, factor)?,
@@ -117,6 +117,24 @@ impl Session {
         let muon_lr = self.config.optimizer.muon.as_ref().map(|muon| muon.lr * factor);
         let device_bytes = memory::of_device(self.device)?.map(|memory| memory.allocated);
         Ok(StepOutcome { loss, size, lr, muon_lr, grad_norm, device_bytes })
+    }
+
+    /// The batches of one step, on the device.
+    fn batches_of_step(&mut self) -> Result<(Vec<Vec<Tensor>>, BatchSize)> {
+        let (task, count) = (&mut self.work.task, self.config.train.accumulate);
+        let mut take = || {
+            let (mut batches, mut size) = (Vec::new(), BatchSize::default());
+            for _ in 0..count {
+                let batch = task.next_batch()?;
+                batches.push(batch.tensors);
+                size += batch.size;
+            }
+            Ok((batches, size))
+        };
+        match &self.aside {
+            Some(aside) => aside.run(take, |(batches, _)| batches.iter().flatten().collect()),
+            None => take(),
+        }
     }
 
     /// Makes the host know what only the device knows, such as which steps were skipped. Waits for
