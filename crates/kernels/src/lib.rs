@@ -7,6 +7,7 @@
 //! | [`attention`] | attention and its backward pass, block by block |
 //! | [`cross_entropy`] | the output layer and its loss, without holding all logits |
 //! | [`cuda`] | the kernels on NVIDIA GPUs |
+//! | [`embedding`] | lookups in a table, whose gradient has only the rows looked up |
 //! | [`fp8`] | numbers of 8 bits: casts, products, a linear map |
 //! | [`gemm`] | stacked matrix products, symmetric ones at half the cost |
 //! | [`muon`] | what Muon does before and after its products |
@@ -28,6 +29,7 @@ pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
 pub mod cuda;
+pub mod embedding;
 pub mod fp8;
 pub mod gemm;
 pub mod isa;

@@ -5,9 +5,10 @@
 
 #![expect(unsafe_code, reason = "calls of functions compiled for one instruction set")]
 
-use bert4rs_tensor_core::{Kind, Result, Tensor, parallel};
+use bert4rs_tensor_core::{Device, Kind, Result, Tensor, parallel};
 use half::bf16;
 
+use crate::cuda;
 use crate::isa::{Isa, multiversioned};
 use crate::slices;
 
@@ -71,6 +72,21 @@ pub fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
         }
         _ => Ok(sum_in_parallel(slices::read::<f32>(tensor, what)?)),
     }
+}
+
+/// Whether [`sums_of_squares`] takes tensors of `device`: a GPU where our kernels are preferred.
+pub fn takes_many(device: Device) -> bool {
+    cuda::is_preferred(device)
+}
+
+/// The sum of the squares of each of `tensors`, 0 for an undefined one: FP64 `[n]` on `device`, a
+/// GPU, without waiting for it. All are dense and of FP32 or BF16. Parts of sums are taken in
+/// FP32: they are infinite for numbers above 1e19.
+///
+/// # Errors
+/// Other tensors, and what the driver says.
+pub fn sums_of_squares(tensors: &[Tensor], device: Device) -> Result<Tensor> {
+    cuda::squares::sums(tensors, device)
 }
 
 #[cfg(test)]

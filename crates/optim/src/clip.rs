@@ -21,6 +21,13 @@ pub fn squares(grads: &[Tensor], device: Device) -> Result<Tensor> {
         let sums = grads.iter().map(square_on_cpu).collect::<Result<Vec<f64>>>()?;
         return Tensor::f_from_slice(&sums).during(op);
     }
+    let is_plain = |grad: &Tensor| {
+        let is_float = matches!(grad.kind(), Kind::Float | Kind::BFloat16);
+        !grad.defined() || is_float && grad.is_contiguous()
+    };
+    if norm::takes_many(device) && grads.iter().all(is_plain) {
+        return norm::sums_of_squares(grads, device);
+    }
     let zero = Tensor::f_zeros([0i64; 0], (Kind::Double, device)).during(op)?;
     let norm = |grad: &Tensor| match grad.defined() {
         true => plain_norm(grad),

@@ -1,10 +1,9 @@
 //! The work of one optimizer step: from batches on the device to changed weights.
 
 use bert4rs_optim::{Deferred, Optimizer, StepReport};
-use bert4rs_tensor_core::Tensor;
-use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::profile::span;
+use bert4rs_tensor_core::{Tensor, autograd};
 
 use crate::error::Result;
 use crate::gradients::Gradients;
@@ -59,9 +58,7 @@ impl Work {
             let loss = self.task.loss(batch)? / batches.len() as f64;
             drop(forward);
             let _backward = span("backward");
-            gradients.add(
-                Tensor::f_run_backward(&[&loss], &self.weights, false, false).during("backward")?,
-            )?;
+            gradients.add(autograd::gradients(&loss, &self.weights)?)?;
             losses.push(loss.detach());
         }
         let loss = losses.into_iter().reduce(|sum, loss| sum + loss).unwrap_or_default();

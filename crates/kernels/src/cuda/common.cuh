@@ -9,6 +9,11 @@ typedef long long i64;
 
 #define KERNEL(threads) extern "C" __global__ __launch_bounds__(threads) void
 
+// Shared memory of a size that the launch gives.
+#ifndef DYNAMIC_SHARED
+#define DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]
+#endif
+
 constexpr u32 kInfinity = 0x7f800000u;
 
 struct Bf16 {
@@ -114,6 +119,25 @@ __device__ __forceinline__ void store_eight(float* to, const float (&values)[8])
 
 __device__ __forceinline__ void store_eight(Bf16* to, const float (&values)[8]) {
   store_pack(to, values);
+}
+
+// STEP values: eight at a 16-byte boundary, or one anywhere.
+template <int STEP, typename T>
+__device__ __forceinline__ void load_step(const T* from, float (&values)[STEP]) {
+  if constexpr (STEP == 8) {
+    load_eight(from, values);
+  } else {
+    values[0] = widen(*from);
+  }
+}
+
+template <int STEP, typename T>
+__device__ __forceinline__ void store_step(T* to, const float (&values)[STEP]) {
+  if constexpr (STEP == 8) {
+    store_eight(to, values);
+  } else {
+    *to = narrow<T>(values[0]);
+  }
 }
 
 __device__ __forceinline__ float warp_sum(float value) {

@@ -21,6 +21,8 @@
 #define __grid_constant__
 // One block runs at a time, so what it shares can be the program's.
 #define __shared__ static
+// More than any launch asks for.
+#define DYNAMIC_SHARED(type, name) alignas(16) static type name[1 << 16]
 #define __expf expf
 
 namespace emulated {
@@ -46,6 +48,8 @@ static thread_local emulated::Place threadIdx, blockIdx;
 #define gridDim emulated::grid
 
 inline void __syncthreads() { emulated::block->arrive_and_wait(); }
+
+inline void __syncwarp() { emulated::warp->barrier->arrive_and_wait(); }
 
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int offset) {

@@ -72,11 +72,7 @@ fn without_ptx(text: String) -> String {
     const FIRST: &str = "__device__ __forceinline__ u32 shared_address";
     const AFTER: &str = "// 128 rows from `row` on";
     let (Some(first), Some(after)) = (text.find(FIRST), text.find(AFTER)) else { return text };
-    let kept = text[after..].replace("extern __shared__ __align__(16) u16 room[];", ROOM);
-    let waits = kept.lines().filter(|line| !line.trim_start().starts_with("asm volatile"));
+    let waits = text[after..].lines().filter(|line| !line.trim_start().starts_with("asm volatile"));
     let kept: String = waits.map(|line| format!("{line}\n")).collect();
     format!("{}{MATRIX}\n{kept}", &text[..first])
 }
-
-/// More than any launch asks for.
-const ROOM: &str = "__align__(16) static u16 room[1 << 16];";

@@ -61,7 +61,7 @@ __device__ __forceinline__ void fetch(u16* to, const u16* from, int row, int col
 // multiples of 8. blockIdx.x counts the tiles on and below the diagonal.
 KERNEL(kThreads) symmetric_product(const u16* left, const u16* right, const u16* plus, u16* out,
                                    int side, int inner, float alpha, float beta) {
-  extern __shared__ __align__(16) u16 room[];
+  DYNAMIC_SHARED(u16, room);
   // The row of tiles in which the blockIdx.x-th tile lies: the root, put right by at most one.
   int tile_row = int((sqrtf(8.0f * float(blockIdx.x) + 1.0f) - 1.0f) * 0.5f);
   if ((tile_row + 1) * (tile_row + 2) / 2 <= int(blockIdx.x)) ++tile_row;

@@ -15,15 +15,20 @@
 
 pub(crate) mod activation;
 pub(crate) mod adamw;
+mod columns;
 pub(crate) mod cross_entropy;
+pub(crate) mod embedding;
 #[cfg(test)]
 mod emulator;
 pub(crate) mod fp8;
 pub(crate) mod gemm;
 mod launch;
 pub(crate) mod muon;
+pub(crate) mod norm;
 pub mod nvrtc;
+pub(crate) mod rotary;
 pub mod source;
+pub(crate) mod squares;
 pub mod store;
 #[cfg(test)]
 mod tests;

@@ -34,12 +34,43 @@ pub static FP8: Source = Source { name: "fp8", parts: &[include_str!("fp8.cu")],
 /// Symmetric products.
 pub static GEMM: Source = Source { name: "gemm", parts: &[include_str!("gemm.cu")], fused: true };
 
+/// Sums of columns.
+pub static COLUMNS: Source =
+    Source { name: "columns", parts: &[include_str!("columns.cu")], fused: true };
+
+/// Gradients of lookups in tables.
+pub static EMBEDDING: Source =
+    Source { name: "embedding", parts: &[include_str!("embedding.cu")], fused: true };
+
+/// Layer norm and RMS norm.
+pub static NORM: Source = Source { name: "norm", parts: &[include_str!("norm.cu")], fused: true };
+
+/// Rotary positions of heads.
+pub static ROTARY: Source =
+    Source { name: "rotary", parts: &[include_str!("rotary.cu")], fused: true };
+
 /// What Muon does before and after its products.
 pub static MUON: Source =
     Source { name: "muon", parts: &[WEIGHT, include_str!("muon.cu")], fused: false };
 
+/// Sums of squares of many tensors.
+pub static SQUARES: Source =
+    Source { name: "squares", parts: &[include_str!("squares.cu")], fused: true };
+
 /// All sources, for a check that compiles every one.
-pub static ALL: [&Source; 6] = [&ACTIVATION, &ADAMW, &CROSS_ENTROPY, &FP8, &GEMM, &MUON];
+pub static ALL: [&Source; 11] = [
+    &ACTIVATION,
+    &ADAMW,
+    &COLUMNS,
+    &CROSS_ENTROPY,
+    &EMBEDDING,
+    &FP8,
+    &GEMM,
+    &MUON,
+    &NORM,
+    &ROTARY,
+    &SQUARES,
+];
 
 /// The architectures that every source must compile for: Ampere, Ada and Hopper.
 pub const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];

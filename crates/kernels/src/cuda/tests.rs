@@ -208,3 +208,135 @@ fn the_sweep_of_cross_entropy_equals_fp64() {
         }
     }
 }
+
+#[test]
+fn sums_of_columns_equal_libtorch_s() {
+    for (rows, columns) in [(1, 1), (7, 33), (100, 64)] {
+        let parts = random(&[rows, columns], Kind::Float);
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let found = columns::sum(&parts, kind).unwrap();
+            let expected = parts.sum_dim_intlist([0i64].as_slice(), false, Kind::Double);
+            assert!(found.kind() == kind && distance(&found, &expected) < 4e-3);
+        }
+    }
+}
+
+#[test]
+fn norms_equal_their_twins() {
+    use crate::isa::Isa;
+    use crate::normalize::{Form, backward, forward};
+    for (rows, features) in [(1, 5), (3, 7), (13, 40), (9, 256), (5, 776), (3, 3200), (3, 6400)] {
+        for form in [Form::Layer, Form::Rms] {
+            let [x, y, twin, of_sum, grad] =
+                [(); 5].map(|()| random(&[rows, features], Kind::BFloat16) + 0.5);
+            let [weight, bias] = [(); 2].map(|()| random(&[features], Kind::BFloat16) + 1.0);
+            let bias = (form == Form::Layer).then_some(bias);
+            let (affine, summed) = ((&weight, bias.as_ref()), (features != 40).then_some(&y));
+            let isa = Isa::fastest();
+            let cpu = forward::forward::<half::bf16>(isa, form, 1e-5, affine, &x, summed).unwrap();
+            let gpu = norm::forward(form, 1e-5, affine, &x, summed).unwrap();
+            let what = format!("{form:?} {rows} {features}");
+            assert!(distance(&gpu.normed, &cpu.normed) < 3e-3, "{what}");
+            assert!(distance(&gpu.statistics, &cpu.statistics) < 1e-5, "{what}");
+            let sum = cpu.sum.as_ref().unwrap_or(&x);
+            assert!(gpu.sum.as_ref().is_none_or(|found| found.equal(sum)));
+            let both = features != 256;
+            let of = backward::Of {
+                normed: grad,
+                twin: both.then_some(twin),
+                sum: both.then_some(of_sum),
+            };
+            let statistics = &cpu.statistics;
+            let cpu = backward::backward::<half::bf16>(isa, form, &weight, sum, statistics, &of);
+            let gpu = norm::backward(form, bias.is_some(), &weight, sum, statistics, &of);
+            let (cpu, gpu) = (cpu.unwrap(), gpu.unwrap());
+            assert!(distance(&gpu.sum, &cpu.sum) < 3e-3, "{what}");
+            assert!(distance(&gpu.weight, &cpu.weight) < 3e-3, "{what}");
+            if bias.is_some() {
+                assert!(distance(&gpu.bias, &cpu.bias) < 3e-3, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn turned_heads_equal_their_twins() {
+    use crate::isa::Isa;
+    use crate::rotary::pass;
+    for [b, t, h, e] in [[1, 1, 1, 16], [2, 3, 2, 48], [2, 37, 3, 64], [1, 5, 2, 512]] {
+        for (rows, kind) in [(t, Kind::Float), (b * t, Kind::BFloat16)] {
+            let isa = Isa::fastest();
+            // Heads within wider rows, at boundaries and not.
+            let wide = random(&[b, t, h * e + 24], kind);
+            let x = wide.narrow(2, if t == 3 { 3 } else { 8 }, h * e).unflatten(2, [h, e]);
+            let [cos, sin] = [(); 2].map(|()| random(&[rows, e], kind));
+            let rest = [cos, sin, random(&[e], kind), x.shallow_clone()];
+            let grad = random(&[b, t, h, e], kind);
+            for eps in [None, Some(1e-6)] {
+                let (y, back) = match kind {
+                    Kind::Float => (
+                        pass::forward::<f32>(isa, &x, &rest, eps),
+                        pass::backward::<f32>(isa, &grad, &rest, eps),
+                    ),
+                    _ => (
+                        pass::forward::<half::bf16>(isa, &x, &rest, eps),
+                        pass::backward::<half::bf16>(isa, &grad, &rest, eps),
+                    ),
+                };
+                let found = rotary::forward(&x, &rest, eps).unwrap();
+                assert!(distance(&found, &y.unwrap()) < 3e-3, "{b} {t} {h} {e} {kind:?}");
+                let (of_x, of_weight) = rotary::backward(&grad, &rest, eps).unwrap();
+                let expected = back.unwrap();
+                assert!(distance(&of_x, &expected.0) < 3e-3, "{b} {t} {h} {e} {kind:?}");
+                let pair = of_weight.zip(expected.1);
+                assert_eq!(pair.is_some(), eps.is_some());
+                assert!(pair.is_none_or(|(found, expected)| distance(&found, &expected) < 3e-3));
+            }
+        }
+    }
+    assert!(!rotary::takes(24) && !rotary::takes(528) && rotary::takes(128));
+}
+
+#[test]
+fn gradients_of_lookups_equal_fp64() {
+    for (entries, count, features) in [(3, 1, 1), (3, 200, 40), (50, 300, 136), (900, 97, 7)] {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            for padding in [None, Some(1)] {
+                // Runs that end in a chunk, go on into the next, and over several.
+                let ids = Tensor::randint(entries, [count], (Kind::Int64, Device::Cpu));
+                let grad = random(&[count, features], kind);
+                let found = embedding::backward(&grad, &ids, entries, padding).unwrap();
+                let expected = Tensor::zeros([entries, features], (Kind::Double, Device::Cpu))
+                    .index_add(0, &ids, &grad.to_kind(Kind::Double));
+                if let Some(padding) = padding {
+                    let _ = expected.get(padding).zero_();
+                }
+                let error = (found.to_kind(Kind::Double) - &expected).norm().double_value(&[]);
+                let most = 3e-3 * expected.norm().double_value(&[]);
+                assert!(error <= most, "{entries} {count} {features}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_of_squares_equal_their_twin() {
+    // More tensors than a launch takes, empty ones and none among them.
+    let tensors: Vec<Tensor> = (0..150)
+        .map(|index| match index % 5 {
+            4 => Tensor::new(),
+            form => {
+                let count = [1, 0, 8193, 20_000][form];
+                random(&[count], [Kind::Float, Kind::BFloat16][index % 2])
+            }
+        })
+        .collect();
+    let sums = Vec::<f64>::try_from(squares::sums(&tensors, Device::Cpu).unwrap()).unwrap();
+    for (tensor, found) in tensors.iter().zip(sums) {
+        let defined = tensor.defined();
+        let expected = if defined { crate::norm::sum_of_squares(tensor).unwrap() } else { 0.0 };
+        assert!((found - expected).abs() <= 1e-5 * expected, "{found} for {expected}");
+    }
+    let huge = [Tensor::from_slice(&[1.0f32, f32::INFINITY])];
+    assert!(!squares::sums(&huge, Device::Cpu).unwrap().double_value(&[0]).is_finite());
+}

@@ -21,19 +21,19 @@ const BLOCKS: usize = 64;
 const ABREAST: usize = 4;
 
 /// Gradients of what the forward pass gave out, dense.
-pub(super) struct Of {
-    pub(super) normed: Tensor,
+pub(crate) struct Of {
+    pub(crate) normed: Tensor,
     /// Of the same again, to be added to the first.
-    pub(super) twin: Option<Tensor>,
+    pub(crate) twin: Option<Tensor>,
     /// Of what was normalised.
-    pub(super) sum: Option<Tensor>,
+    pub(crate) sum: Option<Tensor>,
 }
 
 /// Gradients of what the forward pass got.
-pub(super) struct Found {
-    pub(super) sum: Tensor,
-    pub(super) weight: Tensor,
-    pub(super) bias: Tensor,
+pub(crate) struct Found {
+    pub(crate) sum: Tensor,
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Tensor,
 }
 
 /// What is read of all rows, or of some.
@@ -67,7 +67,7 @@ impl<'a, T> Rows<'a, T> {
 }
 
 /// Dense inputs of `T`, as the forward pass saved them.
-pub(super) fn backward<T: Number>(
+pub(crate) fn backward<T: Number>(
     isa: Isa,
     form: Form,
     weight: &Tensor,

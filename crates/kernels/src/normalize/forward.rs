@@ -18,12 +18,12 @@ const ROWS: usize = 32;
 const ABREAST: usize = 4;
 
 /// What the forward pass makes.
-pub(super) struct Found {
-    pub(super) normed: Tensor,
+pub(crate) struct Found {
+    pub(crate) normed: Tensor,
     /// Of two tensors.
-    pub(super) sum: Option<Tensor>,
+    pub(crate) sum: Option<Tensor>,
     /// `[rows, 2]` of FP32: mean and inverse deviation.
-    pub(super) statistics: Tensor,
+    pub(crate) statistics: Tensor,
 }
 
 /// A norm's numbers.
@@ -36,7 +36,7 @@ struct Affine<'a, T> {
 }
 
 /// Dense inputs of `T`, whose shapes were checked.
-pub(super) fn forward<T: Number>(
+pub(crate) fn forward<T: Number>(
     isa: Isa,
     form: Form,
     eps: f32,

@@ -14,8 +14,8 @@
 //!
 //! Sources: arXiv 1607.06450 (layer norm), 1910.07467 (RMS norm).
 
-mod backward;
-mod forward;
+pub(crate) mod backward;
+pub(crate) mod forward;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +23,7 @@ use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Funct
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use half::bf16;
 
+use crate::cuda;
 use crate::isa::Isa;
 
 const OP: &str = "norm";
@@ -49,10 +50,11 @@ pub struct Norm<'a> {
     pub eps: f64,
 }
 
-/// Whether the functions of this module take `x`: FP32 or BF16 on the CPU, with weights of the
-/// same dtype.
+/// Whether the functions of this module take `x`: FP32 or BF16, with weights of the same dtype, on
+/// the CPU, or on a GPU where our kernels are preferred and have room for the row.
 pub fn takes(norm: &Norm, x: &Tensor) -> bool {
-    x.device() == Device::Cpu
+    let fits = norm.weight.numel() as i64 <= cuda::norm::MOST_FEATURES;
+    (x.device() == Device::Cpu || fits && cuda::is_preferred(x.device()))
         && matches!(x.kind(), Kind::BFloat16 | Kind::Float)
         && norm.weight.kind() == x.kind()
 }
@@ -167,11 +169,14 @@ impl Function for Normalize {
         let bias = self.biased.then(|| inputs[2].contiguous());
         let y = self.summed.then(|| inputs[inputs.len() - 1].contiguous());
         let affine = (&weight, bias.as_ref());
-        let forward = match x.kind() {
-            Kind::BFloat16 => forward::forward::<bf16>,
-            _ => forward::forward::<f32>,
+        let (form, eps, isa) = (self.form, self.eps, Isa::fastest());
+        let found = match (x.device(), x.kind()) {
+            (Device::Cpu, Kind::BFloat16) => {
+                forward::forward::<bf16>(isa, form, eps, affine, &x, y.as_ref())?
+            }
+            (Device::Cpu, _) => forward::forward::<f32>(isa, form, eps, affine, &x, y.as_ref())?,
+            _ => cuda::norm::forward(form, eps, affine, &x, y.as_ref())?,
         };
-        let found = forward(Isa::fastest(), self.form, self.eps, affine, &x, y.as_ref())?;
         let sum = found.sum.unwrap_or(x);
         [&sum, &found.statistics, inputs[1]].into_iter().for_each(|tensor| ctx.save(tensor));
         let second = match self.second {
@@ -199,13 +204,15 @@ impl Function for Normalize {
         let Some(of_normed) = of_normed else {
             return Ok(self.of_inputs(of_sum, None, None));
         };
-        let backward = match sum.kind() {
-            Kind::BFloat16 => backward::backward::<bf16>,
-            _ => backward::backward::<f32>,
+        let of = backward::Of { normed: of_normed, twin, sum: of_sum };
+        let (weight, form, isa) = (&weight.contiguous(), self.form, Isa::fastest());
+        let found = match (sum.device(), sum.kind()) {
+            (Device::Cpu, Kind::BFloat16) => {
+                backward::backward::<bf16>(isa, form, weight, sum, statistics, &of)?
+            }
+            (Device::Cpu, _) => backward::backward::<f32>(isa, form, weight, sum, statistics, &of)?,
+            _ => cuda::norm::backward(form, self.biased, weight, sum, statistics, &of)?,
         };
-        let of_outputs = backward::Of { normed: of_normed, twin, sum: of_sum };
-        let weight = &weight.contiguous();
-        let found = backward(Isa::fastest(), self.form, weight, sum, statistics, &of_outputs)?;
         Ok(self.of_inputs(Some(found.sum), Some(found.weight), Some(found.bias)))
     }
 }

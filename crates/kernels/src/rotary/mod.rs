@@ -17,15 +17,15 @@
 //!
 //! Axes: `b` batch, `t` time, `h` heads, `e` features of a head.
 
-mod pass;
+pub(crate) mod pass;
 #[cfg(test)]
 mod tests;
 
 use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
-use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use half::bf16;
 
+use crate::cuda;
 use crate::isa::Isa;
 
 const OP: &str = "rotation of heads";
@@ -49,11 +49,13 @@ pub struct HeadNorm<'a> {
     pub eps: f64,
 }
 
-/// Whether [`rotate`] takes `x`: FP32 or BF16 on the CPU, all of one dtype.
+/// Whether [`rotate`] takes `x`: FP32 or BF16, all of one dtype, on the CPU, or on a GPU where our
+/// kernels are preferred and take so many features.
 pub fn takes(x_bthe: &Tensor, angles: &Angles, norm: Option<&HeadNorm>) -> bool {
     let kind = x_bthe.kind();
     let others = [angles.cos, angles.sin].into_iter().chain(norm.map(|norm| norm.weight));
-    x_bthe.device() == Device::Cpu
+    let fits = x_bthe.size().last().is_some_and(|&features| cuda::rotary::takes(features));
+    (x_bthe.device() == Device::Cpu || fits && cuda::is_preferred(x_bthe.device()))
         && matches!(kind, Kind::BFloat16 | Kind::Float)
         && others.into_iter().all(|other| other.kind() == kind)
 }
@@ -84,7 +86,9 @@ fn check(x: &Tensor, angles: &Angles, norm: Option<&HeadNorm>) -> Result<()> {
     if !takes(x, angles, norm) {
         return Err(Error::Unsupported {
             what: format!("{OP} of {:?}", x.kind()),
-            reason: "it takes FP32 or BF16 on the CPU, the same for all inputs".into(),
+            reason: "it takes FP32 or BF16, the same for all inputs, and on a GPU an even number \
+                     of eights up to 512"
+                .into(),
         });
     }
     let (size, count) = (angles.cos.size(), angles.cos.numel() as i64);
@@ -114,12 +118,12 @@ impl Function for Rotate {
     fn forward(&mut self, inputs: &[&Tensor], ctx: &mut ForwardContext) -> Result<Vec<Tensor>> {
         let x = dense_heads(inputs[0]);
         let rest: Vec<Tensor> = inputs[1..].iter().map(|input| input.contiguous()).collect();
-        let mut y = Tensor::f_empty(x.size(), (x.kind(), x.device())).during(OP)?;
-        let forward = match x.kind() {
-            Kind::BFloat16 => pass::forward::<bf16>,
-            _ => pass::forward::<f32>,
+        let isa = Isa::fastest();
+        let y = match (x.device(), x.kind()) {
+            (Device::Cpu, Kind::BFloat16) => pass::forward::<bf16>(isa, &x, &rest, self.eps)?,
+            (Device::Cpu, _) => pass::forward::<f32>(isa, &x, &rest, self.eps)?,
+            _ => cuda::rotary::forward(&x, &rest, self.eps)?,
         };
-        forward(Isa::fastest(), &x, &rest, self.eps, &mut y)?;
         rest.iter().for_each(|tensor| ctx.save(tensor));
         if self.eps.is_some() {
             ctx.save(&x);
@@ -135,11 +139,12 @@ impl Function for Rotate {
         let saved = ctx.saved();
         let Some(grad) = &grads[0] else { return Ok(Vec::new()) };
         let grad = dense_heads(grad);
-        let backward = match grad.kind() {
-            Kind::BFloat16 => pass::backward::<bf16>,
-            _ => pass::backward::<f32>,
+        let isa = Isa::fastest();
+        let (of_x, of_weight) = match (grad.device(), grad.kind()) {
+            (Device::Cpu, Kind::BFloat16) => pass::backward::<bf16>(isa, &grad, saved, self.eps)?,
+            (Device::Cpu, _) => pass::backward::<f32>(isa, &grad, saved, self.eps)?,
+            _ => cuda::rotary::backward(&grad, saved, self.eps)?,
         };
-        let (of_x, of_weight) = backward(Isa::fastest(), &grad, saved, self.eps)?;
         Ok([Some(of_x), None, None].into_iter().chain(of_weight.map(Some)).collect())
     }
 }

@@ -102,16 +102,16 @@ fn tasks(places: usize) -> usize {
 }
 
 /// `y` of `x`; `rest` are cosines, sines and the norm's weight if any.
-pub(super) fn forward<T: Number>(
+pub(crate) fn forward<T: Number>(
     isa: Isa,
     x: &Tensor,
     rest: &[Tensor],
     eps: Option<f32>,
-    y: &mut Tensor,
-) -> Result<()> {
+) -> Result<Tensor> {
+    let mut y = Tensor::f_empty(x.size(), (x.kind(), x.device())).during(OP)?;
     let heads = Heads::<T>::new(x, "heads")?;
     let shape = Shape::<T>::new(rest, eps)?;
-    let out = Shared::new(slices::write::<T>(y, "turned heads")?);
+    let out = Shared::new(slices::write::<T>(&mut y, "turned heads")?);
     let (places, width) = (heads.places(), heads.width());
     parallel::for_each(tasks(places), |task| {
         let part = task_of(places, task);
@@ -119,12 +119,12 @@ pub(super) fn forward<T: Number>(
         let out = unsafe { out.part(part.start * width, part.len() * width) };
         forward_on::<T>(isa, heads, shape, part, out);
     });
-    Ok(())
+    Ok(y)
 }
 
 /// The gradients of `x` and of the norm's weight; `saved` are cosines, sines, and, where there is
 /// a norm, its weight and `x`.
-pub(super) fn backward<T: Number>(
+pub(crate) fn backward<T: Number>(
     isa: Isa,
     grad: &Tensor,
     saved: &[Tensor],

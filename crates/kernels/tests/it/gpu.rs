@@ -5,7 +5,7 @@ use bert4rs_kernels::cross_entropy::{self, Options, Output};
 use bert4rs_kernels::fp8::{self, Cast, Factor, Format};
 use bert4rs_kernels::gemm::{self, Form, Right};
 use bert4rs_kernels::weight::{Weight, split_tensor};
-use bert4rs_kernels::{adamw, cuda, muon};
+use bert4rs_kernels::{adamw, cuda, muon, norm};
 use bert4rs_tensor_core::device::{self, Cuda};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
@@ -322,5 +322,112 @@ fn cross_entropy_equals_fp64() {
                 }
             }
         }
+    }
+}
+
+/// The values and gradients of `f` on a GPU by our kernels, against FP64 by libtorch's operations
+/// on the CPU. `own` and `plain` get the same inputs, which require gradients.
+fn assert_like_fp64(
+    what: &str,
+    inputs: &[Tensor],
+    own: impl Fn(&[Tensor]) -> Tensor,
+    plain: impl Fn(&[Tensor]) -> Tensor,
+    bound: f64,
+) {
+    let Some(device) = gpu() else { return };
+    cuda::prefer(true);
+    let leaf = |x: &Tensor, device, kind| {
+        x.to_device(device).to_kind(kind).detach().copy().set_requires_grad(true)
+    };
+    let there: Vec<Tensor> = inputs.iter().map(|x| leaf(x, device, x.kind())).collect();
+    let exact: Vec<Tensor> = inputs.iter().map(|x| leaf(x, Device::Cpu, Kind::Double)).collect();
+    let (y, expected) = (own(&there), plain(&exact));
+    assert!(distance(&y.detach(), &expected.detach()) < bound, "{what}");
+    let dy = random_of(&y.size(), y.kind());
+    let loss = (y * dy.to_device(device)).sum(Kind::Float);
+    let found = Tensor::run_backward(&[loss], &there, false, false);
+    let loss = (expected * dy.to_kind(Kind::Double)).sum(Kind::Double);
+    let expected = Tensor::run_backward(&[loss], &exact, false, false);
+    for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert!(distance(found, expected) < bound, "{what}, gradient {index}");
+    }
+}
+
+#[test]
+fn norms_equal_fp64() {
+    use bert4rs_kernels::normalize::{Form, Norm, add_and_normalize};
+    for (rows, features) in [(1, 8), (37, 50), (1000, 768), (70, 4096)] {
+        for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 1e-2)] {
+            let of = |shape: &[i64]| random_of(shape, kind);
+            let [x, y] = [(); 2].map(|()| of(&[rows, features]));
+            let inputs = [x, y, of(&[features]) + 1.0, of(&[features])];
+            let own = |inputs: &[Tensor]| {
+                let [x, y, weight, bias] = inputs else { unreachable!() };
+                let norm = Norm { form: Form::Layer, weight, bias: Some(bias), eps: 1e-5 };
+                let [normed, sum] = add_and_normalize(&norm, x, Some(y)).unwrap();
+                normed + sum
+            };
+            let plain = |inputs: &[Tensor]| {
+                let [x, y, weight, bias] = inputs else { unreachable!() };
+                let sum = x + y;
+                sum.layer_norm([features], Some(weight), Some(bias), 1e-5, false) + sum
+            };
+            assert_like_fp64(&format!("{rows} {features} {kind:?}"), &inputs, own, plain, bound);
+        }
+    }
+}
+
+#[test]
+fn turned_heads_equal_fp64() {
+    use bert4rs_kernels::rotary::{Angles, HeadNorm, rotate};
+    for [b, t, h, e] in [[1, 1, 1, 16], [2, 37, 3, 64], [4, 512, 12, 128]] {
+        for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 1e-2)] {
+            let of = |shape: &[i64]| random_of(shape, kind);
+            let [cos, sin] = [(); 2].map(|()| of(&[1, t, 1, e]));
+            let inputs = [of(&[b, t, h, e]), of(&[e]) + 1.0];
+            let own = |inputs: &[Tensor]| {
+                let norm = HeadNorm { weight: &inputs[1], eps: 1e-6 };
+                let [cos, sin] = [&cos, &sin].map(|x| x.to_device(inputs[0].device()));
+                rotate(&inputs[0], &Angles { cos: &cos, sin: &sin }, Some(&norm)).unwrap()
+            };
+            let plain = |inputs: &[Tensor]| {
+                let normed = inputs[0].rms_norm([e], Some(&inputs[1]), 1e-6);
+                let halves = normed.chunk(2, -1);
+                let swapped = Tensor::cat(&[-&halves[1], halves[0].shallow_clone()], -1);
+                normed * cos.to_kind(Kind::Double) + swapped * sin.to_kind(Kind::Double)
+            };
+            assert_like_fp64(&format!("{b} {t} {h} {e} {kind:?}"), &inputs, own, plain, bound);
+        }
+    }
+}
+
+#[test]
+fn lookups_equal_fp64() {
+    use bert4rs_kernels::embedding::lookup;
+    for (entries, count, features) in [(3, 1, 1), (3, 2000, 40), (30_000, 16_384, 768)] {
+        for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 1e-2)] {
+            let ids = Tensor::randint(entries, [count], (Kind::Int64, Device::Cpu));
+            // One id far more often than the others, as that of masked tokens is.
+            let ids = ids.where_scalarother(&random_of(&[count], Kind::Float).gt(-1.0), 2);
+            let inputs = [random_of(&[entries, features], kind)];
+            let own = |inputs: &[Tensor]| {
+                lookup(&inputs[0], &ids.to_device(inputs[0].device()), None).unwrap()
+            };
+            let plain = |inputs: &[Tensor]| inputs[0].index_select(0, &ids);
+            assert_like_fp64(&format!("{entries} {kind:?}"), &inputs, own, plain, bound);
+        }
+    }
+}
+
+#[test]
+fn sums_of_squares_equal_those_of_the_cpu() {
+    let Some(device) = gpu() else { return };
+    let tensors: Vec<Tensor> =
+        (0..200).map(|index| random_of(&[1 + 997 * index], Kind::BFloat16)).collect();
+    let there = to(device, &tensors);
+    let found = norm::sums_of_squares(&there, device).unwrap().to_device(Device::Cpu);
+    for (found, tensor) in Vec::<f64>::try_from(found).unwrap().iter().zip(&tensors) {
+        let expected = norm::sum_of_squares(tensor).unwrap();
+        assert!((found - expected).abs() <= 1e-5 * expected, "{found} for {expected}");
     }
 }

@@ -58,7 +58,8 @@ pub struct BertForMaskedLm {
 impl BertForMaskedLm {
     /// Makes its parameters under `path`, which is the root in Hugging Face's layout.
     pub fn new(path: &Path, config: &BertConfig, implementation: Implementation) -> Result<Self> {
-        let bert = BertModel::new(&(path / "bert"), config, implementation)?;
+        let mut bert = BertModel::new(&(path / "bert"), config, implementation)?;
+        bert.tie();
         let predictions = path / "cls.predictions";
         let transform = &predictions / "transform";
         let (d, v) = (config.hidden_size, config.vocab_size);

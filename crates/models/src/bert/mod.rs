@@ -191,16 +191,16 @@ impl Embeddings {
     fn forward(&self, input: &BertInput, train: bool) -> Result<Tensor> {
         // Without ids, rows are taken as views and broadcast, which is cheaper than looking up.
         let mut added = match input.token_type_ids {
-            Some(ids) => self.token_types.forward(ids),
+            Some(ids) => self.token_types.forward(ids)?,
             None => self.token_types.weight.select(0, 0),
         };
         if let Some(positions) = &self.positions {
             added = match input.position_ids {
-                Some(ids) => positions.forward(ids) + added,
+                Some(ids) => positions.forward(ids)? + added,
                 None => positions.weight.narrow(0, 0, input.input_ids.size()[1]) + added,
             };
         }
-        let sum_btd = self.words.forward(input.input_ids) + added;
+        let sum_btd = self.words.forward(input.input_ids)? + added;
         Ok(self.dropout.forward(self.norm.forward(&sum_btd)?, train))
     }
 }
@@ -278,6 +278,11 @@ impl BertModel {
         };
         let recompute = Recompute::None;
         Ok(Self { config: config.clone(), embeddings, blocks, final_norm, recompute })
+    }
+
+    /// Says that an output layer has the weight of the token table.
+    pub(super) fn tie(&mut self) {
+        self.embeddings.words.tie();
     }
 
     /// Chooses what is computed again for the backward pass; nothing at first.

@@ -230,7 +230,8 @@ impl Gpt {
         let table = |name: &str, entries| {
             Embedding::new(&(path / name), entries, config.n_embd, None, config.init())
         };
-        let tokens = table("wte", config.vocab_size)?;
+        let mut tokens = table("wte", config.vocab_size)?;
+        tokens.tie();
         let positions = match config.switches.rotary {
             None => Some(table("wpe", config.n_positions)?),
             Some(_) => None,
@@ -284,7 +285,7 @@ impl Gpt {
         let cached = cache.as_ref().map_or(0, |cache| cache.len());
         input.check_shapes(&self.config, cached)?;
         let t = input.input_ids.size()[1];
-        let x_btd = self.embed(input, cached, train);
+        let x_btd = self.embed(input, cached, train)?;
         let device = x_btd.device();
         let seen = self.config.pattern().visible(t, cached + t, input.mask, device);
         let rotation = self.config.switches.rotary.map(|rotary| {
@@ -315,15 +316,15 @@ impl Gpt {
     }
 
     /// `[b, t]` ids to `[b, t, d]`.
-    fn embed(&self, input: &GptInput, cached: i64, train: bool) -> Tensor {
-        let mut x_btd = self.tokens.forward(input.input_ids);
+    fn embed(&self, input: &GptInput, cached: i64, train: bool) -> Result<Tensor> {
+        let mut x_btd = self.tokens.forward(input.input_ids)?;
         if let Some(positions) = &self.positions {
             x_btd += match input.position_ids {
-                Some(ids) => positions.forward(ids),
+                Some(ids) => positions.forward(ids)?,
                 None => positions.weight.narrow(0, cached, input.input_ids.size()[1]),
             };
         }
-        self.dropout.forward(x_btd, train)
+        Ok(self.dropout.forward(x_btd, train))
     }
 
     /// Logits over the vocabulary: `[.., d]` to `[.., v]`, in the weights' dtype.

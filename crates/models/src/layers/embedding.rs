@@ -1,15 +1,20 @@
 //! Lookup tables.
 
-use bert4rs_tensor_core::param::{Init, Path, Role};
-use bert4rs_tensor_core::{Result, Tensor};
+use bert4rs_kernels::embedding as kernel;
+use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::param::{Init, Kernels, Path, Role};
+use bert4rs_tensor_core::{Device, Result, Tensor};
 
 /// Rows of a table, looked up by index.
 #[derive(Debug)]
 pub struct Embedding {
     /// `[entries, features]`.
     pub weight: Tensor,
-    /// The entry that gets no gradient from being looked up; -1 for none.
-    padding: i64,
+    /// The entry that gets no gradient from being looked up.
+    padding: Option<i64>,
+    /// Whether an output layer has the same weight.
+    is_tied: bool,
+    kernels: Kernels,
 }
 
 impl Embedding {
@@ -25,11 +30,25 @@ impl Embedding {
         init: Init,
     ) -> Result<Self> {
         let weight = path.param("weight", &[entries, features], Role::Embedding, init)?;
-        Ok(Self { weight, padding: padding.unwrap_or(-1) })
+        Ok(Self { weight, padding, is_tied: false, kernels: path.kernels() })
+    }
+
+    /// Says that an output layer has the same weight, whose dense gradient is then waiting: fused
+    /// lookups give only their own rows, as a sparse gradient, for autograd to add to it.
+    pub(crate) fn tie(&mut self) {
+        self.is_tied = true;
     }
 
     /// `[..]` of I64, each in `0..entries`, to `[.., features]`.
-    pub fn forward(&self, ids: &Tensor) -> Tensor {
-        Tensor::embedding(&self.weight, ids, self.padding, false, false)
+    ///
+    /// # Errors
+    /// What libtorch throws, as for ids that are no entries.
+    pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        let is_faster = self.is_tied || self.weight.device() != Device::Cpu;
+        if self.kernels == Kernels::Fused && is_faster && kernel::takes(&self.weight) {
+            return kernel::lookup(&self.weight, ids, self.padding);
+        }
+        let padding = self.padding.unwrap_or(-1);
+        Tensor::f_embedding(&self.weight, ids, padding, false, false).during("lookup")
     }
 }

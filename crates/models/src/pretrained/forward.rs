@@ -2,8 +2,7 @@
 //!
 //! Axes: `b` batch, `t` time, `d` features, `v` vocabulary, `c` classes.
 
-use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::{Kind, Reduction, Tensor};
+use bert4rs_tensor_core::{Kind, Reduction, Tensor, autograd};
 
 use super::{Inputs, Model, Pretrained, Problem};
 use crate::bert::{BertInput, BertModel};
@@ -52,8 +51,8 @@ impl Pretrained {
     /// What libtorch throws.
     pub fn gradients(&self, loss: &Tensor) -> Result<Vec<(String, Tensor)>> {
         let params = self.params.params();
-        let weights: Vec<_> = params.iter().map(|param| &param.weight).collect();
-        let found = Tensor::f_run_backward(&[loss], &weights, false, false).during("backward")?;
+        let weights: Vec<_> = params.iter().map(|param| param.weight.shallow_clone()).collect();
+        let found = autograd::gradients(loss, &weights)?;
         let named = params.iter().zip(found).map(|(param, gradient)| {
             let gradient = if gradient.defined() { gradient } else { param.weight.zeros_like() };
             (param.name.clone(), self.as_stored(param, gradient))

@@ -188,10 +188,11 @@ impl T5 {
         config.validate()?;
         let (v, d) = (config.vocab_size, config.d_model);
         let init = Init::Normal(config.initializer_factor);
-        let tokens = Embedding::new(&(path / "shared"), v, d, None, init)?;
+        let mut tokens = Embedding::new(&(path / "shared"), v, d, None, init)?;
         let encoder = Stack::encoder(&(path / "encoder"), config, implementation)?;
         let decoder = Stack::decoder(&(path / "decoder"), config, implementation)?;
         let head = if config.tie_word_embeddings {
+            tokens.tie();
             None
         } else {
             // As the authors': with transformers' deviation of 1, logits begin at tens, and losses
@@ -232,7 +233,7 @@ impl T5 {
         if let Some(mask) = mask {
             mask::check("mask", mask, [b, self.config.num_heads, s, s])?;
         }
-        self.encoder.forward(&self.tokens.forward(ids_bs), mask, None, None, train)
+        self.encoder.forward(&self.tokens.forward(ids_bs)?, mask, None, None, train)
     }
 
     /// The decoder's result `[b, t, d]` for tokens `[b, t]` that follow those of earlier calls
@@ -264,7 +265,7 @@ impl T5 {
         }
         let seen = Seen::across([t, size[1]], cross_mask, mask, memory_bsd.device())?;
         let memory = Memory { states_bsd: memory_bsd, seen: &seen };
-        self.decoder.forward(&self.tokens.forward(ids_bt), mask, Some(memory), cache, train)
+        self.decoder.forward(&self.tokens.forward(ids_bt)?, mask, Some(memory), cache, train)
     }
 
     /// The decoder's result `[b, t, d]` in the weights' dtype.

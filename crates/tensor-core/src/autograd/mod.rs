@@ -45,9 +45,11 @@
 //! ```
 
 mod function;
+mod gradients;
 mod recompute;
 
 pub mod check;
 
 pub use function::{BackwardContext, ForwardContext, Function, apply, apply_one};
+pub use gradients::gradients;
 pub use recompute::recompute;

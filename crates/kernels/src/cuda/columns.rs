@@ -1,0 +1,29 @@
+//! Sums of columns on a GPU, for gradients of what all rows share.
+
+#![expect(unsafe_code, reason = "launches of kernels on raw device memory")]
+
+use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::{Kind, Result, Tensor};
+
+use super::launch::Launch;
+use super::{blocks, check, check_int, source};
+
+const OP: &str = "sums of columns";
+
+/// As in `columns.cu`.
+const THREADS: u32 = 256;
+
+/// The sums of `parts`, `[rows, columns]` of FP32, as a row of `kind`, FP32 or BF16.
+pub(crate) fn sum(parts: &Tensor, kind: Kind) -> Result<Tensor> {
+    let (rows, columns) = parts.size2().during(OP)?;
+    check(parts, Kind::Float, parts.device(), "parts of sums")?;
+    check_int(rows.max(columns) as usize, "rows or columns")?;
+    let out = Tensor::f_empty([columns], (kind, parts.device())).during(OP)?;
+    let kernel = if kind == Kind::BFloat16 { "columns_bf16" } else { "columns_float" };
+    let grid = (blocks(columns, 32), 1, 1);
+    let launch = Launch { source: &source::COLUMNS, kernel, grid, block: THREADS, shared: 0 };
+    let args = [parts.into(), (rows as i32).into(), (columns as i32).into(), (&out).into()];
+    // SAFETY: both are dense, on one device, of these dtypes and sizes.
+    unsafe { launch.run(parts.device(), &args)? };
+    Ok(out)
+}

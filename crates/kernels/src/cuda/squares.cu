@@ -1,0 +1,75 @@
+// Sums of squares of many tensors. Twin: src/norm.rs.
+//
+// Floor: 2 or 4 bytes read a value, one multiplication and addition. A thread takes eight values at
+// a time; a block takes a chunk and leaves its sum in FP64; a warp of the second launch adds those
+// of a tensor, always in the same order. Which tensor's a chunk is, a block finds in the list that
+// the launch carries in its parameters.
+
+constexpr int kThreads = 256;
+constexpr int kChunk = kThreads * 8 * 4;
+constexpr int kMostEntries = 128;
+
+// Laid out as `Entry` in squares.rs.
+struct Entry {
+  const void* values;
+  i64 count;
+  int first_chunk;
+  // 1 for BF16, + 2 where it begins at a 16-byte boundary.
+  int flags;
+};
+
+struct Entries {
+  int count;
+  int chunks;
+  Entry entry[kMostEntries];
+};
+
+template <typename T>
+__device__ __forceinline__ float sum_chunk(const Entry& entry, i64 start) {
+  const T* values = static_cast<const T*>(entry.values);
+  const i64 end = min(start + kChunk, entry.count);
+  float sum = 0.0f;
+  for (i64 i = start + threadIdx.x * 8; i < end; i += kThreads * 8) {
+    if ((entry.flags & 2) && i + 8 <= end) {
+      float eight[8];
+      load_eight(values + i, eight);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) sum += eight[j] * eight[j];
+    } else {
+      for (i64 j = i; j < min(i + 8, end); ++j) sum += widen(values[j]) * widen(values[j]);
+    }
+  }
+  return sum;
+}
+
+KERNEL(kThreads) squares(const __grid_constant__ Entries entries, double* parts) {
+  __shared__ float room[kThreads / 32];
+  // The last entry that begins at or before this block.
+  int low = 0, high = entries.count - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (entries.entry[middle].first_chunk <= int(blockIdx.x)) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  const Entry& entry = entries.entry[low];
+  const i64 start = i64(int(blockIdx.x) - entry.first_chunk) * kChunk;
+  const bool is_bf16 = entry.flags & 1;
+  const float sum = is_bf16 ? sum_chunk<Bf16>(entry, start) : sum_chunk<float>(entry, start);
+  const float total = block_sum<kThreads>(sum, room);
+  if (threadIdx.x == 0) parts[blockIdx.x] = double(total);
+}
+
+KERNEL(32) squares_of_tensors(const __grid_constant__ Entries entries, const double* parts,
+                              double* out) {
+  const int index = blockIdx.x;
+  const int first = entries.entry[index].first_chunk;
+  const int end = index + 1 < entries.count ? entries.entry[index + 1].first_chunk : entries.chunks;
+  double sum = 0.0;
+  for (int i = first + int(threadIdx.x); i < end; i += 32) sum += parts[i];
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+  if (threadIdx.x == 0) out[index] = sum;
+}
