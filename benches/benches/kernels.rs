@@ -6,6 +6,7 @@ use std::hint::black_box;
 use bert4rs_kernels::activation::{Curve, activate};
 use bert4rs_kernels::attention::{self, Seen};
 use bert4rs_kernels::cross_entropy::{self, Output};
+use bert4rs_kernels::embedding::lookup;
 use bert4rs_kernels::normalize::{self, Form, Norm};
 use bert4rs_kernels::rotary::{Angles, HeadNorm, rotate};
 use bert4rs_tensor_core::attention::{Implementation, Options, Scores, Visible, attend};
@@ -216,12 +217,39 @@ fn cross_entropy_both_ways(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// 2048 lookups in the table that an output layer of 8 rows has too, one id far more often than the
+/// others, as that of masked tokens is.
+fn look_up_both_ways(criterion: &mut Criterion) {
+    for features in [256, 768] {
+        let mut group = criterion.benchmark_group(format!("lookup 2048 of 30000x{features}"));
+        for kind in [Kind::BFloat16, Kind::Float] {
+            let (table, hidden) = (leaf(&[30_000, features], kind), leaf(&[8, features], kind));
+            let dy = leaf(&[2048, features], kind).detach();
+            let ids = Tensor::randint(30_000, [2048], (Kind::Int64, Device::Cpu));
+            let is_masked = Tensor::rand([2048], (Kind::Float, Device::Cpu)).lt(0.12);
+            let ids = ids.masked_fill(&is_masked, 103);
+            let used = |y: &Tensor| {
+                let loss = (y * &dy).sum(Kind::Float) + hidden.matmul(&table.tr()).sum(Kind::Float);
+                black_box(Tensor::run_backward(&[loss], &[&table], false, false));
+            };
+            group.bench_function(format!("{kind:?}, libtorch"), |bencher| {
+                bencher.iter(|| used(&Tensor::embedding(&table, &ids, -1, false, false)));
+            });
+            group.bench_function(format!("{kind:?}, own"), |bencher| {
+                bencher.iter(|| lookup(&table, &ids, None).map(|y| used(&y)).is_ok());
+            });
+        }
+        group.finish();
+    }
+}
+
 criterion_group!(
     benches,
     attend_both_ways,
     activate_both_ways,
     normalize_both_ways,
     rotate_both_ways,
-    cross_entropy_both_ways
+    cross_entropy_both_ways,
+    look_up_both_ways
 );
 criterion_main!(benches);

@@ -22,7 +22,7 @@ fn adamw(criterion: &mut Criterion) {
         let mut config = OptimizerConfig::adamw(1e-4);
         (config.adamw.implementation, config.masters, config.clip) =
             (implementation, masters, None);
-        let mut params = bert_base(kind);
+        let mut params = bert_base((kind, Device::Cpu));
         let grads = grads(&params);
         let Ok(mut optimizer) = Optimizer::new(config, &mut params) else { continue };
         let values: usize = params.iter().map(|param| param.weight.numel()).sum();

@@ -1,9 +1,10 @@
 """Optimizer steps over BERT-base: PyTorch's and ours, in one run, with their ratios.
 
     pip install torch==2.11.0 numpy==2.4.6
-    python benches/peers/optimizers.py [--rounds 3]
+    python benches/peers/optimizers.py [--rounds 3] [--device cuda] [--program FILE]
 
-A round times PyTorch, runs `cargo run -p bert4rs-benches --bin optimizers`, and times PyTorch again;
+A round times PyTorch, runs `cargo run -p bert4rs-benches --bin optimizers` or the program that is
+named, and times PyTorch again;
 of both it takes the faster. Reported are the medians of the rounds, and the least and the greatest
 ratio. The FP32 row of Muon replaces the cast to BF16 in torch.optim.Muon by a copy.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 
 WIDTH, LAYERS, ROUNDS = 768, 12, 20
+DEVICE = torch.device("cpu")
 
 
 def hidden():
@@ -35,17 +37,25 @@ def everything():
 
 
 def fastest(call, rounds=ROUNDS):
+    """Seconds of a call; on a GPU, of many between two waits, as in ours."""
+    on_gpu = DEVICE.type == "cuda"
+    calls = 20 if on_gpu else 1
     call()
     times = []
     for _ in range(rounds):
+        if on_gpu:
+            torch.cuda.synchronize()
         start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
+        for _ in range(calls):
+            call()
+        if on_gpu:
+            torch.cuda.synchronize()
+        times.append((time.perf_counter() - start) / calls)
     return min(times)
 
 
 def parameters(values):
-    params = [torch.nn.Parameter(value) for value in values]
+    params = [torch.nn.Parameter(value.to(DEVICE)) for value in values]
     for param in params:
         param.grad = torch.randn_like(param) * 1e-3
     return params
@@ -92,19 +102,20 @@ PEERS = {
 }
 
 
-def ours():
+def ours(program):
     root = Path(__file__).parents[2]
-    command = ["cargo", "run", "--quiet", "-p", "bert4rs-benches", "--bin", "optimizers"]
-    output = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    cargo = ["cargo", "run", "--quiet", "-p", "bert4rs-benches", "--bin", "optimizers", "--"]
+    command = [str(program.resolve())] if program else cargo
+    output = subprocess.run(command + [str(DEVICE)], cwd=root, check=True, capture_output=True, text=True).stdout
     print(output)
     rows = (line.split("\t") for line in output.splitlines())
     return {row[0]: float(row[1]) for row in rows}
 
 
-def round_of_all():
+def round_of_all(program):
     """Seconds of PyTorch's steps and of all of ours, by name."""
     first = {name: peer() for name, peer in PEERS.items()}
-    mine = ours()
+    mine = ours(program)
     return {name: min(first[name], peer()) for name, peer in PEERS.items()}, mine
 
 
@@ -114,11 +125,15 @@ def spread(values, form):
 
 
 def main():
+    global DEVICE
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    count = parser.parse_args().rounds
+    parser.add_argument("--device", type=torch.device, default=DEVICE, help="such as cuda")
+    parser.add_argument("--program", type=Path, help="the bench optimizers, built already")
+    args = parser.parse_args()
+    DEVICE = args.device
     torch.set_num_threads(2)
-    rounds = [round_of_all() for _ in range(count)]
+    rounds = [round_of_all(args.program) for _ in range(args.rounds)]
     print("| step over BERT-base | PyTorch 2.11, s | bert4rs, s | ratio |\n| --- | --- | --- | --- |")
     for name in PEERS:
         pairs = [(theirs[name], mine[name]) for theirs, mine in rounds]

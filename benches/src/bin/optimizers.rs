@@ -1,9 +1,11 @@
-//! Times optimizer steps over BERT-base and prints one `name seconds` a line;
-//! `benches/peers/optimizers.py` sets them beside PyTorch's.
+//! Times optimizer steps over BERT-base, on the CPU or the device that the first argument names,
+//! and prints one `name seconds` a line; `benches/peers/optimizers.py` sets them beside PyTorch's.
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
-use bert4rs_benches::{bert_base, bert_base_hidden, copy_bandwidth, fastest, grads};
+use bert4rs_benches::{
+    bert_base, bert_base_hidden, copy_bandwidth, device_of_arguments, fastest, grads,
+};
 use bert4rs_optim::config::{Implementation, Masters};
 use bert4rs_optim::polar::{Coefficients, Compute, Iteration, Options, polar_factor};
 use bert4rs_optim::{Error, Optimizer, OptimizerConfig};
@@ -21,10 +23,11 @@ fn adamw_bytes(kind: Kind, masters: Masters) -> f64 {
 }
 
 fn time_step(rounds: usize, config: OptimizerConfig, mut params: Vec<Param>) -> Result<f64, Error> {
+    let device = params.first().map_or(Device::Cpu, |param| param.weight.device());
     let grads = grads(&params);
     let mut optimizer = Optimizer::new(config, &mut params)?;
     let mut failed = None;
-    let seconds = fastest(rounds, || {
+    let seconds = fastest(device, rounds, || {
         if let Err(error) = optimizer.step(&mut params, &grads, 1.0) {
             failed = Some(error);
         }
@@ -32,7 +35,7 @@ fn time_step(rounds: usize, config: OptimizerConfig, mut params: Vec<Param>) -> 
     failed.map_or(Ok(seconds), Err)
 }
 
-fn adamw(copy: f64) -> Result<(), Error> {
+fn adamw(copy: f64, device: Device) -> Result<(), Error> {
     for (name, kind, masters, implementation) in [
         ("adamw fp32 fused", Kind::Float, Masters::Fp32, Implementation::Fused),
         ("adamw bf16 fused", Kind::BFloat16, Masters::Fp32, Implementation::Fused),
@@ -42,7 +45,7 @@ fn adamw(copy: f64) -> Result<(), Error> {
         let mut config = OptimizerConfig::adamw(1e-4);
         (config.adamw.implementation, config.masters, config.clip) =
             (implementation, masters, None);
-        let params = bert_base(kind);
+        let params = bert_base((kind, device));
         let values: usize = params.iter().map(|param| param.weight.numel()).sum();
         let seconds = time_step(20, config, params)?;
         let share = values as f64 * adamw_bytes(kind, masters) / seconds / copy;
@@ -51,7 +54,7 @@ fn adamw(copy: f64) -> Result<(), Error> {
     Ok(())
 }
 
-fn muon() -> Result<(), Error> {
+fn muon(device: Device) -> Result<(), Error> {
     for (name, kind, compute) in
         [("fp32", Kind::Float, Compute::Fp32), ("bf16", Kind::BFloat16, Compute::Bf16)]
     {
@@ -62,7 +65,7 @@ fn muon() -> Result<(), Error> {
             if let Some(muon) = &mut config.muon {
                 muon.compute = compute;
             }
-            let seconds = time_step(2, config, bert_base_hidden(kind))?;
+            let seconds = time_step(2, config, bert_base_hidden((kind, device)))?;
             println!("{rule} {name}\t{seconds:.5}");
         }
     }
@@ -70,9 +73,9 @@ fn muon() -> Result<(), Error> {
 }
 
 /// The table behind [`Iteration::Auto`]: all iterations for the shapes of models.
-fn iterations() -> Result<(), Error> {
+fn iterations(device: Device) -> Result<(), Error> {
     for (count, n, m) in [(6, 768, 768), (2, 768, 1536), (2, 768, 2048), (2, 768, 3072)] {
-        let stack = Tensor::randn([count, n, m], (Kind::Float, Device::Cpu));
+        let stack = Tensor::randn([count, n, m], (Kind::Float, device));
         for compute in [Compute::Fp32, Compute::Bf16] {
             for iteration in [Iteration::Standard, Iteration::Gram, Iteration::Auto] {
                 let coefficients = Coefficients::polar_express(5);
@@ -81,7 +84,7 @@ fn iterations() -> Result<(), Error> {
                     continue;
                 }
                 let mut failed = None;
-                let seconds = fastest(2, || {
+                let seconds = fastest(device, 2, || {
                     failed = polar_factor(&stack, &options).err();
                 });
                 failed.map_or(Ok(()), Err)?;
@@ -94,10 +97,11 @@ fn iterations() -> Result<(), Error> {
 }
 
 fn main() -> Result<(), Error> {
+    let device = device_of_arguments()?;
     let threads = bert4rs_tensor_core::get_num_threads();
-    let copy = copy_bandwidth();
+    let copy = copy_bandwidth(device);
     println!("threads\t{threads}\ncopy bandwidth, GB/s\t{:.2}", copy / 1e9);
-    adamw(copy)?;
-    muon()?;
-    iterations()
+    adamw(copy, device)?;
+    muon(device)?;
+    iterations(device)
 }

@@ -25,8 +25,8 @@ const TESTED: [&str; 2] = ["bert4rs-kernels", "bert4rs-tensor-core"];
 
 /// Make one folder with programs, tests, benches, kernels and data for a GPU machine without Rust
 ///
-/// There, ./run.sh finds PyTorch 2.11's libtorch, runs doctor, the GPU tests and the matrix, and
-/// writes JSON. Under 60 MiB. The kernels are inside the programs.
+/// There, ./run.sh finds PyTorch 2.11's libtorch, runs doctor, the GPU tests, the benches and the
+/// matrix, and writes JSON. Under 60 MiB. The kernels are inside the programs.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The folder to make; one made before is replaced
@@ -62,7 +62,9 @@ fn place(message: &Message) -> Option<PathBuf> {
     match (target.name.as_str(), profile.test) {
         ("bert4rs", false) => Some("bin/bert4rs".into()),
         ("bert4rs-xtask", false) => Some("bin/xtask".into()),
-        (name, _) if is("bench") => Some(Path::new("benches").join(name)),
+        (name, false) if is("bin") && package == "bert4rs-benches" => {
+            Some(Path::new("benches").join(name))
+        }
         (_, true) if is("test") && TESTED.contains(&package) => {
             Some(Path::new("tests").join(package.trim_start_matches("bert4rs-")))
         }
@@ -81,12 +83,14 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
     setup::ensure(checkout)?;
     let out = checkout.root().join(&args.out);
     remove_old(&out)?;
-    let arguments = "build --workspace --bins --tests --benches --examples";
+    let arguments = "build --workspace --bins --tests";
     for (from, to) in built(checkout, arguments)? {
         copy_stripped(&from, &out.join(to))?;
     }
     let root = checkout.root();
-    copy_folder(&root.join("benches/matrix"), &out.join("benches/matrix"))?;
+    for folder in ["benches/matrix", "benches/peers"] {
+        copy_folder(&root.join(folder), &out.join(folder))?;
+    }
     // By this file xtask knows a checkout; it builds nothing there.
     write(&out.join(".cargo/config.toml"), b"")?;
     let text = corpus::find(corpus::DEFAULT)?.fetch()?;
@@ -157,6 +161,10 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).map_err(Error::at(to))?;
     for entry in fs::read_dir(from).map_err(Error::at(from))?.flatten() {
         let path = to.join(entry.file_name());
+        // Such as Python's cache of compiled scripts.
+        if entry.path().is_dir() {
+            continue;
+        }
         fs::copy(entry.path(), &path).map_err(Error::at(&path))?;
     }
     Ok(())
@@ -223,12 +231,13 @@ mod tests {
             message("bert4rs-kernels", "it", "test", true),
             message("bert4rs-models", "it", "test", true),
             message("bert4rs-benches", "kernels", "bench", true),
+            message("bert4rs-benches", "bandwidth", "bin", false),
             "{\"reason\":\"build-finished\",\"success\":true}\n".to_owned(),
         ];
         let messages = messages.concat();
         let found = programs(&messages);
         let places: Vec<_> = found.iter().map(|(_, to)| to.to_string_lossy()).collect();
-        assert_eq!(places, ["bin/bert4rs", "bin/xtask", "tests/kernels", "benches/kernels"]);
+        assert_eq!(places, ["bin/bert4rs", "bin/xtask", "tests/kernels", "benches/bandwidth"]);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 #
 #   ./run.sh [--full]
 #
-# Uses PyTorch's own libtorch. Writes into results/: doctor.txt, tests.txt, the matrix's
-# report.json and report.html, and summary.json. Ends with 0 if all went well.
+# Uses PyTorch's own libtorch. Writes into results/: what each step said, the matrix's report.json
+# and report.html, and summary.json. Ends with 0 if all went well. With transformers beside PyTorch,
+# in the version of benches/peers/requirements.txt, the matrix has the rows of PyTorch too.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 out="$here/results"
@@ -44,16 +45,33 @@ step() {
 
 codes=
 step doctor "$here/bin/bert4rs" doctor --selftest
+device=cuda
 if ! "$here/bin/bert4rs" doctor | grep -q 'Cuda('; then
-  echo "note: doctor sees no CUDA device; GPU tests will be skipped and the matrix runs on the CPU"
+  echo "note: doctor sees no CUDA device: GPU tests are skipped, the rest runs on the CPU"
+  device=cpu
 fi
 for test in "$here"/tests/*; do
   step "test-$(basename "$test")" "$test" --test-threads=1
 done
+step bandwidth "$here/benches/bandwidth" "$device"
+if [ "$device" = cuda ]; then
+  step optimizers python3 "$here/benches/peers/optimizers.py" --device cuda \
+    --program "$here/benches/optimizers"
+fi
+peers=
+if (cd / && python3 -c '
+import importlib.metadata, sys
+pins = [line.strip().split("==") for line in open(sys.argv[1]) if "==" in line]
+assert all(importlib.metadata.version(name).split("+")[0] == pin for name, pin in pins)
+' "$here/benches/peers/requirements.txt") 2>/dev/null; then
+  peers=--peers
+else
+  echo "note: no rows of PyTorch: python3 lacks what benches/peers/requirements.txt names"
+fi
 # The matrix finds its definitions from the working folder, as in a checkout.
 cd "$here" || exit 1
 # shellcheck disable=SC2086
-step matrix "$here/bin/xtask" bench-matrix $effort --program "$here/bin/bert4rs" \
+step matrix "$here/bin/xtask" bench-matrix $effort $peers --program "$here/bin/bert4rs" \
   --corpus "$here/data/corpus.txt" --out "$out/matrix"
 
 printf '{"libtorch": "%s", "commit": "%s", "exit_codes": {%s}}\n' \
