@@ -1,5 +1,5 @@
 //! Every CUDA source compiles for every architecture: no warning, no spilled register, nothing
-//! in local memory. Needs NVRTC, but neither a GPU nor a driver.
+//! in local memory, accesses of 16 bytes. Needs NVRTC, but neither a GPU nor a driver.
 //!
 //! `cargo xtask test` fetches NVRTC and sets `BERT4RS_NEED_NVRTC`, so that nothing is skipped
 //! there.
@@ -23,6 +23,14 @@ fn complaints(log: &str) -> Vec<String> {
     lines.filter(|line| !(harmless(line) && is_zero(line))).map(str::to_owned).collect()
 }
 
+/// Sources that read 4 bytes at a time, or by asynchronous copies.
+const OTHER_ACCESSES: [&str; 2] = ["columns", "gemm"];
+
+/// Whether some kernel reads 16 bytes by one instruction.
+fn reads_sixteen_bytes(ptx: &str) -> bool {
+    ptx.lines().any(|line| line.contains("ld.global") && line.contains(".v4."))
+}
+
 fn check(source: &Source, architecture: &str) -> Vec<String> {
     let mut options = source.options(architecture);
     options.push("--ptxas-options=-v".into());
@@ -33,7 +41,9 @@ fn check(source: &Source, architecture: &str) -> Vec<String> {
             assert!(!compiled.cubin.is_empty());
             assert!(ptx.contains(&format!(".target {architecture}")), "{}", source.name);
             assert!(ptx.contains(".entry"), "{} has no kernel", source.name);
-            complaints(&compiled.log)
+            let is_wide = reads_sixteen_bytes(&ptx) || OTHER_ACCESSES.contains(&source.name);
+            let narrow = (!is_wide).then(|| "no access of 16 bytes".to_owned());
+            complaints(&compiled.log).into_iter().chain(narrow).collect()
         }
     };
     found.iter().map(|line| format!("{} for {architecture}: {line}", source.name)).collect()
