@@ -129,6 +129,8 @@ pub(crate) struct Effort {
 pub(crate) struct Race {
     /// The baseline's steps.
     pub(crate) steps: u64,
+    /// How long a row may take.
+    pub(crate) minutes: u64,
     /// Presets that run it, beside the baseline.
     pub(crate) presets: Vec<String>,
     /// Steps of presets that reach the loss in fewer, and whose schedule shall end there.

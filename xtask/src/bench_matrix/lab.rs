@@ -80,7 +80,7 @@ impl<'a> Lab<'a> {
         let job = self.job(plan, baseline, "prepare", 1)?;
         if self.store.kept(&job.folder, &job.key).is_none() {
             // A failure shows again, and is reported, in the first round.
-            let _ = self.run(plan, job)?;
+            let _ = self.run(job, plan.effort.cell_minutes)?;
         }
         let has_peers = plan.rows.iter().any(|row| matches!(row.what, What::Peer { .. }));
         if has_peers {
@@ -99,24 +99,24 @@ impl<'a> Lab<'a> {
         let (kept, started) = (self.store.kept(&job.folder, &job.key), Instant::now());
         let (outcome, took) = match kept {
             Some(kept) => (Ok(kept), Duration::ZERO),
-            None => (self.run(plan, job)?, started.elapsed()),
+            None => (self.run(job, plan.effort.cell_minutes)?, started.elapsed()),
         };
         self.tell(plan, row, round, &outcome, took);
         Ok(Measured { outcome, took })
     }
 
-    /// Trains a row for many steps.
+    /// Trains a row for many steps, which may take so many minutes.
     pub(crate) fn race(
         &mut self,
         plan: &Plan<'_>,
         row: &Row,
-        steps: u64,
+        (steps, minutes): (u64, u64),
     ) -> Result<std::result::Result<Measurement, String>> {
         console::line(format_args!("  {} to the end of {steps} steps", row.title));
         let job = self.job(plan, row, "race", steps)?;
         match self.store.kept(&job.folder, &job.key) {
             Some(kept) => Ok(Ok(kept)),
-            None => self.run(plan, job),
+            None => self.run(job, minutes),
         }
     }
 
@@ -190,14 +190,14 @@ impl<'a> Lab<'a> {
         Ok(path)
     }
 
-    /// Runs a job and keeps what it measured.
-    fn run(&self, plan: &Plan<'_>, job: Job) -> Result<std::result::Result<Measurement, String>> {
+    /// Runs a job, which may take so many minutes, and keeps what it measured.
+    fn run(&self, job: Job, minutes: u64) -> Result<std::result::Result<Measurement, String>> {
         let Job { mut command, key, folder, steps } = job;
         let run = folder.join("run");
         remove(&run)?;
         remove(&folder.join("measurement.json"))?;
         fs::create_dir_all(&folder).map_err(Error::at(&folder))?;
-        let limit = Duration::from_secs(60 * plan.effort.cell_minutes.max(1));
+        let limit = Duration::from_secs(60 * minutes.max(1));
         let outcome = process::run(&mut command, &folder.join("log.txt"), limit)
             .and_then(|()| Measurement::read(&run, steps));
         for name in NOT_KEPT {

@@ -145,7 +145,7 @@ fn measure(
             plan.rows.iter().filter(|row| row.name == *baseline || race.presets.contains(&row.name))
         {
             let steps = race.fewer_steps.get(&row.name).copied().unwrap_or(race.steps);
-            racers.push((row.name.clone(), steps, lab.race(plan, row, steps)?));
+            racers.push((row.name.clone(), steps, lab.race(plan, row, (steps, race.minutes))?));
         }
     }
     Ok(SizeReport::of(plan, &results, racers))

@@ -46,6 +46,7 @@ cell_minutes = 1
 loss = [4.0, 9.0]
 loss_tolerance = 0.01
 [race]
+minutes = 10
 steps = 4
 presets = ["recommended"]
 "#;
