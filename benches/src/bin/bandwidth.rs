@@ -35,7 +35,12 @@ impl Bench {
     }
 
     fn print(&self, name: &str, seconds: f64, bytes: f64) {
-        println!("{name}\t{seconds:.6}\t{:.3} of copy bandwidth", bytes / seconds / self.copy);
+        let share = bytes / seconds / self.copy;
+        // What was taken off can be more than all, where other programs run beside.
+        match share > 0.0 {
+            true => println!("{name}\t{seconds:.6}\t{share:.3} of copy bandwidth"),
+            false => println!("{name}\t-\tno time left: the machine is too busy to tell"),
+        }
     }
 
     /// Times what `forward` and its backward pass take, with gradients of `inputs`. What the
