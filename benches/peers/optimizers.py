@@ -4,9 +4,9 @@
     python benches/peers/optimizers.py [--rounds 3] [--device cuda] [--program FILE]
 
 A round times PyTorch, runs `cargo run -p bert4rs-benches --bin optimizers` or the program that is
-named, and times PyTorch again;
-of both it takes the faster. Reported are the medians of the rounds, and the least and the greatest
-ratio. The FP32 row of Muon replaces the cast to BF16 in torch.optim.Muon by a copy.
+named, and times PyTorch again; of both it takes the faster. Reported are the medians of the rounds,
+and the least and the greatest ratio. The FP32 row of Muon replaces the cast to BF16 in
+torch.optim.Muon by a copy.
 """
 
 import argparse
@@ -105,8 +105,8 @@ PEERS = {
 def ours(program):
     root = Path(__file__).parents[2]
     cargo = ["cargo", "run", "--quiet", "-p", "bert4rs-benches", "--bin", "optimizers", "--"]
-    command = [str(program.resolve())] if program else cargo
-    output = subprocess.run(command + [str(DEVICE)], cwd=root, check=True, capture_output=True, text=True).stdout
+    command = ([str(program.resolve())] if program else cargo) + [str(DEVICE)]
+    output = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
     print(output)
     rows = (line.split("\t") for line in output.splitlines())
     return {row[0]: float(row[1]) for row in rows}

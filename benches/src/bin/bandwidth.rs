@@ -11,8 +11,9 @@ use bert4rs_kernels::activation::{Curve, activate};
 use bert4rs_kernels::embedding::lookup;
 use bert4rs_kernels::normalize::{Form, Norm, normalize_sum};
 use bert4rs_kernels::rotary::{Angles, HeadNorm, rotate};
+use bert4rs_kernels::weight::Weight;
 use bert4rs_kernels::{fp8, muon};
-use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
+use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 
 /// Rows of activations: few on a CPU, where they take long.
 fn rows(device: Device) -> i64 {
@@ -90,9 +91,9 @@ impl Bench {
         // Forward x, y in, sum and norm out; backward the sum and dy in, dx out.
         let bytes = values * SIZE * (4.0 + 3.0);
         self.both_ways("norm of a sum", bytes, &[x, y, weight, bias], |inputs| {
-            let [x, y, weight, bias] = inputs else { return Err(no_inputs()) };
-            let norm = Norm { form: Form::Layer, weight, bias: Some(bias), eps: 1e-5 };
-            let [normed, _] = normalize_sum(&norm, x, y)?;
+            let (weight, bias) = (&inputs[2], Some(&inputs[3]));
+            let norm = Norm { form: Form::Layer, weight, bias, eps: 1e-5 };
+            let [normed, _] = normalize_sum(&norm, &inputs[0], &inputs[1])?;
             Ok(normed)
         })
     }
@@ -137,11 +138,12 @@ impl Bench {
     fn casts(&self) -> Result<()> {
         let x = self.random(&[rows(self.device), WIDTH]);
         let (values, given) = (x.numel() as f64, Tensor::ones([1], (Kind::Float, self.device)));
-        for (name, factor, reads) in [
-            ("cast to FP8, given factor, and transposed", fp8::Factor::Given(&given), 1.0),
-            ("cast to FP8 by row, and transposed", fp8::Factor::Row, 1.0),
+        for (name, factor) in [
+            ("cast to FP8, given factor, and transposed", fp8::Factor::Given(&given)),
+            ("cast to FP8 by row, and transposed", fp8::Factor::Row),
         ] {
-            self.alone(name, values * (SIZE * reads + 2.0), || {
+            // The matrix in, it and its transpose in 8 bits out.
+            self.alone(name, values * (SIZE + 2.0), || {
                 fp8::cast(&x, fp8::Format::E4M3, factor, true).map(drop)
             })?;
         }
@@ -151,15 +153,13 @@ impl Bench {
     /// Muon's passes before and after its products.
     fn muon(&self) -> Result<()> {
         let shape = [WIDTH * 16, WIDTH * 4];
-        let (grad, x) = (self.random(&shape), self.random(&[shape[1], shape[0]]));
+        let (grad, mut x) = (self.random(&shape), self.random(&[shape[1], shape[0]]));
         let mut momentum = Tensor::zeros(shape, (Kind::Float, self.device));
         let scalars =
             muon::Scalars { one_minus_momentum: 0.05, grad_scale: 1.0, lr: 0.0, keep: 1.0 };
         let numbers = &Tensor::from_slice(&scalars.to_array()).to_device(self.device);
         let values = grad.numel() as f64;
-        let mut x = x;
-        // The gradient in, momentum in and out, and what is normed and cast out and, for its norm,
-        // once more.
+        // The gradient in, momentum in and out, what is normed and cast out.
         let blend = muon::Blend { numbers, nesterov: true, norm_factor: 1.01 };
         self.alone("Muon before its products", values * (SIZE + 8.0 + SIZE), || {
             muon::gather(&blend, &grad, &mut momentum, &mut x)
@@ -170,13 +170,9 @@ impl Bench {
         // The update in, the master in and out, the weight out.
         self.alone("Muon after its products", values * (SIZE + 8.0 + SIZE), || {
             let (master, weight) = (&mut master, &mut weight);
-            muon::apply(&step, &x, bert4rs_kernels::weight::Weight::Master { master, weight })
+            muon::apply(&step, &x, Weight::Master { master, weight })
         })
     }
-}
-
-fn no_inputs() -> Error {
-    Error::Torch { op: "bench".into(), message: "four inputs were to be given".into() }
 }
 
 fn main() -> Result<()> {

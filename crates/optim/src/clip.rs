@@ -21,11 +21,7 @@ pub fn squares(grads: &[Tensor], device: Device) -> Result<Tensor> {
         let sums = grads.iter().map(square_on_cpu).collect::<Result<Vec<f64>>>()?;
         return Tensor::f_from_slice(&sums).during(op);
     }
-    let is_plain = |grad: &Tensor| {
-        let is_float = matches!(grad.kind(), Kind::Float | Kind::BFloat16);
-        !grad.defined() || is_float && grad.is_contiguous()
-    };
-    if norm::takes_many(device) && grads.iter().all(is_plain) {
+    if norm::takes_many(device) && grads.iter().all(|grad| !grad.defined() || has_kernel(grad)) {
         return norm::sums_of_squares(grads, device);
     }
     let zero = Tensor::f_zeros([0i64; 0], (Kind::Double, device)).during(op)?;
@@ -37,11 +33,16 @@ pub fn squares(grads: &[Tensor], device: Device) -> Result<Tensor> {
     Tensor::f_stack(&norms, 0).and_then(|norms| norms.f_square()).during(op)
 }
 
+/// Whether our kernels take a gradient, which is defined.
+fn has_kernel(grad: &Tensor) -> bool {
+    matches!(grad.kind(), Kind::Float | Kind::BFloat16) && grad.is_contiguous()
+}
+
 fn square_on_cpu(grad: &Tensor) -> Result<f64> {
     if !grad.defined() {
         return Ok(0.0);
     }
-    if matches!(grad.kind(), Kind::Float | Kind::BFloat16) && grad.is_contiguous() {
+    if has_kernel(grad) {
         return norm::sum_of_squares(grad);
     }
     Ok(plain_norm(grad)?.f_double_value(&[]).during("norm of a gradient")?.powi(2))

@@ -6,20 +6,26 @@
 
 #include "shim.h"
 
-// `*stream` becomes the CUstream of the calling thread on the CUDA device.
-SHIM_EXPORT char* b4_current_stream(int cuda_index, void** stream) {
-  return shim_protect([&] {
-    const c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(cuda_index));
-    const auto* backend = c10::impl::getDeviceGuardImpl(c10::kCUDA);
-    *stream = backend->getStream(device).native_handle();
-  });
-}
-
 namespace {
 
 const c10::impl::DeviceGuardImplInterface* cuda_backend() {
   return c10::impl::getDeviceGuardImpl(c10::kCUDA);
 }
+
+c10::Device cuda_device(int index) {
+  return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
+}
+
+}  // namespace
+
+// `*stream` becomes the CUstream of the calling thread on the CUDA device.
+SHIM_EXPORT char* b4_current_stream(int cuda_index, void** stream) {
+  return shim_protect([&] {
+    *stream = cuda_backend()->getStream(cuda_device(cuda_index)).native_handle();
+  });
+}
+
+namespace {
 
 // A stream beside the one that work is launched on.
 struct Aside {
@@ -37,9 +43,7 @@ struct Aside {
 }  // namespace
 
 SHIM_EXPORT char* b4_aside_new(int cuda_index, void** aside) {
-  return shim_protect([&] {
-    *aside = new Aside(c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(cuda_index)));
-  });
+  return shim_protect([&] { *aside = new Aside(cuda_device(cuda_index)); });
 }
 
 // What the thread launches from here on goes to the stream beside.

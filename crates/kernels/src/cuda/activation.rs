@@ -3,10 +3,10 @@
 #![expect(unsafe_code, reason = "launches of kernels on raw device memory")]
 
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
+use bert4rs_tensor_core::{Error, Result, Tensor};
 
 use super::launch::{Arg, Launch};
-use super::{blocks, check, check_float, is_aligned, source};
+use super::{blocks, by_kind, check, check_float, is_aligned, source};
 use crate::activation::Curve;
 
 const OP: &str = "activation";
@@ -74,8 +74,8 @@ fn check_all(x: &Tensor, other: Option<&Tensor>) -> Result<()> {
     Ok(())
 }
 
-fn launch(x: &Tensor, kernels: [&'static str; 2], args: &[Arg<'_>]) -> Result<()> {
-    let kernel = kernels[usize::from(x.kind() == Kind::BFloat16)];
+fn launch(x: &Tensor, [float, bf16]: [&'static str; 2], args: &[Arg<'_>]) -> Result<()> {
+    let kernel = by_kind(x.kind(), float, bf16);
     let grid = (blocks(x.numel() as i64, i64::from(THREADS) * 8), 1, 1);
     let launch = Launch { source: &source::ACTIVATION, kernel, grid, block: THREADS, shared: 0 };
     // SAFETY: `check_all` saw every input; results are made like them.

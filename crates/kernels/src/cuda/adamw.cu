@@ -79,17 +79,7 @@ __device__ __forceinline__ void run(const Job& job, i64 start) {
 }
 
 KERNEL(kThreads) adamw(const __grid_constant__ Jobs jobs) {
-  // The last job that begins at or before this block.
-  int low = 0, high = int(jobs.count) - 1;
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (jobs.job[middle].first_chunk <= int(blockIdx.x)) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  const Job& job = jobs.job[low];
+  const Job& job = jobs.job[tensor_of_block(jobs.job, int(jobs.count))];
   const i64 start = i64(int(blockIdx.x) - job.first_chunk) * kChunk;
   switch (job.flags & 7) {
     case kSingle: return run<kSingle, float>(job, start);

@@ -6,7 +6,7 @@ use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 use bytemuck::{Pod, Zeroable};
 
 use super::launch::{Arg, Launch};
-use super::{check, is_aligned, source};
+use super::{address, check, is_aligned, source};
 use crate::adamw::Scalars;
 use crate::weight::{Weight, same_count};
 
@@ -80,17 +80,16 @@ fn entry(job: &crate::adamw::Job<'_>, device: Device) -> Result<Entry> {
     check(job.numbers, Kind::Float, device, "numbers of a step")?;
     same_count(op, Scalars::COUNT, job.numbers.numel(), "numbers of a step")?;
     let (form, weight, other) = parts(op, &job.weight, count, device)?;
-    let address = |tensor: &Tensor| tensor.data_ptr() as u64;
     let tensors = [job.grad, &*job.moment1, &*job.moment2, weight];
     let aligned = tensors.into_iter().chain(other).all(is_aligned);
     let is_bf16 = job.grad.kind() == Kind::BFloat16;
     let flag = |bit: u32, on: bool| if on { bit } else { 0 };
     Ok(Entry {
         grad: address(job.grad),
-        moment1: address(job.moment1),
-        moment2: address(job.moment2),
+        moment1: address(&*job.moment1),
+        moment2: address(&*job.moment2),
         weight: address(weight),
-        other: other.map_or(0, address),
+        other: address(other),
         count: count as u64,
         numbers: address(job.numbers),
         first_chunk: 0,
@@ -109,8 +108,7 @@ fn launch(entries: &[Entry], device: Device) -> Result<()> {
     let mut chunks = 0;
     for (to, from) in list.entries.iter_mut().zip(entries) {
         *to = Entry { first_chunk: chunks, ..*from };
-        // Even an empty tensor takes a chunk, in which nothing is done.
-        chunks += from.count.div_ceil(CHUNK).max(1) as u32;
+        chunks += super::chunks(from.count, CHUNK);
     }
     let grid = (chunks, 1, 1);
     let launch =

@@ -6,7 +6,7 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Result, Tensor};
 
 use super::launch::Launch;
-use super::{blocks, check, check_int, source};
+use super::{blocks, by_kind, check, check_int, source};
 
 const OP: &str = "sums of columns";
 
@@ -19,7 +19,7 @@ pub(crate) fn sum(parts: &Tensor, kind: Kind) -> Result<Tensor> {
     check(parts, Kind::Float, parts.device(), "parts of sums")?;
     check_int(rows.max(columns) as usize, "rows or columns")?;
     let out = Tensor::f_empty([columns], (kind, parts.device())).during(OP)?;
-    let kernel = if kind == Kind::BFloat16 { "columns_bf16" } else { "columns_float" };
+    let kernel = by_kind(kind, "columns_float", "columns_bf16");
     let grid = (blocks(columns, 32), 1, 1);
     let launch = Launch { source: &source::COLUMNS, kernel, grid, block: THREADS, shared: 0 };
     let args = [parts.into(), (rows as i32).into(), (columns as i32).into(), (&out).into()];

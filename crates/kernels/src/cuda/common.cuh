@@ -121,6 +121,22 @@ __device__ __forceinline__ void store_eight(Bf16* to, const float (&values)[8]) 
   store_pack(to, values);
 }
 
+// Which of `count` tensors, in the order of their chunks, the block's chunk belongs to: the last
+// that begins at or before it.
+template <typename Item>
+__device__ __forceinline__ int tensor_of_block(const Item* items, int count) {
+  int low = 0, high = count - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (items[middle].first_chunk <= int(blockIdx.x)) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
 // STEP values: eight at a 16-byte boundary, or one anywhere.
 template <int STEP, typename T>
 __device__ __forceinline__ void load_step(const T* from, float (&values)[STEP]) {

@@ -6,7 +6,7 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Result, Tensor};
 
 use super::launch::Launch;
-use super::{check, check_float, check_int, source};
+use super::{by_kind, check, check_float, check_int, source};
 use crate::cross_entropy::Options;
 
 const OP: &str = "cross-entropy";
@@ -32,8 +32,7 @@ pub(crate) fn sweep(
     check(&labels, Kind::Int64, device, "labels")?;
     check(count, Kind::Int64, device, "a count of rows")?;
     let losses = Tensor::f_empty([rows], (Kind::Float, device)).during(OP)?;
-    let is_bf16 = logits.kind() == Kind::BFloat16;
-    let kernel = if is_bf16 { "cross_entropy_bf16" } else { "cross_entropy_float" };
+    let kernel = by_kind(logits.kind(), "cross_entropy_float", "cross_entropy_bf16");
     let grid = (rows as u32, 1, 1);
     let launch = Launch { source: &source::CROSS_ENTROPY, kernel, grid, block: THREADS, shared: 0 };
     let args = [

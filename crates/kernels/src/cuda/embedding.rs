@@ -6,7 +6,7 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Result, Tensor};
 
 use super::launch::{Arg, Launch};
-use super::{blocks, check, check_float, is_aligned, source};
+use super::{address, blocks, by_kind, check, check_float, is_aligned, source};
 
 const OP: &str = "gradient of lookups";
 
@@ -32,11 +32,11 @@ pub(crate) fn backward(
     let parts = [2 * i64::from(chunks), features];
     let parts = Tensor::f_empty(parts, (Kind::Float, device)).during(OP)?;
     let at = [
-        grad.data_ptr() as u64,
-        ids.data_ptr() as u64,
-        places.data_ptr() as u64,
-        out.data_ptr() as u64,
-        parts.data_ptr() as u64,
+        address(grad),
+        address(&ids),
+        address(&places),
+        address(&out),
+        address(&parts),
         count as u64,
         features as u64,
         padding.unwrap_or(-1) as u64,
@@ -44,11 +44,11 @@ pub(crate) fn backward(
     let is_wide = features % 8 == 0 && is_aligned(grad);
     let columns = i64::from(THREADS) * if is_wide { 8 } else { 1 };
     let grid = (chunks, blocks(features, columns), 1);
-    let kernels = match grad.kind() {
-        Kind::BFloat16 => ["embedding_bf16", "embedding_parts_bf16"],
-        _ => ["embedding_float", "embedding_parts_float"],
-    };
-    for kernel in kernels {
+    let kind = grad.kind();
+    for kernel in [
+        by_kind(kind, "embedding_float", "embedding_bf16"),
+        by_kind(kind, "embedding_parts_float", "embedding_parts_bf16"),
+    ] {
         let launch = Launch { source: &source::EMBEDDING, kernel, grid, block: THREADS, shared: 0 };
         // SAFETY: all are dense, on one device, of these dtypes and sizes; the forward pass
         // refused ids that are no entries.

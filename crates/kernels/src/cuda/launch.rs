@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bert4rs_tensor_core::{Device, Error, Result, Tensor, stream};
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
-use super::nvrtc;
 use super::source::{Source, architecture};
 use super::store::Store;
+use super::{address, nvrtc};
 
 /// A loaded kernel; modules are never unloaded.
 #[derive(Clone, Copy)]
@@ -114,13 +114,13 @@ pub(crate) enum Arg<'a> {
 
 impl From<&Tensor> for Arg<'_> {
     fn from(tensor: &Tensor) -> Self {
-        Arg::Pointer(tensor.data_ptr() as u64)
+        Arg::Pointer(address(tensor))
     }
 }
 
 impl From<Option<&Tensor>> for Arg<'_> {
     fn from(tensor: Option<&Tensor>) -> Self {
-        tensor.map_or(Arg::Pointer(0), Arg::from)
+        Arg::Pointer(address(tensor))
     }
 }
 

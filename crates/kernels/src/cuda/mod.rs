@@ -101,6 +101,22 @@ pub(crate) fn is_aligned(tensor: &Tensor) -> bool {
     (tensor.data_ptr() as usize).is_multiple_of(16)
 }
 
+/// A kernel's name for FP32 or for BF16.
+pub(crate) fn by_kind(kind: Kind, float: &'static str, bf16: &'static str) -> &'static str {
+    if kind == Kind::BFloat16 { bf16 } else { float }
+}
+
+/// Where a tensor lies, as kernels take it in a struct; 0 for none.
+pub(crate) fn address<'a>(tensor: impl Into<Option<&'a Tensor>>) -> u64 {
+    tensor.into().map_or(0, |tensor| tensor.data_ptr() as u64)
+}
+
+/// How many chunks of `size` a kernel makes of `count` values where one launch goes over many
+/// tensors: even an empty one takes a chunk, in which nothing is done.
+pub(crate) fn chunks(count: u64, size: u64) -> u32 {
+    count.div_ceil(size).max(1) as u32
+}
+
 /// How many parts of `size` hold `count`.
 pub(crate) fn blocks(count: i64, size: i64) -> u32 {
     (count.max(0) as u64).div_ceil(size as u64) as u32

@@ -6,7 +6,7 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 
 use super::launch::{Arg, Launch};
-use super::{blocks, check, check_float, check_int, is_aligned, source};
+use super::{blocks, by_kind, check, check_float, check_int, is_aligned, source};
 use crate::muon::{Blend, Move, Scalars};
 use crate::weight::{Weight, same_count};
 
@@ -31,11 +31,6 @@ unsafe fn launch(
     let launch = Launch { source: &source::MUON, kernel, grid, block: THREADS, shared: 0 };
     // SAFETY: the caller's promise.
     unsafe { launch.run(on.device(), args) }
-}
-
-/// The names for FP32 and BF16.
-fn by_kind(tensor: &Tensor, float: &'static str, bf16: &'static str) -> &'static str {
-    if tensor.kind() == Kind::BFloat16 { bf16 } else { float }
 }
 
 /// Checks the numbers of a step, which kernels read.
@@ -75,24 +70,26 @@ pub(crate) fn gather(
     let norm = [(&sums).into(), (parts as i32).into(), blend.norm_factor.into(), (&inverse).into()];
     // SAFETY: all tensors were checked above or made for this; `sums` holds one number a block.
     unsafe {
-        let move_kernel = by_kind(grad, "muon_move_float", "muon_move_bf16");
+        let move_kernel = by_kind(grad.kind(), "muon_move_float", "muon_move_bf16");
         launch(grad, move_kernel, (parts, 1), &args)?;
         launch(grad, "muon_norm", (1, 1), &norm)?;
     }
     let mut args = begin(&[grad, momentum, &inverse, x_nm]);
     if rows <= cols {
         args.extend([Arg::from(count), aligned]);
-        let of_float = by_kind(x_nm, "muon_write_float_float", "muon_write_float_bf16");
-        let of_bf16 = by_kind(x_nm, "muon_write_bf16_float", "muon_write_bf16_bf16");
+        let of_float = by_kind(x_nm.kind(), "muon_write_float_float", "muon_write_float_bf16");
+        let of_bf16 = by_kind(x_nm.kind(), "muon_write_bf16_float", "muon_write_bf16_bf16");
         let grid = (blocks(count, i64::from(THREADS) * 8), 1);
         // SAFETY: as above.
-        return unsafe { launch(grad, by_kind(grad, of_float, of_bf16), grid, &args) };
+        return unsafe { launch(grad, by_kind(grad.kind(), of_float, of_bf16), grid, &args) };
     }
     args.extend([Arg::from(rows as i32), Arg::from(cols as i32), aligned]);
-    let of_float = by_kind(x_nm, "muon_write_turned_float_float", "muon_write_turned_float_bf16");
-    let of_bf16 = by_kind(x_nm, "muon_write_turned_bf16_float", "muon_write_turned_bf16_bf16");
+    let of_float =
+        by_kind(x_nm.kind(), "muon_write_turned_float_float", "muon_write_turned_float_bf16");
+    let of_bf16 =
+        by_kind(x_nm.kind(), "muon_write_turned_bf16_float", "muon_write_turned_bf16_bf16");
     // SAFETY: as above.
-    unsafe { launch(grad, by_kind(grad, of_float, of_bf16), tiles(rows, cols)?, &args) }
+    unsafe { launch(grad, by_kind(grad.kind(), of_float, of_bf16), tiles(rows, cols)?, &args) }
 }
 
 /// A block for each tile: columns, rows.
@@ -118,10 +115,16 @@ pub(crate) fn sums_of_squares(
     let args =
         [o_rc.into(), (rows as i32).into(), (cols as i32).into(), aligned.into(), (&sums).into()];
     let (kernel, grid) = if of_columns {
-        (by_kind(o_rc, "muon_sum_columns_float", "muon_sum_columns_bf16"), blocks(count, TILE))
+        (
+            by_kind(o_rc.kind(), "muon_sum_columns_float", "muon_sum_columns_bf16"),
+            blocks(count, TILE),
+        )
     } else {
         let rows_a_block = i64::from(THREADS / 32);
-        (by_kind(o_rc, "muon_sum_rows_float", "muon_sum_rows_bf16"), blocks(count, rows_a_block))
+        (
+            by_kind(o_rc.kind(), "muon_sum_rows_float", "muon_sum_rows_bf16"),
+            blocks(count, rows_a_block),
+        )
     };
     // SAFETY: the factor is dense, `[rows, cols]`; `sums` holds as many as there are rows or
     // columns.
@@ -160,7 +163,7 @@ pub(crate) fn apply(
         aligned.into(),
         (form as i32).into(),
     ];
-    let kernel = by_kind(o_nm, "muon_apply_float", "muon_apply_bf16");
+    let kernel = by_kind(o_nm.kind(), "muon_apply_float", "muon_apply_bf16");
     // SAFETY: every tensor was checked by `parts`, here, or by the caller; `row` and `col` are
     // absent or as long as the sides.
     unsafe { launch(o_nm, kernel, tiles(rows, cols)?, &args) }

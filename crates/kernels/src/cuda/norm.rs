@@ -3,10 +3,10 @@
 #![expect(unsafe_code, reason = "launches of kernels on raw device memory")]
 
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
+use bert4rs_tensor_core::{Kind, Result, Tensor};
 
 use super::launch::{Arg, Launch};
-use super::{blocks, check, check_int, columns, is_aligned, source};
+use super::{address, blocks, by_kind, check, check_int, columns, is_aligned, source};
 use crate::normalize::Form;
 use crate::normalize::backward::{Found as Gradients, Of};
 use crate::normalize::forward::Found;
@@ -16,7 +16,7 @@ const OP: &str = "norm";
 /// As in `norm.cu`.
 const ROWS: u32 = 8;
 const MOST_WARPS: u32 = 4;
-/// Bytes of shared memory that every GPU there is gives a block.
+/// Bytes of shared memory that a block can have on every GPU from Ampere on.
 const MOST_SHARED: usize = 96 << 10;
 /// Blocks of the backward pass, at most: as many rows of sums are written and read. Four for each
 /// part of an H100 that runs blocks.
@@ -62,12 +62,7 @@ pub(crate) fn forward(
 ) -> Result<Found> {
     let is_wide = check_all(x, &[Some(weight), bias, y])?;
     let (rows, features) = shape(x)?;
-    let found = Found {
-        normed: x.f_empty_like().during(OP)?,
-        sum: y.map(|_| x.f_empty_like()).transpose().during(OP)?,
-        statistics: Tensor::f_empty([rows, 2], (Kind::Float, x.device())).during(OP)?,
-    };
-    let address = |tensor: Option<&Tensor>| tensor.map_or(0, |tensor| tensor.data_ptr() as u64);
+    let found = Found::empty(x, y.is_some(), rows)?;
     let at = [
         Some(x),
         y,
@@ -78,7 +73,7 @@ pub(crate) fn forward(
         Some(&found.statistics),
     ]
     .map(address);
-    let kernel = if x.kind() == Kind::BFloat16 { "norm_bf16" } else { "norm_float" };
+    let kernel = by_kind(x.kind(), "norm_float", "norm_bf16");
     let grid = (blocks(rows, i64::from(ROWS)), 1, 1);
     let launch = Launch { source: &source::NORM, kernel, grid, block: ROWS * 32, shared: 0 };
     let args = [
@@ -104,15 +99,11 @@ pub(crate) fn backward(
     statistics: &Tensor,
     of: &Of,
 ) -> Result<Gradients> {
-    let of_outputs = [Some(&of.normed), of.twin.as_ref(), of.sum.as_ref()];
+    let of_outputs = of.checked(sum)?;
     let is_wide = check_all(sum, &of_outputs)? & check_all(weight, &[])?;
     let (rows, features) = shape(sum)?;
     if features > MOST_FEATURES {
         return Err(super::too_large("features of a norm", features));
-    }
-    if let Some(wrong) = of_outputs.iter().flatten().find(|of| of.size() != sum.size()) {
-        let (found, expected) = (wrong.size(), format!("{:?}", sum.size()));
-        return Err(Error::Shape { op: OP, tensor: "gradient", found, expected });
     }
     let out = sum.f_empty_like().during(OP)?;
     let columns = if is_biased { 2 * features } else { features };
@@ -122,15 +113,13 @@ pub(crate) fn backward(
     let count = blocks(rows, i64::from(warps)).min(MOST_BLOCKS);
     let parts = Tensor::f_empty([i64::from(count), columns], (Kind::Float, sum.device()));
     let parts = parts.during(OP)?;
-    let address = |tensor: Option<&Tensor>| tensor.map_or(0, |tensor| tensor.data_ptr() as u64);
     let [normed, twin, of_sum] = of_outputs;
     let at =
         [Some(weight), Some(sum), Some(statistics), normed, twin, of_sum, Some(&out), Some(&parts)]
             .map(address);
-    let is_bf16 = sum.kind() == Kind::BFloat16;
     let launch = Launch {
         source: &source::NORM,
-        kernel: if is_bf16 { "norm_backward_bf16" } else { "norm_backward_float" },
+        kernel: by_kind(sum.kind(), "norm_backward_float", "norm_backward_bf16"),
         grid: (count, 1, 1),
         block: warps * 32,
         shared: warps * room as u32,

@@ -171,7 +171,6 @@ __device__ __forceinline__ void backward_normed(const Heads<T>& of_y, const Head
     }
     const float squares = group_sum(dot(z, z), group);
     const float scale = 1.0f / sqrtf(squares / float(shape.features) + eps);
-    float with_z = 0.0f;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       z.first[j] *= scale;
@@ -180,7 +179,7 @@ __device__ __forceinline__ void backward_normed(const Heads<T>& of_y, const Head
       sums.second[j] += of_n.second[j] * z.second[j];
     }
     multiply(of_n, weight, 1.0f);
-    with_z = group_sum(dot(of_n, z), group) / float(shape.features);
+    const float with_z = group_sum(dot(of_n, z), group) / float(shape.features);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       of_n.first[j] = (of_n.first[j] - z.first[j] * with_z) * scale;

@@ -6,7 +6,7 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
 
 use super::launch::{Arg, Launch};
-use super::{blocks, check, columns, is_aligned, source};
+use super::{address, blocks, by_kind, check, columns, is_aligned, source};
 
 const OP: &str = "rotation of heads";
 
@@ -38,7 +38,7 @@ fn aligned_heads(x: &Tensor) -> Result<Tensor> {
 /// `Heads` of `rotary.cu`: `[b, t, h, e]`.
 fn heads(x: &Tensor) -> [u64; 4] {
     let stride = x.stride();
-    [x.data_ptr() as u64, stride[0] as u64, stride[1] as u64, stride[2] as u64]
+    [address(x), stride[0] as u64, stride[1] as u64, stride[2] as u64]
 }
 
 /// `Shape` of `rotary.cu`; `tensors` are cosines, sines, and the norm's weight if there is one.
@@ -57,12 +57,12 @@ fn shape(x: &Tensor, tensors: &[Tensor], is_normed: bool) -> Result<[u64; 9]> {
             });
         }
     }
-    let address = |index: usize| used.get(index).map_or(0, |x| x.data_ptr() as u64);
+    let [cos, sin, weight] = [0, 1, 2].map(|index| address(used.get(index)));
     let group = (e / 2 / STEP) as u64;
     let sizes = [b * t * h, t, h, e, tensors[0].numel() as i64 / e].map(|size| size as u64);
     let [count, time, heads, features, angles] = sizes;
     let group = group.next_power_of_two();
-    Ok([address(0), address(1), address(2), count, time, heads, features, angles, group])
+    Ok([cos, sin, weight, count, time, heads, features, angles, group])
 }
 
 /// How many heads a block takes at a time.
@@ -120,8 +120,13 @@ pub(crate) fn backward(
     Ok((of_x, Some(columns::sum(&parts, grad.kind())?)))
 }
 
-fn launch(x: &Tensor, kernels: [&'static str; 2], count: u32, args: &[Arg<'_>]) -> Result<()> {
-    let kernel = kernels[usize::from(x.kind() == Kind::BFloat16)];
+fn launch(
+    x: &Tensor,
+    [float, bf16]: [&'static str; 2],
+    count: u32,
+    args: &[Arg<'_>],
+) -> Result<()> {
+    let kernel = by_kind(x.kind(), float, bf16);
     let grid = (count, 1, 1);
     let launch = Launch { source: &source::ROTARY, kernel, grid, block: THREADS, shared: 0 };
     // SAFETY: heads are of one dtype and device and each begins at a 16-byte boundary; `shape` saw

@@ -44,17 +44,7 @@ __device__ __forceinline__ float sum_chunk(const Entry& entry, i64 start) {
 
 KERNEL(kThreads) squares(const __grid_constant__ Entries entries, double* parts) {
   __shared__ float room[kThreads / 32];
-  // The last entry that begins at or before this block.
-  int low = 0, high = entries.count - 1;
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (entries.entry[middle].first_chunk <= int(blockIdx.x)) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  const Entry& entry = entries.entry[low];
+  const Entry& entry = entries.entry[tensor_of_block(entries.entry, entries.count)];
   const i64 start = i64(int(blockIdx.x) - entry.first_chunk) * kChunk;
   const bool is_bf16 = entry.flags & 1;
   const float sum = is_bf16 ? sum_chunk<Bf16>(entry, start) : sum_chunk<float>(entry, start);

@@ -7,7 +7,7 @@ use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 use bytemuck::{Pod, Zeroable};
 
 use super::launch::{Arg, Launch};
-use super::{check, check_float, is_aligned, source};
+use super::{address, check, check_float, chunks, is_aligned, source};
 
 const OP: &str = "sums of squares";
 
@@ -44,7 +44,7 @@ fn entry(tensor: &Tensor, device: Device) -> Result<Entry> {
     check(tensor, tensor.kind(), device, "a gradient")?;
     let (is_bf16, aligned) = (tensor.kind() == Kind::BFloat16, is_aligned(tensor));
     Ok(Entry {
-        values: tensor.data_ptr() as u64,
+        values: address(tensor),
         count: tensor.numel() as u64,
         first_chunk: 0,
         flags: u32::from(is_bf16) + 2 * u32::from(aligned),
@@ -68,8 +68,7 @@ fn launch(entries: &[Entry], out: &Tensor, device: Device) -> Result<()> {
     list.count = entries.len() as u32;
     for (to, from) in list.entries.iter_mut().zip(entries) {
         *to = Entry { first_chunk: list.chunks, ..*from };
-        // Even an empty tensor takes a chunk, whose sum is 0.
-        list.chunks += from.count.div_ceil(CHUNK).max(1) as u32;
+        list.chunks += chunks(from.count, CHUNK);
     }
     let parts = Tensor::f_empty([i64::from(list.chunks)], (Kind::Double, device)).during(OP)?;
     let list_bytes: &[u64] = bytemuck::cast_slice(bytemuck::bytes_of(&list));

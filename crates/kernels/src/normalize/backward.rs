@@ -29,6 +29,20 @@ pub(crate) struct Of {
     pub(crate) sum: Option<Tensor>,
 }
 
+impl Of {
+    /// That of the norm, of its twin and of the sum, each of the shape of `sum`.
+    pub(crate) fn checked(&self, sum: &Tensor) -> Result<[Option<&Tensor>; 3]> {
+        let all = [Some(&self.normed), self.twin.as_ref(), self.sum.as_ref()];
+        match all.iter().flatten().find(|of| of.size() != sum.size()) {
+            None => Ok(all),
+            Some(wrong) => {
+                let (found, expected) = (wrong.size(), format!("{:?}", sum.size()));
+                Err(Error::Shape { op: OP, tensor: "gradient", found, expected })
+            }
+        }
+    }
+}
+
 /// Gradients of what the forward pass got.
 pub(crate) struct Found {
     pub(crate) sum: Tensor,
@@ -80,23 +94,15 @@ pub(crate) fn backward<T: Number>(
         weight: weight.f_empty_like().during(OP)?,
         bias: weight.f_empty_like().during(OP)?,
     };
-    let gradient = |of: &Tensor| -> Result<()> {
-        let (found, expected) = (of.size(), format!("{:?}", sum.size()));
-        let wrong = || Error::Shape { op: OP, tensor: "gradient", found, expected };
-        if of.size() == sum.size() { Ok(()) } else { Err(wrong()) }
-    };
-    [Some(&of.normed), of.twin.as_ref(), of.sum.as_ref()]
-        .into_iter()
-        .flatten()
-        .try_for_each(gradient)?;
+    let [_, twin, of_sum] = of.checked(sum)?;
     let all = Rows::<T> {
         form,
         weight: slices::read(weight, "a norm's weight")?,
         sum: slices::read(sum, "a norm's input")?,
         statistics: slices::read(statistics, "statistics")?,
         of_normed: slices::read(&of.normed, "a norm's gradient")?,
-        of_twin: read_if_any(&of.twin)?,
-        of_sum: read_if_any(&of.sum)?,
+        of_twin: read_if_any(twin)?,
+        of_sum: read_if_any(of_sum)?,
     };
     let out = slices::write::<T>(&mut found.sum, "a gradient")?;
     let sums = blocks(isa, &all, out);
@@ -105,8 +111,8 @@ pub(crate) fn backward<T: Number>(
     Ok(found)
 }
 
-fn read_if_any<T: Number>(of: &Option<Tensor>) -> Result<Option<&[T]>> {
-    of.as_ref().map(|of| slices::read(of, "a norm's gradient")).transpose()
+fn read_if_any<T: Number>(of: Option<&Tensor>) -> Result<Option<&[T]>> {
+    of.map(|of| slices::read(of, "a norm's gradient")).transpose()
 }
 
 /// Writes the gradient of what was normalised; gives the blocks' sums for weight and bias, in two

@@ -26,6 +26,17 @@ pub(crate) struct Found {
     pub(crate) statistics: Tensor,
 }
 
+impl Found {
+    /// Room for the results of `rows` rows of `x`, or of a sum of two such tensors.
+    pub(crate) fn empty(x: &Tensor, is_sum: bool, rows: i64) -> Result<Self> {
+        Ok(Self {
+            normed: x.f_empty_like().during(OP)?,
+            sum: is_sum.then(|| x.f_empty_like()).transpose().during(OP)?,
+            statistics: Tensor::f_empty([rows, 2], (Kind::Float, x.device())).during(OP)?,
+        })
+    }
+}
+
 /// A norm's numbers.
 #[derive(Clone, Copy)]
 struct Affine<'a, T> {
@@ -49,15 +60,13 @@ pub(crate) fn forward<T: Number>(
     let affine = Affine { form, eps, weight, bias };
     let features = weight.len();
     let rows = x.numel().checked_div(features).unwrap_or(0);
-    let mut normed = x.f_empty_like().during(OP)?;
-    let mut sum = y.map(|_| x.f_empty_like()).transpose().during(OP)?;
-    let mut statistics = Tensor::f_empty([rows as i64, 2], (Kind::Float, x.device())).during(OP)?;
+    let mut found = Found::empty(x, y.is_some(), rows as i64)?;
     let x: &[T] = slices::read(x, "a norm's input")?;
     let y: Option<&[T]> = y.map(|y| slices::read(y, "a norm's second summand")).transpose()?;
-    let normed_out = Shared::new(slices::write::<T>(&mut normed, "a norm")?);
-    let sum_out = sum.as_mut().map(|sum| slices::write::<T>(sum, "a sum")).transpose()?;
+    let normed_out = Shared::new(slices::write::<T>(&mut found.normed, "a norm")?);
+    let sum_out = found.sum.as_mut().map(|sum| slices::write::<T>(sum, "a sum")).transpose()?;
     let sum_out = sum_out.map(Shared::new);
-    let statistics_out = Shared::new(slices::write::<f32>(&mut statistics, "statistics")?);
+    let statistics_out = Shared::new(slices::write::<f32>(&mut found.statistics, "statistics")?);
     parallel::for_each(rows.div_ceil(ROWS), |task| {
         let first = task * ROWS;
         let count = ROWS.min(rows - first);
@@ -74,7 +83,7 @@ pub(crate) fn forward<T: Number>(
         let summands = y.map(|y| &y[part.clone()]).zip(sum);
         forward_on::<T>(isa, affine, &x[part], summands, out);
     });
-    Ok(Found { normed, sum, statistics })
+    Ok(found)
 }
 
 /// Where some rows' results go.

@@ -256,33 +256,20 @@ fn activations_equal_fp64() {
     let Some(device) = gpu() else { return };
     for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 4e-3)] {
         for count in [1, 7, 8, 4096, 70_001] {
-            let [x, u, dy] = [(); 3].map(|()| random_of(&[count], kind) * 3.0);
-            let exact = [&x, &u].map(|t| t.to_kind(Kind::Double).set_requires_grad(true));
-            let leaf = |x: &Tensor| x.to_device(device).set_requires_grad(true);
-            let (there, dy_there) = ([&x, &u].map(leaf), dy.to_device(device));
+            let inputs = [(); 2].map(|()| random_of(&[count], kind) * 3.0);
             for curve in [Curve::Gelu, Curve::GeluTanh, Curve::Silu] {
-                let f = |x: &Tensor| match curve {
-                    Curve::Gelu => x.gelu("none"),
-                    Curve::GeluTanh => x.gelu("tanh"),
-                    Curve::Silu => x.silu(),
+                let own = |x: &[Tensor]| activation::activate(curve, &x[0], x.get(1)).unwrap();
+                let plain = |x: &[Tensor]| {
+                    let value = match curve {
+                        Curve::Gelu => x[0].gelu("none"),
+                        Curve::GeluTanh => x[0].gelu("tanh"),
+                        Curve::Silu => x[0].silu(),
+                    };
+                    x.get(1).map_or(value.shallow_clone(), |gated| &value * gated)
                 };
-                for is_gated in [false, true] {
-                    let gated = is_gated.then_some(&there[1]);
-                    let y = activation::activate(curve, &there[0], gated).unwrap();
-                    let value = f(&exact[0]);
-                    let value = if is_gated { value * &exact[1] } else { value };
-                    assert!(
-                        distance(&y.detach(), &value.detach()) < bound,
-                        "{curve:?} {kind:?} {count}"
-                    );
-                    let loss = (value * dy.to_kind(Kind::Double)).sum(Kind::Double);
-                    let used = 1 + usize::from(is_gated);
-                    let expected = Tensor::run_backward(&[loss], &exact[..used], false, false);
-                    let loss = (y * &dy_there).sum(Kind::Float);
-                    let found = Tensor::run_backward(&[loss], &there[..used], false, false);
-                    for (found, expected) in found.iter().zip(&expected) {
-                        assert!(distance(found, expected) < bound, "{curve:?} {kind:?} {count}");
-                    }
+                let what = format!("{curve:?} {kind:?} {count}");
+                for used in [1, 2] {
+                    assert_like_fp64(device, &what, &inputs[..used], own, plain, bound);
                 }
             }
         }
@@ -325,16 +312,16 @@ fn cross_entropy_equals_fp64() {
     }
 }
 
-/// The values and gradients of `f` on a GPU by our kernels, against FP64 by libtorch's operations
-/// on the CPU. `own` and `plain` get the same inputs, which require gradients.
+/// The values and gradients on `device`, a GPU, by our kernels, against FP64 by libtorch's
+/// operations on the CPU. `own` and `plain` get the same inputs, which require gradients.
 fn assert_like_fp64(
+    device: Device,
     what: &str,
     inputs: &[Tensor],
     own: impl Fn(&[Tensor]) -> Tensor,
     plain: impl Fn(&[Tensor]) -> Tensor,
     bound: f64,
 ) {
-    let Some(device) = gpu() else { return };
     cuda::prefer(true);
     let leaf = |x: &Tensor, device, kind| {
         x.to_device(device).to_kind(kind).detach().copy().set_requires_grad(true)
@@ -355,6 +342,7 @@ fn assert_like_fp64(
 
 #[test]
 fn norms_equal_fp64() {
+    let Some(device) = gpu() else { return };
     use bert4rs_kernels::normalize::{Form, Norm, add_and_normalize};
     for (rows, features) in [(1, 8), (37, 50), (1000, 768), (70, 4096)] {
         for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 1e-2)] {
@@ -372,13 +360,21 @@ fn norms_equal_fp64() {
                 let sum = x + y;
                 sum.layer_norm([features], Some(weight), Some(bias), 1e-5, false) + sum
             };
-            assert_like_fp64(&format!("{rows} {features} {kind:?}"), &inputs, own, plain, bound);
+            assert_like_fp64(
+                device,
+                &format!("{rows} {features} {kind:?}"),
+                &inputs,
+                own,
+                plain,
+                bound,
+            );
         }
     }
 }
 
 #[test]
 fn turned_heads_equal_fp64() {
+    let Some(device) = gpu() else { return };
     use bert4rs_kernels::rotary::{Angles, HeadNorm, rotate};
     for [b, t, h, e] in [[1, 1, 1, 16], [2, 37, 3, 64], [4, 512, 12, 128]] {
         for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 1e-2)] {
@@ -396,13 +392,21 @@ fn turned_heads_equal_fp64() {
                 let swapped = Tensor::cat(&[-&halves[1], halves[0].shallow_clone()], -1);
                 normed * cos.to_kind(Kind::Double) + swapped * sin.to_kind(Kind::Double)
             };
-            assert_like_fp64(&format!("{b} {t} {h} {e} {kind:?}"), &inputs, own, plain, bound);
+            assert_like_fp64(
+                device,
+                &format!("{b} {t} {h} {e} {kind:?}"),
+                &inputs,
+                own,
+                plain,
+                bound,
+            );
         }
     }
 }
 
 #[test]
 fn lookups_equal_fp64() {
+    let Some(device) = gpu() else { return };
     use bert4rs_kernels::embedding::lookup;
     for (entries, count, features) in [(3, 1, 1), (3, 2000, 40), (30_000, 16_384, 768)] {
         for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 1e-2)] {
@@ -414,7 +418,7 @@ fn lookups_equal_fp64() {
                 lookup(&inputs[0], &ids.to_device(inputs[0].device()), None).unwrap()
             };
             let plain = |inputs: &[Tensor]| inputs[0].index_select(0, &ids);
-            assert_like_fp64(&format!("{entries} {kind:?}"), &inputs, own, plain, bound);
+            assert_like_fp64(device, &format!("{entries} {kind:?}"), &inputs, own, plain, bound);
         }
     }
 }

@@ -51,7 +51,7 @@ impl Pretrained {
     /// What libtorch throws.
     pub fn gradients(&self, loss: &Tensor) -> Result<Vec<(String, Tensor)>> {
         let params = self.params.params();
-        let weights: Vec<_> = params.iter().map(|param| param.weight.shallow_clone()).collect();
+        let weights: Vec<_> = params.iter().map(|param| &param.weight).collect();
         let found = autograd::gradients(loss, &weights)?;
         let named = params.iter().zip(found).map(|(param, gradient)| {
             let gradient = if gradient.defined() { gradient } else { param.weight.zeros_like() };

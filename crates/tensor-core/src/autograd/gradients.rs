@@ -1,5 +1,7 @@
 //! Gradients of a loss, all dense.
 
+use std::borrow::Borrow;
+
 use tch::Tensor;
 
 use crate::error::{Context, Result};
@@ -9,7 +11,7 @@ use crate::error::{Context, Result};
 ///
 /// # Errors
 /// What libtorch throws, as where nothing was recorded.
-pub fn gradients(loss: &Tensor, weights: &[Tensor]) -> Result<Vec<Tensor>> {
+pub fn gradients<T: Borrow<Tensor>>(loss: &Tensor, weights: &[T]) -> Result<Vec<Tensor>> {
     let op = "backward";
     let found = Tensor::f_run_backward(&[loss], weights, false, false).during(op)?;
     let dense = |gradient: Tensor| match gradient.defined() && gradient.is_sparse() {
