@@ -40,10 +40,10 @@ def settings(rule, rate, adamw_rate):
     """The rule's part of the configuration."""
     if rule == "adamw":
         return [f"optimizer.adamw.lr={rate}"]
-    neurons = ',neurons={beta2=0.95,axis="rows"}' if rule == "normuon" else ""
+    normuon = ',normuon={beta2=0.95,axis="rows"}' if rule == "normuon" else ""
     muon = (
         f'{{lr={rate},weight_decay=0.0,momentum={{value=0.95}},nesterov=true,scale="original",'
-        f'coefficients={{name="polar_express",steps=5}}{neurons}}}'
+        f'coefficients={{name="polar_express",steps=5}}{normuon}}}'
     )
     return [f"optimizer.adamw.lr={adamw_rate}", f"optimizer.muon={muon}"]
 

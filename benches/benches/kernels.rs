@@ -9,7 +9,7 @@ use bert4rs_kernels::cross_entropy::{self, Output};
 use bert4rs_kernels::embedding::lookup;
 use bert4rs_kernels::normalize::{self, Form, Norm};
 use bert4rs_kernels::rotary::{Angles, HeadNorm, rotate};
-use bert4rs_tensor_core::attention::{Implementation, Options, Scores, Visible, attend};
+use bert4rs_tensor_core::attention::{Implementation, MaskView, Options, Scores, attend};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -38,7 +38,7 @@ fn attend_both_ways(criterion: &mut Criterion) {
             let whole = length == 512;
             let seen =
                 Seen { documents: (!whole).then_some((&documents, &documents)), ..Seen::default() };
-            let visible = if whole { Visible::All } else { Visible::Mask(&same) };
+            let visible = if whole { MaskView::All } else { MaskView::Mask(&same) };
             group.bench_function(format!("{kind:?}, {name}, libtorch"), |bencher| {
                 let options = Options { implementation: Implementation::Fused, dropout: 0.0 };
                 let scores = Scores { visible, scale: None };

@@ -17,7 +17,7 @@ fn adamw(criterion: &mut Criterion) {
         ("fp32 fused", Kind::Float, Masters::Fp32, Implementation::Fused),
         ("fp32 plain", Kind::Float, Masters::Fp32, Implementation::Plain),
         ("bf16 fused", Kind::BFloat16, Masters::Fp32, Implementation::Fused),
-        ("bf16 low bits", Kind::BFloat16, Masters::LowBits, Implementation::Fused),
+        ("bf16 low bits", Kind::BFloat16, Masters::Bf16Residual, Implementation::Fused),
     ] {
         let mut config = OptimizerConfig::adamw(1e-4);
         (config.adamw.implementation, config.masters, config.clip) =

@@ -18,7 +18,7 @@ fn adamw_bytes(kind: Kind, masters: Masters) -> f64 {
     match (kind, masters) {
         (Kind::Float, _) => 4.0 + 2.0 * (4.0 + 4.0 + 4.0),
         (_, Masters::Fp32) => 2.0 + 2.0 * (4.0 + 4.0 + 4.0) + 2.0,
-        (_, Masters::LowBits) => 2.0 + 2.0 * (4.0 + 4.0 + 2.0 + 2.0),
+        (_, Masters::Bf16Residual) => 2.0 + 2.0 * (4.0 + 4.0 + 2.0 + 2.0),
     }
 }
 
@@ -39,7 +39,7 @@ fn adamw(copy: f64, device: Device) -> Result<(), Error> {
     for (name, kind, masters, implementation) in [
         ("adamw fp32 fused", Kind::Float, Masters::Fp32, Implementation::Fused),
         ("adamw bf16 fused", Kind::BFloat16, Masters::Fp32, Implementation::Fused),
-        ("adamw bf16 low bits", Kind::BFloat16, Masters::LowBits, Implementation::Fused),
+        ("adamw bf16 low bits", Kind::BFloat16, Masters::Bf16Residual, Implementation::Fused),
         ("adamw fp32 plain", Kind::Float, Masters::Fp32, Implementation::Plain),
     ] {
         let mut config = OptimizerConfig::adamw(1e-4);

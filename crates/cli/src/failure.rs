@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use bert4rs_tensor_core::error::contain;
+use bert4rs_tensor_core::error::catch_torch_error;
 use bert4rs_train::Error;
 
 /// What the user gave can't be used.
@@ -13,9 +13,9 @@ const FAILED: u8 = 1;
 
 /// Runs a command; its error, or the panic of an operation inside, becomes one message.
 pub(crate) fn report(command: impl FnOnce() -> Result<ExitCode, Error>) -> ExitCode {
-    // The panic's text reaches the user through `contain`, once.
+    // The panic's text reaches the user through `catch_torch_error`, once.
     std::panic::set_hook(Box::new(|_| {}));
-    let outcome = contain("bert4rs", command).unwrap_or_else(|error| Err(error.into()));
+    let outcome = catch_torch_error("bert4rs", command).unwrap_or_else(|error| Err(error.into()));
     match outcome {
         Ok(code) => code,
         Err(error) => {

@@ -187,7 +187,7 @@ fn read_summary(path: &Path) -> Result<Summary> {
 fn write_summary(path: &Path, summary: &Summary) -> Result<()> {
     let json = serde_json::to_vec_pretty(summary)
         .map_err(|error| Error::io("write", path)(error.into()))?;
-    Ok(bert4rs_tensor_core::safetensors::write_whole(path, &json)?)
+    Ok(bert4rs_tensor_core::safetensors::write_atomic(path, &json)?)
 }
 
 /// Makes the dataset beside its final place and renames it. If that fails, nothing stays.

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`layers`] | the parts, each written once |
 //! | [`bert`], [`gpt`], [`t5`] | a family's configuration, wiring and heads |
-//! | [`switches`] | departures from the published forms, one set for all families |
+//! | [`overrides`] | departures from the published forms, one set for all families |
 //! | [`mask`] | who may attend to whom |
 //! | [`loss`] | cross-entropy with FP32 statistics, label smoothing, z-loss |
 //! | [`pooling`] | sentence embeddings |
@@ -21,6 +21,7 @@
 
 pub mod bert;
 mod check;
+pub mod checkpointing;
 pub mod error;
 pub mod generation;
 pub mod gpt;
@@ -29,10 +30,9 @@ mod input;
 pub mod layers;
 pub mod loss;
 pub mod mask;
+pub mod overrides;
 pub mod pooling;
 pub mod pretrained;
-pub mod recompute;
-pub mod switches;
 pub mod t5;
 
 pub use error::{Error, Result};

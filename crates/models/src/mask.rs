@@ -8,8 +8,8 @@
 use std::cell::OnceCell;
 
 use bert4rs_kernels::attention as kernel;
-use bert4rs_tensor_core::attention::Visible;
-use bert4rs_tensor_core::varlen::{Packing, Reach};
+use bert4rs_tensor_core::attention::MaskView;
+use bert4rs_tensor_core::varlen::{AttentionWindow, Packing};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
@@ -70,7 +70,13 @@ impl Pattern {
     ///
     /// Both may hide every key from a query, as from padding at the left of a causal model, for
     /// which attention gives 0, as in transformers with `sdpa`, its default.
-    pub fn visible(self, queries: i64, keys: i64, mask: Option<&Tensor>, on: Device) -> Seen {
+    pub fn visible(
+        self,
+        queries: i64,
+        keys: i64,
+        mask: Option<&Tensor>,
+        on: Device,
+    ) -> AttentionMask {
         let mask = mask.map(|mask| match mask.kind() {
             Kind::Bool => Mask::Boolean(mask.shallow_clone()),
             _ => Mask::Documents {
@@ -78,7 +84,7 @@ impl Pattern {
                 of_keys: mask.shallow_clone(),
             },
         });
-        Seen {
+        AttentionMask {
             pattern: self,
             queries,
             keys,
@@ -101,7 +107,7 @@ enum Mask {
 
 /// Which keys queries see, and what is added to the scores, for all layers.
 #[derive(Debug)]
-pub struct Seen {
+pub struct AttentionMask {
     pattern: Pattern,
     queries: i64,
     keys: i64,
@@ -118,7 +124,7 @@ pub struct Seen {
 }
 
 /// A clone shares the tensors.
-impl Clone for Seen {
+impl Clone for AttentionMask {
     fn clone(&self) -> Self {
         let share = |tensor: &Tensor| tensor.shallow_clone();
         let mask = self.mask.as_ref().map(|mask| match mask {
@@ -132,7 +138,7 @@ impl Clone for Seen {
     }
 }
 
-/// The form of [`Seen`] that libtorch's kernels take.
+/// The form of [`AttentionMask`] that libtorch's kernels take.
 #[derive(Debug)]
 enum Whole {
     All,
@@ -140,7 +146,7 @@ enum Whole {
     Mask(Tensor),
 }
 
-impl Seen {
+impl AttentionMask {
     /// From queries to keys of another sequence: all of them, or what `mask` says, boolean or the
     /// documents of keys, I64 `[b, s]`, with those of queries, `[b, t]`.
     ///
@@ -197,7 +203,7 @@ impl Seen {
     ///
     /// # Errors
     /// What libtorch throws.
-    pub fn packing(&self) -> Result<Option<(&Packing, Reach)>> {
+    pub fn packing(&self) -> Result<Option<(&Packing, AttentionWindow)>> {
         let documents = match &self.mask {
             Some(Mask::Documents { of_keys, .. }) if self.bias.is_none() && self.is_self => of_keys,
             _ => return Ok(None),
@@ -208,15 +214,15 @@ impl Seen {
         }
         let Pattern { causal, window } = self.pattern;
         let packing = self.packing.get().and_then(Option::as_ref);
-        Ok(packing.map(|packing| (packing, Reach { causal, window })))
+        Ok(packing.map(|packing| (packing, AttentionWindow { causal, window })))
     }
 
     /// What libtorch's kernels take: a mask where there is one, with the bias added.
-    pub fn borrow(&self) -> Visible<'_> {
+    pub fn borrow(&self) -> MaskView<'_> {
         match self.whole.get_or_init(|| self.make_whole()) {
-            Whole::All => Visible::All,
-            Whole::Causal => Visible::Causal,
-            Whole::Mask(mask) => Visible::Mask(mask),
+            Whole::All => MaskView::All,
+            Whole::Causal => MaskView::Causal,
+            Whole::Mask(mask) => MaskView::Mask(mask),
         }
     }
 

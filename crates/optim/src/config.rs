@@ -199,7 +199,7 @@ pub enum Masters {
     #[default]
     Fp32,
     /// The 16 bits that BF16 drops: 4 bytes a value, and as exact.
-    LowBits,
+    Bf16Residual,
 }
 
 impl OptimizerConfig {

@@ -186,7 +186,7 @@ impl Deferred {
             1.0 - &lr * config.weight_decay * ok,
         ];
         let exact = Tensor::f_stack(&columns, 0).during(OP)?;
-        let stats_weight = ok * config.neurons.map_or(0.0, |norm| 1.0 - norm.beta2);
+        let stats_weight = ok * config.normuon.map_or(0.0, |norm| 1.0 - norm.beta2);
         let scale = GradScale::OnDevice(factor.shallow_clone());
         Ok(MuonNumbers::new(scale, exact, stats_weight)?)
     }

@@ -30,7 +30,7 @@
 //! | [`optimizer`] | [`Optimizer`]: the only loop over parameters |
 //! | [`deferred`] | steps that the host does not wait for |
 //! | [`adamw`] | AdamW, plain and fused |
-//! | [`muon`], [`neuron`], [`momentum`] | Muon, NorMuon |
+//! | [`muon`], [`normuon`], [`momentum`] | Muon, NorMuon |
 //! | [`polar`] | the polar factor, by Polar Express and others |
 //! | [`group`] | which parameter gets which rule |
 //! | [`masters`] | exact FP32 values beside weights of lower precision |
@@ -48,7 +48,7 @@ pub mod masters;
 pub mod memory;
 pub mod momentum;
 pub mod muon;
-pub mod neuron;
+pub mod normuon;
 mod numbers;
 pub mod optimizer;
 pub mod polar;

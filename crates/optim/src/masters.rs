@@ -22,16 +22,16 @@ pub(crate) fn adopt(param: &mut Param, masters: Masters) -> Result<Option<Tensor
     match (param.weight.kind(), &param.master, masters) {
         (Kind::Float | Kind::Double, None, _) => Ok(None),
         (Kind::BFloat16 | Kind::Half, Some(_), Masters::Fp32) => Ok(None),
-        (Kind::BFloat16, Some(master), Masters::LowBits) => {
+        (Kind::BFloat16, Some(master), Masters::Bf16Residual) => {
             let (weight, low) = split(master)?;
             let _guard = bert4rs_tensor_core::no_grad_guard();
             param.weight.f_copy_(&weight).during(&param.name)?;
             param.master = None;
             Ok(Some(low))
         }
-        (kind, Some(_), Masters::LowBits) => {
-            refuse(format!("masters = \"low_bits\" needs BF16 weights, and these are {kind:?}"))
-        }
+        (kind, Some(_), Masters::Bf16Residual) => refuse(format!(
+            "masters = \"bf16_residual\" needs BF16 weights, and these are {kind:?}"
+        )),
         (kind, None, _) => refuse(format!(
             "{kind:?} weights without an FP32 master lose small updates; give Param::master"
         )),
@@ -64,7 +64,7 @@ pub(crate) fn join(weight: &Tensor, low: &Tensor) -> Result<Tensor> {
 pub(crate) fn read(param: &Param, low: Option<&Tensor>) -> Result<Tensor> {
     match low {
         Some(low) => join(&param.weight, low),
-        None => Ok(param.exact().detach()),
+        None => Ok(param.master_or_weight().detach()),
     }
 }
 

@@ -5,7 +5,7 @@
 //! | tensor | bytes |
 //! | --- | --- |
 //! | weight, gradient | `n` times the weight's dtype, each |
-//! | master beside a BF16 weight | `4 n`; `2 n` with [`Masters::LowBits`] |
+//! | master beside a BF16 weight | `4 n`; `2 n` with [`Masters::Bf16Residual`] |
 //! | AdamW's moments | `2 e n` |
 //! | Muon's momentum | `e n` |
 //! | NorMuon's mean squares | `e` times the rows, or the longer side |
@@ -50,13 +50,13 @@ impl Memory {
         let mut memory = Self::default();
         for (param, rule) in params.iter().zip(rules) {
             let values = param.weight.numel() as u64;
-            let exact = element_size(param.exact());
+            let exact = element_size(param.master_or_weight());
             memory.weights += values * element_size(&param.weight);
             memory.gradients += values * element_size(&param.weight);
             memory.masters += match (&param.master, config.masters) {
                 (None, _) => 0,
                 (Some(_), Masters::Fp32) => values * exact,
-                (Some(_), Masters::LowBits) => values * 2,
+                (Some(_), Masters::Bf16Residual) => values * 2,
             };
             match (rule, &config.muon) {
                 (Rule::Muon, Some(muon)) => {
@@ -72,7 +72,7 @@ impl Memory {
 /// Bytes that the tensors of a run hold, counted.
 ///
 /// `params` are the optimizer's; their gradients are counted as if they were there.
-pub fn held(optimizer: &Optimizer, params: &[Param]) -> u64 {
+pub fn allocated_bytes(optimizer: &Optimizer, params: &[Param]) -> u64 {
     let bytes = |tensor: &Tensor| tensor.numel() as u64 * element_size(tensor);
     let masters = params.iter().filter_map(|param| param.master.as_ref());
     let weights: u64 = params.iter().map(|param| bytes(&param.weight)).sum();

@@ -84,7 +84,7 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// An optimizer for `params`, which every later call gets in the same order. With
-    /// [`Masters::LowBits`](crate::config::Masters::LowBits) FP32 masters are taken out of them.
+    /// [`Masters::Bf16Residual`](crate::config::Masters::Bf16Residual) FP32 masters are taken out of them.
     ///
     /// # Errors
     /// Settings that can't act, and weights of low precision without masters.
@@ -99,7 +99,7 @@ impl Optimizer {
         for (param, rule) in params.iter_mut().zip(rules) {
             let state = match (rule, &muon) {
                 (Rule::Muon, Some(muon)) => State::Muon(muon.new_state(param)?),
-                _ => State::Adamw(AdamwState::new(param.exact())?),
+                _ => State::Adamw(AdamwState::new(param.master_or_weight())?),
             };
             let low = masters::adopt(param, config.masters)?;
             slots.push(Slot { name: param.name.clone(), shape: param.weight.size(), low, state });
@@ -334,7 +334,7 @@ impl Optimizer {
                 }
             }
             if let Some(low) = &slot.low {
-                put("low_bits", low.shallow_clone());
+                put("bf16_residual", low.shallow_clone());
             }
         }
         state

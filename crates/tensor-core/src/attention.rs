@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Result};
 pub enum Implementation {
     /// Products and softmax one by one, holding all scores: the reference.
     Plain,
-    /// The best of the kernels for the inputs; see [`tier`] for which of libtorch's that is.
+    /// The best of the kernels for the inputs; see [`sdpa_backend`] for which of libtorch's that is.
     Fused,
     /// Our own kernel, which stands above this crate.
     Own,
@@ -79,7 +79,7 @@ impl Options {
 
 /// Which keys a query sees. One that sees none gets 0.
 #[derive(Debug, Clone, Copy)]
-pub enum Visible<'a> {
+pub enum MaskView<'a> {
     /// Every key.
     All,
     /// Keys at its own place and before; as many keys as queries.
@@ -93,7 +93,7 @@ pub enum Visible<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Scores<'a> {
     /// Which keys a query sees.
-    pub visible: Visible<'a>,
+    pub visible: MaskView<'a>,
     /// What products are multiplied with; `1 / √d` if absent.
     pub scale: Option<f64>,
 }
@@ -101,7 +101,7 @@ pub struct Scores<'a> {
 /// libtorch's kernels for attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Tier {
+pub enum SdpaBackend {
     /// Products and softmax one by one, holding all scores.
     Math,
     /// Flash attention: scores exist only block by block. On CPU and GPU.
@@ -116,7 +116,12 @@ pub enum Tier {
 ///
 /// # Errors
 /// Inputs that [`attend`] refuses, or for which libtorch has no kernel.
-pub fn tier(q_bhtd: &Tensor, k_bgsd: &Tensor, v_bgsd: &Tensor, scores: &Scores) -> Result<Tier> {
+pub fn sdpa_backend(
+    q_bhtd: &Tensor,
+    k_bgsd: &Tensor,
+    v_bgsd: &Tensor,
+    scores: &Scores,
+) -> Result<SdpaBackend> {
     let (mask, causal) = scores.visible.for_kernel(q_bhtd, k_bgsd)?;
     let grouped = is_grouped(q_bhtd, k_bgsd)?;
     let choice = Tensor::f_internal_fused_sdp_choice(
@@ -129,12 +134,12 @@ pub fn tier(q_bhtd: &Tensor, k_bgsd: &Tensor, v_bgsd: &Tensor, scores: &Scores) 
         scores.scale,
         grouped,
     )
-    .during("attention tier")?;
+    .during("attention backend")?;
     match choice {
-        0 => Ok(Tier::Math),
-        1 => Ok(Tier::Flash),
-        2 => Ok(Tier::Efficient),
-        3 => Ok(Tier::Cudnn),
+        0 => Ok(SdpaBackend::Math),
+        1 => Ok(SdpaBackend::Flash),
+        2 => Ok(SdpaBackend::Efficient),
+        3 => Ok(SdpaBackend::Cudnn),
         other => Err(Error::Unsupported {
             what: "fused attention".into(),
             reason: format!("libtorch has no kernel for it (choice {other}); use plain attention"),
@@ -152,7 +157,7 @@ fn added(mask: &Tensor, kind: Kind) -> Tensor {
 }
 
 /// The error where libtorch does not take the kernel that is asked for.
-fn refused(wanted: Tier, found: Tier) -> Error {
+fn refused(wanted: SdpaBackend, found: SdpaBackend) -> Error {
     Error::Unsupported {
         what: format!("{wanted:?} attention for these inputs").to_lowercase(),
         reason: format!("libtorch takes {found:?}; set compute.attention = \"fused\""),
@@ -170,7 +175,7 @@ pub fn attention(
     mask: Option<&Tensor>,
     options: &Options,
 ) -> Result<Tensor> {
-    let visible = mask.map_or(Visible::All, Visible::Mask);
+    let visible = mask.map_or(MaskView::All, MaskView::Mask);
     attend(q_bhtd, k_bgsd, v_bgsd, &Scores { visible, scale: None }, options)
 }
 
@@ -180,7 +185,7 @@ pub fn attention(
 /// queries, each serves `h / g` heads of queries in turn (grouped queries, arXiv 2305.13245).
 ///
 /// # Errors
-/// Heads that don't divide, [`Visible::Causal`] with unlike lengths, attention dropout where the
+/// Heads that don't divide, [`MaskView::Causal`] with unlike lengths, attention dropout where the
 /// implementation has none, and what libtorch throws.
 pub fn attend(
     q_bhtd: &Tensor,
@@ -197,15 +202,15 @@ pub fn attend(
         Tensor::f_scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scores.scale, grouped)
             .during("fused attention")
     };
-    let only = |wanted: Tier| match tier(q_bhtd, k_bgsd, v_bgsd, scores)? {
+    let only = |wanted: SdpaBackend| match sdpa_backend(q_bhtd, k_bgsd, v_bgsd, scores)? {
         found if found == wanted => best(),
         found => Err(refused(wanted, found)),
     };
     match options.implementation {
         Implementation::Fused | Implementation::Varlen => best(),
-        Implementation::Flash => only(Tier::Flash),
-        Implementation::Efficient => only(Tier::Efficient),
-        Implementation::Cudnn => only(Tier::Cudnn),
+        Implementation::Flash => only(SdpaBackend::Flash),
+        Implementation::Efficient => only(SdpaBackend::Efficient),
+        Implementation::Cudnn => only(SdpaBackend::Cudnn),
         Implementation::Math => Tensor::f_internal_scaled_dot_product_attention_math(
             q_bhtd,
             k_bgsd,
@@ -232,7 +237,7 @@ pub fn attend(
     }
 }
 
-impl<'a> Visible<'a> {
+impl<'a> MaskView<'a> {
     /// The mask and the flag that libtorch's kernels take.
     fn for_kernel(self, q_bhtd: &Tensor, k_bgsd: &Tensor) -> Result<(Option<&'a Tensor>, bool)> {
         match self {
@@ -287,15 +292,15 @@ fn plain(
     let mut scores_bhts = q_bhtd.f_matmul(&k_bhsd.transpose(-2, -1)).during(op)? * scale;
     let hidden = f64::NEG_INFINITY;
     scores_bhts = match scores.visible {
-        Visible::All => scores_bhts,
-        Visible::Causal => {
+        MaskView::All => scores_bhts,
+        MaskView::Causal => {
             let future = scores_bhts.ones_like().to_kind(Kind::Bool).triu(1);
             scores_bhts.f_masked_fill(&future, hidden).during(op)?
         }
-        Visible::Mask(mask) if mask.kind() == Kind::Bool => {
+        MaskView::Mask(mask) if mask.kind() == Kind::Bool => {
             scores_bhts.f_masked_fill(&mask.logical_not(), hidden).during(op)?
         }
-        Visible::Mask(bias) => scores_bhts.f_add(bias).during(op)?,
+        MaskView::Mask(bias) => scores_bhts.f_add(bias).during(op)?,
     };
     let exact = if q_bhtd.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     // Zeros, not NaN, where every key is hidden.

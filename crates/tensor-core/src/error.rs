@@ -1,7 +1,7 @@
 //! The one error type of this crate, and the border that panics do not cross.
 //!
 //! `tch`'s fallible functions do not always return: one that takes a number, such as
-//! `f_add_scalar`, panics on libtorch's exception when it drops its argument. So [`contain`] is
+//! `f_add_scalar`, panics on libtorch's exception when it drops its argument. So [`catch_torch_error`] is
 //! the border that a program needs, and [`Context`] adds words where an error does return.
 
 use std::any::Any;
@@ -130,7 +130,7 @@ fn one_line(text: &str) -> String {
 ///
 /// # Errors
 /// The panic, as [`Error::OutOfMemory`] where its text says so, else as [`Error::Torch`].
-pub fn contain<T>(op: &str, body: impl FnOnce() -> T) -> Result<T> {
+pub fn catch_torch_error<T>(op: &str, body: impl FnOnce() -> T) -> Result<T> {
     catch_unwind(AssertUnwindSafe(body))
         .map_err(|payload| Error::from_torch_text(op.to_owned(), &panic_text(payload.as_ref())))
 }

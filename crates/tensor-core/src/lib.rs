@@ -13,7 +13,7 @@
 //! | [`safetensors`] | tensors to and from files, never half-written |
 //! | [`graph`] | CUDA graphs |
 //! | [`stream`] | libtorch's CUDA streams, for kernels of our own |
-//! | [`aside`] | a CUDA stream for copies beside other work |
+//! | [`copy_stream`] | a CUDA stream for copies beside other work |
 //! | [`files`] | files mapped into memory |
 //! | [`parallel`] | work shared out to libtorch's threads |
 //! | [`profile`] | where time goes: operations and our own spans |
@@ -22,12 +22,12 @@
 //! Only this crate names the version of `tch`; all others take [`Tensor`] from here.
 //!
 //! Errors: what a user's input can cause is a [`Error`]. A wrong shape inside a model is a
-//! programmer's error and panics as in `tch`; [`error::contain`] turns such a panic, and the C++
+//! programmer's error and panics as in `tch`; [`error::catch_torch_error`] turns such a panic, and the C++
 //! exception behind it, back into an [`Error`] at the border of a program.
 
-pub mod aside;
 pub mod attention;
 pub mod autograd;
+pub mod copy_stream;
 pub mod cpu;
 pub mod device;
 pub mod error;
@@ -56,7 +56,7 @@ pub use tch::{
 /// Runs `body` without recording gradients.
 ///
 /// Unlike `tch::no_grad`, it turns them on again when `body` panics too, so that what
-/// [`error::contain`] contains has no consequences.
+/// [`error::catch_torch_error`] contains has no consequences.
 pub fn no_grad<T>(body: impl FnOnce() -> T) -> T {
     let _guard = no_grad_guard();
     body()

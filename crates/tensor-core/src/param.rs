@@ -79,7 +79,7 @@ pub struct Param {
 
 impl Param {
     /// The most exact value there is: the master if any, else the weight.
-    pub fn exact(&self) -> &Tensor {
+    pub fn master_or_weight(&self) -> &Tensor {
         self.master.as_ref().unwrap_or(&self.weight)
     }
 
@@ -111,7 +111,7 @@ impl Param {
 pub struct ParamStore {
     device: Device,
     kind: Kind,
-    shapes_only: bool,
+    meta: bool,
     fp8: Fp8Config,
     fp8_overflows: OverflowCount,
     kernels: Kernels,
@@ -127,7 +127,7 @@ impl ParamStore {
         Self {
             device,
             kind,
-            shapes_only: false,
+            meta: false,
             fp8: Fp8Config::default(),
             fp8_overflows: OverflowCount::default(),
             kernels: Kernels::Plain,
@@ -138,8 +138,8 @@ impl ParamStore {
 
     /// A store whose parameters have names, roles, shapes and dtypes, but no memory of their own:
     /// all values of one share a single element. To ask what a model would need.
-    pub fn shapes_only(kind: Kind) -> Self {
-        Self { shapes_only: true, ..Self::new(Device::Cpu, kind) }
+    pub fn meta(kind: Kind) -> Self {
+        Self { meta: true, ..Self::new(Device::Cpu, kind) }
     }
 
     /// The same store; linear maps that are made in it from now on and that `config` includes
@@ -161,8 +161,8 @@ impl ParamStore {
     }
 
     /// Where names begin.
-    pub fn root(&self) -> Path<'_> {
-        Path { store: self, prefix: String::new() }
+    pub fn root(&self) -> ParamPath<'_> {
+        ParamPath { store: self, prefix: String::new() }
     }
 
     /// The device that all parameters are on.
@@ -193,12 +193,12 @@ impl ParamStore {
 
 /// A place in a model's tree of names; `path / "query"` goes down.
 #[derive(Debug, Clone)]
-pub struct Path<'a> {
+pub struct ParamPath<'a> {
     store: &'a ParamStore,
     prefix: String,
 }
 
-impl<'a> Path<'a> {
+impl<'a> ParamPath<'a> {
     /// Makes the parameter `name` here and returns the leaf to compute with.
     ///
     /// The starting value is drawn in FP32 whatever the compute dtype, so that models of one
@@ -213,14 +213,14 @@ impl<'a> Path<'a> {
             let message = "a parameter of this name was made before".into();
             return Err(Error::Torch { op: name, message });
         }
-        let exact = if store.shapes_only {
+        let exact = if store.meta {
             Tensor::f_zeros([], (Kind::Float, store.device))
         } else {
             initial_value(shape, init, store.device)
         };
         let exact = exact.during(&name)?;
         let weight = exact.f_to_kind(store.kind).during(&name)?;
-        let (exact, weight) = if store.shapes_only {
+        let (exact, weight) = if store.meta {
             let expand = |element: Tensor| element.f_expand(shape, false).during(&name);
             (expand(exact)?, expand(weight)?)
         } else {
@@ -262,18 +262,18 @@ impl<'a> Path<'a> {
     }
 }
 
-impl<'a, T: std::fmt::Display> Div<T> for &Path<'a> {
-    type Output = Path<'a>;
+impl<'a, T: std::fmt::Display> Div<T> for &ParamPath<'a> {
+    type Output = ParamPath<'a>;
 
-    fn div(self, name: T) -> Path<'a> {
-        Path { store: self.store, prefix: self.full_name(&name.to_string()) }
+    fn div(self, name: T) -> ParamPath<'a> {
+        ParamPath { store: self.store, prefix: self.full_name(&name.to_string()) }
     }
 }
 
-impl<'a, T: std::fmt::Display> Div<T> for Path<'a> {
-    type Output = Path<'a>;
+impl<'a, T: std::fmt::Display> Div<T> for ParamPath<'a> {
+    type Output = ParamPath<'a>;
 
-    fn div(self, name: T) -> Path<'a> {
+    fn div(self, name: T) -> ParamPath<'a> {
         &self / name
     }
 }

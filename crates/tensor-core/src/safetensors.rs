@@ -58,7 +58,7 @@ pub fn save(
 ///
 /// # Errors
 /// What the system says; then the temporary file is gone and `path` is as it was.
-pub fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
+pub fn write_atomic(path: &Path, contents: &[u8]) -> Result<()> {
     write_through(path, |file| write(path, file, contents))
 }
 

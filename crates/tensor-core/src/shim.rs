@@ -40,11 +40,11 @@ unsafe extern "C" {
     pub(crate) fn b4_random_state_get(cuda_index: c_int, state: *mut RawTensor) -> *mut c_char;
     pub(crate) fn b4_random_state_set(cuda_index: c_int, state: *const c_void) -> *mut c_char;
     pub(crate) fn b4_current_stream(cuda_index: c_int, stream: *mut *mut c_void) -> *mut c_char;
-    pub(crate) fn b4_aside_new(cuda_index: c_int, aside: *mut *mut c_void) -> *mut c_char;
-    pub(crate) fn b4_aside_enter(aside: *mut c_void) -> *mut c_char;
-    pub(crate) fn b4_aside_leave(aside: *mut c_void) -> *mut c_char;
-    pub(crate) fn b4_aside_keep(aside: *mut c_void, tensor: *const c_void) -> *mut c_char;
-    pub(crate) fn b4_aside_drop(aside: *mut c_void);
+    pub(crate) fn b4_aside_new(cuda_index: c_int, copy_stream: *mut *mut c_void) -> *mut c_char;
+    pub(crate) fn b4_aside_enter(copy_stream: *mut c_void) -> *mut c_char;
+    pub(crate) fn b4_aside_leave(copy_stream: *mut c_void) -> *mut c_char;
+    pub(crate) fn b4_aside_keep(copy_stream: *mut c_void, tensor: *const c_void) -> *mut c_char;
+    pub(crate) fn b4_aside_drop(copy_stream: *mut c_void);
     pub(crate) fn b4_device_memory(cuda_index: c_int, counts: *mut u64) -> *mut c_char;
     pub(crate) fn b4_allow_tf32(allow: bool) -> *mut c_char;
     pub(crate) fn b4_flash_varlen(

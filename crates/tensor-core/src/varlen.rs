@@ -8,7 +8,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::attention::{self, Implementation, Options, Scores, Visible};
+use crate::attention::{self, Implementation, MaskView, Options, Scores};
 use crate::error::{Context, Error, Result};
 use crate::shim;
 
@@ -92,14 +92,14 @@ fn changes(number_bt: &Tensor) -> Tensor {
 
 /// Which tokens of its document one sees by their places.
 #[derive(Debug, Clone, Copy)]
-pub struct Reach {
+pub struct AttentionWindow {
     /// Not those that come later.
     pub causal: bool,
     /// Not those at a distance of this many places or more.
     pub window: Option<i64>,
 }
 
-impl Reach {
+impl AttentionWindow {
     /// The most places back and ahead, -1 where there is no limit, as flash attention takes them.
     fn places(self) -> (i64, i64) {
         let within = self.window.map_or(-1, |window| window - 1);
@@ -137,7 +137,7 @@ pub type Rows<'a> = [&'a Tensor; 3];
 ///
 /// # Errors
 /// Inputs that it does not take (see [`takes`]), a GPU older than Ampere, and what libtorch throws.
-pub fn flash(rows: Rows, packing: &Packing, reach: Reach, scale: f64) -> Result<Tensor> {
+pub fn flash(rows: Rows, packing: &Packing, reach: AttentionWindow, scale: f64) -> Result<Tensor> {
     if !takes(rows[0]) {
         return Err(Error::Unsupported {
             what: "flash attention within documents".into(),
@@ -179,7 +179,7 @@ pub fn flash(rows: Rows, packing: &Packing, reach: Reach, scale: f64) -> Result<
 ///
 /// # Errors
 /// As [`attention::attend`].
-pub fn plain(rows: Rows, packing: &Packing, reach: Reach, scale: f64) -> Result<Tensor> {
+pub fn plain(rows: Rows, packing: &Packing, reach: AttentionWindow, scale: f64) -> Result<Tensor> {
     let bounds = packing.bounds.to_kind(Kind::Int64).to_device(Device::Cpu);
     let bounds: Vec<i64> = (&bounds).try_into().during(OP)?;
     let options = Options { implementation: Implementation::Plain, dropout: 0.0 };
@@ -188,7 +188,7 @@ pub fn plain(rows: Rows, packing: &Packing, reach: Reach, scale: f64) -> Result<
             let length = ends[1] - ends[0];
             let of = |x_nhe: &Tensor| x_nhe.narrow(0, ends[0], length).transpose(0, 1).unsqueeze(0);
             let mask = reach.mask(length, tokens[0].device());
-            let scores = Scores { visible: Visible::Mask(&mask), scale: Some(scale) };
+            let scores = Scores { visible: MaskView::Mask(&mask), scale: Some(scale) };
             let [q, k, v] = tokens.map(of);
             Ok(attention::attend(&q, &k, &v, &scores, &options)?.squeeze_dim(0).transpose(0, 1))
         });

@@ -94,7 +94,7 @@ impl Console {
             rows.push(("held-out loss", format!("{loss:.4} nats")));
             rows.push(("unigram entropy", format!("{:.4} nats", summary.unigram_entropy)));
         }
-        rows.push(("attention", format!("{} ({})", summary.attention, summary.attention_tier)));
+        rows.push(("attention", format!("{} ({})", summary.attention, summary.attention_backend)));
         rows.push(("peak memory", format!("{:.0} MiB", summary.peak_memory_bytes as f64 / MIB)));
         if let (Some(used), Some(taken)) =
             (summary.peak_device_bytes, summary.peak_device_reserved_bytes)

@@ -3,7 +3,7 @@
 //! launched as a whole.
 
 use bert4rs_data::Layout;
-use bert4rs_models::recompute::Recompute;
+use bert4rs_models::checkpointing::ActivationCheckpointing;
 use bert4rs_optim::Deferred;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::graph::{self, Graph};
@@ -152,8 +152,11 @@ pub(crate) fn resolve(config: &Config, device: Device) -> (Graphs, Option<&'stat
         (Graphs::Auto, Device::Cuda(_)) if config.data.packing != Layout::Packed => {
             "padded batches differ in shape; choose data.packing = \"packed\""
         }
-        (Graphs::Auto, Device::Cuda(_)) if drops && config.compute.recompute != Recompute::None => {
-            "a block computed again draws its dropout anew; choose compute.recompute = \"none\""
+        (Graphs::Auto, Device::Cuda(_))
+            if drops
+                && config.compute.activation_checkpointing != ActivationCheckpointing::None =>
+        {
+            "a block computed again draws its dropout anew; choose compute.activation_checkpointing = \"none\""
         }
         (Graphs::Auto, Device::Cuda(_)) => return (Graphs::Auto, None),
         (Graphs::Auto, _) => return (Graphs::Off, Some("they are for GPUs")),

@@ -28,7 +28,7 @@ impl MemoryPlan {
     pub fn of(config: &Config) -> Result<Self> {
         let device = config.compute.device.parse::<DeviceChoice>()?.resolve()?;
         let (precision, _) = config.compute.precision.resolve(device);
-        let store = ParamStore::shapes_only(precision.compute_kind());
+        let store = ParamStore::meta(precision.compute_kind());
         make_model(config, &store)?;
         let memory = Memory::of(&config.optimizer, &store.params())?;
         Ok(Self { parameters: store.count() as u64, memory })

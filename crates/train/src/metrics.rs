@@ -104,7 +104,7 @@ pub struct Summary {
     /// The attention implementation that was asked for.
     pub attention: String,
     /// The code that computed attention: plain, own, math, flash, efficient or cudnn.
-    pub attention_tier: String,
+    pub attention_backend: String,
     /// CPU threads.
     pub threads: u64,
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use bert4rs_tensor_core::safetensors::write_whole;
+use bert4rs_tensor_core::safetensors::write_atomic;
 use serde::Serialize;
 
 use crate::config::Config;
@@ -83,7 +83,7 @@ impl ClaimedFolder {
         }
         self.made = false;
         let path = std::mem::take(&mut self.path);
-        write_whole(&path.join("config.toml"), config.to_toml()?.as_bytes())?;
+        write_atomic(&path.join("config.toml"), config.to_toml()?.as_bytes())?;
         let metrics_path = path.join("metrics.jsonl");
         let metrics = File::create(&metrics_path).map_err(Error::io(&metrics_path))?;
         Ok(RunFolder { path, metrics: BufWriter::new(metrics) })
@@ -129,6 +129,6 @@ impl RunFolder {
         let path = self.path.join("summary.json");
         let text = serde_json::to_string_pretty(summary)
             .map_err(|error| Error::io(&path)(error.into()))?;
-        Ok(write_whole(&path, text.as_bytes())?)
+        Ok(write_atomic(&path, text.as_bytes())?)
     }
 }

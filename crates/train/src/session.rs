@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use bert4rs_optim::Optimizer;
-use bert4rs_optim::memory::held;
+use bert4rs_optim::memory::allocated_bytes;
 use bert4rs_optim::schedule::{Horizon, Schedule};
-use bert4rs_tensor_core::aside::Aside;
+use bert4rs_tensor_core::copy_stream::CopyStream;
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::fp8::{Fp8Config, Fp8Mode};
 use bert4rs_tensor_core::param::ParamStore;
@@ -35,7 +35,7 @@ pub struct Session {
     /// Absent where the host looks at each step.
     fixed: Option<FixedSteps>,
     /// Copies batches to a GPU while it computes.
-    aside: Option<Aside>,
+    copy_stream: Option<CopyStream>,
     /// Why steps are not recorded, where they were to be.
     no_graphs: Option<&'static str>,
     schedule: Schedule,
@@ -87,7 +87,8 @@ impl Session {
             Graphs::Off => None,
             _ => Some(FixedSteps::new(&mut work, graphs, device)?),
         };
-        let aside = matches!(device, Device::Cuda(_)).then(|| Aside::new(device)).transpose()?;
+        let copy_stream =
+            matches!(device, Device::Cuda(_)).then(|| CopyStream::new(device)).transpose()?;
         Ok(Self {
             config: config.clone(),
             device,
@@ -96,7 +97,7 @@ impl Session {
             speed_of_light,
             work,
             fixed,
-            aside,
+            copy_stream,
             no_graphs,
             schedule,
         })
@@ -131,8 +132,10 @@ impl Session {
             }
             Ok((batches, size))
         };
-        match &self.aside {
-            Some(aside) => aside.run(take, |(batches, _)| batches.iter().flatten().collect()),
+        match &self.copy_stream {
+            Some(copy_stream) => {
+                copy_stream.run(take, |(batches, _)| batches.iter().flatten().collect())
+            }
             None => take(),
         }
     }
@@ -242,7 +245,7 @@ impl Session {
             peak_memory_bytes: memory::process().map_or(0, |memory| memory.peak_resident),
             peak_device_bytes: device_memory.map(|memory| memory.peak_allocated),
             peak_device_reserved_bytes: device_memory.map(|memory| memory.peak_reserved),
-            parameter_memory_bytes: held(&self.work.optimizer, &self.work.params.params()),
+            parameter_memory_bytes: allocated_bytes(&self.work.optimizer, &self.work.params.params()),
             speed_of_light: tokens_per_s * flops_per_token / best_product_flops,
             best_product_flops,
             flops_per_token,
@@ -254,7 +257,7 @@ impl Session {
             device: device_name(self.device),
             precision: name_of(self.precision),
             attention: name_of(self.config.compute.attention),
-            attention_tier: self.work.task.attention_tier().map(name_of).unwrap_or_default(),
+            attention_backend: self.work.task.attention_backend().map(name_of).unwrap_or_default(),
             threads: get_num_threads().max(1) as u64,
         })
     }

@@ -56,7 +56,7 @@ fn check_output(flags: &EmbedFlags) -> Result<()> {
 /// The most tokens of a text: what the model has positions for, its tokenizer allows, and, for
 /// models of sentence-transformers, what they were trained with.
 fn longest(path: &Path, model: &BertModel, tokenizer: &ModelTokenizer) -> Result<usize> {
-    let positions = match model.config().switches.rotary {
+    let positions = match model.config().overrides.rotary {
         None => model.config().max_position_embeddings as usize,
         Some(_) => usize::MAX,
     };
@@ -142,7 +142,7 @@ fn write(flags: &EmbedFlags, texts: &[String], embeddings: &Tensor) -> Result<()
         None => objects.iter().for_each(|object| say(&object.to_string())),
         Some(path) => {
             let text = Value::from(objects).to_string() + "\n";
-            safetensors::write_whole(path, text.as_bytes())?;
+            safetensors::write_atomic(path, text.as_bytes())?;
             wrote(path);
         }
     }

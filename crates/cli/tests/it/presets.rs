@@ -61,9 +61,9 @@ fn fp8_on_a_cpu_says_that_it_is_emulated_and_goes_with_what_it_can() {
     sandbox.corpus();
     let shown = sandbox.train(&["--preset", "fp8", "--device", "cpu"]).succeeds().stdout;
     assert!(shown.contains("emulated"), "{shown}");
-    let both = ["compute.fp8.scaling=delayed", "compute.recompute=blocks"];
+    let both = ["compute.fp8.scaling=delayed", "compute.activation_checkpointing=blocks"];
     let both = ["--preset", "fp8", "--set", both[0], "--set", both[1], "--out", "no"];
-    sandbox.train(&both).refuses(&["compute.recompute", "delayed"]);
+    sandbox.train(&both).refuses(&["compute.activation_checkpointing", "delayed"]);
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn a_run_leaves_everything_that_it_promises() {
     assert_eq!(records.iter().map(|record| record.tokens).sum::<u64>(), summary.tokens);
     assert!(records.iter().all(|record| record.muon_lr.is_none()));
     // The heads of this model have 16 features, which our own kernel does not take.
-    assert_eq!((&*summary.attention, &*summary.attention_tier), ("fused", "flash"));
+    assert_eq!((&*summary.attention, &*summary.attention_backend), ("fused", "flash"));
     assert!(summary.held_out_loss.unwrap().is_finite());
     assert!(summary.time_to_first_step_s <= summary.total_time_s);
     assert!((0.0..1.0).contains(&summary.speed_of_light), "{}", summary.speed_of_light);

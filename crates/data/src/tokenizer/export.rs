@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bert4rs_tensor_core::safetensors::write_whole;
+use bert4rs_tensor_core::safetensors::write_atomic;
 use serde_json::{Value, json};
 use tokenizers::{ModelWrapper, Tokenizer};
 
@@ -35,9 +35,9 @@ impl ModelTokenizer {
 
 fn save(inner: &Tokenizer, origin: &str, folder: &Path, max_length: usize) -> Result<()> {
     let json = inner.to_string(false).map_err(|error| bad(origin, error.to_string()))?;
-    write_whole(&folder.join("tokenizer.json"), json.as_bytes())?;
+    write_atomic(&folder.join("tokenizer.json"), json.as_bytes())?;
     let text = format!("{:#}\n", config(inner, max_length));
-    Ok(write_whole(&folder.join(CONFIG_FILE), text.as_bytes())?)
+    Ok(write_atomic(&folder.join(CONFIG_FILE), text.as_bytes())?)
 }
 
 /// The class is the one that takes `tokenizer.json` as it is; others build their own steps.

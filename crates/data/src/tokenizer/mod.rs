@@ -148,7 +148,7 @@ impl TextTokenizer {
     /// A place that can't be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let text = self.to_json()?;
-        Ok(bert4rs_tensor_core::safetensors::write_whole(path, text.as_bytes())?)
+        Ok(bert4rs_tensor_core::safetensors::write_atomic(path, text.as_bytes())?)
     }
 
     /// A hash of everything that decides which ids a text gets.

@@ -76,7 +76,7 @@ fn reference(inputs: &[Tensor], case: &Case, of: Option<(&Tensor, &Tensor)>) -> 
         None => zero.masked_fill(&hidden, f64::NEG_INFINITY),
     };
     let options = plain::Options { implementation: plain::Implementation::Plain, dropout: 0.0 };
-    let scores = plain::Scores { visible: plain::Visible::Mask(&added), scale: Some(0.3) };
+    let scores = plain::Scores { visible: plain::MaskView::Mask(&added), scale: Some(0.3) };
     plain::attend(&inputs[0], &inputs[1], &inputs[2], &scores, &options).expect("plain attention")
 }
 

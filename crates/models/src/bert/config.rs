@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::{check_divides, check_positive, check_probabilities, check_scales, check_token};
 use crate::error::Result;
 use crate::layers::Activation;
-use crate::switches::Switches;
+use crate::overrides::ArchitectureOverrides;
 
 /// What a BERT is made of. Keys that are absent from a file have the values of
 /// [`BertSize::Base`], as in transformers.
@@ -42,8 +42,8 @@ pub struct BertConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classifier_dropout: Option<f64>,
     /// Departures from BERT as published.
-    #[serde(rename = "bert4rs", skip_serializing_if = "Switches::is_published")]
-    pub switches: Switches,
+    #[serde(rename = "bert4rs", skip_serializing_if = "ArchitectureOverrides::is_published")]
+    pub overrides: ArchitectureOverrides,
 }
 
 /// The published sizes. Sources: arXiv 1810.04805 (base, large), 1908.08962 (the smaller ones).
@@ -102,7 +102,7 @@ impl BertConfig {
             layer_norm_eps: 1e-12,
             pad_token_id: Some(0),
             classifier_dropout: None,
-            switches: Switches::default(),
+            overrides: ArchitectureOverrides::default(),
         }
     }
 
@@ -131,7 +131,7 @@ impl BertConfig {
             ("layer_norm_eps", self.layer_norm_eps),
         ])?;
         check_token("pad_token_id", self.pad_token_id, self.vocab_size)?;
-        self.switches.validate(self.num_attention_heads, self.head_size())
+        self.overrides.validate(self.num_attention_heads, self.head_size())
     }
 
     /// Features of an attention head.

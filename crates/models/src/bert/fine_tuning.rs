@@ -3,7 +3,7 @@
 //! Axes: `b` batch, `t` time, `d` features, `c` classes.
 
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::param::Path;
+use bert4rs_tensor_core::param::ParamPath;
 use bert4rs_tensor_core::{Kind, Reduction, Tensor};
 
 use super::{BertConfig, BertInput, BertModel, Pooler};
@@ -13,7 +13,7 @@ use crate::layers::{Biased, Dropout, Linear};
 use crate::loss;
 
 impl BertConfig {
-    fn classifier(&self, path: &Path, classes: i64) -> Result<(Dropout, Linear)> {
+    fn classifier(&self, path: &ParamPath, classes: i64) -> Result<(Dropout, Linear)> {
         if classes < 1 {
             return Err(Error::config("num_labels", classes, "must be at least 1"));
         }
@@ -35,7 +35,7 @@ pub struct BertForSequenceClassification {
 impl BertForSequenceClassification {
     /// Makes its parameters under `path`, which is the root in Hugging Face's layout.
     pub fn new(
-        path: &Path,
+        path: &ParamPath,
         config: &BertConfig,
         classes: i64,
         implementation: Implementation,
@@ -101,7 +101,7 @@ pub struct BertForTokenClassification {
 impl BertForTokenClassification {
     /// Makes its parameters under `path`, which is the root in Hugging Face's layout.
     pub fn new(
-        path: &Path,
+        path: &ParamPath,
         config: &BertConfig,
         classes: i64,
         implementation: Implementation,
@@ -151,7 +151,11 @@ pub struct BertForQuestionAnswering {
 
 impl BertForQuestionAnswering {
     /// Makes its parameters under `path`, which is the root in Hugging Face's layout.
-    pub fn new(path: &Path, config: &BertConfig, implementation: Implementation) -> Result<Self> {
+    pub fn new(
+        path: &ParamPath,
+        config: &BertConfig,
+        implementation: Implementation,
+    ) -> Result<Self> {
         let bert = BertModel::new(&(path / "bert"), config, implementation)?;
         let outputs = &(path / "qa_outputs");
         let outputs = Linear::head(outputs, config.hidden_size, 2, Biased::Yes, config.init())?;

@@ -3,15 +3,15 @@
 //! Axes: `b` batch, `t` time, `d` features, `v` vocabulary, `n` = b·t tokens, `m` masked tokens.
 
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::param::{Init, Kernels, Path, Role};
+use bert4rs_tensor_core::param::{Init, Kernels, ParamPath, Role};
 use bert4rs_tensor_core::{Kind, Tensor};
 
 use super::{BertConfig, BertInput, BertModel, Pooler};
+use crate::checkpointing::ActivationCheckpointing;
 use crate::error::Result;
 use crate::input::{self, check_masked};
-use crate::layers::{Biased, Linear, Norm, Tier};
+use crate::layers::{AttentionBackend, Biased, Linear, Norm};
 use crate::loss::{self, LossOptions, OutputLayer};
-use crate::recompute::Recompute;
 
 /// The MLM head: a map, activation and norm, then the word embeddings again as output matrix.
 #[derive(Debug)]
@@ -57,7 +57,11 @@ pub struct BertForMaskedLm {
 
 impl BertForMaskedLm {
     /// Makes its parameters under `path`, which is the root in Hugging Face's layout.
-    pub fn new(path: &Path, config: &BertConfig, implementation: Implementation) -> Result<Self> {
+    pub fn new(
+        path: &ParamPath,
+        config: &BertConfig,
+        implementation: Implementation,
+    ) -> Result<Self> {
         let mut bert = BertModel::new(&(path / "bert"), config, implementation)?;
         bert.tie();
         let predictions = path / "cls.predictions";
@@ -73,8 +77,8 @@ impl BertForMaskedLm {
     }
 
     /// Chooses what is computed again for the backward pass; nothing at first.
-    pub fn set_recompute(&mut self, recompute: Recompute) {
-        self.bert.set_recompute(recompute);
+    pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
+        self.bert.set_activation_checkpointing(checkpointing);
     }
 
     /// The configuration it was made from.
@@ -88,8 +92,8 @@ impl BertForMaskedLm {
     }
 
     /// The code that computed attention when the model was first used; absent before.
-    pub fn attention_tier(&self) -> Option<Tier> {
-        self.bert.attention_tier()
+    pub fn attention_backend(&self) -> Option<AttentionBackend> {
+        self.bert.attention_backend()
     }
 
     /// Hidden states `[b, t, d]`; see [`BertModel::forward`].
@@ -116,7 +120,7 @@ impl BertForMaskedLm {
         OutputLayer {
             weight: &self.bert.embeddings.words.weight,
             bias: Some(&self.head.bias),
-            soft_cap: self.config().switches.logit_soft_cap,
+            soft_cap: self.config().overrides.logit_soft_cap,
         }
     }
 
@@ -176,7 +180,11 @@ pub struct BertForPreTraining {
 
 impl BertForPreTraining {
     /// Makes its parameters under `path`, which is the root in Hugging Face's layout.
-    pub fn new(path: &Path, config: &BertConfig, implementation: Implementation) -> Result<Self> {
+    pub fn new(
+        path: &ParamPath,
+        config: &BertConfig,
+        implementation: Implementation,
+    ) -> Result<Self> {
         let masked = BertForMaskedLm::new(path, config, implementation)?;
         let pooler = Pooler::new(&(path / "bert.pooler"), config)?;
         let (d, init) = (config.hidden_size, config.init());

@@ -8,7 +8,7 @@ mod heads;
 
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::param::{Init, Path};
+use bert4rs_tensor_core::param::{Init, ParamPath};
 
 pub use config::{BertConfig, BertSize};
 pub use fine_tuning::{
@@ -16,16 +16,17 @@ pub use fine_tuning::{
 };
 pub use heads::{BertForMaskedLm, BertForPreTraining, LogitsOf, MlmLoss};
 
+use crate::checkpointing::ActivationCheckpointing;
 use crate::error::Result;
 use crate::input;
 use crate::layers::attention::{MultiHeadInit, MultiHeadPaths};
 use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
-    Biased, Block, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind, Linear,
-    MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Stream, Tier,
+    AttentionBackend, Biased, Block, Dropout, Embedding, FeedForward, FeedForwardConfig,
+    FeedForwardKind, Linear, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement,
+    Residual, ResidualStream,
 };
 use crate::mask::{self, Pattern};
-use crate::recompute::Recompute;
 
 /// What BERT reads.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +51,7 @@ impl<'a> BertInput<'a> {
     /// Refuses shapes and dtypes that the model can't take. Values are not looked at.
     fn check_shapes(&self, config: &BertConfig) -> Result<()> {
         let (b, t) = input::batch_and_time("input_ids", self.input_ids)?;
-        if self.position_ids.is_none() && config.switches.rotary.is_none() {
+        if self.position_ids.is_none() && config.overrides.rotary.is_none() {
             let longest = ("max_position_embeddings", config.max_position_embeddings);
             input::check_length("input_ids", self.input_ids, t, longest)?;
         }
@@ -75,7 +76,7 @@ impl<'a> BertInput<'a> {
             input::check_range("token_type_ids", types, entries)?;
         }
         match self.position_ids {
-            Some(positions) if config.switches.rotary.is_none() => {
+            Some(positions) if config.overrides.rotary.is_none() => {
                 let entries = ("max_position_embeddings", config.max_position_embeddings);
                 input::check_range("position_ids", positions, entries)
             }
@@ -84,15 +85,15 @@ impl<'a> BertInput<'a> {
     }
 }
 
-/// The published choices, or the switches' in their place.
+/// The published choices, or the overrides' in their place.
 impl BertConfig {
-    fn norm(&self, path: &Path) -> Result<Norm> {
-        let kind = self.switches.norm.unwrap_or(NormKind::Layer);
+    fn norm(&self, path: &ParamPath) -> Result<Norm> {
+        let kind = self.overrides.norm.unwrap_or(NormKind::Layer);
         Ok(Norm::new(path, kind, self.hidden_size, self.layer_norm_eps)?)
     }
 
     fn placement(&self) -> Placement {
-        self.switches.norm_placement.unwrap_or(Placement::Post)
+        self.overrides.norm_placement.unwrap_or(Placement::Post)
     }
 
     fn dropout(&self) -> Dropout {
@@ -104,22 +105,24 @@ impl BertConfig {
     }
 
     fn init_of_outputs(&self) -> Init {
-        if self.switches.zero_init_outputs { Init::Zeros } else { self.init() }
+        if self.overrides.zero_init_outputs { Init::Zeros } else { self.init() }
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern { causal: false, window: self.switches.window }
+        Pattern { causal: false, window: self.overrides.window }
     }
 
     fn feed_forward(&self) -> FeedForwardConfig {
-        let (activation, gated) =
-            self.switches.feed_forward.map_or((self.hidden_act, Gated::No), FeedForwardKind::parts);
+        let (activation, gated) = self
+            .overrides
+            .feed_forward
+            .map_or((self.hidden_act, Gated::No), FeedForwardKind::parts);
         FeedForwardConfig {
             hidden: self.hidden_size,
             inner: self.intermediate_size,
             activation,
             gated,
-            biased: self.switches.biased(),
+            biased: self.overrides.biased(),
             dropout: Dropout { probability: 0.0 },
             init_up: self.init(),
             init_down: self.init_of_outputs(),
@@ -130,11 +133,11 @@ impl BertConfig {
         MultiHeadConfig {
             hidden: self.hidden_size,
             heads: self.num_attention_heads,
-            kv_heads: self.switches.kv_heads.unwrap_or(self.num_attention_heads),
+            kv_heads: self.overrides.kv_heads.unwrap_or(self.num_attention_heads),
             head_size: self.head_size(),
-            biased: self.switches.biased(),
+            biased: self.overrides.biased(),
             scale: None,
-            qk_norm: self.switches.qk_norm.then_some(self.layer_norm_eps),
+            qk_norm: self.overrides.qk_norm.then_some(self.layer_norm_eps),
             implementation,
             dropout: self.attention_probs_dropout_prob,
             init: MultiHeadInit {
@@ -154,7 +157,7 @@ impl BertConfig {
     /// grouped heads and a window count as what they are.
     pub fn flops_per_token(&self, seq_len: i64, masked_fraction: f64) -> f64 {
         let (d, v) = (self.hidden_size as f64, self.vocab_size as f64);
-        let keys = self.switches.window.map_or(seq_len, |window| seq_len.min(2 * window - 1));
+        let keys = self.overrides.window.map_or(seq_len, |window| seq_len.min(2 * window - 1));
         let attention = self.attention(Implementation::Plain).products(keys as f64);
         let layer = attention + self.feed_forward().products();
         6.0 * (self.num_hidden_layers as f64 * layer + masked_fraction * (d * d + d * v))
@@ -173,12 +176,12 @@ struct Embeddings {
 }
 
 impl Embeddings {
-    fn new(path: &Path, config: &BertConfig) -> Result<Self> {
+    fn new(path: &ParamPath, config: &BertConfig) -> Result<Self> {
         let table = |name: &str, entries, padding| {
             Embedding::new(&(path / name), entries, config.hidden_size, padding, config.init())
         };
         let words = table("word_embeddings", config.vocab_size, config.pad_token_id)?;
-        let positions = match config.switches.rotary {
+        let positions = match config.overrides.rotary {
             None => Some(table("position_embeddings", config.max_position_embeddings, None)?),
             Some(_) => None,
         };
@@ -207,7 +210,7 @@ impl Embeddings {
 
 /// Attention, then feed-forward, each with its residual connection: as published, `norm(x +
 /// attention(x))`, then `norm(x + feed_forward(x))`.
-fn block(path: &Path, config: &BertConfig, implementation: Implementation) -> Result<Block> {
+fn block(path: &ParamPath, config: &BertConfig, implementation: Implementation) -> Result<Block> {
     let attention = MultiHeadPaths::Separate {
         query: path / "attention.self.query",
         key: path / "attention.self.key",
@@ -240,7 +243,7 @@ pub struct BertModel {
     blocks: Vec<Block>,
     /// With [`Placement::Pre`], after the last block.
     final_norm: Option<Norm>,
-    recompute: Recompute,
+    checkpointing: ActivationCheckpointing,
 }
 
 /// One vector for a sequence: `tanh` of a map of its first token, for heads.
@@ -251,7 +254,7 @@ pub struct Pooler {
 
 impl Pooler {
     /// Makes its parameters under `path`, which is `bert.pooler`.
-    pub fn new(path: &Path, config: &BertConfig) -> Result<Self> {
+    pub fn new(path: &ParamPath, config: &BertConfig) -> Result<Self> {
         let d = config.hidden_size;
         let dense = Linear::new(&(path / "dense"), d, d, Biased::Yes, config.init())?;
         Ok(Self { dense })
@@ -265,7 +268,11 @@ impl Pooler {
 
 impl BertModel {
     /// Makes its parameters under `path`, which is `bert` in models with a head.
-    pub fn new(path: &Path, config: &BertConfig, implementation: Implementation) -> Result<Self> {
+    pub fn new(
+        path: &ParamPath,
+        config: &BertConfig,
+        implementation: Implementation,
+    ) -> Result<Self> {
         config.validate()?;
         let embeddings = Embeddings::new(&(path / "embeddings"), config)?;
         let encoder = path / "encoder";
@@ -276,8 +283,8 @@ impl BertModel {
             Placement::Pre => Some(config.norm(&(&encoder / "final_norm"))?),
             Placement::Post => None,
         };
-        let recompute = Recompute::None;
-        Ok(Self { config: config.clone(), embeddings, blocks, final_norm, recompute })
+        let checkpointing = ActivationCheckpointing::None;
+        Ok(Self { config: config.clone(), embeddings, blocks, final_norm, checkpointing })
     }
 
     /// Says that an output layer has the weight of the token table.
@@ -286,8 +293,8 @@ impl BertModel {
     }
 
     /// Chooses what is computed again for the backward pass; nothing at first.
-    pub fn set_recompute(&mut self, recompute: Recompute) {
-        self.recompute = recompute;
+    pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
+        self.checkpointing = checkpointing;
     }
 
     /// The configuration it was made from.
@@ -296,8 +303,8 @@ impl BertModel {
     }
 
     /// The code that computed attention when the model was first used; absent before.
-    pub fn attention_tier(&self) -> Option<Tier> {
-        self.blocks.first().and_then(|block| block.attention.tier())
+    pub fn attention_backend(&self) -> Option<AttentionBackend> {
+        self.blocks.first().and_then(|block| block.attention.backend())
     }
 
     /// Hidden states `[b, t, d]` in the weights' dtype. Dropout acts if `train`.
@@ -309,18 +316,18 @@ impl BertModel {
         let t = input.input_ids.size()[1];
         let x_btd = self.embeddings.forward(input, train)?;
         let seen = self.config.pattern().visible(t, t, input.mask, x_btd.device());
-        let rotation = self.config.switches.rotary.map(|rotary| {
+        let rotation = self.config.overrides.rotary.map(|rotary| {
             let (head_size, kind) = (self.config.head_size(), x_btd.kind());
             match input.position_ids {
                 Some(ids) => rotary.rotation(ids, head_size, kind),
                 None => rotary.rotation_of_range(0, t, head_size, kind, x_btd.device()),
             }
         });
-        let mut x_btd = Stream::from(x_btd);
+        let mut x_btd = ResidualStream::from(x_btd);
         for block in &self.blocks {
-            x_btd = match self.recompute {
-                Recompute::Blocks if train => {
-                    block.forward_again(&x_btd.whole(), &seen, rotation.as_ref())?.into()
+            x_btd = match self.checkpointing {
+                ActivationCheckpointing::Blocks if train => {
+                    block.forward_checkpointed(&x_btd.whole(), &seen, rotation.as_ref())?.into()
                 }
                 _ => block.forward(x_btd, &seen, rotation.as_ref(), None, train)?,
             };

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`logits`] | temperature, top-k, top-p, repetition penalty: formulas alone |
 //! | `decoder` | GPT and T5 run token by token, with or without a cache |
-//! | `one_by_one` | greedy search and sampling |
+//! | `sampling` | greedy search and sampling |
 //! | `beam` | beam search |
 //!
 //! Axes: `r` rows, `t` time, `v` vocabulary.
@@ -12,8 +12,8 @@
 mod beam;
 mod decoder;
 pub mod logits;
-mod one_by_one;
 mod sampler;
+mod sampling;
 
 use crate::error::{Error, Result};
 use crate::gpt::Gpt;
@@ -155,7 +155,7 @@ pub fn generate(
         };
         match options.strategy {
             Strategy::Beam(search) => beam::run(decoder.as_mut(), start, options, search, on_token),
-            _ => one_by_one::run(decoder.as_mut(), start, options, on_token),
+            _ => sampling::run(decoder.as_mut(), start, options, on_token),
         }
     })
 }
@@ -215,7 +215,7 @@ fn check_prompts(model: Generator, prompts: &[Vec<i64>], options: &Options) -> R
 /// last token takes no position.
 pub fn room(model: Generator, prompts: &[Vec<i64>]) -> Option<usize> {
     match model {
-        Generator::Gpt(model) if model.config().switches.rotary.is_none() => {
+        Generator::Gpt(model) if model.config().overrides.rotary.is_none() => {
             let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
             Some((model.config().n_positions as usize + 1).saturating_sub(longest))
         }

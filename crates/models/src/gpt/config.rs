@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::{check_divides, check_positive, check_probabilities, check_scales};
 use crate::error::Result;
 use crate::layers::Activation;
-use crate::switches::Switches;
+use crate::overrides::ArchitectureOverrides;
 
 /// What a GPT is made of. Keys that are absent from a file have the values of
 /// [`GptSize::Small`], as in transformers.
@@ -45,8 +45,8 @@ pub struct GptConfig {
     /// The token that ends a text.
     pub eos_token_id: Option<i64>,
     /// Departures from GPT-2 as published.
-    #[serde(rename = "bert4rs", skip_serializing_if = "Switches::is_published")]
-    pub switches: Switches,
+    #[serde(rename = "bert4rs", skip_serializing_if = "ArchitectureOverrides::is_published")]
+    pub overrides: ArchitectureOverrides,
 }
 
 /// The published sizes (Radford et al. 2019, with the parameter counts as corrected since).
@@ -100,7 +100,7 @@ impl GptConfig {
             scale_attn_by_inverse_layer_idx: false,
             bos_token_id: Some(50256),
             eos_token_id: Some(50256),
-            switches: Switches::default(),
+            overrides: ArchitectureOverrides::default(),
         }
     }
 
@@ -124,7 +124,7 @@ impl GptConfig {
             ("initializer_range", self.initializer_range),
             ("layer_norm_epsilon", self.layer_norm_epsilon),
         ])?;
-        self.switches.validate(self.n_head, self.head_size())
+        self.overrides.validate(self.n_head, self.head_size())
     }
 
     /// Features of an attention head.

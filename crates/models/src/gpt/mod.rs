@@ -5,22 +5,23 @@
 mod config;
 
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::param::{Init, Path};
+use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::{Device, Tensor};
 
 pub use config::{GptConfig, GptSize};
 
+use crate::checkpointing::ActivationCheckpointing;
 use crate::error::Result;
 use crate::input;
 use crate::layers::attention::{MultiHeadInit, MultiHeadPaths};
 use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
-    Block, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind, KeyValueCache,
-    MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual, Stream, Tier,
+    AttentionBackend, Block, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind,
+    KeyValueCache, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual,
+    ResidualStream,
 };
 use crate::loss::{self, LossOptions, OutputLayer};
 use crate::mask::{self, Pattern};
-use crate::recompute::Recompute;
 
 /// What a GPT reads.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +45,7 @@ impl<'a> GptInput<'a> {
     /// Refuses shapes and dtypes that the model can't take. Values are not looked at.
     fn check_shapes(&self, config: &GptConfig, cached: i64) -> Result<()> {
         let (b, t) = input::batch_and_time("input_ids", self.input_ids)?;
-        if self.position_ids.is_none() && config.switches.rotary.is_none() {
+        if self.position_ids.is_none() && config.overrides.rotary.is_none() {
             let longest = ("n_positions", config.n_positions);
             input::check_length("input_ids", self.input_ids, cached + t, longest)?;
         }
@@ -62,7 +63,7 @@ impl<'a> GptInput<'a> {
     pub fn check_values(&self, config: &GptConfig) -> Result<()> {
         input::check_range("input_ids", self.input_ids, ("vocab_size", config.vocab_size))?;
         match self.position_ids {
-            Some(positions) if config.switches.rotary.is_none() => {
+            Some(positions) if config.overrides.rotary.is_none() => {
                 let entries = ("n_positions", config.n_positions);
                 input::check_range("position_ids", positions, entries)
             }
@@ -71,15 +72,15 @@ impl<'a> GptInput<'a> {
     }
 }
 
-/// The published choices, or the switches' in their place.
+/// The published choices, or the overrides' in their place.
 impl GptConfig {
-    fn norm(&self, path: &Path) -> Result<Norm> {
-        let kind = self.switches.norm.unwrap_or(NormKind::Layer);
+    fn norm(&self, path: &ParamPath) -> Result<Norm> {
+        let kind = self.overrides.norm.unwrap_or(NormKind::Layer);
         Ok(Norm::new(path, kind, self.n_embd, self.layer_norm_epsilon)?)
     }
 
     fn placement(&self) -> Placement {
-        self.switches.norm_placement.unwrap_or(Placement::Pre)
+        self.overrides.norm_placement.unwrap_or(Placement::Pre)
     }
 
     fn init(&self) -> Init {
@@ -88,19 +89,19 @@ impl GptConfig {
 
     /// Residual layers start smaller, by the root of their number.
     fn init_of_outputs(&self) -> Init {
-        if self.switches.zero_init_outputs {
+        if self.overrides.zero_init_outputs {
             return Init::Zeros;
         }
         Init::Normal(self.initializer_range / (2.0 * self.n_layer as f64).sqrt())
     }
 
     fn pattern(&self) -> Pattern {
-        Pattern { causal: true, window: self.switches.window }
+        Pattern { causal: true, window: self.overrides.window }
     }
 
     fn feed_forward(&self) -> FeedForwardConfig {
         let (activation, gated) = self
-            .switches
+            .overrides
             .feed_forward
             .map_or((self.activation_function, Gated::No), FeedForwardKind::parts);
         FeedForwardConfig {
@@ -108,7 +109,7 @@ impl GptConfig {
             inner: self.inner_size(),
             activation,
             gated,
-            biased: self.switches.biased(),
+            biased: self.overrides.biased(),
             dropout: Dropout { probability: 0.0 },
             init_up: self.init(),
             init_down: self.init_of_outputs(),
@@ -121,11 +122,11 @@ impl GptConfig {
         MultiHeadConfig {
             hidden: self.n_embd,
             heads: self.n_head,
-            kv_heads: self.switches.kv_heads.unwrap_or(self.n_head),
+            kv_heads: self.overrides.kv_heads.unwrap_or(self.n_head),
             head_size: self.head_size(),
-            biased: self.switches.biased(),
+            biased: self.overrides.biased(),
             scale: Some(1.0 / (root * number)),
-            qk_norm: self.switches.qk_norm.then_some(self.layer_norm_epsilon),
+            qk_norm: self.overrides.qk_norm.then_some(self.layer_norm_epsilon),
             implementation,
             dropout: self.attn_pdrop,
             init: MultiHeadInit {
@@ -143,7 +144,7 @@ impl GptConfig {
     /// vocabulary `v` and `k = (t + 1) / 2` keys that a query of `t` sees on average. A gate,
     /// grouped heads and a window count as what they are.
     pub fn flops_per_token(&self, seq_len: i64) -> f64 {
-        let window = self.switches.window.map_or(seq_len, |window| seq_len.min(window)) as f64;
+        let window = self.overrides.window.map_or(seq_len, |window| seq_len.min(window)) as f64;
         // The first `window` queries see 1, 2, .. keys, the others `window` keys.
         let t = seq_len as f64;
         let keys = (window * (window + 1.0) / 2.0 + (t - window) * window) / t;
@@ -155,7 +156,7 @@ impl GptConfig {
 
 /// As published, `x + attention(norm(x))`, then `x + feed_forward(norm(x))`.
 fn block(
-    path: &Path,
+    path: &ParamPath,
     config: &GptConfig,
     implementation: Implementation,
     layer: i64,
@@ -219,12 +220,16 @@ pub struct Gpt {
     blocks: Vec<Block>,
     /// With [`Placement::Pre`], after the last block.
     final_norm: Option<Norm>,
-    recompute: Recompute,
+    checkpointing: ActivationCheckpointing,
 }
 
 impl Gpt {
     /// Makes its parameters under `path`, which is the root in Hugging Face's layout.
-    pub fn new(path: &Path, config: &GptConfig, implementation: Implementation) -> Result<Self> {
+    pub fn new(
+        path: &ParamPath,
+        config: &GptConfig,
+        implementation: Implementation,
+    ) -> Result<Self> {
         config.validate()?;
         let path = &(path / "transformer");
         let table = |name: &str, entries| {
@@ -232,7 +237,7 @@ impl Gpt {
         };
         let mut tokens = table("wte", config.vocab_size)?;
         tokens.tie();
-        let positions = match config.switches.rotary {
+        let positions = match config.overrides.rotary {
             None => Some(table("wpe", config.n_positions)?),
             Some(_) => None,
         };
@@ -244,13 +249,13 @@ impl Gpt {
             Placement::Post => None,
         };
         let dropout = Dropout { probability: config.embd_pdrop };
-        let (config, recompute) = (config.clone(), Recompute::None);
-        Ok(Self { config, tokens, positions, dropout, blocks, final_norm, recompute })
+        let (config, checkpointing) = (config.clone(), ActivationCheckpointing::None);
+        Ok(Self { config, tokens, positions, dropout, blocks, final_norm, checkpointing })
     }
 
     /// Chooses what is computed again for the backward pass; nothing at first.
-    pub fn set_recompute(&mut self, recompute: Recompute) {
-        self.recompute = recompute;
+    pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
+        self.checkpointing = checkpointing;
     }
 
     /// The device that it computes on.
@@ -264,8 +269,8 @@ impl Gpt {
     }
 
     /// The code that computed attention when the model was first used; absent before.
-    pub fn attention_tier(&self) -> Option<Tier> {
-        self.blocks.first().and_then(|block| block.attention.tier())
+    pub fn attention_backend(&self) -> Option<AttentionBackend> {
+        self.blocks.first().and_then(|block| block.attention.backend())
     }
 
     /// Hidden states `[b, t, d]` in the weights' dtype. Dropout acts if `train`.
@@ -288,7 +293,7 @@ impl Gpt {
         let x_btd = self.embed(input, cached, train)?;
         let device = x_btd.device();
         let seen = self.config.pattern().visible(t, cached + t, input.mask, device);
-        let rotation = self.config.switches.rotary.map(|rotary| {
+        let rotation = self.config.overrides.rotary.map(|rotary| {
             let (head_size, kind) = (self.config.head_size(), x_btd.kind());
             match input.position_ids {
                 Some(ids) => rotary.rotation(ids, head_size, kind),
@@ -299,12 +304,12 @@ impl Gpt {
             cache.blocks.resize_with(self.blocks.len(), KeyValueCache::default);
             cache.blocks.iter_mut()
         });
-        let mut x_btd = Stream::from(x_btd);
+        let mut x_btd = ResidualStream::from(x_btd);
         for block in &self.blocks {
             let cache = caches.as_mut().and_then(Iterator::next);
-            x_btd = match self.recompute {
-                Recompute::Blocks if train => {
-                    block.forward_again(&x_btd.whole(), &seen, rotation.as_ref())?.into()
+            x_btd = match self.checkpointing {
+                ActivationCheckpointing::Blocks if train => {
+                    block.forward_checkpointed(&x_btd.whole(), &seen, rotation.as_ref())?.into()
                 }
                 _ => block.forward(x_btd, &seen, rotation.as_ref(), cache, train)?,
             };
@@ -333,7 +338,7 @@ impl Gpt {
     }
 
     fn output(&self) -> OutputLayer<'_> {
-        let soft_cap = self.config.switches.logit_soft_cap;
+        let soft_cap = self.config.overrides.logit_soft_cap;
         OutputLayer { weight: &self.tokens.weight, bias: None, soft_cap }
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::bert::BertConfig;
 use crate::error::Result;
 use crate::gpt::GptConfig;
-use crate::switches::Switches;
+use crate::overrides::ArchitectureOverrides;
 use crate::t5::T5Config;
 
 /// A class of transformers that we read and write.
@@ -92,7 +92,7 @@ pub trait Family: Serialize + DeserializeOwned {
     fn validate(&self) -> Result<()>;
 
     /// Departures from the published form.
-    fn switches(&self) -> &Switches;
+    fn overrides(&self) -> &ArchitectureOverrides;
 
     /// Keys of `config.json` with the one value that we compute; absent means that value.
     fn fixed(&self) -> Value;
@@ -123,8 +123,8 @@ impl Family for BertConfig {
         self.validate()
     }
 
-    fn switches(&self) -> &Switches {
-        &self.switches
+    fn overrides(&self) -> &ArchitectureOverrides {
+        &self.overrides
     }
 
     fn fixed(&self) -> Value {
@@ -166,8 +166,8 @@ impl Family for GptConfig {
         self.validate()
     }
 
-    fn switches(&self) -> &Switches {
-        &self.switches
+    fn overrides(&self) -> &ArchitectureOverrides {
+        &self.overrides
     }
 
     fn fixed(&self) -> Value {
@@ -200,8 +200,8 @@ impl Family for T5Config {
         self.validate()
     }
 
-    fn switches(&self) -> &Switches {
-        &self.switches
+    fn overrides(&self) -> &ArchitectureOverrides {
+        &self.overrides
     }
 
     fn fixed(&self) -> Value {

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// exact ones: FP32 masters where the model computes in BF16. Tied weights are stored once.
 ///
 /// `store` holds the model made at its root; `extra` is an object of further keys for
-/// `config.json`, such as `id2label`. A model with [switches](crate::switches) is one that
+/// `config.json`, such as `id2label`. A model with [overrides](crate::overrides) is one that
 /// transformers does not have: its `model_type` says so.
 pub fn save<F: Family>(
     folder: &Path,
@@ -29,8 +29,8 @@ pub fn save<F: Family>(
     let bad =
         |error: serde_json::Error| Error::File { path: path.clone(), reason: error.to_string() };
     let params = store.params();
-    let kind = params.first().map_or(Kind::Float, |param| param.exact().kind());
-    let model_type = if config.switches().is_published() {
+    let kind = params.first().map_or(Kind::Float, |param| param.master_or_weight().kind());
+    let model_type = if config.overrides().is_published() {
         F::MODEL_TYPE.to_owned()
     } else {
         format!("bert4rs-{}", F::MODEL_TYPE)
@@ -53,7 +53,7 @@ pub fn save<F: Family>(
     // Weights first: a folder with a config.json is a whole one.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::save(&folder.join("model.safetensors"), &tensors, Some(metadata))?;
-    Ok(safetensors::write_whole(&path, text.as_bytes())?)
+    Ok(safetensors::write_atomic(&path, text.as_bytes())?)
 }
 
 /// [`save`] for a [`BertForMaskedLm`](crate::bert::BertForMaskedLm).
@@ -66,7 +66,7 @@ pub fn save_bert_for_masked_lm(
 }
 
 fn as_stored<F: Family>(param: &Param) -> Tensor {
-    let exact = param.exact();
+    let exact = param.master_or_weight();
     if F::is_transposed(&param.name) { exact.transpose(0, 1) } else { exact.shallow_clone() }
 }
 

@@ -7,12 +7,12 @@ use std::cell::Cell;
 
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::attention::{Implementation, Options};
-use bert4rs_tensor_core::param::{Init, Kernels, Path};
+use bert4rs_tensor_core::param::{Init, Kernels, ParamPath};
 
-use super::tier::{Heads, Tier};
+use super::backend::{AttentionBackend, Heads};
 use super::{Biased, Linear, Norm, NormKind, Rotation};
 use crate::error::Result;
-use crate::mask::Seen;
+use crate::mask::AttentionMask;
 
 /// Sizes and choices of a [`MultiHeadAttention`].
 #[derive(Debug, Clone, Copy)]
@@ -65,24 +65,24 @@ pub enum MultiHeadPaths<'a> {
     /// Queries, keys and values have maps of their own.
     Separate {
         /// Of queries.
-        query: Path<'a>,
+        query: ParamPath<'a>,
         /// Of keys.
-        key: Path<'a>,
+        key: ParamPath<'a>,
         /// Of values.
-        value: Path<'a>,
+        value: ParamPath<'a>,
         /// Of the heads' joint output.
-        output: Path<'a>,
+        output: ParamPath<'a>,
         /// Above the `query_norm` and `key_norm` of QK-norm.
-        norms: Path<'a>,
+        norms: ParamPath<'a>,
     },
     /// One map gives queries, keys and values, in this order.
     Joint {
         /// Of queries, keys and values.
-        query_key_value: Path<'a>,
+        query_key_value: ParamPath<'a>,
         /// Of the heads' joint output.
-        output: Path<'a>,
+        output: ParamPath<'a>,
         /// Above the `query_norm` and `key_norm` of QK-norm.
-        norms: Path<'a>,
+        norms: ParamPath<'a>,
     },
 }
 
@@ -97,7 +97,7 @@ enum Projections {
 #[derive(Debug)]
 pub struct AttentionInput<'a> {
     /// Which keys a query sees.
-    pub seen: &'a Seen,
+    pub seen: &'a AttentionMask,
     /// What turns queries and keys by their positions.
     pub rotation: Option<&'a Rotation>,
     /// Keys and values of earlier calls, to which this call's are added.
@@ -153,7 +153,7 @@ pub struct MultiHeadAttention {
     output: Linear,
     kernels: Kernels,
     /// The code that computed it when it was first used.
-    tier: Cell<Option<Tier>>,
+    backend: Cell<Option<AttentionBackend>>,
 }
 
 impl MultiHeadAttention {
@@ -188,12 +188,12 @@ impl MultiHeadAttention {
         };
         let kernels = output.kernels();
         let output = Linear::new(output, q, hidden, biased, init.output)?;
-        Ok(Self { config: *config, projections, norms, output, kernels, tier: Cell::new(None) })
+        Ok(Self { config: *config, projections, norms, output, kernels, backend: Cell::new(None) })
     }
 
     /// The code that computed it when it was first used; absent before.
-    pub fn tier(&self) -> Option<Tier> {
-        self.tier.get()
+    pub fn backend(&self) -> Option<AttentionBackend> {
+        self.backend.get()
     }
 
     /// Its parameters.
@@ -277,15 +277,15 @@ impl MultiHeadAttention {
         q_bhte: &Tensor,
         k_bgse: &Tensor,
         v_bgse: &Tensor,
-        seen: &Seen,
+        seen: &AttentionMask,
         train: bool,
     ) -> Result<Tensor> {
         let dropout = if train { self.config.dropout } else { 0.0 };
         let MultiHeadConfig { implementation, scale, .. } = self.config;
         let options = Options { implementation, dropout };
         let heads = Heads { q_bhte, k_bgse, v_bgse };
-        if self.tier.get().is_none() {
-            self.tier.set(Some(heads.tier(seen, scale, &options)?));
+        if self.backend.get().is_none() {
+            self.backend.set(Some(heads.backend(seen, scale, &options)?));
         }
         let y_bhte = heads.attend(seen, scale, &options)?;
         // The fused kernels write `[b, t, h, e]` in memory, of which this is a view.

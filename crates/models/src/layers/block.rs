@@ -5,12 +5,12 @@
 use bert4rs_tensor_core::Tensor;
 
 use super::{
-    AttentionInput, FeedForward, KeyValueCache, MultiHeadAttention, Norm, Residual, Rotation,
-    Stream,
+    AttentionInput, FeedForward, KeyValueCache, MultiHeadAttention, Norm, Residual, ResidualStream,
+    Rotation,
 };
+use crate::checkpointing::checkpoint;
 use crate::error::Result;
-use crate::mask::Seen;
-use crate::recompute::recompute;
+use crate::mask::AttentionMask;
 
 /// Attention and feed-forward, each with its residual connection. A clone has the same parameters.
 #[derive(Debug, Clone)]
@@ -32,12 +32,12 @@ impl Block {
     /// Attention dropout that the implementation can't do, and what libtorch throws.
     pub fn forward(
         &self,
-        x_btd: Stream,
-        seen: &Seen,
+        x_btd: ResidualStream,
+        seen: &AttentionMask,
         rotation: Option<&Rotation>,
         cache: Option<&mut KeyValueCache>,
         train: bool,
-    ) -> Result<Stream> {
+    ) -> Result<ResidualStream> {
         let attended_btd = self.around_attention.forward(x_btd, train, |x_btd| {
             self.attention.forward(x_btd, AttentionInput { seen, rotation, cache, train })
         })?;
@@ -49,15 +49,15 @@ impl Block {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn forward_again(
+    pub fn forward_checkpointed(
         &self,
         x_btd: &Tensor,
-        seen: &Seen,
+        seen: &AttentionMask,
         rotation: Option<&Rotation>,
     ) -> Result<Tensor> {
         let weights: Vec<&Tensor> = self.weights().collect();
         let (block, seen, rotation) = (self.clone(), seen.clone(), rotation.cloned());
-        recompute(&[x_btd], &weights, move |inputs| {
+        checkpoint(&[x_btd], &weights, move |inputs| {
             let x_btd = inputs[0].shallow_clone().into();
             Ok(block.forward(x_btd, &seen, rotation.as_ref(), None, true)?.whole())
         })

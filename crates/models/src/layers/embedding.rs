@@ -2,7 +2,7 @@
 
 use bert4rs_kernels::embedding as kernel;
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::param::{Init, Kernels, Path, Role};
+use bert4rs_tensor_core::param::{Init, Kernels, ParamPath, Role};
 use bert4rs_tensor_core::{Device, Result, Tensor};
 
 /// Rows of a table, looked up by index.
@@ -23,7 +23,7 @@ impl Embedding {
     /// Looking up `padding` gives its row but no gradient to it, as in transformers; a gradient
     /// through a tied output layer still reaches it.
     pub fn new(
-        path: &Path,
+        path: &ParamPath,
         entries: i64,
         features: i64,
         padding: Option<i64>,

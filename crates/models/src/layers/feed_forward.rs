@@ -2,7 +2,7 @@
 //!
 //! Axes: `b` batch, `t` time, `d` features, `f` inner features.
 
-use bert4rs_tensor_core::param::{Init, Kernels, Path};
+use bert4rs_tensor_core::param::{Init, Kernels, ParamPath};
 use bert4rs_tensor_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -83,11 +83,11 @@ impl FeedForwardConfig {
 #[derive(Debug)]
 pub struct FeedForwardPaths<'a> {
     /// `W₀`, used only with a gate.
-    pub gate: Path<'a>,
+    pub gate: ParamPath<'a>,
     /// `W₁`.
-    pub up: Path<'a>,
+    pub up: ParamPath<'a>,
     /// `W₂`.
-    pub down: Path<'a>,
+    pub down: ParamPath<'a>,
 }
 
 /// `activation(x W₁) W₂`, or gated; see [`FeedForwardKind`].

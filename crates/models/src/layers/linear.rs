@@ -1,7 +1,7 @@
 //! Linear maps.
 
 use bert4rs_kernels::fp8;
-use bert4rs_tensor_core::param::{Init, Path, Role};
+use bert4rs_tensor_core::param::{Init, ParamPath, Role};
 use bert4rs_tensor_core::{Result, Tensor};
 
 /// Whether a linear map has a bias, which starts at 0.
@@ -39,13 +39,19 @@ impl Linear {
     }
 
     /// A hidden map: parameters `weight` of [`Role::Matrix`] and `bias` under `path`.
-    pub fn new(path: &Path, inputs: i64, outputs: i64, biased: Biased, init: Init) -> Result<Self> {
+    pub fn new(
+        path: &ParamPath,
+        inputs: i64,
+        outputs: i64,
+        biased: Biased,
+        init: Init,
+    ) -> Result<Self> {
         Self::with_role(path, inputs, outputs, Role::Matrix, biased, init)
     }
 
     /// A map to outputs of the model: `weight` is of [`Role::Head`].
     pub fn head(
-        path: &Path,
+        path: &ParamPath,
         inputs: i64,
         outputs: i64,
         biased: Biased,
@@ -55,7 +61,7 @@ impl Linear {
     }
 
     fn with_role(
-        path: &Path,
+        path: &ParamPath,
         inputs: i64,
         outputs: i64,
         role: Role,

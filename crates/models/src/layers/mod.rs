@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod backend;
 pub mod block;
 pub mod dropout;
 pub mod embedding;
@@ -9,12 +10,12 @@ pub mod feed_forward;
 pub mod linear;
 pub mod norm;
 pub mod residual;
+pub mod residual_stream;
 pub mod rotary;
-pub mod stream;
-pub mod tier;
 
 pub use activation::Activation;
 pub use attention::{AttentionInput, KeyValueCache, MultiHeadAttention, MultiHeadConfig};
+pub use backend::AttentionBackend;
 pub use block::Block;
 pub use dropout::Dropout;
 pub use embedding::Embedding;
@@ -22,6 +23,5 @@ pub use feed_forward::{FeedForward, FeedForwardConfig, FeedForwardKind};
 pub use linear::{Biased, Linear};
 pub use norm::{Norm, NormKind};
 pub use residual::{Placement, Residual};
+pub use residual_stream::ResidualStream;
 pub use rotary::{Rotary, Rotation, Yarn};
-pub use stream::Stream;
-pub use tier::Tier;

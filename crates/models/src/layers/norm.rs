@@ -2,11 +2,11 @@
 
 use bert4rs_kernels::normalize as kernel;
 use bert4rs_kernels::rotary::HeadNorm;
-use bert4rs_tensor_core::param::{Init, Kernels, Path, Role};
+use bert4rs_tensor_core::param::{Init, Kernels, ParamPath, Role};
 use bert4rs_tensor_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::Stream;
+use super::ResidualStream;
 
 /// Which normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +43,7 @@ impl Norm {
     }
 
     /// Parameters `weight` (ones) and, for [`NormKind::Layer`], `bias` (zeros) under `path`.
-    pub fn new(path: &Path, kind: NormKind, features: i64, eps: f64) -> Result<Self> {
+    pub fn new(path: &ParamPath, kind: NormKind, features: i64, eps: f64) -> Result<Self> {
         let weight = path.param("weight", &[features], Role::Norm, Init::Ones)?;
         let bias = match kind {
             NormKind::Layer => Some(path.param("bias", &[features], Role::Norm, Init::Zeros)?),
@@ -64,15 +64,15 @@ impl Norm {
     }
 
     /// [`forward`](Self::forward) of `x + y`, to be used twice.
-    pub(super) fn of_sum(&self, x: &Tensor, y: &Tensor) -> Result<Stream> {
+    pub(super) fn of_sum(&self, x: &Tensor, y: &Tensor) -> Result<ResidualStream> {
         Ok(match self.own(x, kernel::Beside::Sum) {
-            Some(own) => Stream::Twice(kernel::normalize_sum(&own, x, y)?),
-            None => Stream::Whole(self.plain(&(x + y))),
+            Some(own) => ResidualStream::Forked(kernel::normalize_sum(&own, x, y)?),
+            None => ResidualStream::Whole(self.plain(&(x + y))),
         })
     }
 
     /// [`forward`](Self::forward), and what was normalised.
-    pub(super) fn with_sum(&self, x: Stream) -> Result<[Tensor; 2]> {
+    pub(super) fn with_sum(&self, x: ResidualStream) -> Result<[Tensor; 2]> {
         let (x, y) = x.summands();
         match self.own(&x, kernel::Beside::Sum) {
             Some(own) => kernel::add_and_normalize(&own, &x, y.as_ref()),
@@ -87,9 +87,9 @@ impl Norm {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn last(&self, x: Stream) -> Result<Tensor> {
+    pub fn last(&self, x: ResidualStream) -> Result<Tensor> {
         match x {
-            Stream::Sum(_) => {
+            ResidualStream::Sum(_) => {
                 let [normed, _] = self.with_sum(x)?;
                 Ok(normed)
             }

@@ -3,7 +3,7 @@
 use bert4rs_tensor_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{Dropout, Norm, Stream};
+use super::{Dropout, Norm, ResidualStream};
 use crate::error::Result;
 
 /// Where the normalisation stands.
@@ -31,10 +31,10 @@ impl Residual {
     /// `inner` with the connection around it; shapes stay.
     pub fn forward(
         &self,
-        x: Stream,
+        x: ResidualStream,
         train: bool,
         inner: impl FnOnce(&Tensor) -> Result<Tensor>,
-    ) -> Result<Stream> {
+    ) -> Result<ResidualStream> {
         match self.placement {
             Placement::Post => {
                 let [x, kept] = x.twice();
@@ -44,7 +44,11 @@ impl Residual {
             Placement::Pre => {
                 let [normed, x] = self.norm.with_sum(x)?;
                 let y = self.dropout.forward(inner(&normed)?, train);
-                Ok(if self.norm.adds(&x) { Stream::Sum([x, y]) } else { Stream::Whole(x + y) })
+                Ok(if self.norm.adds(&x) {
+                    ResidualStream::Sum([x, y])
+                } else {
+                    ResidualStream::Whole(x + y)
+                })
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::check::{check_positive, check_probabilities, check_scales, check_toke
 use crate::error::{Error, Result};
 use crate::layers::Activation;
 use crate::layers::feed_forward::Gated;
-use crate::switches::Switches;
+use crate::overrides::ArchitectureOverrides;
 
 /// What a T5 is made of. Keys that are absent from a file have the values of v1.0's
 /// [`T5Size::Small`], as in transformers.
@@ -51,8 +51,8 @@ pub struct T5Config {
     /// The token that ends a text.
     pub eos_token_id: i64,
     /// Departures from T5 as published.
-    #[serde(rename = "bert4rs", skip_serializing_if = "Switches::is_published")]
-    pub switches: Switches,
+    #[serde(rename = "bert4rs", skip_serializing_if = "ArchitectureOverrides::is_published")]
+    pub overrides: ArchitectureOverrides,
 }
 
 /// The published sizes.
@@ -134,7 +134,7 @@ impl T5Config {
             scale_decoder_outputs: None,
             pad_token_id: 0,
             eos_token_id: 1,
-            switches: Switches::default(),
+            overrides: ArchitectureOverrides::default(),
         }
     }
 
@@ -167,10 +167,10 @@ impl T5Config {
         check_token("pad_token_id", Some(self.pad_token_id), self.vocab_size)?;
         check_token("eos_token_id", Some(self.eos_token_id), self.vocab_size)?;
         self.feed_forward_parts()?;
-        if self.switches.no_biases {
+        if self.overrides.no_biases {
             return Err(Error::config("no_biases", true, "T5 has none as published; leave it out"));
         }
-        self.switches.validate(self.num_heads, self.d_kv)
+        self.overrides.validate(self.num_heads, self.d_kv)
     }
 
     /// Number of the decoder's blocks.
@@ -185,7 +185,7 @@ impl T5Config {
 
     /// The activation of the feed-forward half, and whether it is a gate.
     pub(super) fn feed_forward_parts(&self) -> Result<(Activation, Gated)> {
-        if let Some(kind) = self.switches.feed_forward {
+        if let Some(kind) = self.overrides.feed_forward {
             return Ok(kind.parts());
         }
         let proj = self.feed_forward_proj.as_str();

@@ -9,21 +9,21 @@ mod relative;
 mod stack;
 
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::param::{Init, Path};
+use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::{Device, Tensor};
 
 pub use config::{T5Config, T5Size, T5Version};
 
+use crate::checkpointing::ActivationCheckpointing;
 use crate::error::Result;
 use crate::input;
 use crate::layers::attention::MultiHeadInit;
 use crate::layers::{
-    Biased, Dropout, Embedding, FeedForwardConfig, KeyValueCache, Linear, MultiHeadConfig, Norm,
-    NormKind, Placement, Tier,
+    AttentionBackend, Biased, Dropout, Embedding, FeedForwardConfig, KeyValueCache, Linear,
+    MultiHeadConfig, Norm, NormKind, Placement,
 };
 use crate::loss::{self, LossOptions, OutputLayer};
-use crate::mask::{self, Seen};
-use crate::recompute::Recompute;
+use crate::mask::{self, AttentionMask};
 use stack::{Memory, Stack};
 
 /// What T5 reads. Masks are true where a query may see a key, or are the documents of tokens;
@@ -58,15 +58,15 @@ impl<'a> T5Input<'a> {
     }
 }
 
-/// The published choices, or the switches' in their place.
+/// The published choices, or the overrides' in their place.
 impl T5Config {
-    fn norm(&self, path: &Path) -> Result<Norm> {
-        let kind = self.switches.norm.unwrap_or(NormKind::Rms);
+    fn norm(&self, path: &ParamPath) -> Result<Norm> {
+        let kind = self.overrides.norm.unwrap_or(NormKind::Rms);
         Ok(Norm::new(path, kind, self.d_model, self.layer_norm_epsilon)?)
     }
 
     fn placement(&self) -> Placement {
-        self.switches.norm_placement.unwrap_or(Placement::Pre)
+        self.overrides.norm_placement.unwrap_or(Placement::Pre)
     }
 
     fn dropout(&self) -> Dropout {
@@ -79,7 +79,7 @@ impl T5Config {
     }
 
     fn init_of_outputs(&self, features: i64) -> Init {
-        if self.switches.zero_init_outputs { Init::Zeros } else { self.init(features) }
+        if self.overrides.zero_init_outputs { Init::Zeros } else { self.init(features) }
     }
 
     fn feed_forward(&self) -> Result<FeedForwardConfig> {
@@ -101,11 +101,11 @@ impl T5Config {
         MultiHeadConfig {
             hidden: self.d_model,
             heads: self.num_heads,
-            kv_heads: self.switches.kv_heads.unwrap_or(self.num_heads),
+            kv_heads: self.overrides.kv_heads.unwrap_or(self.num_heads),
             head_size: self.d_kv,
             biased: Biased::No,
             scale: Some(1.0),
-            qk_norm: self.switches.qk_norm.then_some(self.layer_norm_epsilon),
+            qk_norm: self.overrides.qk_norm.then_some(self.layer_norm_epsilon),
             implementation,
             dropout: self.dropout_rate,
             init: MultiHeadInit {
@@ -130,7 +130,7 @@ impl T5Config {
         let (s, t) = (source_len as f64, target_len as f64);
         let attention = self.attention(Implementation::Plain);
         let feed_forward = self.feed_forward()?.products();
-        let limit = |keys: f64, seen: i64| match self.switches.window {
+        let limit = |keys: f64, seen: i64| match self.overrides.window {
             Some(window) => keys.min((seen * window - 1) as f64),
             None => keys,
         };
@@ -184,7 +184,11 @@ pub struct T5 {
 
 impl T5 {
     /// Makes its parameters under `path`, which is the root in Hugging Face's layout.
-    pub fn new(path: &Path, config: &T5Config, implementation: Implementation) -> Result<Self> {
+    pub fn new(
+        path: &ParamPath,
+        config: &T5Config,
+        implementation: Implementation,
+    ) -> Result<Self> {
         config.validate()?;
         let (v, d) = (config.vocab_size, config.d_model);
         let init = Init::Normal(config.initializer_factor);
@@ -208,15 +212,15 @@ impl T5 {
     }
 
     /// Chooses what is computed again for the backward pass; nothing at first.
-    pub fn set_recompute(&mut self, recompute: Recompute) {
-        self.encoder.set_recompute(recompute);
-        self.decoder.set_recompute(recompute);
+    pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
+        self.encoder.set_activation_checkpointing(checkpointing);
+        self.decoder.set_activation_checkpointing(checkpointing);
     }
 
     /// The code that computed the encoder's attention when the model was first used; absent
     /// before.
-    pub fn attention_tier(&self) -> Option<Tier> {
-        self.encoder.attention_tier()
+    pub fn attention_backend(&self) -> Option<AttentionBackend> {
+        self.encoder.attention_backend()
     }
 
     /// The configuration it was made from.
@@ -263,7 +267,7 @@ impl T5 {
         if let Some(mask) = cross_mask {
             mask::check("cross_mask", mask, [b, heads, t, size[1]])?;
         }
-        let seen = Seen::across([t, size[1]], cross_mask, mask, memory_bsd.device())?;
+        let seen = AttentionMask::across([t, size[1]], cross_mask, mask, memory_bsd.device())?;
         let memory = Memory { states_bsd: memory_bsd, seen: &seen };
         self.decoder.forward(&self.tokens.forward(ids_bt)?, mask, Some(memory), cache, train)
     }
@@ -294,7 +298,7 @@ impl T5 {
 
     fn output(&self) -> OutputLayer<'_> {
         let weight = self.head.as_ref().map_or(&self.tokens.weight, |head| &head.weight);
-        OutputLayer { weight, bias: None, soft_cap: self.config.switches.logit_soft_cap }
+        OutputLayer { weight, bias: None, soft_cap: self.config.overrides.logit_soft_cap }
     }
 
     /// Mean cross-entropy of the labels, a scalar in FP32. `labels_bt` is I64 and shaped as the

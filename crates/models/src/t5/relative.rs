@@ -3,7 +3,7 @@
 //!
 //! Axes: `h` heads, `t` queries, `s` keys, `r` distances.
 
-use bert4rs_tensor_core::param::{Init, Path, Role};
+use bert4rs_tensor_core::param::{Init, ParamPath, Role};
 use bert4rs_tensor_core::{Kind, Tensor};
 
 use super::T5Config;
@@ -21,7 +21,7 @@ pub(super) struct RelativeBias {
 
 impl RelativeBias {
     /// Parameter `weight` under `path`.
-    pub(super) fn new(path: &Path, config: &T5Config, bidirectional: bool) -> Result<Self> {
+    pub(super) fn new(path: &ParamPath, config: &T5Config, bidirectional: bool) -> Result<Self> {
         let shape = [config.relative_attention_num_buckets, config.num_heads];
         let std = config.initializer_factor * (config.d_model as f64).powf(-0.5);
         let weight = path.param("weight", &shape, Role::RelativeBias, Init::Normal(std))?;

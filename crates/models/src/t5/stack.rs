@@ -4,25 +4,25 @@
 
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::param::Path;
+use bert4rs_tensor_core::param::ParamPath;
 
 use super::relative::RelativeBias;
 use super::{T5Cache, T5Config};
+use crate::checkpointing::{ActivationCheckpointing, checkpoint};
 use crate::error::Result;
 use crate::layers::attention::MultiHeadPaths;
 use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
-    AttentionInput, Dropout, FeedForward, KeyValueCache, MultiHeadAttention, Norm, Placement,
-    Residual, Rotation, Stream, Tier,
+    AttentionBackend, AttentionInput, Dropout, FeedForward, KeyValueCache, MultiHeadAttention,
+    Norm, Placement, Residual, ResidualStream, Rotation,
 };
-use crate::mask::{Pattern, Seen};
-use crate::recompute::{Recompute, recompute};
+use crate::mask::{AttentionMask, Pattern};
 
 /// The encoder's result, and who may see it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Memory<'a> {
     pub(super) states_bsd: &'a Tensor,
-    pub(super) seen: &'a Seen,
+    pub(super) seen: &'a AttentionMask,
 }
 
 /// As published, `x + f(norm(x))` for attention, cross-attention in the decoder, and
@@ -45,13 +45,13 @@ struct BlockInput<'a> {
 
 impl Block {
     fn new(
-        path: &Path,
+        path: &ParamPath,
         config: &T5Config,
         implementation: Implementation,
         is_decoder: bool,
     ) -> Result<Self> {
         let attention_config = config.attention(implementation);
-        let attention = |path: Path| {
+        let attention = |path: ParamPath| {
             let paths = MultiHeadPaths::Separate {
                 query: &path / "q",
                 key: &path / "k",
@@ -61,7 +61,7 @@ impl Block {
             };
             MultiHeadAttention::new(&paths, &attention_config)
         };
-        let residual = |path: &Path| -> Result<Residual> {
+        let residual = |path: &ParamPath| -> Result<Residual> {
             let norm = config.norm(&(path / "layer_norm"))?;
             Ok(Residual { placement: config.placement(), norm, dropout: config.dropout() })
         };
@@ -86,7 +86,7 @@ impl Block {
     }
 
     /// `[b, t, d]` to `[b, t, d]`.
-    fn forward(&self, x_btd: Stream, input: BlockInput) -> Result<Stream> {
+    fn forward(&self, x_btd: ResidualStream, input: BlockInput) -> Result<ResidualStream> {
         let train = input.own.train;
         let mut x_btd = self
             .around_attention
@@ -114,10 +114,10 @@ impl Block {
     }
 
     /// [`forward`](Self::forward) in training, computed again for the backward pass.
-    fn forward_again(
+    fn forward_checkpointed(
         &self,
         x_btd: &Tensor,
-        seen: &Seen,
+        seen: &AttentionMask,
         rotation: Option<&Rotation>,
         memory: Option<Memory>,
     ) -> Result<Tensor> {
@@ -128,7 +128,7 @@ impl Block {
         inputs.extend(memory.map(|memory| memory.states_bsd));
         let (has_bias, seen_by_all) = (seen.bias().is_some(), memory.map(|m| m.seen.clone()));
         let (block, seen, rotation) = (self.clone(), seen.clone(), rotation.cloned());
-        recompute(&inputs, &weights, move |inputs| {
+        checkpoint(&inputs, &weights, move |inputs| {
             let seen = match has_bias {
                 true => seen.clone().with_bias(inputs[1].shallow_clone()),
                 false => seen.clone(),
@@ -155,22 +155,30 @@ pub(super) struct Stack {
     /// With [`Placement::Pre`], after the last block.
     final_norm: Option<Norm>,
     dropout: Dropout,
-    recompute: Recompute,
+    checkpointing: ActivationCheckpointing,
 }
 
 impl Stack {
     /// Sees all of its tokens.
-    pub(super) fn encoder(path: &Path, config: &T5Config, with: Implementation) -> Result<Self> {
+    pub(super) fn encoder(
+        path: &ParamPath,
+        config: &T5Config,
+        with: Implementation,
+    ) -> Result<Self> {
         Self::new(path, config, with, false)
     }
 
     /// Sees earlier tokens, and the encoder's result.
-    pub(super) fn decoder(path: &Path, config: &T5Config, with: Implementation) -> Result<Self> {
+    pub(super) fn decoder(
+        path: &ParamPath,
+        config: &T5Config,
+        with: Implementation,
+    ) -> Result<Self> {
         Self::new(path, config, with, true)
     }
 
     fn new(
-        path: &Path,
+        path: &ParamPath,
         config: &T5Config,
         implementation: Implementation,
         is_decoder: bool,
@@ -180,7 +188,7 @@ impl Stack {
             .map(|index| Block::new(&(path / "block" / index), config, implementation, is_decoder))
             .collect::<Result<_>>()?;
         let first = path / "block.0.layer.0.SelfAttention.relative_attention_bias";
-        let bias = match config.switches.rotary {
+        let bias = match config.overrides.rotary {
             None => Some(RelativeBias::new(&first, config, !is_decoder)?),
             Some(_) => None,
         };
@@ -188,17 +196,18 @@ impl Stack {
             Placement::Pre => Some(config.norm(&(path / "final_layer_norm"))?),
             Placement::Post => None,
         };
-        let (config, dropout, recompute) = (config.clone(), config.dropout(), Recompute::None);
-        Ok(Self { config, is_decoder, bias, blocks, final_norm, dropout, recompute })
+        let (config, dropout, checkpointing) =
+            (config.clone(), config.dropout(), ActivationCheckpointing::None);
+        Ok(Self { config, is_decoder, bias, blocks, final_norm, dropout, checkpointing })
     }
 
-    pub(super) fn set_recompute(&mut self, recompute: Recompute) {
-        self.recompute = recompute;
+    pub(super) fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
+        self.checkpointing = checkpointing;
     }
 
     /// The code that computed its own attention when it was first used; absent before.
-    pub(super) fn attention_tier(&self) -> Option<Tier> {
-        self.blocks.first().and_then(|block| block.attention.tier())
+    pub(super) fn attention_backend(&self) -> Option<AttentionBackend> {
+        self.blocks.first().and_then(|block| block.attention.backend())
     }
 
     /// Embeddings `[b, t, d]` to hidden states `[b, t, d]`.
@@ -212,12 +221,12 @@ impl Stack {
     ) -> Result<Tensor> {
         let cached = cache.as_ref().map_or(0, |cache| cache.len());
         let (t, device) = (x_btd.size()[1], x_btd.device());
-        let pattern = Pattern { causal: self.is_decoder, window: self.config.switches.window };
+        let pattern = Pattern { causal: self.is_decoder, window: self.config.overrides.window };
         let mut seen = pattern.visible(t, cached + t, mask, device);
         if let Some(bias) = &self.bias {
             seen = seen.with_bias(bias.forward(t, cached + t));
         }
-        let rotation: Option<Rotation> = self.config.switches.rotary.map(|rotary| {
+        let rotation: Option<Rotation> = self.config.overrides.rotary.map(|rotary| {
             rotary.rotation_of_range(cached, t, self.config.d_kv, x_btd.kind(), device)
         });
         let mut caches = cache.map(|cache| {
@@ -225,12 +234,12 @@ impl Stack {
             cache.cross.resize_with(self.blocks.len(), KeyValueCache::default);
             cache.own.iter_mut().zip(&mut cache.cross)
         });
-        let mut x_btd = Stream::from(self.dropout.forward(x_btd.shallow_clone(), train));
+        let mut x_btd = ResidualStream::from(self.dropout.forward(x_btd.shallow_clone(), train));
         for block in &self.blocks {
             let (own_cache, cross_cache) = caches.as_mut().and_then(Iterator::next).unzip();
             let (seen, rotation) = (&seen, rotation.as_ref());
-            if train && self.recompute == Recompute::Blocks {
-                x_btd = block.forward_again(&x_btd.whole(), seen, rotation, memory)?.into();
+            if train && self.checkpointing == ActivationCheckpointing::Blocks {
+                x_btd = block.forward_checkpointed(&x_btd.whole(), seen, rotation, memory)?.into();
                 continue;
             }
             let own = AttentionInput { seen, rotation, cache: own_cache, train };

@@ -11,7 +11,7 @@ use bert4rs_models::bert::{
 };
 use bert4rs_models::gpt::{Gpt, GptConfig};
 use bert4rs_models::hugging_face::{Architecture, Family, Folder, save};
-use bert4rs_models::switches::Switches;
+use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_models::t5::{T5, T5Config};
 use bert4rs_tensor_core::attention::Implementation::Fused;
 use bert4rs_tensor_core::param::ParamStore;
@@ -20,7 +20,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::properties::{bert, gpt, sharpen, switches, t5};
+use crate::properties::{bert, gpt, overrides, sharpen, t5};
 use crate::support::Vectors;
 
 fn store() -> ParamStore {
@@ -108,14 +108,14 @@ proptest! {
 
     #[test]
     fn any_model_saves_loads_and_saves_to_the_same_bytes(
-        seed in any::<u64>(), switches in switches(), published in any::<bool>(),
+        seed in any::<u64>(), overrides in overrides(), published in any::<bool>(),
         vocabulary in 8i64..70, layers in 1i64..4, decoder_layers in prop::option::of(1i64..4),
         tied in any::<bool>(), head in 0usize..4,
     ) {
         random::seed(seed);
-        let switches = if published { Switches::default() } else { switches };
+        let overrides = if published { ArchitectureOverrides::default() } else { overrides };
         let bert = BertConfig {
-            vocab_size: vocabulary, num_hidden_layers: layers, ..bert(switches)
+            vocab_size: vocabulary, num_hidden_layers: layers, ..bert(overrides)
         };
         let labels = json!({
             "id2label": {"0": "a", "1": "b", "2": "c"},
@@ -128,11 +128,11 @@ proptest! {
             _ => (Architecture::BertForQuestionAnswering, json!({})),
         };
         check_any(&bert, architecture, extra);
-        let gpt = GptConfig { vocab_size: vocabulary, n_layer: layers, ..gpt(switches) };
+        let gpt = GptConfig { vocab_size: vocabulary, n_layer: layers, ..gpt(overrides) };
         check_any(&gpt, Architecture::Gpt2LmHeadModel, json!({}));
         let t5 = T5Config {
             vocab_size: vocabulary, num_layers: layers, num_decoder_layers: decoder_layers,
-            tie_word_embeddings: tied, ..t5(switches)
+            tie_word_embeddings: tied, ..t5(overrides)
         };
         check_any(&t5, Architecture::T5ForConditionalGeneration, json!({}));
     }
@@ -160,8 +160,12 @@ fn saving_loading_and_saving_gives_the_same_bytes() {
 
 #[test]
 fn a_switched_model_says_that_transformers_does_not_have_it() {
-    let switches = Switches { qk_norm: true, window: Some(8), ..Switches::default() };
-    let config = BertConfig { switches, ..Vectors::load("bert").config() };
+    let overrides = ArchitectureOverrides {
+        qk_norm: true,
+        window: Some(8),
+        ..ArchitectureOverrides::default()
+    };
+    let config = BertConfig { overrides, ..Vectors::load("bert").config() };
     let folder = tempfile::tempdir().unwrap();
     let from = made(&config, Architecture::BertForMaskedLm);
     save(folder.path(), &config, Architecture::BertForMaskedLm, &from, json!({})).unwrap();

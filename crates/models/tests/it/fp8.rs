@@ -45,7 +45,7 @@ fn losses(fp8: Fp8Config) -> Vec<f64> {
         no_grad(|| {
             for param in store.params_mut().iter_mut() {
                 let step = param.weight.grad().to_kind(Kind::Float).sign() * -2e-3;
-                let moved = param.exact() + step;
+                let moved = param.master_or_weight() + step;
                 param.set(&moved).unwrap();
                 param.weight.zero_grad();
             }

@@ -2,7 +2,7 @@
 
 use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput, LogitsOf};
 use bert4rs_models::layers::{NormKind, Placement, Rotary};
-use bert4rs_models::switches::Switches;
+use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::{Kernels, ParamStore};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
@@ -31,9 +31,9 @@ fn run(
     (store, found)
 }
 
-/// A small BERT with these switches, by our kernels and without.
+/// A small BERT with these overrides, by our kernels and without.
 #[track_caller]
-fn check(switches: Switches) {
+fn check(overrides: ArchitectureOverrides) {
     let config = BertConfig {
         vocab_size: 60,
         hidden_size: 40,
@@ -42,7 +42,7 @@ fn check(switches: Switches) {
         intermediate_size: 96,
         hidden_dropout_prob: 0.0,
         attention_probs_dropout_prob: 0.0,
-        switches,
+        overrides,
         ..BertConfig::default()
     };
     let (store, expected) = run(&config, Kernels::Plain, None);
@@ -50,7 +50,7 @@ fn check(switches: Switches) {
     for (found, expected) in found.iter().zip(&expected).filter(|(x, _)| x.defined()) {
         let error = (found - expected).abs().max().double_value(&[]);
         let greatest = expected.abs().max().double_value(&[]);
-        assert!(error <= 1e-5 * greatest + 1e-8, "{switches:?}: off by {error}");
+        assert!(error <= 1e-5 * greatest + 1e-8, "{overrides:?}: off by {error}");
     }
 }
 
@@ -58,10 +58,10 @@ fn check(switches: Switches) {
 fn kernels_of_norms_change_no_gradient() {
     for placement in [Placement::Post, Placement::Pre] {
         for norm in [NormKind::Layer, NormKind::Rms] {
-            check(Switches {
+            check(ArchitectureOverrides {
                 norm: Some(norm),
                 norm_placement: Some(placement),
-                ..Switches::default()
+                ..ArchitectureOverrides::default()
             });
         }
     }
@@ -72,7 +72,7 @@ fn kernels_of_heads_change_no_gradient() {
     let rotary = Rotary { theta: 10_000.0, yarn: None };
     for qk_norm in [false, true] {
         for rotary in [None, Some(rotary)] {
-            check(Switches { qk_norm, rotary, ..Switches::default() });
+            check(ArchitectureOverrides { qk_norm, rotary, ..ArchitectureOverrides::default() });
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use bert4rs_models::gpt::{Gpt, GptCache, GptConfig, GptInput};
-use bert4rs_models::layers::{FeedForwardKind, NormKind, Rotary, Tier, Yarn};
+use bert4rs_models::layers::{AttentionBackend, FeedForwardKind, NormKind, Rotary, Yarn};
 use bert4rs_models::loss::{IGNORED, LossOptions};
 use bert4rs_models::mask;
-use bert4rs_models::switches::Switches;
+use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, random};
@@ -71,14 +71,18 @@ fn the_code_that_computed_attention_is_told() {
         let store = ParamStore::new(Device::Cpu, Kind::Float);
         let config = GptConfig { n_embd, n_head: 2, n_layer: 1, attn_pdrop: 0.0, ..tiny() };
         let model = Gpt::new(&store.root(), &config, implementation).unwrap();
-        assert_eq!(model.attention_tier(), None, "nothing was computed yet");
+        assert_eq!(model.attention_backend(), None, "nothing was computed yet");
         let ids = Tensor::arange(6, (Kind::Int64, Device::Cpu)).unsqueeze(0);
-        model.forward(&GptInput::new(&ids), false).map(|_| model.attention_tier().unwrap())
+        model.forward(&GptInput::new(&ids), false).map(|_| model.attention_backend().unwrap())
     };
-    assert_eq!(tier(Implementation::Plain, 64).unwrap(), Tier::Plain);
-    assert_eq!(tier(Implementation::Math, 64).unwrap(), Tier::Math);
-    assert_eq!(tier(Implementation::Own, 64).unwrap(), Tier::Own);
-    assert_eq!(tier(Implementation::Fused, 32).unwrap(), Tier::Flash, "heads of 16 features");
+    assert_eq!(tier(Implementation::Plain, 64).unwrap(), AttentionBackend::Plain);
+    assert_eq!(tier(Implementation::Math, 64).unwrap(), AttentionBackend::Math);
+    assert_eq!(tier(Implementation::Own, 64).unwrap(), AttentionBackend::Own);
+    assert_eq!(
+        tier(Implementation::Fused, 32).unwrap(),
+        AttentionBackend::Flash,
+        "heads of 16 features"
+    );
     let error = tier(Implementation::Own, 32).unwrap_err().to_string();
     assert!(error.contains("compute.attention") && error.contains("32 features"), "{error}");
 }
@@ -90,10 +94,10 @@ fn gpt2_equals_transformers() {
     check(&vectors, &vectors.config(), Implementation::Fused);
 }
 
-/// Qwen3 is our GPT with switches: RMS norm, SwiGLU, RoPE with YaRN, QK-norm, grouped heads,
+/// Qwen3 is our GPT with overrides: RMS norm, SwiGLU, RoPE with YaRN, QK-norm, grouped heads,
 /// windows, no biases.
 #[test]
-fn switches_equal_transformers() {
+fn overrides_equal_transformers() {
     let vectors = Vectors::load("qwen3").with_names(qwen3_as_gpt);
     let yarn = Yarn {
         factor: 4.0,
@@ -109,7 +113,7 @@ fn switches_equal_transformers() {
         n_head: 2,
         n_inner: Some(20),
         layer_norm_epsilon: 1e-6,
-        switches: Switches {
+        overrides: ArchitectureOverrides {
             norm: Some(NormKind::Rms),
             feed_forward: Some(FeedForwardKind::SwiGlu),
             rotary: Some(Rotary { theta: 100.0, yarn: Some(yarn) }),
@@ -117,7 +121,7 @@ fn switches_equal_transformers() {
             window: Some(7),
             qk_norm: true,
             no_biases: true,
-            ..Switches::default()
+            ..ArchitectureOverrides::default()
         },
         ..GptConfig::default()
     };
@@ -170,9 +174,13 @@ fn ids(rows: i64, time: i64) -> Tensor {
 #[test]
 fn cached_steps_equal_one_pass() {
     random::seed(1);
-    let windowed = Switches { window: Some(5), rotary: Some(rotary()), ..Switches::default() };
-    for switches in [Switches::default(), windowed] {
-        let config = GptConfig { switches, ..tiny() };
+    let windowed = ArchitectureOverrides {
+        window: Some(5),
+        rotary: Some(rotary()),
+        ..ArchitectureOverrides::default()
+    };
+    for overrides in [ArchitectureOverrides::default(), windowed] {
+        let config = GptConfig { overrides, ..tiny() };
         let store = ParamStore::new(Device::Cpu, Kind::Float);
         let model = Gpt::new(&store.root(), &config, Implementation::Fused).unwrap();
         let ids = ids(2, 19);
@@ -198,18 +206,30 @@ fn wrong_configurations_name_key_and_value() {
         let text = config.validate().unwrap_err().to_string();
         assert!(words.iter().all(|word| text.contains(word)), "{text}");
     };
-    let with = |switches| GptConfig { switches, ..tiny() };
+    let with = |overrides| GptConfig { overrides, ..tiny() };
     check(GptConfig { n_head: 5, ..tiny() }, &["n_head = 5", "n_embd = 32"]);
     check(GptConfig { n_inner: Some(0), ..tiny() }, &["n_inner = 0"]);
-    check(with(Switches { kv_heads: Some(3), ..Switches::default() }), &["kv_heads = 3", "4"]);
-    check(with(Switches { window: Some(0), ..Switches::default() }), &["window = 0"]);
+    check(
+        with(ArchitectureOverrides { kv_heads: Some(3), ..ArchitectureOverrides::default() }),
+        &["kv_heads = 3", "4"],
+    );
+    check(
+        with(ArchitectureOverrides { window: Some(0), ..ArchitectureOverrides::default() }),
+        &["window = 0"],
+    );
     let cap = Some(-1.0);
-    check(with(Switches { logit_soft_cap: cap, ..Switches::default() }), &["logit_soft_cap = -1"]);
+    check(
+        with(ArchitectureOverrides { logit_soft_cap: cap, ..ArchitectureOverrides::default() }),
+        &["logit_soft_cap = -1"],
+    );
     let odd = GptConfig {
         n_embd: 12,
-        ..with(Switches { rotary: Some(rotary()), ..Switches::default() })
+        ..with(ArchitectureOverrides { rotary: Some(rotary()), ..ArchitectureOverrides::default() })
     };
     check(odd, &["head size = 3", "even"]);
     let theta = Rotary { theta: 0.5, yarn: None };
-    check(with(Switches { rotary: Some(theta), ..Switches::default() }), &["theta = 0.5"]);
+    check(
+        with(ArchitectureOverrides { rotary: Some(theta), ..ArchitectureOverrides::default() }),
+        &["theta = 0.5"],
+    );
 }

@@ -9,7 +9,7 @@ use bert4rs_models::loss::{self, IGNORED, LossOptions};
 use bert4rs_models::mask;
 use bert4rs_models::pooling::Pooling;
 use bert4rs_tensor_core::attention::Implementation::Fused;
-use bert4rs_tensor_core::param::{ParamStore, Path};
+use bert4rs_tensor_core::param::{ParamPath, ParamStore};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 use crate::support::{Vectors, assert_close, loss_options};
@@ -38,7 +38,7 @@ impl Recorded {
     }
 
     /// A model with the recorded weights of the encoder and of the head `name`.
-    fn model<M>(&self, name: &str, make: impl Fn(&Path) -> bert4rs_models::Result<M>) -> M {
+    fn model<M>(&self, name: &str, make: impl Fn(&ParamPath) -> bert4rs_models::Result<M>) -> M {
         let mut store = ParamStore::new(Device::Cpu, Kind::Float);
         let model = make(&store.root()).unwrap();
         let head = self.heads.under(&format!("{name}.weight."));

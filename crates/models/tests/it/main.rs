@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bert;
+mod checkpointing;
 mod folders;
 mod fp8;
 mod fused;
@@ -13,7 +14,6 @@ mod packing;
 mod precision;
 mod properties;
 mod published;
-mod recompute;
 mod rotary;
 mod support;
 mod t5;

@@ -1,13 +1,13 @@
 //! Documents of packed rows, as bounds and as a mask: the same attention.
 
-use bert4rs_models::mask::{Pattern, Seen};
+use bert4rs_models::mask::{AttentionMask, Pattern};
 use bert4rs_tensor_core::attention::{Implementation, Options, Scores, attend};
 use bert4rs_tensor_core::varlen::plain;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 const CPU: Device = Device::Cpu;
 
-fn seen(pattern: Pattern, queries: i64, mask: &Tensor) -> Seen {
+fn seen(pattern: Pattern, queries: i64, mask: &Tensor) -> AttentionMask {
     pattern.visible(queries, mask.size()[1], Some(mask), CPU)
 }
 

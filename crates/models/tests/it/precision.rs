@@ -5,7 +5,7 @@
 use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput};
 use bert4rs_models::gpt::{Gpt, GptConfig, GptInput};
 use bert4rs_models::layers::{FeedForwardKind, NormKind, Rotary};
-use bert4rs_models::switches::Switches;
+use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_models::t5::{T5, T5Config, T5Input, T5Size, T5Version};
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::ParamStore;
@@ -41,28 +41,28 @@ fn ids(time: i64) -> Tensor {
     Tensor::arange(2 * time, (Kind::Int64, Device::Cpu)).view([2, time]).remainder(VOCAB)
 }
 
-fn modern() -> Switches {
-    Switches {
+fn modern() -> ArchitectureOverrides {
+    ArchitectureOverrides {
         norm: Some(NormKind::Rms),
         feed_forward: Some(FeedForwardKind::SwiGlu),
         rotary: Some(Rotary { theta: 10_000.0, yarn: None }),
         kv_heads: Some(2),
         qk_norm: true,
-        ..Switches::default()
+        ..ArchitectureOverrides::default()
     }
 }
 
 #[test]
 fn bf16_is_near_fp32() {
     let ids = ids(37);
-    for switches in [Switches::default(), modern()] {
+    for overrides in [ArchitectureOverrides::default(), modern()] {
         let small = BertConfig {
             vocab_size: VOCAB,
             hidden_size: 128,
             num_hidden_layers: 4,
             num_attention_heads: 4,
             intermediate_size: 256,
-            switches,
+            overrides,
             ..BertConfig::default()
         };
         check("BERT", |store, implementation| {
@@ -75,7 +75,7 @@ fn bf16_is_near_fp32() {
             n_embd: 128,
             n_layer: 4,
             n_head: 4,
-            switches,
+            overrides,
             ..GptConfig::default()
         };
         check("GPT", |store, implementation| {

@@ -1,10 +1,10 @@
-//! What holds for all shapes, masks and switches.
+//! What holds for all shapes, masks and overrides.
 
 use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput};
 use bert4rs_models::gpt::{Gpt, GptCache, GptConfig, GptInput};
 use bert4rs_models::layers::{FeedForwardKind, NormKind, Placement, Rotary, Yarn};
 use bert4rs_models::mask;
-use bert4rs_models::switches::Switches;
+use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_models::t5::{T5, T5Config, T5Input};
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::ParamStore;
@@ -15,7 +15,7 @@ use crate::support::{copy_weights, max_abs};
 
 const VOCAB: i64 = 40;
 
-pub(crate) fn bert(switches: Switches) -> BertConfig {
+pub(crate) fn bert(overrides: ArchitectureOverrides) -> BertConfig {
     BertConfig {
         vocab_size: VOCAB,
         hidden_size: 16,
@@ -23,24 +23,24 @@ pub(crate) fn bert(switches: Switches) -> BertConfig {
         num_attention_heads: 4,
         intermediate_size: 24,
         max_position_embeddings: 32,
-        switches,
+        overrides,
         ..BertConfig::default()
     }
 }
 
-pub(crate) fn gpt(switches: Switches) -> GptConfig {
+pub(crate) fn gpt(overrides: ArchitectureOverrides) -> GptConfig {
     GptConfig {
         vocab_size: VOCAB,
         n_positions: 32,
         n_embd: 16,
         n_layer: 2,
         n_head: 4,
-        switches,
+        overrides,
         ..GptConfig::default()
     }
 }
 
-pub(crate) fn t5(switches: Switches) -> T5Config {
+pub(crate) fn t5(overrides: ArchitectureOverrides) -> T5Config {
     T5Config {
         vocab_size: VOCAB,
         d_model: 16,
@@ -50,7 +50,7 @@ pub(crate) fn t5(switches: Switches) -> T5Config {
         num_heads: 4,
         relative_attention_num_buckets: 8,
         relative_attention_max_distance: 12,
-        switches,
+        overrides,
         ..T5Config::default()
     }
 }
@@ -83,8 +83,8 @@ fn implementation() -> impl Strategy<Value = Implementation> {
     prop_oneof![Just(Implementation::Plain), Just(Implementation::Fused)]
 }
 
-/// Any switches that all families take.
-pub(crate) fn switches() -> impl Strategy<Value = Switches> {
+/// Any overrides that all families take.
+pub(crate) fn overrides() -> impl Strategy<Value = ArchitectureOverrides> {
     let norm = prop::option::of(prop_oneof![Just(NormKind::Layer), Just(NormKind::Rms)]);
     let placement = prop::option::of(prop_oneof![Just(Placement::Post), Just(Placement::Pre)]);
     let feed_forward = prop::option::of(prop_oneof![
@@ -105,7 +105,7 @@ pub(crate) fn switches() -> impl Strategy<Value = Switches> {
     let cap = prop::option::of(1.0..30.0f64);
     let all = (norm, placement, feed_forward, rotary, groups, window, any::<bool>(), cap);
     all.prop_map(|(norm, norm_placement, feed_forward, rotary, kv_heads, window, qk_norm, cap)| {
-        Switches {
+        ArchitectureOverrides {
             norm,
             norm_placement,
             feed_forward,
@@ -114,7 +114,7 @@ pub(crate) fn switches() -> impl Strategy<Value = Switches> {
             window,
             qk_norm,
             logit_soft_cap: cap,
-            ..Switches::default()
+            ..ArchitectureOverrides::default()
         }
     })
 }
@@ -124,13 +124,13 @@ proptest! {
 
     #[test]
     fn gpt_never_looks_ahead(
-        seed in any::<u64>(), switches in switches(), with in implementation(),
+        seed in any::<u64>(), overrides in overrides(), with in implementation(),
         time in 2i64..20, cut in 1i64..19,
     ) {
         prop_assume!(cut < time);
         random::seed(seed);
         let mut store = store();
-        let model = Gpt::new(&store.root(), &gpt(switches), with).unwrap();
+        let model = Gpt::new(&store.root(), &gpt(overrides), with).unwrap();
         sharpen(&mut store);
         let first = ids(2, time);
         let second = Tensor::cat(&[first.narrow(1, 0, cut), ids(2, time - cut)], 1);
@@ -142,13 +142,13 @@ proptest! {
 
     #[test]
     fn the_decoder_of_t5_never_looks_ahead(
-        seed in any::<u64>(), switches in switches(), with in implementation(),
+        seed in any::<u64>(), overrides in overrides(), with in implementation(),
         time in 2i64..14, cut in 1i64..13,
     ) {
         prop_assume!(cut < time);
         random::seed(seed);
         let mut store = store();
-        let model = T5::new(&store.root(), &t5(switches), with).unwrap();
+        let model = T5::new(&store.root(), &t5(overrides), with).unwrap();
         sharpen(&mut store);
         let (source, first) = (ids(2, 9), ids(2, time));
         let second = Tensor::cat(&[first.narrow(1, 0, cut), ids(2, time - cut)], 1);
@@ -160,7 +160,7 @@ proptest! {
 
     #[test]
     fn packed_documents_equal_documents_apart(
-        seed in any::<u64>(), switches in switches(), with in implementation(),
+        seed in any::<u64>(), overrides in overrides(), with in implementation(),
         lengths in (1i64..12, 1i64..12),
     ) {
         random::seed(seed);
@@ -173,7 +173,7 @@ proptest! {
         let seen = mask::documents(&document);
 
         let mut bert_store = store();
-        let model = BertForMaskedLm::new(&bert_store.root(), &bert(switches), with).unwrap();
+        let model = BertForMaskedLm::new(&bert_store.root(), &bert(overrides), with).unwrap();
         sharpen(&mut bert_store);
         let apart = |ids: &Tensor| model.encode(&BertInput::new(ids), false).unwrap();
         let input = BertInput {
@@ -183,7 +183,7 @@ proptest! {
         assert_same("BERT", &together, &Tensor::cat(&[apart(&first), apart(&second)], 1))?;
 
         let mut gpt_store = store();
-        let model = Gpt::new(&gpt_store.root(), &gpt(switches), with).unwrap();
+        let model = Gpt::new(&gpt_store.root(), &gpt(overrides), with).unwrap();
         sharpen(&mut gpt_store);
         let apart = |ids: &Tensor| model.forward(&GptInput::new(ids), false).unwrap();
         let input = GptInput {
@@ -195,7 +195,7 @@ proptest! {
 
     #[test]
     fn padding_does_not_change_real_tokens(
-        seed in any::<u64>(), switches in switches(), with in implementation(),
+        seed in any::<u64>(), overrides in overrides(), with in implementation(),
         time in 1i64..12, left in 0i64..6, right in 0i64..6,
     ) {
         random::seed(seed);
@@ -208,7 +208,7 @@ proptest! {
         let positions = (Tensor::arange(total, place) - left).clamp_min(0).unsqueeze(0);
 
         let mut bert_store = store();
-        let model = BertForMaskedLm::new(&bert_store.root(), &bert(switches), with).unwrap();
+        let model = BertForMaskedLm::new(&bert_store.root(), &bert(overrides), with).unwrap();
         sharpen(&mut bert_store);
         let input = BertInput {
             position_ids: Some(&positions), mask: Some(&seen), ..BertInput::new(&padded)
@@ -217,7 +217,7 @@ proptest! {
         assert_same("BERT", &found, &model.encode(&BertInput::new(&real), false).unwrap())?;
 
         let mut gpt_store = store();
-        let model = Gpt::new(&gpt_store.root(), &gpt(switches), with).unwrap();
+        let model = Gpt::new(&gpt_store.root(), &gpt(overrides), with).unwrap();
         sharpen(&mut gpt_store);
         let input = GptInput {
             input_ids: &padded, position_ids: Some(&positions), mask: Some(&seen),
@@ -226,7 +226,7 @@ proptest! {
         assert_same("GPT", &found, &model.forward(&GptInput::new(&real), false).unwrap())?;
 
         let mut t5_store = store();
-        let model = T5::new(&t5_store.root(), &t5(switches), with).unwrap();
+        let model = T5::new(&t5_store.root(), &t5(overrides), with).unwrap();
         sharpen(&mut t5_store);
         let input = T5Input {
             mask: Some(&seen), decoder_mask: Some(&seen), cross_mask: Some(&seen),
@@ -238,12 +238,12 @@ proptest! {
 
     #[test]
     fn cached_gpt_equals_uncached(
-        seed in any::<u64>(), switches in switches(), with in implementation(),
+        seed in any::<u64>(), overrides in overrides(), with in implementation(),
         chunks in prop::collection::vec(1i64..5, 1..6),
     ) {
         random::seed(seed);
         let mut store = store();
-        let model = Gpt::new(&store.root(), &gpt(switches), with).unwrap();
+        let model = Gpt::new(&store.root(), &gpt(overrides), with).unwrap();
         sharpen(&mut store);
         let ids = ids(2, chunks.iter().sum());
         let whole = model.forward(&GptInput::new(&ids), false).unwrap();
@@ -256,16 +256,16 @@ proptest! {
     }
 
     #[test]
-    fn zero_outputs_start_as_the_identity(seed in any::<u64>(), more in switches()) {
+    fn zero_outputs_start_as_the_identity(seed in any::<u64>(), more in overrides()) {
         random::seed(seed);
-        let switches = Switches {
+        let overrides = ArchitectureOverrides {
             zero_init_outputs: true, norm_placement: Some(Placement::Pre), ..more
         };
-        let one = GptConfig { n_layer: 1, ..gpt(switches) };
+        let one = GptConfig { n_layer: 1, ..gpt(overrides) };
         let (mut few, many) = (store(), store());
         let ids = ids(2, 7);
         let shallow = Gpt::new(&few.root(), &one, Implementation::Fused).unwrap();
-        let deep = Gpt::new(&many.root(), &gpt(switches), Implementation::Fused).unwrap();
+        let deep = Gpt::new(&many.root(), &gpt(overrides), Implementation::Fused).unwrap();
         copy_weights(&many, &mut few);
         let run = |model: &Gpt| model.forward(&GptInput::new(&ids), false).unwrap();
         assert_same("hidden states", &run(&shallow), &run(&deep))?;

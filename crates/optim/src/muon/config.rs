@@ -11,7 +11,7 @@ use crate::config::{Implementation, check};
 use crate::error::{Error, Result};
 use crate::group;
 use crate::momentum::Momentum;
-use crate::neuron::NeuronNorm;
+use crate::normuon::NorMuonConfig;
 use crate::polar::{Coefficients, Compute, Iteration, Options};
 
 /// Settings of Muon, and of NorMuon. What a configuration leaves out is as in
@@ -39,7 +39,7 @@ pub struct MuonConfig {
     /// Order of the matrix products.
     pub iteration: Iteration,
     /// NorMuon's second stage; without it this is Muon.
-    pub neurons: Option<NeuronNorm>,
+    pub normuon: Option<NorMuonConfig>,
     /// Parameters that are several matrices in one.
     pub splits: Vec<Split>,
     /// How the passes before and after the products are computed.
@@ -66,7 +66,7 @@ impl MuonConfig {
             coefficients: Coefficients::polar_express(5),
             compute: Compute::Input,
             iteration: Iteration::Auto,
-            neurons: None,
+            normuon: None,
             splits: Vec::new(),
             implementation: Implementation::Auto,
         }
@@ -74,7 +74,7 @@ impl MuonConfig {
 
     /// NorMuon: the same, with the authors' second stage.
     pub fn normuon(lr: f64) -> Self {
-        Self { neurons: Some(NeuronNorm::default()), ..Self::muon(lr) }
+        Self { normuon: Some(NorMuonConfig::default()), ..Self::muon(lr) }
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
@@ -87,9 +87,9 @@ impl MuonConfig {
         }
         self.momentum.validate("muon.momentum")?;
         self.options().validate("muon")?;
-        if let Some(NeuronNorm { beta2, .. }) = self.neurons {
+        if let Some(NorMuonConfig { beta2, .. }) = self.normuon {
             let inside = (0.0..1.0).contains(&beta2);
-            check("muon.neurons.beta2", beta2, inside, "must be at least 0 and below 1")?;
+            check("muon.normuon.beta2", beta2, inside, "must be at least 0 and below 1")?;
         }
         Ok(())
     }
@@ -115,7 +115,7 @@ impl MuonConfig {
 
     /// Values of NorMuon's mean squares for `param`; none for Muon.
     pub(crate) fn stats_values(&self, param: &Param) -> Result<u64> {
-        let Some(norm) = self.neurons else { return Ok(0) };
+        let Some(norm) = self.normuon else { return Ok(0) };
         let values = |block: &Block| {
             norm.axis.stats_shape(block.rows, block.cols).iter().product::<i64>() as u64
         };

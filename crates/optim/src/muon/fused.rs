@@ -9,7 +9,7 @@ use super::stack::Block;
 use super::{LrScale, MuonConfig, MuonSlot, OP};
 use crate::adamw::kernel_grad;
 use crate::error::Result;
-use crate::neuron::{NeuronNorm, neuron_scale};
+use crate::normuon::{NorMuonConfig, normuon_scale};
 use crate::numbers::MuonNumbers;
 use crate::polar::{Plan, Workspace};
 
@@ -100,13 +100,13 @@ fn factors(
 ) -> Result<Sides> {
     let Block { rows, cols, .. } = block;
     let needs_norm = config.scale == LrScale::UpdateRms;
-    if config.neurons.is_none() && !needs_norm {
+    if config.normuon.is_none() && !needs_norm {
         return Ok(Sides::default());
     }
-    let axis = config.neurons.map_or(2, |norm| norm.axis.reduced(rows, cols));
+    let axis = config.normuon.map_or(2, |norm| norm.axis.reduced(rows, cols));
     // Columns of what lies transposed are the weight's rows.
     let squares = kernel::sums_of_squares(o_nm, block.is_tall() == (axis == 2))?;
-    let mut factors = match (&config.neurons, stats) {
+    let mut factors = match (&config.normuon, stats) {
         (Some(norm), Some(stats)) => {
             let count = if axis == 2 { cols } else { rows };
             scale(norm, &squares, stats, (&numbers.stats_weight, count as f64))?
@@ -128,7 +128,7 @@ fn factors(
 
 /// NorMuon's factor for each neuron, from its sum of squares over `count` values.
 fn scale(
-    norm: &NeuronNorm,
+    norm: &NorMuonConfig,
     squares: &Tensor,
     stats: &mut Tensor,
     (weight, count): (&Tensor, f64),
@@ -136,6 +136,6 @@ fn scale(
     let mean = squares.f_div_scalar(count).during(OP)?;
     let mean_krc = mean.f_view_as(stats).during(OP)?.f_unsqueeze(0).during(OP)?;
     let mut stats_krc = stats.f_unsqueeze(0).during(OP)?;
-    let scale = neuron_scale(mean_krc, &mut stats_krc, norm, (weight, count))?;
+    let scale = normuon_scale(mean_krc, &mut stats_krc, norm, (weight, count))?;
     Ok(scale.f_view(-1).during(OP)?)
 }

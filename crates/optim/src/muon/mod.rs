@@ -5,7 +5,7 @@
 //! m = m + (1 - mu) (g - m)
 //! u = (1 - mu) g + mu m            Nesterov, else u = m
 //! o = polar factor of u            [crate::polar]
-//! o = rows of o scaled             NorMuon: [crate::neuron]
+//! o = rows of o scaled             NorMuon: [crate::normuon]
 //! p = p (1 - lr * decay) - lr * scale * o
 //! ```
 //!
@@ -85,9 +85,9 @@ impl Muon {
     /// Zero momentum for `param`, and the blocks that it is cut into.
     pub(crate) fn new_state(&self, param: &Param) -> Result<MuonState> {
         let blocks = self.config.blocks(param)?;
-        let momentum = param.exact().detach().f_zeros_like().during(OP)?;
+        let momentum = param.master_or_weight().detach().f_zeros_like().during(OP)?;
         let options = (momentum.kind(), momentum.device());
-        let stats = self.config.neurons.map(|norm| {
+        let stats = self.config.normuon.map(|norm| {
             let stats = |block: &Block| {
                 let shape = norm.axis.stats_shape(block.rows, block.cols);
                 Tensor::f_zeros(shape, options).during(OP)
@@ -107,7 +107,7 @@ impl Muon {
         let lr = self.config.lr * lr_factor;
         let momentum = self.config.momentum.at(step);
         let exact = [1.0 - momentum, grad_scale, lr, 1.0 - lr * self.config.weight_decay];
-        let stats_weight = self.config.neurons.map_or(0.0, |norm| 1.0 - norm.beta2);
+        let stats_weight = self.config.normuon.map_or(0.0, |norm| 1.0 - norm.beta2);
         let stats_weight = upload(&[stats_weight], device)?.f_get(0).during(OP)?;
         let scale = GradScale::Known(grad_scale);
         Ok(MuonNumbers::new(scale, upload(&exact, device)?, stats_weight)?)

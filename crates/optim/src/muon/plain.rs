@@ -7,7 +7,7 @@ use super::stack::{Block, stack_runs};
 use super::{MuonConfig, MuonSlot, OP};
 use crate::error::Result;
 use crate::masters;
-use crate::neuron::normalize_neurons;
+use crate::normuon::normalize_neurons;
 use crate::numbers::MuonNumbers;
 use crate::polar::{self, Buffer, Workspace};
 
@@ -86,7 +86,7 @@ fn apply(
         copy.f_copy_(&turned).during(OP)?;
         copy
     };
-    if let Some(norm) = &config.neurons {
+    if let Some(norm) = &config.normuon {
         let stats: Vec<&Tensor> =
             run.iter().map(|&(slot, block)| &slots[slot].state.stats[block]).collect();
         let mut stats_k = Tensor::f_stack(&stats, 0).during(OP)?;

@@ -2,7 +2,7 @@
 
 use bert4rs_optim::config::{ClipConfig, ClipScope, Implementation, Masters};
 use bert4rs_optim::muon::{LrScale, Rows, Split};
-use bert4rs_optim::neuron::{NeuronAxis, NeuronNorm};
+use bert4rs_optim::normuon::{NorMuonConfig, SecondMomentAxis};
 use bert4rs_optim::{MuonConfig, Optimizer, OptimizerConfig};
 use bert4rs_tensor_core::{Kind, Tensor};
 
@@ -15,10 +15,11 @@ fn exact_after(mut config: OptimizerConfig, masters: Masters) -> (Vec<Tensor>, V
     let mut optimizer = Optimizer::new(config, &mut params).unwrap();
     run(&mut optimizer, &mut params, 0..10);
     let state = optimizer.state();
-    let exact = params.iter().map(|param| match state.get(&format!("{}.low_bits", param.name)) {
-        Some(low) => bert4rs_kernels::weight::join_tensor(&param.weight.detach(), low).unwrap(),
-        None => param.exact().copy(),
-    });
+    let exact =
+        params.iter().map(|param| match state.get(&format!("{}.bf16_residual", param.name)) {
+            Some(low) => bert4rs_kernels::weight::join_tensor(&param.weight.detach(), low).unwrap(),
+            None => param.master_or_weight().copy(),
+        });
     (exact.collect(), params.iter().map(|param| param.weight.detach().copy()).collect())
 }
 
@@ -29,7 +30,7 @@ fn low_bits_are_as_exact_as_an_fp32_master() {
             let mut config = config.clone();
             config.adamw.implementation = implementation;
             let (masters, weights) = exact_after(config.clone(), Masters::Fp32);
-            let (joined, split_weights) = exact_after(config, Masters::LowBits);
+            let (joined, split_weights) = exact_after(config, Masters::Bf16Residual);
             for (master, joined) in masters.iter().zip(&joined) {
                 assert!(master.equal(joined), "{implementation:?}");
             }
@@ -44,16 +45,20 @@ fn low_bits_are_as_exact_as_an_fp32_master() {
 /// Muon in every form that its passes over memory depend on.
 fn muons() -> Vec<MuonConfig> {
     let base = || MuonConfig { weight_decay: 0.1, ..MuonConfig::muon(0.02) };
-    let neurons = |axis| Some(NeuronNorm { beta2: 0.9, axis });
+    let normuon = |axis| Some(NorMuonConfig { beta2: 0.9, axis });
     let split = Split { names: "query*".into(), rows: Rows::Each(4) };
     vec![
         MuonConfig { nesterov: false, scale: LrScale::Spectral, ..base() },
-        MuonConfig { neurons: neurons(NeuronAxis::Rows), cautious: true, ..base() },
-        MuonConfig { neurons: neurons(NeuronAxis::LongerSide), splits: vec![split], ..base() },
+        MuonConfig { normuon: normuon(SecondMomentAxis::Rows), cautious: true, ..base() },
+        MuonConfig {
+            normuon: normuon(SecondMomentAxis::LongerSide),
+            splits: vec![split],
+            ..base()
+        },
         MuonConfig { scale: LrScale::UpdateRms, ..base() },
         MuonConfig {
             scale: LrScale::UpdateRms,
-            neurons: neurons(NeuronAxis::LongerSide),
+            normuon: normuon(SecondMomentAxis::LongerSide),
             ..base()
         },
     ]
@@ -69,7 +74,7 @@ fn muon_fused_and_plain_agree() {
             exact_after(config, masters).0
         };
         let plain = after(Implementation::Plain, Masters::Fp32);
-        for masters in [Masters::Fp32, Masters::LowBits] {
+        for masters in [Masters::Fp32, Masters::Bf16Residual] {
             let fused = after(Implementation::Fused, masters);
             for (plain, fused) in plain.iter().zip(&fused) {
                 let distance = distance(fused, plain);

@@ -29,7 +29,7 @@ fn what_is_foretold_is_held() {
         for (kind, masters) in [
             (Kind::Float, Masters::Fp32),
             (Kind::BFloat16, Masters::Fp32),
-            (Kind::BFloat16, Masters::LowBits),
+            (Kind::BFloat16, Masters::Bf16Residual),
         ] {
             let config = OptimizerConfig { masters, ..rule.clone() };
             let mut params = model(kind);
@@ -40,7 +40,7 @@ fn what_is_foretold_is_held() {
                 params.iter().filter_map(|param| param.master.as_ref()).map(bytes).sum();
             let found = Memory {
                 weights,
-                masters: masters + held(&optimizer, &["low_bits"]),
+                masters: masters + held(&optimizer, &["bf16_residual"]),
                 gradients: weights,
                 adamw: held(&optimizer, &["exp_avg"]),
                 muon: held(&optimizer, &["momentum", "neuron_mean_square"]),
@@ -48,7 +48,7 @@ fn what_is_foretold_is_held() {
             assert_eq!(foretold, found, "{kind:?}");
             // All but counters of steps, 8 bytes each.
             let counters = 8 * (3 + params.len() as u64);
-            let counted = memory::held(&optimizer, &params);
+            let counted = memory::allocated_bytes(&optimizer, &params);
             assert!((foretold.total()..=foretold.total() + counters).contains(&counted));
         }
     }

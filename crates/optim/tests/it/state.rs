@@ -9,8 +9,8 @@ use bert4rs_tensor_core::{Kind, Tensor};
 use crate::{grads, model, run};
 
 fn configs() -> Vec<OptimizerConfig> {
-    let mut low_bits = OptimizerConfig::normuon(0.02, 1e-3);
-    low_bits.masters = Masters::LowBits;
+    let mut bf16_residual = OptimizerConfig::normuon(0.02, 1e-3);
+    bf16_residual.masters = Masters::Bf16Residual;
     let mut split = OptimizerConfig::normuon(0.02, 1e-3);
     if let Some(muon) = &mut split.muon {
         muon.splits = vec![Split { names: "query*".into(), rows: Rows::Parts(3) }];
@@ -19,7 +19,7 @@ fn configs() -> Vec<OptimizerConfig> {
         OptimizerConfig::adamw(1e-3),
         OptimizerConfig::muon(0.02, 1e-3),
         OptimizerConfig::normuon(0.02, 1e-3),
-        low_bits,
+        bf16_residual,
         split,
     ]
 }
@@ -50,7 +50,7 @@ fn a_restored_run_goes_on_bit_for_bit_in_any_order_of_parameters() {
         }
         for (new, old) in reversed.iter().rev().zip(&params) {
             assert!(new.weight.equal(&old.weight), "{}", old.name);
-            assert!(new.exact().equal(old.exact()), "{}", old.name);
+            assert!(new.master_or_weight().equal(old.master_or_weight()), "{}", old.name);
         }
         let (new, old) = (resumed.state(), optimizer.state());
         assert!(old.iter().all(|(name, tensor)| new[name].equal(tensor)));
@@ -87,12 +87,13 @@ fn steps_that_are_not_finite_change_nothing_and_end_the_run_in_a_row() {
         let mut params = model(Kind::BFloat16);
         let mut optimizer = Optimizer::new(config, &mut params).unwrap();
         run(&mut optimizer, &mut params, 0..1);
-        let before: Vec<Tensor> = params.iter().map(|param| param.exact().copy()).collect();
+        let before: Vec<Tensor> =
+            params.iter().map(|param| param.master_or_weight().copy()).collect();
         let bad = grads(&params, 1);
         let _ = bad[0].get(2).fill_(f64::NAN);
         let report = optimizer.step(&mut params, &bad, 1.0).unwrap();
         assert!(report.skipped && optimizer.skipped() == 1);
-        assert!(params.iter().zip(&before).all(|(param, old)| param.exact().equal(old)));
+        assert!(params.iter().zip(&before).all(|(param, old)| param.master_or_weight().equal(old)));
         run(&mut optimizer, &mut params, 2..3);
         assert!(optimizer.step(&mut params, &bad, 1.0).unwrap().skipped);
         let error = optimizer.step(&mut params, &bad, 1.0).unwrap_err();
@@ -104,7 +105,7 @@ fn steps_that_are_not_finite_change_nothing_and_end_the_run_in_a_row() {
 fn parameters_without_a_gradient_stay() {
     for config in configs() {
         let mut params = model(Kind::Float);
-        if config.masters == Masters::LowBits {
+        if config.masters == Masters::Bf16Residual {
             params = model(Kind::BFloat16);
         }
         let mut optimizer = Optimizer::new(config, &mut params).unwrap();
@@ -177,7 +178,7 @@ fn configuration_is_read_and_what_can_not_act_is_refused() {
         scale = "match_rms_adamw"
         coefficients = { name = "polar_express", steps = 6 }
         momentum = { value = 0.95, warmup = { from = 0.85, steps = 300 } }
-        neurons = { beta2 = 0.95, axis = "longer_side" }
+        normuon = { beta2 = 0.95, axis = "longer_side" }
         splits = [{ names = "*.qkv.weight", rows = { parts = 3 } }]
     "#;
     let config: OptimizerConfig = toml::from_str(text).unwrap();

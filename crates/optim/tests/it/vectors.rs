@@ -6,7 +6,7 @@ use std::path::Path;
 use bert4rs_optim::config::Implementation;
 use bert4rs_optim::momentum::{Momentum, Warmup};
 use bert4rs_optim::muon::LrScale;
-use bert4rs_optim::neuron::{NeuronAxis, NeuronNorm};
+use bert4rs_optim::normuon::{NorMuonConfig, SecondMomentAxis};
 use bert4rs_optim::polar::{Coefficients, Iteration};
 use bert4rs_optim::{MuonConfig, Optimizer, OptimizerConfig};
 use bert4rs_tensor_core::param::{Param, Role};
@@ -102,12 +102,12 @@ fn cautious_decay_is_its_definition() {
 
 #[test]
 fn normuon_is_the_authors_rule() {
-    let neurons = Some(NeuronNorm { beta2: 0.95, axis: NeuronAxis::Rows });
+    let normuon = Some(NorMuonConfig { beta2: 0.95, axis: SecondMomentAxis::Rows });
     for implementation in [Implementation::Plain, Implementation::Fused] {
         let change = |muon: &mut MuonConfig| {
-            (muon.neurons, muon.implementation) = (neurons, implementation);
+            (muon.normuon, muon.implementation) = (normuon, implementation);
         };
         check("muon.safetensors", "normuon_fp32", muon(change));
     }
-    check("muon.safetensors", "normuon_fp64", muon(|muon| muon.neurons = neurons));
+    check("muon.safetensors", "normuon_fp64", muon(|muon| muon.normuon = normuon));
 }

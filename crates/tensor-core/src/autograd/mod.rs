@@ -44,12 +44,12 @@
 //! # Ok::<(), bert4rs_tensor_core::Error>(())
 //! ```
 
+mod checkpoint;
 mod function;
 mod gradients;
-mod recompute;
 
 pub mod check;
 
+pub use checkpoint::checkpoint;
 pub use function::{BackwardContext, ForwardContext, Function, apply, apply_one};
 pub use gradients::gradients;
-pub use recompute::recompute;

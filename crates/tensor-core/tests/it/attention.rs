@@ -1,7 +1,7 @@
 //! Attention: its implementations agree, forward and backward, and say what they can't do.
 
 use bert4rs_tensor_core::attention::{
-    Implementation, Options, Scores, Tier, Visible, attend, attention, tier,
+    Implementation, MaskView, Options, Scores, SdpaBackend, attend, attention, sdpa_backend,
 };
 use bert4rs_tensor_core::device::{Cuda, cuda};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
@@ -23,7 +23,7 @@ fn run(inputs: &[Tensor; 3], scores: &Scores, options: &Options) -> Vec<Tensor> 
     let y = attend(q, k, v, scores, options).unwrap();
     let weights = Tensor::arange(y.numel() as i64, (Kind::Float, y.device())).sin();
     let mut leaves = vec![q, k, v];
-    if let Visible::Mask(mask) = scores.visible
+    if let MaskView::Mask(mask) = scores.visible
         && mask.requires_grad()
     {
         leaves.push(mask);
@@ -34,7 +34,7 @@ fn run(inputs: &[Tensor; 3], scores: &Scores, options: &Options) -> Vec<Tensor> 
 }
 
 #[track_caller]
-fn check_agree(inputs: &[Tensor; 3], visible: Visible, scale: Option<f64>) {
+fn check_agree(inputs: &[Tensor; 3], visible: MaskView, scale: Option<f64>) {
     let scores = Scores { visible, scale };
     let plain = run(inputs, &scores, &PLAIN);
     for implementation in [Implementation::Fused, Implementation::Math] {
@@ -49,7 +49,7 @@ fn check_agree(inputs: &[Tensor; 3], visible: Visible, scale: Option<f64>) {
 #[test]
 fn a_kernel_that_must_run_does_or_is_refused() {
     let [q, k, v] = inputs(9, 9, 4);
-    let scores = Scores { visible: Visible::All, scale: None };
+    let scores = Scores { visible: MaskView::All, scale: None };
     let of = |implementation, q: &Tensor| {
         attend(q, &k, &v, &scores, &Options { implementation, dropout: 0.0 })
     };
@@ -74,23 +74,27 @@ fn mask(t: i64, s: i64) -> Tensor {
 #[test]
 fn fused_equals_plain() {
     let whole = inputs(9, 9, 4);
-    check_agree(&whole, Visible::All, None);
-    check_agree(&whole, Visible::Causal, None);
-    check_agree(&whole, Visible::Mask(&mask(9, 9)), Some(1.0));
-    check_agree(&inputs(5, 11, 4), Visible::Mask(&mask(5, 11)), None);
+    check_agree(&whole, MaskView::All, None);
+    check_agree(&whole, MaskView::Causal, None);
+    check_agree(&whole, MaskView::Mask(&mask(9, 9)), Some(1.0));
+    check_agree(&inputs(5, 11, 4), MaskView::Mask(&mask(5, 11)), None);
 }
 
 #[test]
 fn a_bias_gets_its_gradient() {
     let bias = Tensor::randn([1, 4, 9, 9], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-    check_agree(&inputs(9, 9, 4), Visible::Mask(&bias), Some(1.0));
+    check_agree(&inputs(9, 9, 4), MaskView::Mask(&bias), Some(1.0));
 }
 
 #[test]
 fn grouped_heads_equal_repeated_ones() {
     for heads in [1, 2] {
         let [q, k, v] = inputs(7, 7, heads);
-        check_agree(&[q.shallow_clone(), k.shallow_clone(), v.shallow_clone()], Visible::All, None);
+        check_agree(
+            &[q.shallow_clone(), k.shallow_clone(), v.shallow_clone()],
+            MaskView::All,
+            None,
+        );
         let repeated = |x: &Tensor| x.repeat_interleave_self_int(4 / heads, 1, None);
         let want = attention(&q, &repeated(&k), &repeated(&v), None, &PLAIN).unwrap();
         let found = attention(&q, &k, &v, None, &FUSED).unwrap();
@@ -101,7 +105,7 @@ fn grouped_heads_equal_repeated_ones() {
 #[test]
 fn a_causal_query_sees_no_later_key() {
     let [q, k, v] = inputs(6, 6, 4);
-    let scores = Scores { visible: Visible::Causal, scale: None };
+    let scores = Scores { visible: MaskView::Causal, scale: None };
     for options in [PLAIN, FUSED] {
         let before = attend(&q, &k, &v, &scores, &options).unwrap();
         let changed = Tensor::cat(&[v.narrow(2, 0, 3), v.narrow(2, 3, 3) + 5.0], 2);
@@ -116,9 +120,9 @@ fn a_causal_query_sees_no_later_key() {
 fn the_cpu_runs_flash_attention_with_and_without_a_mask() {
     let [q, k, v] = inputs(16, 16, 4);
     let seen = mask(16, 16);
-    for visible in [Visible::All, Visible::Causal, Visible::Mask(&seen)] {
-        let found = tier(&q, &k, &v, &Scores { visible, scale: None }).unwrap();
-        assert_eq!(found, Tier::Flash, "{visible:?}");
+    for visible in [MaskView::All, MaskView::Causal, MaskView::Mask(&seen)] {
+        let found = sdpa_backend(&q, &k, &v, &Scores { visible, scale: None }).unwrap();
+        assert_eq!(found, SdpaBackend::Flash, "{visible:?}");
     }
 }
 
@@ -128,12 +132,12 @@ fn what_is_not_possible_is_an_error() {
         let [q, k, v] = inputs;
         attend(q, k, v, &Scores { visible, scale: None }, options).unwrap_err().to_string()
     };
-    let text = refused(&inputs(4, 5, 4), Visible::Causal, &PLAIN);
+    let text = refused(&inputs(4, 5, 4), MaskView::Causal, &PLAIN);
     assert!(text.contains("causal") && text.contains("5, 8"), "{text}");
-    let text = refused(&inputs(4, 4, 3), Visible::All, &FUSED);
+    let text = refused(&inputs(4, 4, 3), MaskView::All, &FUSED);
     assert!(text.contains("heads that divide"), "{text}");
     let dropping = Options { dropout: 0.1, ..FUSED };
-    let text = refused(&inputs(4, 4, 4), Visible::All, &dropping);
+    let text = refused(&inputs(4, 4, 4), MaskView::All, &dropping);
     assert!(text.contains("dropout") && text.contains("plain"), "{text}");
 }
 
@@ -168,12 +172,12 @@ fn kernels_of_a_gpu_equal_the_formula() {
         .map(|x| x.detach().to_device(Device::Cpu).to_kind(Kind::Float).set_requires_grad(true));
     let seen = mask(96, 96);
     let seen_there = seen.to_device(Device::Cuda(0));
-    let visible = |mask| [Visible::All, Visible::Causal, Visible::Mask(mask)];
+    let visible = |mask| [MaskView::All, MaskView::Causal, MaskView::Mask(mask)];
     for (here, there) in visible(&seen).into_iter().zip(visible(&seen_there)) {
         let expected = run(&exact, &Scores { visible: here, scale: None }, &PLAIN);
         let kernels = [Implementation::Fused, Implementation::Math, Implementation::Efficient];
         // Flash attention takes no mask.
-        let flash = (!matches!(there, Visible::Mask(_))).then_some(Implementation::Flash);
+        let flash = (!matches!(there, MaskView::Mask(_))).then_some(Implementation::Flash);
         for implementation in kernels.into_iter().chain(flash) {
             let scores = Scores { visible: there, scale: None };
             let found = run(&inputs, &scores, &Options { implementation, dropout: 0.0 });

@@ -1,6 +1,6 @@
 //! libtorch's errors, made typed and readable.
 
-use bert4rs_tensor_core::error::{Context, contain};
+use bert4rs_tensor_core::error::{Context, catch_torch_error};
 use bert4rs_tensor_core::{Device, Error, Kind, Tensor};
 
 const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -19,7 +19,7 @@ fn readable(error: &Error, op: &str) -> String {
 fn a_shape_mismatch_is_one_clean_line() {
     let (left, right) = (Tensor::ones([2, 3], FLOAT), Tensor::ones([4, 5], FLOAT));
     let expected = "product: mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)";
-    let contained = contain("product", || left.matmul(&right)).unwrap_err();
+    let contained = catch_torch_error("product", || left.matmul(&right)).unwrap_err();
     assert_eq!(readable(&contained, "product"), expected);
     let returned = left.f_matmul(&right).during("product").unwrap_err();
     assert_eq!(readable(&returned, "product"), expected);
@@ -28,7 +28,7 @@ fn a_shape_mismatch_is_one_clean_line() {
 
 #[test]
 fn quotes_in_an_error_survive_containment() {
-    let error = contain("product", || {
+    let error = catch_torch_error("product", || {
         Tensor::ones([2, 2], FLOAT).matmul(&Tensor::ones([2, 2], (Kind::Half, Device::Cpu)))
     });
     let text = readable(&error.unwrap_err(), "product");
@@ -37,10 +37,10 @@ fn quotes_in_an_error_survive_containment() {
 
 #[test]
 fn other_panics_are_contained() {
-    let error = contain("step", || panic!("index {} is too far", 7)).unwrap_err();
+    let error = catch_torch_error("step", || panic!("index {} is too far", 7)).unwrap_err();
     assert_eq!(readable(&error, "step"), "step: index 7 is too far");
-    assert_eq!(contain("step", || 3).unwrap(), 3);
-    let error = contain("step", || std::panic::panic_any(7)).unwrap_err();
+    assert_eq!(catch_torch_error("step", || 3).unwrap(), 3);
+    let error = catch_torch_error("step", || std::panic::panic_any(7)).unwrap_err();
     assert_eq!(readable(&error, "step"), "step: panic without a message");
 }
 
@@ -52,7 +52,7 @@ fn too_much_memory_is_an_error_of_its_own() {
         let text = readable(&error, "allocate");
         assert!(matches!(error, Error::OutOfMemory { .. }), "{text}");
         assert!(text.contains("try a smaller batch"), "{text}");
-        let error = contain("allocate", || Tensor::ones(&size, FLOAT)).unwrap_err();
+        let error = catch_torch_error("allocate", || Tensor::ones(&size, FLOAT)).unwrap_err();
         assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
     }
 }

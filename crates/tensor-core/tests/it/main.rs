@@ -2,9 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
-mod aside;
 mod attention;
 mod autograd;
+mod copy_stream;
 mod device;
 mod error;
 mod graph;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use bert4rs_tensor_core::safetensors::{load, save, write_whole};
+use bert4rs_tensor_core::safetensors::{load, save, write_atomic};
 use bert4rs_tensor_core::{Device, Error, Kind, Tensor};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -202,7 +202,7 @@ fn places_that_cannot_be_written_or_read() {
         let error = save(path, &[("a".to_owned(), &one)], None).unwrap_err();
         assert!(matches!(error, Error::Io { .. }));
         names_the_file(&error, path);
-        names_the_file(&write_whole(path, b"text").unwrap_err(), path);
+        names_the_file(&write_atomic(path, b"text").unwrap_err(), path);
         names_the_file(&load(path).unwrap_err(), path);
     }
     holds(&folder, &["folder"]);
@@ -222,7 +222,7 @@ fn a_failed_write_leaves_the_old_file() {
         let error = save(&path, &[("a".to_owned(), &large)], None).unwrap_err();
         assert!(matches!(error, Error::Io { .. }));
         names_the_file(&error, &path);
-        assert!(write_whole(&path, &[1; 1 << 20]).is_err());
+        assert!(write_atomic(&path, &[1; 1 << 20]).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), old);
         holds(&folder, &["x.safetensors"]);
     });
@@ -237,7 +237,7 @@ fn writers_of_one_file_do_not_mix() {
             let path = &path;
             scope.spawn(move || {
                 for _ in 0..20 {
-                    write_whole(path, &[letter; 10_000]).unwrap();
+                    write_atomic(path, &[letter; 10_000]).unwrap();
                 }
             });
         }

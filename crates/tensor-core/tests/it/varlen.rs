@@ -1,8 +1,8 @@
 //! Attention within documents: where they start and end, and the reference and flash attention
 //! against a mask.
 
-use bert4rs_tensor_core::attention::{Implementation, Options, Scores, Visible, attend};
-use bert4rs_tensor_core::varlen::{Packing, Reach, flash, plain, takes};
+use bert4rs_tensor_core::attention::{Implementation, MaskView, Options, Scores, attend};
+use bert4rs_tensor_core::varlen::{AttentionWindow, Packing, flash, plain, takes};
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 
 use crate::support::cuda_or_skip;
@@ -38,7 +38,7 @@ fn a_document_in_two_pieces_has_no_bounds() {
 }
 
 /// `[b, 1, t, t]`, by its definition.
-fn mask(document_bt: &Tensor, reach: Reach) -> Tensor {
+fn mask(document_bt: &Tensor, reach: AttentionWindow) -> Tensor {
     let t = document_bt.size()[1];
     let place = Tensor::arange(t, (Kind::Int64, document_bt.device()));
     let back_tt = place.unsqueeze(1) - place.unsqueeze(0);
@@ -52,12 +52,12 @@ fn mask(document_bt: &Tensor, reach: Reach) -> Tensor {
     mask
 }
 
-const REACHES: [Reach; 5] = [
-    Reach { causal: false, window: None },
-    Reach { causal: true, window: None },
-    Reach { causal: false, window: Some(2) },
-    Reach { causal: true, window: Some(3) },
-    Reach { causal: true, window: Some(100) },
+const REACHES: [AttentionWindow; 5] = [
+    AttentionWindow { causal: false, window: None },
+    AttentionWindow { causal: true, window: None },
+    AttentionWindow { causal: false, window: Some(2) },
+    AttentionWindow { causal: true, window: Some(3) },
+    AttentionWindow { causal: true, window: Some(100) },
 ];
 
 type Heads = [Tensor; 3];
@@ -84,10 +84,10 @@ fn run(x: &Heads, compute: impl FnOnce(&Heads) -> Result<Tensor>) -> Vec<Tensor>
 }
 
 /// By a mask and the plain formula.
-fn masked(x: &Heads, document_bt: &Tensor, reach: Reach) -> Vec<Tensor> {
+fn masked(x: &Heads, document_bt: &Tensor, reach: AttentionWindow) -> Vec<Tensor> {
     let options = Options { implementation: Implementation::Plain, dropout: 0.0 };
     let mask = mask(document_bt, reach);
-    let scores = Scores { visible: Visible::Mask(&mask), scale: Some(0.3) };
+    let scores = Scores { visible: MaskView::Mask(&mask), scale: Some(0.3) };
     run(x, |[q, k, v]| attend(q, k, v, &scores, &options))
 }
 

@@ -4,7 +4,7 @@ use bert4rs_models::bert::BertConfig;
 use bert4rs_models::gpt::GptConfig;
 use bert4rs_models::layers::feed_forward::Gated;
 use bert4rs_models::layers::{FeedForwardKind, Rotary, Yarn};
-use bert4rs_models::switches::Switches;
+use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_models::t5::{T5Config, T5Size, T5Version};
 
 use super::{Biases, Config, Family, Head, ModelConfig, Positions, T5Form};
@@ -23,7 +23,7 @@ impl Config {
             attention_probs_dropout_prob: model.attention_dropout,
             max_position_embeddings: self.max_positions().into(),
             pad_token_id: Some(pad.into()),
-            switches: self.switches(),
+            overrides: self.overrides(),
             ..BertConfig::default()
         }
     }
@@ -43,7 +43,7 @@ impl Config {
             attn_pdrop: model.attention_dropout,
             bos_token_id: Some(end_of_text.into()),
             eos_token_id: Some(end_of_text.into()),
-            switches: self.switches(),
+            overrides: self.overrides(),
             ..GptConfig::default()
         }
     }
@@ -70,15 +70,15 @@ impl Config {
             },
             pad_token_id: pad.into(),
             eos_token_id: end.into(),
-            switches: self.switches(),
+            overrides: self.overrides(),
             ..published
         }
     }
 
     /// Departures from the published form.
-    fn switches(&self) -> Switches {
+    fn overrides(&self) -> ArchitectureOverrides {
         let model = &self.model;
-        Switches {
+        ArchitectureOverrides {
             norm: model.norm.0,
             norm_placement: model.norm_placement.0,
             feed_forward: model.feed_forward.0,

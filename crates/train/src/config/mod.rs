@@ -12,8 +12,8 @@ pub use layers::{Layer, known_keys, parse_assignment, resolve};
 pub use model::{Biases, Family, Head, ModelConfig, OrPublished, Positions, T5Form};
 
 use bert4rs_data::Layout;
+use bert4rs_models::checkpointing::ActivationCheckpointing;
 use bert4rs_models::loss::LossOptions;
-use bert4rs_models::recompute::Recompute;
 use bert4rs_optim::OptimizerConfig;
 use bert4rs_optim::schedule::ScheduleConfig;
 use bert4rs_tensor_core::attention;
@@ -92,7 +92,7 @@ pub struct ComputeConfig {
     /// How a step's work is launched.
     pub graphs: Graphs,
     /// What is computed again for the backward pass instead of kept.
-    pub recompute: Recompute,
+    pub activation_checkpointing: ActivationCheckpointing,
     /// CPU threads; 0 means one a core.
     pub threads: u32,
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use bert4rs_models::recompute::Recompute;
+use bert4rs_models::checkpointing::ActivationCheckpointing;
 use bert4rs_optim::schedule::Horizon;
 use bert4rs_tensor_core::attention;
 use bert4rs_tensor_core::device::DeviceChoice;
@@ -71,10 +71,12 @@ impl Config {
                           that to tensor, delayed or row";
             return Err((format!("compute.fp8.{key}"), reason.into()));
         }
-        if fp8.scaling == Fp8Mode::Delayed && self.compute.recompute != Recompute::None {
+        if fp8.scaling == Fp8Mode::Delayed
+            && self.compute.activation_checkpointing != ActivationCheckpointing::None
+        {
             let reason = "a block computed again would count twice in delayed scaling; choose \
-                          compute.fp8.scaling = \"tensor\" or compute.recompute = \"none\"";
-            return Err(("compute.recompute".into(), reason.into()));
+                          compute.fp8.scaling = \"tensor\" or compute.activation_checkpointing = \"none\"";
+            return Err(("compute.activation_checkpointing".into(), reason.into()));
         }
         let options = attention::Options {
             implementation: self.compute.attention,

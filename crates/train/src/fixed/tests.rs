@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bert4rs_models::layers::Tier;
+use bert4rs_models::layers::AttentionBackend;
 use bert4rs_optim::{Optimizer, OptimizerConfig};
 use bert4rs_tensor_core::Kind;
 use bert4rs_tensor_core::param::{Init, ParamStore, Role};
@@ -36,7 +36,7 @@ impl Task for Regression {
         Ok(())
     }
 
-    fn attention_tier(&self) -> Option<Tier> {
+    fn attention_backend(&self) -> Option<AttentionBackend> {
         None
     }
 
@@ -125,7 +125,7 @@ fn they_equal_steps_that_the_host_looks_at() {
             assert_eq!((left.optimizer.skipped(), fixed.shapes.len()), (1, 2));
             let (found, expected) = (left.params.params(), right.params.params());
             for (found, expected) in found.iter().zip(expected.iter()) {
-                let off = distance(found.exact(), expected.exact());
+                let off = distance(found.master_or_weight(), expected.master_or_weight());
                 assert!(off < 1e-5, "{config:?}: {} by {off}", found.name);
             }
         }

@@ -15,7 +15,7 @@ use std::io::{BufWriter, Write};
 
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::profile::{self, Event, span};
-use bert4rs_tensor_core::safetensors::write_whole;
+use bert4rs_tensor_core::safetensors::write_atomic;
 
 use crate::config::Config;
 use crate::console::Console;
@@ -60,7 +60,7 @@ pub fn run(
     console.line(&format!("\n{}", table("part of a step", &parts)));
     console.line(&table("operation, the most costly first", shown));
     let text = format!("{}\n{}", table("part of a step", &parts), table("operation", &operations));
-    write_whole(&run.path().join(TABLE_FILE), text.as_bytes())?;
+    write_atomic(&run.path().join(TABLE_FILE), text.as_bytes())?;
     write_trace_file(&run.path().join(TRACE_FILE), &events)?;
     console.line(&format!("result                    {}", run.path().display()));
     Ok(())

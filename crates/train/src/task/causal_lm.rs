@@ -7,7 +7,7 @@ use std::time::Duration;
 use bert4rs_data::{CausalBatch, CausalBatches, CausalOptions, Objective, unigram};
 use bert4rs_models::gpt::{Gpt, GptInput};
 use bert4rs_models::hugging_face::{self, Architecture};
-use bert4rs_models::layers::Tier;
+use bert4rs_models::layers::AttentionBackend;
 use bert4rs_models::loss::LossOptions;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Tensor};
@@ -49,7 +49,7 @@ impl CausalLm {
         let held_out = CausalBatches::held_out(Arc::clone(&dataset.held_out), end, options)?;
         let held_out_count = held_out.batches_per_epoch();
         let mut model = Gpt::new(&params.root(), &config.gpt(end), config.compute.attention)?;
-        model.set_recompute(config.compute.recompute);
+        model.set_activation_checkpointing(config.compute.activation_checkpointing);
         Ok(Self {
             model,
             source: Source::new(config, dataset, train, (held_out, held_out_count))?,
@@ -112,8 +112,8 @@ impl Task for CausalLm {
         Ok(hugging_face::save(folder, config, architecture, params, json!({}))?)
     }
 
-    fn attention_tier(&self) -> Option<Tier> {
-        self.model.attention_tier()
+    fn attention_backend(&self) -> Option<AttentionBackend> {
+        self.model.attention_backend()
     }
 
     fn data_fingerprint(&self) -> u64 {

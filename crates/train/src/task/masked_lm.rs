@@ -7,7 +7,7 @@ use std::time::Duration;
 use bert4rs_data::{MlmBatch, MlmBatches, MlmOptions, Objective};
 use bert4rs_models::bert::{self, BertForMaskedLm, BertInput, MlmLoss};
 use bert4rs_models::hugging_face;
-use bert4rs_models::layers::Tier;
+use bert4rs_models::layers::AttentionBackend;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Tensor};
 
@@ -47,7 +47,7 @@ impl MaskedLm {
         let held_out_count = held_out.batches_per_epoch();
         let bert = config.bert(vocabulary.special.pad);
         let mut model = BertForMaskedLm::new(&params.root(), &bert, config.compute.attention)?;
-        model.set_recompute(config.compute.recompute);
+        model.set_activation_checkpointing(config.compute.activation_checkpointing);
         Ok(Self {
             model,
             source: Source::new(config, dataset, train, (held_out, held_out_count))?,
@@ -119,8 +119,8 @@ impl Task for MaskedLm {
         Ok(hugging_face::save_bert_for_masked_lm(folder, self.model.config(), params)?)
     }
 
-    fn attention_tier(&self) -> Option<Tier> {
-        self.model.attention_tier()
+    fn attention_backend(&self) -> Option<AttentionBackend> {
+        self.model.attention_backend()
     }
 
     fn data_fingerprint(&self) -> u64 {

@@ -8,7 +8,7 @@ pub mod span_corruption;
 use std::path::Path;
 use std::time::Duration;
 
-use bert4rs_models::layers::Tier;
+use bert4rs_models::layers::AttentionBackend;
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::param::ParamStore;
 
@@ -61,7 +61,7 @@ pub trait Task {
     fn export(&self, folder: &Path, params: &ParamStore) -> Result<()>;
 
     /// The code that computed attention; absent before the first loss.
-    fn attention_tier(&self) -> Option<Tier>;
+    fn attention_backend(&self) -> Option<AttentionBackend>;
 
     /// A hash of all batches so far, in their order; see
     /// [`Summary::data_fingerprint`](crate::metrics::Summary::data_fingerprint).

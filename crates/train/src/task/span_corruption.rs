@@ -7,7 +7,7 @@ use std::time::Duration;
 use bert4rs_data::packing::Framing;
 use bert4rs_data::{Noise, Objective, SpanBatch, SpanBatches, SpanOptions};
 use bert4rs_models::hugging_face::{self, Architecture};
-use bert4rs_models::layers::Tier;
+use bert4rs_models::layers::AttentionBackend;
 use bert4rs_models::loss::LossOptions;
 use bert4rs_models::t5::{T5, T5Input};
 use bert4rs_tensor_core::param::ParamStore;
@@ -58,7 +58,7 @@ impl SpanCorruption {
         let target = noise.target_slots(Framing::Spans(noise).longest(source.into()) as usize);
         let flops = t5.flops_per_sequence(source.into(), target as i64)?;
         let mut model = T5::new(&params.root(), &t5, config.compute.attention)?;
-        model.set_recompute(config.compute.recompute);
+        model.set_activation_checkpointing(config.compute.activation_checkpointing);
         Ok(Self {
             model,
             unigram_entropy: train.target_entropy(dataset.summary.unigram_entropy),
@@ -131,8 +131,8 @@ impl Task for SpanCorruption {
         Ok(hugging_face::save(folder, config, architecture, params, json!({}))?)
     }
 
-    fn attention_tier(&self) -> Option<Tier> {
-        self.model.attention_tier()
+    fn attention_backend(&self) -> Option<AttentionBackend> {
+        self.model.attention_backend()
     }
 
     fn data_fingerprint(&self) -> u64 {

@@ -1,10 +1,10 @@
 //! Tries each dtype and implementation on the device, rather than guessing from its name.
 
 use bert4rs_models::gpt::{Gpt, GptConfig, GptInput};
-use bert4rs_models::layers::Tier;
+use bert4rs_models::layers::AttentionBackend;
 use bert4rs_models::loss::LossOptions;
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::error::contain;
+use bert4rs_tensor_core::error::catch_torch_error;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, no_grad};
 
@@ -72,7 +72,8 @@ pub(super) fn attention(device: Device) -> String {
     ];
     let rows = implementations.map(|(name, implementation)| {
         let found = [("FP32", Kind::Float), ("BF16", Kind::BFloat16)].map(|(dtype, kind)| {
-            let tier = contain("probe", || attention_tier(implementation, kind, device));
+            let tier =
+                catch_torch_error("probe", || attention_backend(implementation, kind, device));
             match tier.ok().flatten() {
                 Some(tier) if falls_back(implementation) => {
                     format!("{dtype} by {}", format!("{tier:?}").to_lowercase())
@@ -92,7 +93,11 @@ fn falls_back(implementation: Implementation) -> bool {
 }
 
 /// Trains an attention of a model for a step; the code that computed it.
-fn attention_tier(implementation: Implementation, kind: Kind, device: Device) -> Option<Tier> {
+fn attention_backend(
+    implementation: Implementation,
+    kind: Kind,
+    device: Device,
+) -> Option<AttentionBackend> {
     implementation.check_device(device).ok()?;
     let mut store = ParamStore::new(device, kind);
     let config = GptConfig {
@@ -111,11 +116,15 @@ fn attention_tier(implementation: Implementation, kind: Kind, device: Device) ->
     let loss = model.lm_loss(&input, &ids, &LossOptions::default(), false).ok()?;
     loss.backward();
     let finite = |weight: &Tensor| no_grad(|| weight.grad().isfinite().all().int64_value(&[]) == 1);
-    store.params_mut().iter().all(|param| finite(&param.weight)).then(|| model.attention_tier())?
+    store
+        .params_mut()
+        .iter()
+        .all(|param| finite(&param.weight))
+        .then(|| model.attention_backend())?
 }
 
 fn works(attempt: impl FnOnce() -> bool) -> bool {
-    contain("probe", attempt).unwrap_or(false)
+    catch_torch_error("probe", attempt).unwrap_or(false)
 }
 
 /// The names that work, and those that don't.

@@ -6,7 +6,7 @@ use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput, BertSize};
 use bert4rs_optim::polar::{Coefficients, Options, polar_factor};
 use bert4rs_optim::{Optimizer, OptimizerConfig};
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::error::contain;
+use bert4rs_tensor_core::error::catch_torch_error;
 use bert4rs_tensor_core::param::{Init, ParamStore, Role};
 use bert4rs_tensor_core::{Device, Kind, Tensor, no_grad, random};
 use bert4rs_train::Result;
@@ -30,7 +30,7 @@ pub(super) fn run(device: Device) -> Result<ExitCode> {
     say("");
     let mut failed = 0;
     for (name, check) in checks {
-        let outcome = contain(name, check).unwrap_or_else(|error| Err(error.to_string()));
+        let outcome = catch_torch_error(name, check).unwrap_or_else(|error| Err(error.to_string()));
         let (mark, remark) = match &outcome {
             Ok(remark) => ("passed", remark),
             Err(reason) => ("FAILED", reason),

@@ -38,12 +38,13 @@ fn forward_error_is_returned_as_it_is() {
 #[test]
 fn forward_panic_leaves_gradients_on() {
     let x = leaf(&[1.0]);
-    let panicked = bert4rs_tensor_core::error::contain("step", || {
+    let panicked = bert4rs_tensor_core::error::catch_torch_error("step", || {
         call(&[&x], |_, _| panic!("no such thing"), |_, _| Ok(vec![]))
     });
     assert_eq!(panicked.unwrap_err().to_string(), "step: no such thing");
     assert!(square(&x).unwrap().requires_grad());
-    let panicked = bert4rs_tensor_core::error::contain("step", || no_grad(|| panic!("oh")));
+    let panicked =
+        bert4rs_tensor_core::error::catch_torch_error("step", || no_grad(|| panic!("oh")));
     assert!(panicked.is_err() && square(&x).unwrap().requires_grad());
 }
 

@@ -1,10 +1,10 @@
 //! Custom autograd functions.
 
+mod checkpoint;
 mod failures;
 mod gradients;
 mod in_place;
 mod lifetime;
-mod recompute;
 mod threads;
 
 use bert4rs_tensor_core::autograd::{BackwardContext, ForwardContext, Function, apply};

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// relative bias, which blocks share, may be summed in another order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Recompute {
+pub enum ActivationCheckpointing {
     /// Nothing: every value that the backward pass needs is kept.
     #[default]
     None,
@@ -17,8 +17,8 @@ pub enum Recompute {
     Blocks,
 }
 
-/// [`autograd::recompute`] for a body of this crate.
-pub(crate) fn recompute(
+/// [`autograd::checkpoint`] for a body of this crate.
+pub(crate) fn checkpoint(
     inputs: &[&Tensor],
     weights: &[&Tensor],
     body: impl Fn(&[Tensor]) -> Result<Tensor> + Send + 'static,
@@ -26,8 +26,10 @@ pub(crate) fn recompute(
     let body = move |inputs: &[Tensor]| {
         body(inputs).map_err(|error| match error {
             Error::Core(error) => error,
-            other => Core::Torch { op: "recompute".into(), message: other.to_string() },
+            other => {
+                Core::Torch { op: "activation checkpointing".into(), message: other.to_string() }
+            }
         })
     };
-    Ok(autograd::recompute(inputs, weights, body)?)
+    Ok(autograd::checkpoint(inputs, weights, body)?)
 }

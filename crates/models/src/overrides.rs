@@ -10,7 +10,7 @@ use crate::layers::{Biased, FeedForwardKind, NormKind, Placement, Rotary};
 /// One knob for each departure; absent means as published.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Switches {
+pub struct ArchitectureOverrides {
     /// Which normalisation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub norm: Option<NormKind>,
@@ -48,7 +48,7 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-impl Switches {
+impl ArchitectureOverrides {
     /// Whether the model is as published.
     pub fn is_published(&self) -> bool {
         *self == Self::default()

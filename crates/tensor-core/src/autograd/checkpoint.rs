@@ -16,18 +16,18 @@ use crate::random::RandomState;
 ///
 /// # Errors
 /// What `body` returns; in the backward pass too.
-pub fn recompute<F>(inputs: &[&Tensor], weights: &[&Tensor], body: F) -> Result<Tensor>
+pub fn checkpoint<F>(inputs: &[&Tensor], weights: &[&Tensor], body: F) -> Result<Tensor>
 where
     F: Fn(&[Tensor]) -> Result<Tensor> + Send + 'static,
 {
     let all: Vec<&Tensor> = inputs.iter().chain(weights).copied().collect();
-    let function = Recompute { body, inputs: inputs.len(), random: None };
+    let function = Checkpoint { body, inputs: inputs.len(), random: None };
     apply_one(function, &all)
 }
 
-const NAME: &str = "recompute";
+const NAME: &str = "checkpoint";
 
-struct Recompute<F> {
+struct Checkpoint<F> {
     body: F,
     /// How many of the tensors are inputs; the others are weights.
     inputs: usize,
@@ -35,7 +35,7 @@ struct Recompute<F> {
     random: Option<RandomState>,
 }
 
-impl<F> Function for Recompute<F>
+impl<F> Function for Checkpoint<F>
 where
     F: Fn(&[Tensor]) -> Result<Tensor> + Send + 'static,
 {
@@ -81,7 +81,7 @@ where
     }
 }
 
-impl<F> Recompute<F>
+impl<F> Checkpoint<F>
 where
     F: Fn(&[Tensor]) -> Result<Tensor>,
 {

@@ -5,17 +5,17 @@
 
 use bert4rs_kernels::attention as kernel;
 use bert4rs_tensor_core::attention::{self, Implementation, Options, Scores};
-use bert4rs_tensor_core::varlen::{self, Packing, Reach};
+use bert4rs_tensor_core::varlen::{self, AttentionWindow, Packing};
 use bert4rs_tensor_core::{Error, Tensor};
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::mask::Seen;
+use crate::mask::AttentionMask;
 
 /// The code that computed attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Tier {
+pub enum AttentionBackend {
     /// Products and softmax one by one, by us.
     Plain,
     /// Our own kernel, which computes only what is seen.
@@ -48,7 +48,7 @@ impl Heads<'_> {
     /// ask for; `1 / √e` if there is no scale.
     pub(super) fn attend(
         self,
-        seen: &Seen,
+        seen: &AttentionMask,
         scale: Option<f64>,
         options: &Options,
     ) -> Result<Tensor> {
@@ -69,34 +69,39 @@ impl Heads<'_> {
     }
 
     /// The code that [`attend`](Self::attend) takes.
-    pub(super) fn tier(self, seen: &Seen, scale: Option<f64>, options: &Options) -> Result<Tier> {
+    pub(super) fn backend(
+        self,
+        seen: &AttentionMask,
+        scale: Option<f64>,
+        options: &Options,
+    ) -> Result<AttentionBackend> {
         if self.takes_varlen(seen, options)?.is_some() {
-            return Ok(Tier::Varlen);
+            return Ok(AttentionBackend::Varlen);
         }
         if self.takes_own(seen, options)? {
-            return Ok(Tier::Own);
+            return Ok(AttentionBackend::Own);
         }
         if options.implementation == Implementation::Plain {
-            return Ok(Tier::Plain);
+            return Ok(AttentionBackend::Plain);
         }
         if options.implementation == Implementation::Math {
-            return Ok(Tier::Math);
+            return Ok(AttentionBackend::Math);
         }
         let scores = Scores { visible: seen.borrow(), scale };
-        Ok(match attention::tier(self.q_bhte, self.k_bgse, self.v_bgse, &scores)? {
-            attention::Tier::Math => Tier::Math,
-            attention::Tier::Flash => Tier::Flash,
-            attention::Tier::Efficient => Tier::Efficient,
-            attention::Tier::Cudnn => Tier::Cudnn,
+        Ok(match attention::sdpa_backend(self.q_bhte, self.k_bgse, self.v_bgse, &scores)? {
+            attention::SdpaBackend::Math => AttentionBackend::Math,
+            attention::SdpaBackend::Flash => AttentionBackend::Flash,
+            attention::SdpaBackend::Efficient => AttentionBackend::Efficient,
+            attention::SdpaBackend::Cudnn => AttentionBackend::Cudnn,
         })
     }
 
     /// What flash attention by documents needs, where that is asked for and fits.
     fn takes_varlen<'a>(
         self,
-        seen: &'a Seen,
+        seen: &'a AttentionMask,
         options: &Options,
-    ) -> Result<Option<(&'a Packing, Reach)>> {
+    ) -> Result<Option<(&'a Packing, AttentionWindow)>> {
         let fits = options.implementation == Implementation::Varlen
             && options.dropout == 0.0
             && varlen::takes(self.q_bhte);
@@ -105,7 +110,7 @@ impl Heads<'_> {
 
     /// Whether our own kernel computes it: where it is asked for, and where the best is asked for
     /// and it is that.
-    fn takes_own(self, seen: &Seen, options: &Options) -> Result<bool> {
+    fn takes_own(self, seen: &AttentionMask, options: &Options) -> Result<bool> {
         let fits = options.dropout == 0.0
             && seen.by_place().is_some()
             && kernel::takes(self.q_bhte, self.k_bgse, self.v_bgse);

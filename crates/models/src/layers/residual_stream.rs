@@ -4,26 +4,26 @@ use bert4rs_tensor_core::Tensor;
 
 /// Hidden states, in the form that spares the next kernel a pass over memory.
 #[derive(Debug)]
-pub enum Stream {
+pub enum ResidualStream {
     /// As they are.
     Whole(Tensor),
     /// The same twice, one for each of its uses: the kernel that made them adds both gradients.
-    Twice([Tensor; 2]),
+    Forked([Tensor; 2]),
     /// Two summands: the kernel of the next norm adds them.
     Sum([Tensor; 2]),
 }
 
-impl From<Tensor> for Stream {
+impl From<Tensor> for ResidualStream {
     fn from(whole: Tensor) -> Self {
         Self::Whole(whole)
     }
 }
 
-impl Stream {
+impl ResidualStream {
     /// One tensor.
     pub fn whole(self) -> Tensor {
         match self {
-            Self::Whole(x) | Self::Twice([x, _]) => x,
+            Self::Whole(x) | Self::Forked([x, _]) => x,
             Self::Sum([x, y]) => x + y,
         }
     }
@@ -32,7 +32,7 @@ impl Stream {
     /// whether a kernel does it or not.
     pub(super) fn twice(self) -> [Tensor; 2] {
         match self {
-            Self::Twice(both) => both,
+            Self::Forked(both) => both,
             other => {
                 let x = other.whole();
                 [x.alias(), x]

@@ -1,6 +1,6 @@
 //! Activation checkpointing.
 
-use bert4rs_tensor_core::autograd::recompute;
+use bert4rs_tensor_core::autograd::checkpoint;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor, memory, random};
 
 use crate::support::in_own_process;
@@ -18,7 +18,7 @@ fn leaf(shape: &[i64], kind: Kind) -> Tensor {
 fn values_and_gradients_are_those_of_the_body_to_the_bit() {
     // Other tests draw from the same generator.
     in_own_process(
-        "autograd::recompute::values_and_gradients_are_those_of_the_body_to_the_bit",
+        "autograd::checkpoint::values_and_gradients_are_those_of_the_body_to_the_bit",
         || {
             for kind in [Kind::Float, Kind::BFloat16] {
                 let (x, y, weight) =
@@ -28,7 +28,7 @@ fn values_and_gradients_are_those_of_the_body_to_the_bit() {
                     let output = if again {
                         let held = weight.shallow_clone();
                         let body = move |inputs: &[Tensor]| Ok(body(&inputs[0], &inputs[1], &held));
-                        recompute(&[&x, &y], &[&weight], body).unwrap()
+                        checkpoint(&[&x, &y], &[&weight], body).unwrap()
                     } else {
                         body(&x, &y, &weight)
                     };
@@ -54,7 +54,7 @@ fn what_needs_no_gradient_gets_none() {
     let held = weight.shallow_clone();
     let body =
         move |inputs: &[Tensor]| -> Result<Tensor> { Ok(inputs[0].matmul(&held) * &inputs[1]) };
-    recompute(&[&x, &constant], &[&weight], body).unwrap().sum(Kind::Float).backward();
+    checkpoint(&[&x, &constant], &[&weight], body).unwrap().sum(Kind::Float).backward();
     assert!(x.grad().defined() && weight.grad().defined() && !constant.grad().defined());
 }
 
@@ -64,19 +64,19 @@ fn an_error_of_the_body_is_the_callers() {
     let refuse = |_: &[Tensor]| -> Result<Tensor> {
         Err(Error::Unsupported { what: "this".into(), reason: "a test".into() })
     };
-    assert!(recompute(&[&x], &[], refuse).unwrap_err().to_string().contains("a test"));
+    assert!(checkpoint(&[&x], &[], refuse).unwrap_err().to_string().contains("a test"));
 }
 
 #[test]
 fn what_lies_between_is_not_kept() {
-    in_own_process("autograd::recompute::what_lies_between_is_not_kept", || {
+    in_own_process("autograd::checkpoint::what_lies_between_is_not_kept", || {
         memory::keep_freed_memory();
         const VALUES: i64 = 1 << 20;
         let x = leaf(&[VALUES], Kind::Float);
         let chain = |x: &Tensor| (0..10).fold(x.shallow_clone(), |x, _| x.sin());
         let live = || memory::tensors().live;
         let before = live();
-        let output = recompute(&[&x], &[], move |inputs| Ok(chain(&inputs[0]))).unwrap();
+        let output = checkpoint(&[&x], &[], move |inputs| Ok(chain(&inputs[0]))).unwrap();
         let kept = live() - before;
         assert!(kept < 3 * 4 * VALUES as u64 / 2, "{kept} bytes for one output");
         let plain = (0..10).fold(x.shallow_clone(), |x, _| x.sin());

@@ -1,36 +1,36 @@
 //! Copies beside other work, where a GPU is; the refusal where none is.
 
-use bert4rs_tensor_core::aside::Aside;
+use bert4rs_tensor_core::copy_stream::CopyStream;
 use bert4rs_tensor_core::{Device, Error, Kind, Tensor};
 
 use crate::support::cuda_or_skip;
 
 #[test]
 fn a_device_without_streams_is_refused() {
-    let error = Aside::new(Device::Cpu).unwrap_err().to_string();
+    let error = CopyStream::new(Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("Cpu has no streams"), "{error}");
 }
 
 #[test]
 fn later_work_waits_for_copies_beside_it() {
-    let Some(device) = cuda_or_skip("aside::later_work_waits_for_copies_beside_it") else {
-        let error = Aside::new(Device::Cuda(0)).unwrap_err().to_string();
+    let Some(device) = cuda_or_skip("copy_stream::later_work_waits_for_copies_beside_it") else {
+        let error = CopyStream::new(Device::Cuda(0)).unwrap_err().to_string();
         return assert!(error.contains("stream for copies"), "{error}");
     };
-    let aside = Aside::new(device).unwrap();
+    let copy_stream = CopyStream::new(device).unwrap();
     let host: Vec<Tensor> =
         (0..20).map(|_| Tensor::randn([1 << 20], (Kind::Float, Device::Cpu))).collect();
     let busy = Tensor::randn([2048, 2048], (Kind::Float, device));
     for host in &host {
         let _ = busy.matmul(&busy);
-        let copy = aside.run(
+        let copy = copy_stream.run(
             || Ok::<_, Error>(host.pin_memory(device).to_device_(device, Kind::Float, true, false)),
             |copy| vec![copy],
         );
         let found = (copy.unwrap() * 2.0).to_device(Device::Cpu);
         assert!(found.equal(&(host * 2.0)));
     }
-    let failed = aside.run(
+    let failed = copy_stream.run(
         || Err::<Tensor, _>(Error::Torch { op: "test".into(), message: "no".into() }),
         |tensor| vec![tensor],
     );

@@ -15,9 +15,9 @@ const OP: &str = "stream for copies";
 
 /// Such a stream of one CUDA device. Use it on one thread at a time.
 #[derive(Debug)]
-pub struct Aside(NonNull<c_void>);
+pub struct CopyStream(NonNull<c_void>);
 
-impl Aside {
+impl CopyStream {
     /// One for `device`.
     ///
     /// # Errors
@@ -30,10 +30,10 @@ impl Aside {
         if let Cuda::None(reason) = cuda() {
             return refuse(reason.clone());
         }
-        let mut aside = std::ptr::null_mut();
+        let mut copy_stream = std::ptr::null_mut();
         // SAFETY: the shim writes the pointer, or nothing and returns a message.
-        unsafe { shim::check(OP, shim::b4_aside_new(index as i32, &mut aside))? };
-        NonNull::new(aside)
+        unsafe { shim::check(OP, shim::b4_aside_new(index as i32, &mut copy_stream))? };
+        NonNull::new(copy_stream)
             .map(Self)
             .ok_or_else(|| Error::Torch { op: OP.into(), message: "no stream".into() })
     }
@@ -65,7 +65,7 @@ impl Aside {
     }
 }
 
-impl Drop for Aside {
+impl Drop for CopyStream {
     fn drop(&mut self) {
         // SAFETY: the pointer is the shim's, and nobody uses it after.
         unsafe { shim::b4_aside_drop(self.0.as_ptr()) };

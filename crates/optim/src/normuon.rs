@@ -13,24 +13,24 @@ const OP: &str = "NorMuon";
 /// NorMuon's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct NeuronNorm {
+pub struct NorMuonConfig {
     /// Decay rate of the mean squares. 0.95 in the paper, 0.9 in modded-nanogpt and nanochat.
     pub beta2: f64,
     /// What a mean is taken over.
-    pub axis: NeuronAxis,
+    pub axis: SecondMomentAxis,
 }
 
 /// The authors'.
-impl Default for NeuronNorm {
+impl Default for NorMuonConfig {
     fn default() -> Self {
-        Self { beta2: 0.95, axis: NeuronAxis::Rows }
+        Self { beta2: 0.95, axis: SecondMomentAxis::Rows }
     }
 }
 
 /// What NorMuon takes a mean square of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum NeuronAxis {
+pub enum SecondMomentAxis {
     /// Each row, an output neuron: `O / (sqrt(v) + 1e-10)`. The authors'.
     Rows,
     /// Each index of the longer side, rows where equal: `O / sqrt(max(v, 1e-10))`.
@@ -38,7 +38,7 @@ pub enum NeuronAxis {
     LongerSide,
 }
 
-impl NeuronAxis {
+impl SecondMomentAxis {
     /// The axis that the mean runs over, 1 or 2 of `[k, rows, cols]`.
     pub fn reduced(self, rows: i64, cols: i64) -> i64 {
         match self {
@@ -72,7 +72,7 @@ impl NeuronAxis {
 pub fn normalize_neurons(
     o_krc: &mut Tensor,
     stats: &mut Tensor,
-    norm: &NeuronNorm,
+    norm: &NorMuonConfig,
     weight: &Tensor,
 ) -> Result<()> {
     let (_, rows, cols) = o_krc.size3().during(OP)?;
@@ -80,17 +80,17 @@ pub fn normalize_neurons(
     let count = if axis == 2 { cols } else { rows } as f64;
     let norms = o_krc.f_norm_scalaropt_dim(2.0, &[axis][..], true).during(OP)?;
     let mean = norms.f_square().during(OP)? / count;
-    let scale = neuron_scale(mean, stats, norm, (weight, count))?;
+    let scale = normuon_scale(mean, stats, norm, (weight, count))?;
     let _ = o_krc.f_mul_(&scale).during(OP)?;
     Ok(())
 }
 
-/// The factors of neurons whose mean squares, each over `count` values, are `mean`: `[k, rows, 1]`
+/// The factors of normuon whose mean squares, each over `count` values, are `mean`: `[k, rows, 1]`
 /// or `[k, 1, cols]`, as `stats`, which is moved by `weight`.
-pub fn neuron_scale(
+pub fn normuon_scale(
     mean: Tensor,
     stats: &mut Tensor,
-    norm: &NeuronNorm,
+    norm: &NorMuonConfig,
     (weight, count): (&Tensor, f64),
 ) -> Result<Tensor> {
     let weight = weight.f_to_kind(stats.kind()).during(OP)?;

@@ -2,11 +2,11 @@
 //! by rounding: libtorch's kernels sum its gradient over blocks before distances, or after.
 
 use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput, LogitsOf, MlmLoss};
+use bert4rs_models::checkpointing::ActivationCheckpointing;
 use bert4rs_models::gpt::{Gpt, GptConfig, GptInput};
 use bert4rs_models::layers::{NormKind, Rotary};
 use bert4rs_models::loss::LossOptions;
-use bert4rs_models::recompute::Recompute;
-use bert4rs_models::switches::Switches;
+use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_models::t5::{T5, T5Config, T5Input, T5Size, T5Version};
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::{Kernels, ParamStore};
@@ -27,34 +27,34 @@ fn documents(time: i64) -> Tensor {
 }
 
 /// Settings of a model and its code.
-fn cases() -> impl Iterator<Item = (Switches, Kernels)> {
+fn cases() -> impl Iterator<Item = (ArchitectureOverrides, Kernels)> {
     [Kernels::Plain, Kernels::Fused]
         .into_iter()
-        .flat_map(|kernels| switches().into_iter().map(move |switches| (switches, kernels)))
+        .flat_map(|kernels| overrides().into_iter().map(move |overrides| (overrides, kernels)))
 }
 
-fn switches() -> [Switches; 2] {
-    let modern = Switches {
+fn overrides() -> [ArchitectureOverrides; 2] {
+    let modern = ArchitectureOverrides {
         norm: Some(NormKind::Rms),
         rotary: Some(Rotary { theta: 10_000.0, yarn: None }),
         kv_heads: Some(2),
         qk_norm: true,
-        ..Switches::default()
+        ..ArchitectureOverrides::default()
     };
-    [Switches::default(), modern]
+    [ArchitectureOverrides::default(), modern]
 }
 
 /// Gradients of `loss` in a store, computed in both ways.
-fn check(what: &str, store: &ParamStore, mut loss: impl FnMut(Recompute) -> Tensor) {
+fn check(what: &str, store: &ParamStore, mut loss: impl FnMut(ActivationCheckpointing) -> Tensor) {
     let weights: Vec<Tensor> =
         store.params().iter().map(|param| param.weight.shallow_clone()).collect();
-    let mut run = |recompute: Recompute| {
-        let loss = loss(recompute);
+    let mut run = |checkpointing: ActivationCheckpointing| {
+        let loss = loss(checkpointing);
         let mut found = Tensor::run_backward(&[&loss], &weights, false, false);
         found.push(loss.detach());
         found
     };
-    let (kept, again) = (run(Recompute::None), run(Recompute::Blocks));
+    let (kept, again) = (run(ActivationCheckpointing::None), run(ActivationCheckpointing::Blocks));
     let names = store.params().iter().map(|param| param.name.clone()).collect::<Vec<_>>();
     for ((kept, again), name) in kept.iter().zip(&again).zip(names.iter().chain([&"loss".into()])) {
         assert_eq!(kept.defined(), again.defined(), "{what}: {name}");
@@ -69,7 +69,7 @@ fn check(what: &str, store: &ParamStore, mut loss: impl FnMut(Recompute) -> Tens
 #[test]
 fn bert() {
     for kind in [Kind::Float, Kind::BFloat16] {
-        for (switches, kernels) in cases() {
+        for (overrides, kernels) in cases() {
             let config = BertConfig {
                 vocab_size: VOCAB,
                 hidden_size: 64,
@@ -78,7 +78,7 @@ fn bert() {
                 intermediate_size: 96,
                 hidden_dropout_prob: 0.0,
                 attention_probs_dropout_prob: 0.0,
-                switches,
+                overrides,
                 ..BertConfig::default()
             };
             let store = ParamStore::new(Device::Cpu, kind).with_kernels(kernels);
@@ -88,8 +88,8 @@ fn bert() {
             let positions = Tensor::from_slice(&[1i64, 7, 30]);
             let labels = Tensor::from_slice(&[3i64, 4, 5]);
             let how = MlmLoss { logits_of: LogitsOf::MaskedOnly, options: LossOptions::default() };
-            check("BERT", &store, |recompute| {
-                model.set_recompute(recompute);
+            check("BERT", &store, |checkpointing| {
+                model.set_activation_checkpointing(checkpointing);
                 let input = BertInput { mask: Some(&mask), ..BertInput::new(&ids) };
                 model.mlm_loss(&input, &positions, &labels, how, true).unwrap()
             });
@@ -99,7 +99,7 @@ fn bert() {
 
 #[test]
 fn gpt() {
-    for (switches, kernels) in cases() {
+    for (overrides, kernels) in cases() {
         let config = GptConfig {
             vocab_size: VOCAB,
             n_positions: 32,
@@ -109,14 +109,14 @@ fn gpt() {
             resid_pdrop: 0.0,
             embd_pdrop: 0.0,
             attn_pdrop: 0.0,
-            switches,
+            overrides,
             ..GptConfig::default()
         };
         let store = ParamStore::new(Device::Cpu, Kind::Float).with_kernels(kernels);
         let mut model = Gpt::new(&store.root(), &config, Implementation::Fused).unwrap();
         let (ids, mask) = (ids(24), documents(24));
-        check("GPT", &store, |recompute| {
-            model.set_recompute(recompute);
+        check("GPT", &store, |checkpointing| {
+            model.set_activation_checkpointing(checkpointing);
             let input = GptInput { mask: Some(&mask), ..GptInput::new(&ids) };
             model.lm_loss(&input, &ids, &LossOptions::default(), true).unwrap()
         });
@@ -125,7 +125,7 @@ fn gpt() {
 
 #[test]
 fn t5() {
-    for (switches, kernels) in cases() {
+    for (overrides, kernels) in cases() {
         let config = T5Config {
             vocab_size: VOCAB,
             d_model: 64,
@@ -134,14 +134,14 @@ fn t5() {
             num_layers: 2,
             num_heads: 4,
             dropout_rate: 0.0,
-            switches,
+            overrides,
             ..T5Config::published(T5Version::V1_1, T5Size::Small)
         };
         let store = ParamStore::new(Device::Cpu, Kind::Float).with_kernels(kernels);
         let mut model = T5::new(&store.root(), &config, Implementation::Fused).unwrap();
         let (ids, decoder_ids) = (ids(24), ids(11));
-        check("T5", &store, |recompute| {
-            model.set_recompute(recompute);
+        check("T5", &store, |checkpointing| {
+            model.set_activation_checkpointing(checkpointing);
             let input = T5Input::new(&ids, &decoder_ids);
             model.lm_loss(&input, &decoder_ids, &LossOptions::default(), true).unwrap()
         });
