@@ -1,6 +1,7 @@
 //! Batches, as plain numbers and as tensors.
 //!
-//! Axes: `b` rows, `t` slots of a row, `s` slots of T5's encoder, `m` masked slots of the batch.
+//! Axes: `b` rows, `t` positions of a row, `s` positions of T5's encoder, `m` masked positions of
+//! the batch.
 
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
@@ -15,20 +16,20 @@ pub const IGNORED: i64 = -100;
 pub struct MlmBatch {
     /// `b`, the number of rows.
     pub rows: usize,
-    /// `t`, the slots of each.
+    /// `t`, the positions of each.
     pub columns: usize,
     /// `[b, t]`: what the model sees.
     pub input_ids: Vec<i64>,
-    /// `[b, t]`: the place within the piece of a document, from 0 at its `[CLS]`.
+    /// `[b, t]`: the position within the piece of a document, from 0 at its `[CLS]`.
     pub position_ids: Vec<i64>,
     /// `[b, t]`: the number of the piece within its row, from 0. Attention stays within equal
     /// numbers; padding has a number of its own.
     pub document_ids: Vec<i64>,
-    /// `[m]`: indices into the flattened `[b·t]` of the slots to predict, ascending.
+    /// `[m]`: indices into the flattened `[b·t]` of the positions to predict, ascending.
     pub masked_positions: Vec<i64>,
     /// `[m]`: the tokens that were there.
     pub masked_labels: Vec<i64>,
-    /// Slots that are not padding.
+    /// Positions that are not padding.
     pub real_tokens: usize,
 }
 
@@ -37,15 +38,15 @@ pub struct MlmBatch {
 pub struct MlmTensors {
     /// `[b, t]`, i64: what the model sees.
     pub input_ids: Tensor,
-    /// `[b, t]`, i64: the place within the piece of a document.
+    /// `[b, t]`, i64: the position within the piece of a document.
     pub position_ids: Tensor,
     /// `[b, t]`, i64: the number of the piece within its sequence.
     pub document_ids: Tensor,
-    /// `[m]`, i64: indices into the flattened `[b·t]` of the slots to predict.
+    /// `[m]`, i64: indices into the flattened `[b·t]` of the positions to predict.
     pub masked_positions: Tensor,
     /// `[m]`, i64: the tokens that were there.
     pub masked_labels: Tensor,
-    /// Slots that are not padding.
+    /// Positions that are not padding.
     pub real_tokens: usize,
 }
 
@@ -73,18 +74,18 @@ impl MlmBatch {
 pub struct CausalBatch {
     /// `b`, the number of rows.
     pub rows: usize,
-    /// `t`, the slots of each.
+    /// `t`, the positions of each.
     pub columns: usize,
     /// `[b, t]`: what the model sees.
     pub input_ids: Vec<i64>,
-    /// `[b, t]`: the place within the piece of a document, from 0.
+    /// `[b, t]`: the position within the piece of a document, from 0.
     pub position_ids: Vec<i64>,
     /// `[b, t]`: the number of the piece within its row, from 0. Attention stays within equal
     /// numbers; padding has a number of its own.
     pub document_ids: Vec<i64>,
     /// `[b, t]`: the token that is to follow each; [`IGNORED`] for padding.
     pub next_ids: Vec<i64>,
-    /// Slots that are not padding.
+    /// Positions that are not padding.
     pub real_tokens: usize,
 }
 
@@ -93,7 +94,7 @@ pub struct CausalBatch {
 pub struct CausalTensors {
     /// `[b, t]`, i64: what the model sees.
     pub input_ids: Tensor,
-    /// `[b, t]`, i64: the place within the piece of a document.
+    /// `[b, t]`, i64: the position within the piece of a document.
     pub position_ids: Tensor,
     /// `[b, t]`, i64: the number of the piece within its row.
     pub document_ids: Tensor,
@@ -104,7 +105,7 @@ pub struct CausalTensors {
 }
 
 impl CausalBatch {
-    /// The places in the flattened batch whose label counts, ascending: all but padding.
+    /// The positions in the flattened batch whose label counts, ascending: all but padding.
     pub fn counted(&self) -> Vec<i64> {
         counted(&self.next_ids)
     }
@@ -136,22 +137,22 @@ impl CausalBatch {
 pub struct SpanBatch {
     /// `b`, the number of rows.
     pub rows: usize,
-    /// `s`, the slots of each row of the encoder.
+    /// `s`, the positions of each row of the encoder.
     pub columns: usize,
-    /// `t`, the slots of each row of the decoder.
+    /// `t`, the positions of each row of the decoder.
     pub target_columns: usize,
     /// `[b, s]`: what the encoder sees.
     pub input_ids: Vec<i64>,
     /// `[b, s]`: the number of the piece within its row, from 0. Attention stays within equal
     /// numbers; padding has a number of its own.
     pub document_ids: Vec<i64>,
-    /// `[b, t]`: what the decoder sees: each label one place later, within its piece.
+    /// `[b, t]`: what the decoder sees: each label one position later, within its piece.
     pub decoder_input_ids: Vec<i64>,
     /// `[b, t]`: the number of the piece, the encoder's; padding counts to the last.
     pub decoder_document_ids: Vec<i64>,
     /// `[b, t]`: what the decoder is to answer; [`IGNORED`] for padding.
     pub labels: Vec<i64>,
-    /// Slots of encoder and decoder that are not padding.
+    /// Positions of encoder and decoder that are not padding.
     pub real_tokens: usize,
 }
 
@@ -173,7 +174,7 @@ pub struct SpanTensors {
 }
 
 impl SpanBatch {
-    /// The places in the flattened labels that count, ascending: all but padding.
+    /// The positions in the flattened labels that count, ascending: all but padding.
     pub fn counted(&self) -> Vec<i64> {
         counted(&self.labels)
     }
@@ -202,10 +203,10 @@ impl SpanBatch {
     }
 }
 
-/// The places in flattened `labels` that count.
+/// The positions in flattened `labels` that count.
 fn counted(labels: &[i64]) -> Vec<i64> {
-    let places = labels.iter().zip(0..);
-    places.filter(|(label, _)| **label != IGNORED).map(|(_, place)| place).collect()
+    let positions = labels.iter().zip(0..);
+    positions.filter(|(label, _)| **label != IGNORED).map(|(_, position)| position).collect()
 }
 
 fn to_device(values: &[i64], shape: &[i64], device: Device) -> Result<Tensor> {

@@ -3,7 +3,7 @@
 //! A piece of a document is `<|endoftext|> tokens`, so that the first token is predicted too, and
 //! a model can begin from nothing. What is to follow the last token is the end of the text if the
 //! document ends there, else the document's next token, which another sequence begins with. So
-//! each place of a piece has a label.
+//! each position of a piece has a label.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::shard::TokenShard;
 pub struct CausalOptions {
     /// Sequences of a batch.
     pub batch_size: usize,
-    /// Slots of a sequence.
+    /// Positions of a sequence.
     pub sequence_length: usize,
     /// How the pieces of a sequence lie in rows.
     pub layout: Layout,
@@ -45,7 +45,7 @@ impl CausalBatches {
     /// Options that can't be used, and a file without tokens.
     pub fn train(shard: Arc<TokenShard>, end_of_text: u32, options: CausalOptions) -> Result<Self> {
         let CausalOptions { batch_size, sequence_length, seed, .. } = options;
-        let framing = Framing::Before;
+        let framing = Framing::Bos;
         let sequences = Sequences::train(shard, framing, sequence_length, batch_size, seed)?;
         Ok(Self { sequences, end_of_text, options })
     }
@@ -61,7 +61,7 @@ impl CausalBatches {
         options: CausalOptions,
     ) -> Result<Self> {
         let CausalOptions { batch_size, sequence_length, seed, .. } = options;
-        let framing = Framing::Before;
+        let framing = Framing::Bos;
         let sequences = Sequences::held_out(shard, framing, sequence_length, batch_size, seed)?;
         Ok(Self { sequences, end_of_text, options })
     }
@@ -78,14 +78,14 @@ impl CausalBatches {
         for piece in self.sequences.pieces(shown.sequence) {
             let (start, stop) = (piece.start, piece.end);
             let ends = shard.offsets().binary_search(&(stop as u64)).is_ok();
-            grid.push_piece(piece.len() + 1, |slots| {
-                slots[0] = end;
-                shard.tokens(piece).copy_to(&mut slots[1..]);
+            grid.push_piece(piece.len() + 1, |ids| {
+                ids[0] = end;
+                shard.tokens(piece).copy_to(&mut ids[1..]);
             });
-            next.push_piece(stop - start + 1, |slots| {
+            next.push_piece(stop - start + 1, |ids| {
                 let seen = if ends { stop } else { stop + 1 };
-                shard.tokens(start..seen).copy_to(&mut slots[..seen - start]);
-                slots[seen - start..].fill(end);
+                shard.tokens(start..seen).copy_to(&mut ids[..seen - start]);
+                ids[seen - start..].fill(end);
             });
         }
         grid.end_sequence();

@@ -21,7 +21,7 @@ pub(crate) enum Padding {
     WithLast,
 }
 
-/// Rows of slots, filled piece by piece. Flattened, so that slot `c` of row `r` is number
+/// Rows of tokens, filled piece by piece. Flattened, so that position `c` of row `r` is number
 /// `r · columns + c`.
 #[derive(Debug)]
 pub(crate) struct Grid {
@@ -30,17 +30,17 @@ pub(crate) struct Grid {
     pad: i64,
     /// Pieces in the row that is being filled.
     pieces: i64,
-    /// Slots of a row.
+    /// Positions of a row.
     pub(crate) columns: usize,
     /// Rows that are full.
     pub(crate) rows: usize,
     /// Tokens.
     pub(crate) ids: Vec<i64>,
-    /// Place of each slot within its piece.
+    /// Position of each token within its piece.
     pub(crate) positions: Vec<i64>,
-    /// Number of each slot's piece within its row, from 0.
+    /// Number of each token's piece within its row, from 0.
     pub(crate) documents: Vec<i64>,
-    /// Slots that are not padding.
+    /// Positions that are not padding.
     pub(crate) real: usize,
 }
 
@@ -62,15 +62,15 @@ impl Grid {
         }
     }
 
-    /// Appends a piece of `slots` tokens, which `write` fills in, all of them 0 before.
-    pub(crate) fn push_piece(&mut self, slots: usize, write: impl FnOnce(&mut [i64])) {
+    /// Appends a piece of `length` tokens, which `write` fills in, all of them 0 before.
+    pub(crate) fn push_piece(&mut self, length: usize, write: impl FnOnce(&mut [i64])) {
         let start = self.ids.len();
-        self.ids.resize(start + slots, 0);
+        self.ids.resize(start + length, 0);
         write(&mut self.ids[start..]);
-        self.positions.extend(0..slots as i64);
-        self.documents.resize(start + slots, self.pieces);
+        self.positions.extend(0..length as i64);
+        self.documents.resize(start + length, self.pieces);
         self.pieces += 1;
-        self.real += slots;
+        self.real += length;
         if self.layout == Layout::Padded {
             self.end_row();
         }

@@ -1,19 +1,28 @@
 //! From plain text to batches: masked tokens, next tokens, corrupted spans.
 //!
+//! A corpus is read once: a tokenizer is trained on it or loaded, and its tokens go to shards in a
+//! cache. Training maps those into memory and makes batches of them, each a pure function of the
+//! seed and its number, on threads that run ahead of the model.
+//!
 //! | module | holds |
 //! | --- | --- |
 //! | [`corpus`] | text files, read in pieces of whole documents |
-//! | [`tokenizer`] | WordPiece, trained or loaded; the tokenizers of model folders |
+//! | [`tokenizer`] | WordPiece, byte-level BPE, Unigram: trained, or loaded from a model folder |
 //! | [`shard`] | tokens on disk, mapped into memory |
 //! | [`prepare`](mod@prepare) | corpus and tokenizer to a cached dataset |
+//! | [`summary`] | numbers of a dataset that took a pass over its tokens |
+//! | [`progress`] | how far a preparation is |
 //! | [`packing`] | documents into sequences of one length |
 //! | [`layout`] | sequences into rows, with or without padding |
 //! | [`mlm`] | masked tokens, for BERT |
 //! | [`causal`] | next tokens, for GPT |
 //! | [`spans`] | corrupted spans, for T5 |
+//! | [`noise`] | which tokens span corruption hides |
 //! | [`batch`] | batches, as numbers and as tensors |
 //! | [`prefetch`] | batches made ahead by threads |
 //! | [`unigram`] | losses that a model must beat |
+//! | [`fingerprint`] | a hash of the batches that a run was shown |
+//! | [`error`] | the one error type |
 //!
 //! ```
 //! use std::sync::Arc;
@@ -58,17 +67,19 @@ pub mod error;
 pub mod fingerprint;
 pub mod layout;
 pub mod mlm;
+pub mod noise;
 mod order;
+mod ordered_parallel;
 pub mod packing;
 pub mod prefetch;
 pub mod prepare;
 pub mod progress;
 mod random;
-mod rounds;
 mod sequences;
 pub mod shard;
 pub mod spans;
 mod split;
+pub mod summary;
 pub mod tokenizer;
 pub mod unigram;
 
@@ -79,11 +90,13 @@ pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
 pub use layout::Layout;
 pub use mlm::{MlmBatches, MlmOptions};
+pub use noise::Noise;
 pub use prefetch::{BatchSource, Prefetcher};
-pub use prepare::{Dataset, DatasetOptions, Summary, TokenizerChoice, prepare};
+pub use prepare::{Dataset, DatasetOptions, TokenizerChoice, prepare};
 pub use progress::{Phase, Progress};
 pub use shard::TokenShard;
-pub use spans::{Noise, SpanBatches, SpanOptions};
+pub use spans::{SpanBatches, SpanOptions};
+pub use summary::DatasetSummary;
 pub use tokenizer::{
     ModelTokenizer, Objective, SpanTokens, SpecialTokens, TextTokenizer, Vocabulary,
 };

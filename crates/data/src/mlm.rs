@@ -1,4 +1,4 @@
-//! Masked language modelling: which slots are hidden, and the batches made of them.
+//! Masked language modelling: which positions are hidden, and the batches made of them.
 //!
 //! Devlin et al. 2018, <https://arxiv.org/abs/1810.04805>, section 3.1: of the tokens, 15% are to
 //! be predicted; of these, 80% are replaced by `[MASK]`, 10% by a random token, 10% are kept.
@@ -21,9 +21,9 @@ use crate::tokenizer::Vocabulary;
 pub struct MlmOptions {
     /// Sequences of a batch.
     pub batch_size: usize,
-    /// Slots of a sequence.
+    /// Positions of a sequence.
     pub sequence_length: usize,
-    /// The share of a sequence's slots that is to be predicted: above 0, at most 1.
+    /// The share of a sequence's positions that is to be predicted: above 0, at most 1.
     pub mask_rate: f64,
     /// How the pieces of a sequence lie in rows.
     pub layout: Layout,
@@ -41,13 +41,13 @@ impl MlmOptions {
             return Err(Error::setting("the mask rate", self.mask_rate, "above 0, at most 1"));
         }
         if self.masked_per_sequence() == 0 {
-            let expected = format!("more, to mask a slot of {}", self.sequence_length);
+            let expected = format!("more, to mask a position of {}", self.sequence_length);
             return Err(Error::setting("the mask rate", self.mask_rate, expected));
         }
         Ok(())
     }
 
-    /// Slots to predict in a sequence, unless it has too few that can be.
+    /// Positions to predict in a sequence, unless it has too few that can be.
     pub fn masked_per_sequence(&self) -> usize {
         (self.mask_rate * self.sequence_length as f64).round() as usize
     }
@@ -76,7 +76,7 @@ impl MlmBatches {
     ) -> Result<Self> {
         options.check(vocabulary)?;
         let MlmOptions { batch_size, sequence_length, seed, .. } = options;
-        let framing = Framing::Around;
+        let framing = Framing::ClsSep;
         let sequences = Sequences::train(shard, framing, sequence_length, batch_size, seed)?;
         Ok(Self { sequences, vocabulary, options })
     }
@@ -93,7 +93,7 @@ impl MlmBatches {
     ) -> Result<Self> {
         options.check(vocabulary)?;
         let MlmOptions { batch_size, sequence_length, seed, .. } = options;
-        let framing = Framing::Around;
+        let framing = Framing::ClsSep;
         let sequences = Sequences::held_out(shard, framing, sequence_length, batch_size, seed)?;
         Ok(Self { sequences, vocabulary, options })
     }
@@ -121,28 +121,29 @@ impl MlmBatches {
         let count = self.options.masked_per_sequence();
         // Padding between pieces is special and takes no random numbers, so that the masks are
         // the same in any layout.
-        for (slot, label) in mask(&mut grid.ids[start..], count, &self.vocabulary, &mut random) {
-            masked.positions.push((start + slot) as i64);
+        for (position, label) in mask(&mut grid.ids[start..], count, &self.vocabulary, &mut random)
+        {
+            masked.positions.push((start + position) as i64);
             masked.labels.push(label);
         }
     }
 
-    /// Appends the slots of one sequence, unmasked.
+    /// Appends the positions of one sequence, unmasked.
     fn lay_out(&self, sequence: usize, grid: &mut Grid) {
         let special = &self.vocabulary.special;
         for piece in self.sequences.pieces(sequence) {
             let last = piece.len() + 1;
-            grid.push_piece(last + 1, |slots| {
-                slots[0] = i64::from(special.cls);
-                self.sequences.shard().tokens(piece).copy_to(&mut slots[1..last]);
-                slots[last] = i64::from(special.sep);
+            grid.push_piece(last + 1, |ids| {
+                ids[0] = i64::from(special.cls);
+                self.sequences.shard().tokens(piece).copy_to(&mut ids[1..last]);
+                ids[last] = i64::from(special.sep);
             });
         }
         grid.end_sequence();
     }
 }
 
-/// The slots to predict.
+/// The positions to predict.
 #[derive(Default)]
 struct Masked {
     positions: Vec<i64>,
@@ -174,9 +175,9 @@ impl BatchSource for MlmBatches {
 }
 
 /// Hides `count` of the ordinary tokens in `ids`, or all where there are fewer, and returns their
-/// slots, ascending, with the tokens that were there.
+/// positions, ascending, with the tokens that were there.
 ///
-/// Every set of `count` slots is equally likely: each slot is taken with the probability of those
+/// Every set of `count` positions is equally likely: each is taken with the probability of those
 /// still needed among those still to come (Knuth, The Art of Computer Programming, vol. 2, 3.4.2,
 /// algorithm S).
 fn mask(
@@ -190,7 +191,7 @@ fn mask(
     let mut left = ids.iter().filter(|&&id| is_ordinary(id)).count() as u32;
     let mut needed = left.min(count as u32);
     let mut masked = Vec::with_capacity(needed as usize);
-    for (slot, id) in ids.iter_mut().enumerate() {
+    for (position, id) in ids.iter_mut().enumerate() {
         if needed == 0 {
             break;
         }
@@ -198,7 +199,7 @@ fn mask(
             continue;
         }
         if random.random_range(0..left) < needed {
-            masked.push((slot, *id));
+            masked.push((position, *id));
             *id = replacement(*id, vocabulary, random);
             needed -= 1;
         }
@@ -239,9 +240,9 @@ mod tests {
         for epoch in 0..400 {
             let mut ids = vec![7i64; 512];
             let mut stream = stream(Purpose::TrainMask, 3, epoch, 0);
-            for (slot, label) in mask(&mut ids, 77, &vocabulary, &mut stream) {
+            for (position, label) in mask(&mut ids, 77, &vocabulary, &mut stream) {
                 assert_eq!(label, 7);
-                match ids[slot] {
+                match ids[position] {
                     4 => hidden += 1.0,
                     7 => kept += 1.0,
                     id => {
@@ -268,13 +269,13 @@ mod tests {
         for epoch in 0..20_000 {
             let mut ids = vec![7i64; 40];
             let mut stream = stream(Purpose::TrainMask, 5, epoch, 0);
-            for (slot, _) in mask(&mut ids, 6, &vocabulary, &mut stream) {
-                counts[slot] += 1;
+            for (position, _) in mask(&mut ids, 6, &vocabulary, &mut stream) {
+                counts[position] += 1;
             }
         }
         // 3,000 expected; the standard deviation is 50.
-        for (slot, count) in counts.into_iter().enumerate() {
-            assert!(count.abs_diff(3000) < 250, "slot {slot}: {count}");
+        for (position, count) in counts.into_iter().enumerate() {
+            assert!(count.abs_diff(3000) < 250, "position {position}: {count}");
         }
     }
 
@@ -293,9 +294,9 @@ mod tests {
             prop_assert_eq!(masked.len(), count.min(ordinary));
             prop_assert!(masked.windows(2).all(|pair| pair[0].0 < pair[1].0));
             let mut restored = changed;
-            for (slot, label) in masked {
+            for (position, label) in masked {
                 prop_assert!(label > 4);
-                restored[slot] = label;
+                restored[position] = label;
             }
             prop_assert_eq!(restored, ids);
         }

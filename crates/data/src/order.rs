@@ -9,7 +9,7 @@ use crate::random::{Purpose, stream};
 /// Epochs whose order is kept: batches cross from one to the next.
 const KEPT_EPOCHS: usize = 2;
 
-/// Endless epochs of shuffled sequences, any place of which can be asked for.
+/// Endless epochs of shuffled sequences, any position of which can be asked for.
 #[derive(Debug)]
 pub(crate) struct ShuffledEpochs {
     seed: u64,
@@ -26,8 +26,8 @@ impl ShuffledEpochs {
     /// The epoch and the sequence at `position`, counted from the first epoch's begin.
     pub(crate) fn at(&self, position: u64) -> (u64, usize) {
         let count = u64::from(self.count);
-        let (epoch, place) = (position / count, position % count);
-        (epoch, self.order(epoch)[place as usize] as usize)
+        let (epoch, index) = (position / count, position % count);
+        (epoch, self.order(epoch)[index as usize] as usize)
     }
 
     fn order(&self, epoch: u64) -> Arc<[u32]> {

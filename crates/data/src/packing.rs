@@ -1,44 +1,44 @@
 //! Which tokens go into which sequence: documents packed end to end, with nothing lost.
 //!
-//! A sequence of `t` slots holds pieces of documents, each [framed](Framing). A document that does
-//! not fit goes on as another piece in the next sequence. Fewer than [`MIN_PIECE`] slots left over
-//! are padding.
+//! A sequence of `t` positions holds pieces of documents, each [framed](Framing). A document that
+//! does not fit goes on as another piece in the next sequence. Fewer than [`MIN_PIECE`] positions
+//! left over are padding.
 
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::spans::Noise;
+use crate::noise::Noise;
 
-/// The fewest slots for which a piece is begun, with its frame.
+/// The fewest positions for which a piece is begun, with its frame.
 pub const MIN_PIECE: usize = 8;
 
-/// What is made of a piece's tokens, and so how many slots they take.
+/// What is made of a piece's tokens, and so how many positions they take.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Framing {
     /// `[CLS] tokens [SEP]`, for BERT.
-    Around,
+    ClsSep,
     /// `<|endoftext|> tokens`, for GPT.
-    Before,
+    Bos,
     /// What the encoder of T5 sees of them, for which a part of them is one sentinel.
     Spans(Noise),
 }
 
 impl Framing {
-    /// Slots that `tokens` take.
-    pub fn slots(&self, tokens: u64) -> u64 {
+    /// Positions that `tokens` take.
+    pub fn length(&self, tokens: u64) -> u64 {
         match self {
-            Self::Around => tokens + 2,
-            Self::Before => tokens + 1,
-            Self::Spans(noise) => noise.source_slots(tokens as usize) as u64,
+            Self::ClsSep => tokens + 2,
+            Self::Bos => tokens + 1,
+            Self::Spans(noise) => noise.source_length(tokens as usize) as u64,
         }
     }
 
-    /// The most tokens that `slots` hold.
-    pub fn longest(&self, slots: u64) -> u64 {
+    /// The most tokens that `positions` hold.
+    pub fn max_tokens(&self, positions: u64) -> u64 {
         match self {
-            Self::Around => slots - 2,
-            Self::Before => slots - 1,
-            Self::Spans(noise) => noise.longest(slots as usize) as u64,
+            Self::ClsSep => positions - 2,
+            Self::Bos => positions - 1,
+            Self::Spans(noise) => noise.max_tokens(positions as usize) as u64,
         }
     }
 }
@@ -84,9 +84,9 @@ impl Packing {
                     starts.push(token);
                     left = sequence_length as u64;
                 }
-                let piece = framing.longest(left).min(end - token);
+                let piece = framing.max_tokens(left).min(end - token);
                 token += piece;
-                left -= framing.slots(piece);
+                left -= framing.length(piece);
             }
         }
         if starts.is_empty() {
@@ -104,12 +104,12 @@ impl Packing {
         self.starts.len()
     }
 
-    /// Never: there is at least one sequence.
+    /// Always false: documents without a token are refused.
     pub fn is_empty(&self) -> bool {
         self.starts.is_empty()
     }
 
-    /// Slots of a sequence.
+    /// Positions of a sequence.
     pub fn sequence_length(&self) -> usize {
         self.sequence_length
     }
@@ -135,9 +135,9 @@ impl Packing {
             if left < MIN_PIECE as u64 || end == offsets.len() {
                 return None;
             }
-            let piece = token..offsets[end].min(token + framing.longest(left));
+            let piece = token..offsets[end].min(token + framing.max_tokens(left));
             token = piece.end;
-            left -= framing.slots(piece.end - piece.start);
+            left -= framing.length(piece.end - piece.start);
             Some(piece.start as usize..piece.end as usize)
         })
     }

@@ -9,14 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use serde::{Deserialize, Serialize};
-
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
+use crate::ordered_parallel::ordered_parallel;
 use crate::progress::{Meter, Phase, Progress};
-use crate::rounds::for_each_round;
 use crate::shard::{self, TokenShard};
-use crate::split::Split;
+use crate::split::DatasetSplit;
+use crate::summary::DatasetSummary;
 use crate::tokenizer::{
     CacheStore, Objective, TextTokenizer, encode_chunk, tokenizer_file, train_tokenizer,
 };
@@ -66,19 +65,9 @@ pub struct Dataset {
     /// Documents to measure the loss on.
     pub held_out: Arc<TokenShard>,
     /// Numbers that took a pass over the data.
-    pub summary: Summary,
+    pub summary: DatasetSummary,
     /// Its folder in the cache.
     pub folder: PathBuf,
-}
-
-/// What is known of a dataset without reading its tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// Entropy of the token frequencies in the whole corpus, in nats.
-    pub unigram_entropy: f64,
-    /// Loss on held-out tokens of a model that predicts the training tokens' frequencies, each
-    /// raised by one, in nats.
-    pub held_out_unigram_loss: f64,
 }
 
 /// Finds the dataset in the cache, or makes it.
@@ -175,22 +164,11 @@ fn read(folder: &Path) -> Result<Dataset> {
         Err(Error::Shard { path: shard.path().to_owned(), reason })
     };
     let (train, held_out) = (shard(TRAIN)?, shard(HELD_OUT)?);
-    let summary = read_summary(&folder.join(SUMMARY))?;
+    let summary = DatasetSummary::read(&folder.join(SUMMARY))?;
     Ok(Dataset { tokenizer, train, held_out, summary, folder: folder.to_owned() })
 }
 
-fn read_summary(path: &Path) -> Result<Summary> {
-    let json = fs::read(path).map_err(Error::io("read", path))?;
-    serde_json::from_slice(&json).map_err(|error| Error::io("read", path)(error.into()))
-}
-
-fn write_summary(path: &Path, summary: &Summary) -> Result<()> {
-    let json = serde_json::to_vec_pretty(summary)
-        .map_err(|error| Error::io("write", path)(error.into()))?;
-    Ok(bert4rs_tensor_core::safetensors::write_atomic(path, &json)?)
-}
-
-/// Makes the dataset beside its final place and renames it. If that fails, nothing stays.
+/// Makes the dataset beside its final place and renames it. If that fails, nothing is left behind.
 fn make(
     corpus: &Corpus,
     options: &DatasetOptions,
@@ -227,10 +205,10 @@ fn fill(
     options.objective.check(&tokenizer)?;
     tokenizer.save(&folder.join(TOKENIZER))?;
     let (train, held_out) = (folder.join(TRAIN), folder.join(HELD_OUT));
-    let mut split = Split::create(&train, &held_out, &tokenizer, options.held_out_fraction)?;
+    let mut split = DatasetSplit::create(&train, &held_out, &tokenizer, options.held_out_fraction)?;
     let meter = Meter::new(Phase::Tokenize, corpus.bytes());
     let caches = CacheStore::default();
-    for_each_round(
+    ordered_parallel(
         corpus.chunks(),
         |chunk| Ok((encode_chunk(&tokenizer, &caches, &chunk.text)?, chunk.bytes)),
         |(encoded, bytes)| {
@@ -241,5 +219,5 @@ fn fill(
             Ok(())
         },
     )?;
-    write_summary(&folder.join(SUMMARY), &split.finish(corpus)?)
+    split.finish(corpus)?.write(&folder.join(SUMMARY))
 }

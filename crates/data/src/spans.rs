@@ -1,22 +1,20 @@
 //! Span corruption: which tokens T5 is to fill in, and the batches made of them.
 //!
-//! Raffel et al. 2019, <https://arxiv.org/abs/1910.10683>, sections 3.1.4 and 3.3.4, and the
-//! authors' `random_spans_noise_mask`: 15% of a text's tokens are noise, in spans of 3 tokens on
-//! average. In the encoder's input each span is one sentinel; the decoder's target is each
-//! sentinel with its span. Text and noise take turns, text first.
+//! Raffel et al. 2019, <https://arxiv.org/abs/1910.10683>: 15% of a text's tokens are noise, in
+//! spans of 3 tokens on average ([`Noise`] says which). In the encoder's input each span is one
+//! sentinel; the decoder's target is each sentinel with its span. Text and noise take turns, text
+//! first.
 //!
 //! Each piece of a document is corrupted by itself, with sentinels from the first one on, and ends
 //! with the end of text on both sides. Pieces are so long that, corrupted, they fill a sequence of
-//! the encoder to the last place.
+//! the encoder to the last position.
 
 use std::sync::Arc;
-
-use rand::Rng;
-use rand::seq::SliceRandom;
 
 use crate::batch::{IGNORED, SpanBatch};
 use crate::error::{Error, Result};
 use crate::layout::{Grid, Layout, Padding};
+use crate::noise::Noise;
 use crate::packing::Framing;
 use crate::prefetch::BatchSource;
 use crate::sequences::{Sequences, Shown};
@@ -27,102 +25,12 @@ use crate::unigram;
 /// The decoder's rows are a multiple of this, which suits matrix units and keeps shapes few.
 const TARGET_STEP: usize = 8;
 
-/// How much of a text is noise, in how long spans.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Noise {
-    /// The share of tokens that are noise: above 0, at most 0.5.
-    pub rate: f64,
-    /// Mean tokens of a span, at least 1.
-    pub mean_span: f64,
-}
-
-impl Noise {
-    fn check(&self) -> Result<()> {
-        if !(self.rate > 0.0 && self.rate <= 0.5) {
-            return Err(Error::setting("the share of noise", self.rate, "above 0, at most 0.5"));
-        }
-        if !(self.mean_span >= 1.0 && self.mean_span.is_finite()) {
-            return Err(Error::setting("the mean span", self.mean_span, "at least 1"));
-        }
-        Ok(())
-    }
-
-    /// How many of `tokens` are noise, and in how many spans.
-    ///
-    /// At least one is, and one is not, unless there is but one token, which then is noise.
-    pub fn counts(&self, tokens: usize) -> (usize, usize) {
-        if tokens < 2 {
-            return (tokens, tokens);
-        }
-        // As the authors': halves are rounded to even numbers.
-        let noise = (tokens as f64 * self.rate).round_ties_even() as usize;
-        let noise = noise.clamp(1, tokens - 1);
-        let spans = (noise as f64 / self.mean_span).round_ties_even() as usize;
-        (noise, spans.max(1).min(tokens - noise))
-    }
-
-    /// Slots that a piece of `tokens` takes in the encoder: the text, a sentinel a span, the end.
-    pub fn source_slots(&self, tokens: usize) -> usize {
-        let (noise, spans) = self.counts(tokens);
-        tokens - noise + spans + 1
-    }
-
-    /// Slots that it takes in the decoder: the noise, a sentinel a span, the end.
-    pub fn target_slots(&self, tokens: usize) -> usize {
-        let (noise, spans) = self.counts(tokens);
-        noise + spans + 1
-    }
-
-    /// The most tokens that `slots` of the encoder hold, corrupted.
-    pub(crate) fn longest(&self, slots: usize) -> usize {
-        let fits = |tokens: usize| self.source_slots(tokens) <= slots;
-        // At least half of the text stays, so that it has fewer than twice the slots.
-        let (mut most, mut too_many) = (0, 2 * slots + 2);
-        while too_many - most > 1 {
-            let middle = usize::midpoint(most, too_many);
-            if fits(middle) {
-                most = middle;
-            } else {
-                too_many = middle;
-            }
-        }
-        most
-    }
-
-    /// Lengths of text and of noise, in turn: every way to cut both into as many parts is
-    /// equally likely.
-    fn draw(&self, tokens: usize, random: &mut impl Rng) -> Vec<usize> {
-        let (noise, spans) = self.counts(tokens);
-        let noise = segments(noise, spans, random);
-        let text = match tokens {
-            1 => vec![0],
-            tokens => segments(tokens - noise.iter().sum::<usize>(), spans, random),
-        };
-        text.into_iter().zip(noise).flat_map(|(text, noise)| [text, noise]).collect()
-    }
-}
-
-/// `items` cut into `count` parts, none empty: of the places between items, `count - 1` chosen by
-/// chance are cuts.
-fn segments(items: usize, count: usize, random: &mut impl Rng) -> Vec<usize> {
-    let mut cuts: Vec<bool> = (1..items).map(|place| place < count).collect();
-    cuts.shuffle(random);
-    let mut lengths = vec![1];
-    for is_cut in cuts {
-        match lengths.last_mut() {
-            Some(length) if !is_cut => *length += 1,
-            _ => lengths.push(1),
-        }
-    }
-    lengths
-}
-
 /// How batches are made.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpanOptions {
     /// Sequences of a batch.
     pub batch_size: usize,
-    /// Slots of a sequence of the encoder.
+    /// Positions of a sequence of the encoder.
     pub sequence_length: usize,
     /// What is to be filled in.
     pub noise: Noise,
@@ -211,12 +119,12 @@ impl SpanBatches {
         self.sequences.pieces(shown.sequence).map(corrupt).collect()
     }
 
-    /// Slots of the decoder's rows, for all of these sequences.
+    /// Length of the decoder's rows, for all of these sequences.
     fn target_columns(&self, sequences: &[Vec<Corrupted>]) -> usize {
-        let slots = |piece: &Corrupted| piece.target.len();
+        let length = |piece: &Corrupted| piece.target.len();
         let widths = sequences.iter().map(|pieces| match self.options.layout {
-            Layout::Packed => pieces.iter().map(slots).sum(),
-            Layout::Padded => pieces.iter().map(slots).max().unwrap_or(0),
+            Layout::Packed => pieces.iter().map(length).sum(),
+            Layout::Padded => pieces.iter().map(length).max().unwrap_or(0),
         });
         widths.max().unwrap_or(0).next_multiple_of(TARGET_STEP)
     }
@@ -225,7 +133,7 @@ impl SpanBatches {
 /// The framing that fills sequences, if there are enough sentinels for it.
 fn framing(tokens: &SpanTokens, options: &SpanOptions) -> Result<Framing> {
     options.noise.check()?;
-    let longest = options.noise.longest(options.sequence_length);
+    let longest = options.noise.max_tokens(options.sequence_length);
     let (_, spans) = options.noise.counts(longest);
     if spans > tokens.sentinels.len() {
         let expected = format!(
@@ -270,12 +178,12 @@ impl BatchSource for SpanBatches {
         let mut labels = Grid::new(layout, Padding::WithLast, target_columns, IGNORED);
         for pieces in &sequences {
             for piece in pieces {
-                source.push_piece(piece.source.len(), |slots| slots.copy_from_slice(&piece.source));
+                source.push_piece(piece.source.len(), |ids| ids.copy_from_slice(&piece.source));
                 let target = &piece.target;
-                labels.push_piece(target.len(), |slots| slots.copy_from_slice(target));
-                decoder.push_piece(target.len(), |slots| {
-                    slots[0] = pad;
-                    slots[1..].copy_from_slice(&target[..target.len() - 1]);
+                labels.push_piece(target.len(), |ids| ids.copy_from_slice(target));
+                decoder.push_piece(target.len(), |ids| {
+                    ids[0] = pad;
+                    ids[1..].copy_from_slice(&target[..target.len() - 1]);
                 });
             }
             source.end_sequence();

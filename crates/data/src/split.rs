@@ -4,9 +4,9 @@ use std::path::Path;
 
 use crate::corpus::Corpus;
 use crate::error::Result;
-use crate::prepare::Summary;
 use crate::random::unit_hash;
 use crate::shard::ShardWriter;
+use crate::summary::DatasetSummary;
 use crate::tokenizer::TextTokenizer;
 use crate::unigram;
 
@@ -14,21 +14,21 @@ use crate::unigram;
 ///
 /// A document's number decides by chance where it goes. The newest one waits until the next comes,
 /// so that the last can go where it is needed if chance left one side empty.
-pub(crate) struct Split {
-    train: Side,
-    held_out: Side,
+pub(crate) struct DatasetSplit {
+    train: CountedShard,
+    held_out: CountedShard,
     fraction: f64,
     waiting: Option<Vec<u32>>,
     /// The number of the document that waits.
     number: u64,
 }
 
-struct Side {
+struct CountedShard {
     writer: ShardWriter,
     counts: Vec<u64>,
 }
 
-impl Side {
+impl CountedShard {
     fn push(&mut self, tokens: &[u32]) -> Result<()> {
         for &id in tokens {
             self.counts[id as usize] += 1;
@@ -41,7 +41,7 @@ impl Side {
     }
 }
 
-impl Split {
+impl DatasetSplit {
     /// Begins the files `train` and `held_out`; the latter gets about `fraction` of the documents.
     pub(crate) fn create(
         train: &Path,
@@ -51,9 +51,9 @@ impl Split {
     ) -> Result<Self> {
         let size = tokenizer.vocab_size();
         let fingerprint = tokenizer.fingerprint()?;
-        let side = |path| -> Result<Side> {
+        let side = |path| -> Result<CountedShard> {
             let writer = ShardWriter::create(path, size, fingerprint)?;
-            Ok(Side { writer, counts: vec![0; size] })
+            Ok(CountedShard { writer, counts: vec![0; size] })
         };
         let (train, held_out) = (side(train)?, side(held_out)?);
         Ok(Self { train, held_out, fraction, waiting: None, number: 0 })
@@ -78,7 +78,7 @@ impl Split {
     ///
     /// # Errors
     /// Fewer than two documents; a full disk.
-    pub(crate) fn finish(mut self, corpus: &Corpus) -> Result<Summary> {
+    pub(crate) fn finish(mut self, corpus: &Corpus) -> Result<DatasetSummary> {
         let last = self.waiting.take().ok_or_else(|| corpus.no_documents())?;
         let side = match (self.train.is_empty(), self.held_out.is_empty()) {
             (true, true) => return Err(corpus.only_one_document()),
@@ -90,7 +90,7 @@ impl Split {
         side.push(&last)?;
         let (train, held_out) = (&self.train.counts, &self.held_out.counts);
         let all: Vec<u64> = train.iter().zip(held_out).map(|(a, b)| a + b).collect();
-        let summary = Summary {
+        let summary = DatasetSummary {
             unigram_entropy: unigram::entropy(&all),
             held_out_unigram_loss: unigram::cross_entropy(train, held_out),
         };

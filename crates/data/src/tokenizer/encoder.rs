@@ -75,23 +75,23 @@ impl CacheStore {
 /// Ids of words seen before.
 #[derive(Default)]
 struct WordCache {
-    /// Word to its place in `ids`.
-    places: HashMap<Box<str>, (u32, u32)>,
+    /// Word to its range in `ids`.
+    ranges: HashMap<Box<str>, (u32, u32)>,
     ids: Vec<u32>,
 }
 
 impl WordCache {
     fn encode(&mut self, tokenizer: &TextTokenizer, word: &str, out: &mut Vec<u32>) -> Result<()> {
-        if let Some(&(start, end)) = self.places.get(word) {
+        if let Some(&(start, end)) = self.ranges.get(word) {
             out.extend_from_slice(&self.ids[start as usize..end as usize]);
             return Ok(());
         }
         let ids = tokenizer.encode(word)?;
         out.extend_from_slice(&ids);
-        if self.places.len() < CACHE_WORDS && word.len() <= 64 {
+        if self.ranges.len() < CACHE_WORDS && word.len() <= 64 {
             let start = self.ids.len() as u32;
             self.ids.extend_from_slice(&ids);
-            self.places.insert(word.into(), (start, self.ids.len() as u32));
+            self.ranges.insert(word.into(), (start, self.ids.len() as u32));
         }
         Ok(())
     }

@@ -24,9 +24,9 @@ use super::encoder::words;
 use super::{Objective, SpecialTokens, TextTokenizer, bad, train_byte_level, train_unigram};
 use crate::corpus::{Chunk, Corpus};
 use crate::error::{Error, Result};
+use crate::ordered_parallel::ordered_parallel;
 use crate::progress::{Meter, Phase};
 use crate::random::unit_hash;
-use crate::rounds::for_each_round;
 
 /// BERT's limit; rarer characters are mostly of other scripts.
 const MAX_ALPHABET: usize = 1000;
@@ -103,7 +103,7 @@ fn count_words(corpus: &Corpus, progress: &mut dyn FnMut(crate::Progress)) -> Re
     });
     let mut total = Counts::new();
     let meter = Meter::new(Phase::CountWords, corpus.bytes());
-    for_each_round(
+    ordered_parallel(
         sampled,
         |chunk| {
             let mut counts = HashMap::<&str, u64>::new();

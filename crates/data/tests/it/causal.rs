@@ -16,21 +16,21 @@ fn train(dataset: &Dataset, options: CausalOptions) -> CausalBatches {
     CausalBatches::train(Arc::clone(&dataset.train), end, options).unwrap()
 }
 
-/// `(id, place, next)` of each piece in turn, without padding.
+/// `(id, position, next)` of each piece in turn, without padding.
 fn pieces(batch: &CausalBatch) -> Vec<Vec<(i64, i64, i64)>> {
     let mut pieces = Vec::new();
     for row in 0..batch.rows {
         let mut number = -1;
-        for slot in row * batch.columns..(row + 1) * batch.columns {
-            if batch.next_ids[slot] == IGNORED {
+        for index in row * batch.columns..(row + 1) * batch.columns {
+            if batch.next_ids[index] == IGNORED {
                 continue;
             }
-            if batch.document_ids[slot] != number {
-                number = batch.document_ids[slot];
+            if batch.document_ids[index] != number {
+                number = batch.document_ids[index];
                 pieces.push(Vec::new());
             }
-            let (id, place) = (batch.input_ids[slot], batch.position_ids[slot]);
-            pieces.last_mut().unwrap().push((id, place, batch.next_ids[slot]));
+            let (id, position) = (batch.input_ids[index], batch.position_ids[index]);
+            pieces.last_mut().unwrap().push((id, position, batch.next_ids[index]));
         }
     }
     pieces
@@ -47,16 +47,16 @@ fn every_token_and_every_end_is_predicted_once_from_what_came_before_it() {
     for index in 0..batches.batches_per_epoch() {
         for piece in pieces(&batches.batch(index).unwrap()) {
             assert_eq!(piece[0].0, end, "a piece begins with the end of the one before");
-            for (place, slot) in piece.iter().enumerate() {
-                assert_eq!(slot.1, place as i64, "places count from the piece's begin");
-                assert!(place == 0 || slot.0 == piece[place - 1].2, "what followed is seen");
+            for (position, seen) in piece.iter().enumerate() {
+                assert_eq!(seen.1, position as i64, "positions count from the piece's begin");
+                assert!(position == 0 || seen.0 == piece[position - 1].2, "what followed is seen");
             }
             // The first token after a cut is predicted twice: from the text before, and from
             // nothing.
             let cut = piece[piece.len() - 1].2 != end;
             after_cuts += usize::from(cut);
             let seen = piece.len() - usize::from(cut);
-            predicted.extend(piece[..seen].iter().map(|slot| slot.2));
+            predicted.extend(piece[..seen].iter().map(|seen| seen.2));
         }
     }
     let mut expected = Vec::new();

@@ -55,12 +55,12 @@ fn what_is_no_text_is_refused_with_its_place() {
     check_refused(b"text\n\ncaf\xe9\n", &["byte 9 is not UTF-8", "iconv"]);
     // The bad byte lies in another piece than the first, and behind a character of two bytes.
     let mut long = "é ".to_owned() + &text(30_000);
-    let place = long.len();
-    assert!(place > 2 << 20);
+    let at = long.len();
+    assert!(at > 2 << 20);
     long += "x";
     let mut long = long.into_bytes();
-    long[place] = 0xff;
-    check_refused(&long, &[&format!("byte {place} is not UTF-8")]);
+    long[at] = 0xff;
+    check_refused(&long, &[&format!("byte {at} is not UTF-8")]);
 }
 
 #[test]

@@ -98,16 +98,20 @@ fn slots_hold_framed_pieces_with_their_numbers_and_places() {
         let ids = unmasked(&batch);
         let mut real = 0;
         for row in 0..4 {
-            let slots = row * 64..(row + 1) * 64;
-            let ids = &ids[slots.clone()];
-            let documents = &batch.document_ids[slots.clone()];
-            let positions = &batch.position_ids[slots];
+            let columns = row * 64..(row + 1) * 64;
+            let ids = &ids[columns.clone()];
+            let documents = &batch.document_ids[columns.clone()];
+            let positions = &batch.position_ids[columns];
             let mut expected = (0, 0);
-            for slot in 0..64 {
-                assert_eq!((documents[slot], positions[slot]), expected, "slot {slot} of {ids:?}");
-                assert_eq!(ids[slot] == cls, expected.1 == 0 && ids[slot] != pad);
-                real += usize::from(ids[slot] != pad);
-                let ends = ids[slot] == sep;
+            for column in 0..64 {
+                assert_eq!(
+                    (documents[column], positions[column]),
+                    expected,
+                    "column {column} of {ids:?}"
+                );
+                assert_eq!(ids[column] == cls, expected.1 == 0 && ids[column] != pad);
+                real += usize::from(ids[column] != pad);
+                let ends = ids[column] == sep;
                 expected = if ends { (expected.0 + 1, 0) } else { (expected.0, expected.1 + 1) };
             }
         }
@@ -191,7 +195,7 @@ fn options_that_can_not_be_used_are_refused() {
     assert_error(make(MlmOptions { mask_rate: 0.0, ..OPTIONS }), &["mask rate is 0"]);
     assert_error(make(MlmOptions { mask_rate: 1.5, ..OPTIONS }), &["mask rate is 1.5"]);
     assert_error(make(MlmOptions { mask_rate: f64::NAN, ..OPTIONS }), &["mask rate is NaN"]);
-    assert_error(make(MlmOptions { mask_rate: 0.001, ..OPTIONS }), &["to mask a slot of 64"]);
+    assert_error(make(MlmOptions { mask_rate: 0.001, ..OPTIONS }), &["to mask a position of 64"]);
 }
 
 #[test]
@@ -211,18 +215,18 @@ fn tensors_hold_the_same_numbers() {
     assert_eq!(tensors.real_tokens, batch.real_tokens);
 }
 
-/// The slots of each piece in turn, as `(id, position)`, without padding.
+/// The positions of each piece in turn, as `(id, position)`, without padding.
 fn piece_slots(batch: &MlmBatch) -> Vec<Vec<(i64, i64)>> {
     let mut pieces = Vec::new();
     for row in 0..batch.rows {
-        let slots = row * batch.columns..(row + 1) * batch.columns;
+        let row = row * batch.columns..(row + 1) * batch.columns;
         let mut number = -1;
-        for slot in slots.filter(|&slot| batch.input_ids[slot] != 0) {
-            if batch.document_ids[slot] != number {
-                number = batch.document_ids[slot];
+        for index in row.filter(|&index| batch.input_ids[index] != 0) {
+            if batch.document_ids[index] != number {
+                number = batch.document_ids[index];
                 pieces.push(Vec::new());
             }
-            pieces.last_mut().unwrap().push((batch.input_ids[slot], batch.position_ids[slot]));
+            pieces.last_mut().unwrap().push((batch.input_ids[index], batch.position_ids[index]));
         }
     }
     pieces
@@ -242,13 +246,18 @@ fn a_padded_batch_holds_the_same_masked_pieces_each_in_its_row() {
         assert_eq!(padded.masked_labels, packed.masked_labels);
         assert_eq!(padded.real_tokens, packed.real_tokens);
         let hidden = |batch: &MlmBatch| -> Vec<i64> {
-            batch.masked_positions.iter().map(|&slot| batch.input_ids[slot as usize]).collect()
+            batch
+                .masked_positions
+                .iter()
+                .map(|&position| batch.input_ids[position as usize])
+                .collect()
         };
         assert_eq!(hidden(&padded), hidden(&packed), "masks are where they were");
-        let padding = (0..padded.input_ids.len()).filter(|&slot| padded.input_ids[slot] == 0);
+        let padding =
+            (0..padded.input_ids.len()).filter(|&position| padded.input_ids[position] == 0);
         assert!(padding.clone().count() > 0, "pieces shorter than a row");
-        for slot in padding {
-            assert_eq!(padded.document_ids[slot], 1, "padding is no part of the piece");
+        for position in padding {
+            assert_eq!(padded.document_ids[position], 1, "padding is no part of the piece");
         }
     }
 }

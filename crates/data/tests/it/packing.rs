@@ -14,7 +14,7 @@ fn offsets(lengths: &[u64]) -> Vec<u64> {
 /// All pieces of all sequences, as `(start, end)`.
 fn pieces(lengths: &[u64], sequence_length: usize, last: LastSequence) -> Vec<Vec<(usize, usize)>> {
     let offsets = offsets(lengths);
-    let packing = Packing::new(&offsets, Framing::Around, sequence_length, last).unwrap();
+    let packing = Packing::new(&offsets, Framing::ClsSep, sequence_length, last).unwrap();
     (0..packing.len())
         .map(|sequence| {
             packing.pieces(&offsets, sequence).map(|piece| (piece.start, piece.end)).collect()
@@ -25,8 +25,8 @@ fn pieces(lengths: &[u64], sequence_length: usize, last: LastSequence) -> Vec<Ve
 #[test]
 fn documents_fill_sequences_and_go_on_in_the_next() {
     let found = pieces(&[3, 20, 2], 16, LastSequence::Pad);
-    // 5 slots, then 11 for a piece of 9; 11 tokens are left: 13 slots, and 3 of padding; the last
-    // document begins a sequence of its own.
+    // 5 positions, then 11 for a piece of 9; 11 tokens are left: 13 positions, and 3 of padding;
+    // the last document begins a sequence of its own.
     assert_eq!(found, [vec![(0, 3), (3, 12)], vec![(12, 23)], vec![(23, 25)]]);
 }
 
@@ -36,7 +36,7 @@ fn only_a_full_or_lonely_last_sequence_is_kept() {
     assert_eq!(pieces(&[14, 1], 16, drop), [[(0, 14)]]);
     assert_eq!(pieces(&[14, 1], 16, pad), [[(0, 14)], [(14, 15)]]);
     assert_eq!(pieces(&[1], 16, drop), [[(0, 1)]]);
-    // Fewer than 8 free slots can't be used, and so the sequence counts as full.
+    // Fewer than 8 free positions can't be used, and so the sequence counts as full.
     assert_eq!(pieces(&[14, 7], 16, drop), [[(0, 14)], [(14, 21)]]);
     assert_eq!(pieces(&[14, 6], 16, drop), [[(0, 14)]]);
 }
@@ -44,7 +44,7 @@ fn only_a_full_or_lonely_last_sequence_is_kept() {
 #[test]
 fn what_can_not_be_packed_is_refused() {
     let pack = |lengths: &[u64], length| {
-        Packing::new(&offsets(lengths), Framing::Around, length, LastSequence::Pad)
+        Packing::new(&offsets(lengths), Framing::ClsSep, length, LastSequence::Pad)
     };
     assert_error(pack(&[9], 7), &["the sequence length is 7", "at least 8"]);
     assert_error(pack(&[], 16), &["the number of tokens is 0"]);

@@ -31,7 +31,7 @@ fn held_out(dataset: &Dataset) -> SpanBatches {
     SpanBatches::held_out(Arc::clone(&dataset.train), tokens(dataset), OPTIONS).unwrap()
 }
 
-/// One side of a piece: what stands in the places of one number in one row.
+/// One side of a piece: what stands in the positions of one number in one row.
 fn pieces(ids: &[i64], documents: &[i64], columns: usize, padding: i64) -> Vec<Vec<i64>> {
     let mut pieces = Vec::new();
     for (ids, documents) in ids.chunks(columns).zip(documents.chunks(columns)) {
@@ -90,12 +90,12 @@ fn lengths_are_those_of_the_authors() {
         let noise = Noise { rate: numbers[1], mean_span: numbers[2] };
         let length = numbers[0] as usize;
         let (tokens, spans) = noise.counts(length);
-        let found = [tokens, spans, noise.source_slots(length), noise.target_slots(length)];
+        let found = [tokens, spans, noise.source_length(length), noise.target_length(length)];
         assert_eq!(found.map(|number| number as f64), numbers[3..], "{line}");
     }
     // As the authors' `random_spans_helper` finds for sequences of 512.
-    assert_eq!(Framing::Spans(NOISE).longest(512), 568);
-    assert_eq!(NOISE.target_slots(568), 114);
+    assert_eq!(Framing::Spans(NOISE).max_tokens(512), 568);
+    assert_eq!(NOISE.target_length(568), 114);
 }
 
 #[test]
@@ -120,8 +120,8 @@ fn inputs_and_targets_hold_the_text_once() {
     for index in 0..batches.batches_per_epoch() {
         for (source, target) in corrupted(&batches.batch(index).unwrap()) {
             let piece = restored(&source, &target, &tokens);
-            assert_eq!(source.len(), NOISE.source_slots(piece.len()));
-            assert_eq!(target.len(), NOISE.target_slots(piece.len()), "an exact share is noise");
+            assert_eq!(source.len(), NOISE.source_length(piece.len()));
+            assert_eq!(target.len(), NOISE.target_length(piece.len()), "an exact share is noise");
             text.extend(piece.into_iter().map(|id| id as u32));
         }
     }
@@ -138,7 +138,7 @@ fn sequences_of_the_encoder_are_full() {
         let batch = batches.batch(index).unwrap();
         for row in batch.input_ids.chunks(batch.columns) {
             let padding = row.iter().filter(|&&id| id == 0).count();
-            assert!(padding < 8, "{padding} places of padding, too few for a piece");
+            assert!(padding < 8, "{padding} positions of padding, too few for a piece");
         }
         assert_eq!(batch.target_columns % 8, 0);
         let (source, target) = (&batch.input_ids, &batch.labels);
@@ -158,11 +158,11 @@ fn the_decoder_sees_labels_one_place_later_within_each_piece() {
         let row = row * columns..(row + 1) * columns;
         let (seen, labels) = (&batch.decoder_input_ids[row.clone()], &batch.labels[row.clone()]);
         let documents = &batch.decoder_document_ids[row];
-        for place in 0..columns {
-            let begins = place == 0 || documents[place] != documents[place - 1];
-            if labels[place] != IGNORED {
-                let expected = if begins { 0 } else { labels[place - 1] };
-                assert_eq!(seen[place], expected, "place {place}");
+        for position in 0..columns {
+            let begins = position == 0 || documents[position] != documents[position - 1];
+            if labels[position] != IGNORED {
+                let expected = if begins { 0 } else { labels[position - 1] };
+                assert_eq!(seen[position], expected, "position {position}");
             }
         }
         let encoder = &batch.document_ids[..];
@@ -202,7 +202,7 @@ proptest! {
     #[test]
     fn pieces_fill_sequences_to_the_last_place(
         lengths in prop::collection::vec(1u64..200, 1..30),
-        slots in 8usize..120,
+        positions in 8usize..120,
         rate in 0.02f64..0.5,
         mean_span in 1.0f64..9.0,
     ) {
@@ -211,18 +211,18 @@ proptest! {
             .collect();
         let noise = Noise { rate, mean_span };
         let packing =
-            Packing::new(&offsets, Framing::Spans(noise), slots, LastSequence::Pad).unwrap();
+            Packing::new(&offsets, Framing::Spans(noise), positions, LastSequence::Pad).unwrap();
         let mut next = 0;
         for sequence in 0..packing.len() {
-            let mut left = slots as i64;
+            let mut left = positions as i64;
             for piece in packing.pieces(&offsets, sequence) {
                 prop_assert_eq!(piece.start, next);
                 next = piece.end;
-                left -= noise.source_slots(piece.len()) as i64;
-                // A piece that its document does not end fills what is left, but for a place where
-                // another token would bring another sentinel.
+                left -= noise.source_length(piece.len()) as i64;
+                // A piece that its document does not end fills what is left, but for a position
+                // where another token would bring another sentinel.
                 if !offsets.contains(&(next as u64)) {
-                    prop_assert!((0..=1).contains(&left), "{} places left", left);
+                    prop_assert!((0..=1).contains(&left), "{} positions left", left);
                 }
             }
             prop_assert!(left >= 0);

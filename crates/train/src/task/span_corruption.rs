@@ -55,7 +55,7 @@ impl SpanCorruption {
         let held_out = SpanBatches::held_out(held_out, tokens, options)?;
         let held_out_count = held_out.batches_per_epoch();
         let source = config.data.seq_len;
-        let target = noise.target_slots(Framing::Spans(noise).longest(source.into()) as usize);
+        let target = noise.target_length(Framing::Spans(noise).max_tokens(source.into()) as usize);
         let flops = t5.flops_per_sequence(source.into(), target as i64)?;
         let mut model = T5::new(&params.root(), &t5, config.compute.attention)?;
         model.set_activation_checkpointing(config.compute.activation_checkpointing);

@@ -12,7 +12,7 @@ const ITEMS_PER_THREAD: usize = 4;
 ///
 /// # Errors
 /// The first error, in the order of the items.
-pub(crate) fn for_each_round<T: Send, R: Send>(
+pub(crate) fn ordered_parallel<T: Send, R: Send>(
     items: impl Iterator<Item = Result<T>>,
     work: impl Fn(T) -> Result<R> + Sync,
     mut finish: impl FnMut(R) -> Result<()>,
@@ -20,12 +20,12 @@ pub(crate) fn for_each_round<T: Send, R: Send>(
     let size = rayon::current_num_threads() * ITEMS_PER_THREAD;
     let mut items = items.fuse();
     loop {
-        let round: Vec<Result<T>> = items.by_ref().take(size).collect();
-        if round.is_empty() {
+        let batch: Vec<Result<T>> = items.by_ref().take(size).collect();
+        if batch.is_empty() {
             return Ok(());
         }
         let results: Vec<Result<R>> =
-            round.into_par_iter().map(|item| item.and_then(&work)).collect();
+            batch.into_par_iter().map(|item| item.and_then(&work)).collect();
         for result in results {
             finish(result?)?;
         }
