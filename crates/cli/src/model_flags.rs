@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bert4rs_models::pooling::Pooling;
-use bert4rs_models::pretrained::Compute;
+use bert4rs_models::pretrained::LoadOptions;
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::precision::Precision;
@@ -29,10 +29,10 @@ pub(crate) struct ModelFlags {
 
 impl ModelFlags {
     /// What the flags ask for, where it can be had.
-    pub(crate) fn compute(&self) -> Result<Compute> {
+    pub(crate) fn compute(&self) -> Result<LoadOptions> {
         let device = self.device.parse::<DeviceChoice>()?.resolve()?;
         let (precision, _) = self.precision.resolve(device);
-        Ok(Compute { device, kind: precision.compute_kind(), attention: self.attention })
+        Ok(LoadOptions { device, kind: precision.compute_kind(), attention: self.attention })
     }
 }
 

@@ -1,19 +1,20 @@
-//! What of a model is computed again for the backward pass, to save memory.
+//! Activation checkpointing (arXiv 1604.06174): activations are dropped and recomputed in the
+//! backward pass, to save memory.
 
 use bert4rs_tensor_core::{Error as Core, Tensor, autograd};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// What is computed again instead of kept. Gradients stay the same to the bit; only that of T5's
-/// relative bias, which blocks share, may be summed in another order.
+/// Which activations are recomputed instead of kept. Gradients stay the same to the bit; only that
+/// of T5's relative bias, which blocks share, may be summed in another order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActivationCheckpointing {
     /// Nothing: every value that the backward pass needs is kept.
     #[default]
     None,
-    /// All within each block: its input alone is kept. Costs a third of the FLOPs more.
+    /// Those within each block: its input alone is kept. Costs a third more FLOPs.
     Blocks,
 }
 

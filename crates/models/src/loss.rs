@@ -14,7 +14,7 @@ pub const IGNORED: i64 = -100;
 /// Which code computes the loss of an output layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Implementation {
+pub enum LossImplementation {
     /// All logits, then their log-softmax: the reference.
     #[default]
     Plain,
@@ -32,7 +32,7 @@ pub struct LossOptions {
     /// Weight of `(log Σ exp logits)²`, which keeps logits small (arXiv 2204.02311: 1e-4).
     pub z_loss: f64,
     /// Which code computes it.
-    pub implementation: Implementation,
+    pub implementation: LossImplementation,
 }
 
 impl LossOptions {
@@ -122,10 +122,10 @@ impl OutputLayer<'_> {
         options: &LossOptions,
     ) -> Result<Tensor> {
         match options.implementation {
-            Implementation::Plain => {
+            LossImplementation::Plain => {
                 Ok(cross_entropy_with(&self.logits(features_nd), labels_n, options))
             }
-            Implementation::Chunked => {
+            LossImplementation::Chunked => {
                 let output = kernel::Output { weight: self.weight, bias: self.bias };
                 let options = kernel::Options {
                     label_smoothing: options.label_smoothing,

@@ -1,9 +1,9 @@
-//! Attention masks: boolean, true where a query may see a key, or the documents of tokens.
+//! Attention masks: boolean, true where a query may attend to a key, or the documents of tokens.
 //!
 //! Axes: `b` batch, `h` heads, `t` queries, `s` keys. Boolean masks broadcast to `[b, h, t, s]`
 //! and can be combined with `logical_and`. Where a mask may stand, the documents of keys may
-//! too, I64 `[b, s]`: a token sees its own document alone, and what it can't see need not be
-//! computed. A query that sees no key gets 0 from attention.
+//! too, I64 `[b, s]`: a token attends to its own document alone, and kernels can skip the rest. A
+//! query that may attend to no key gets 0 from attention.
 
 use std::cell::OnceCell;
 
@@ -15,13 +15,13 @@ use bert4rs_tensor_core::{Device, Kind, Tensor};
 use crate::error::{Error, Result};
 
 /// `[b, 1, 1, s]` from `keep_bs`, which is nonzero for real tokens and 0 for padding: no query
-/// sees padding.
+/// attends to padding.
 pub fn padding(keep_bs: &Tensor) -> Tensor {
     keep_bs.ne(0).unsqueeze(1).unsqueeze(1)
 }
 
-/// `[b, 1, t, t]` from the document that each token of a packed sequence belongs to: a token sees
-/// its own document alone. Padding that has a number of its own sees only padding.
+/// `[b, 1, t, t]` from the document that each token of a packed sequence belongs to: a token
+/// attends to its own document alone. Padding that has a number of its own attends to padding.
 pub fn documents(document_bt: &Tensor) -> Tensor {
     same_documents(document_bt, document_bt)
 }
@@ -31,71 +31,24 @@ fn same_documents(queries_bt: &Tensor, keys_bs: &Tensor) -> Tensor {
     queries_bt.unsqueeze(2).eq_tensor(&keys_bs.unsqueeze(1)).unsqueeze(1)
 }
 
-/// `[1, 1, t, t]`: a token sees itself and what came before.
+/// `[1, 1, t, t]`: a token attends to itself and what came before.
 pub fn causal(time: i64, device: Device) -> Tensor {
-    Pattern { causal: true, window: None }.mask(time, time, device)
+    by_position(AttentionWindow { causal: true, window: None }, [time, time], device)
 }
 
-/// Which keys a query may see by their places alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pattern {
-    /// Not those that come later.
-    pub causal: bool,
-    /// Not those at a distance of this many places or more.
-    pub window: Option<i64>,
-}
-
-impl Pattern {
-    /// Every key.
-    pub const ALL: Self = Self { causal: false, window: None };
-
-    /// `[1, 1, t, s]` of queries that are the last `queries` of `keys` places.
-    fn mask(self, queries: i64, keys: i64, device: Device) -> Tensor {
-        let place = (Kind::Int64, device);
-        let query_t = Tensor::arange_start(keys - queries, keys, place).unsqueeze(1);
-        let key_s = Tensor::arange(keys, place).unsqueeze(0);
-        let back_ts = query_t - key_s;
-        let mut mask_ts = match (self.causal, self.window) {
-            (true, Some(window)) => back_ts.ge(0).logical_and(&back_ts.lt(window)),
-            (true, None) => back_ts.ge(0),
-            (false, Some(window)) => back_ts.abs().lt(window),
-            (false, None) => back_ts.ones_like().to_kind(Kind::Bool),
-        };
-        mask_ts = mask_ts.unsqueeze(0).unsqueeze(0);
-        mask_ts
-    }
-
-    /// Joins the pattern with `mask`, boolean or the documents of all keys, once for all layers.
-    /// Queries are the last `queries` of `keys` tokens.
-    ///
-    /// Both may hide every key from a query, as from padding at the left of a causal model, for
-    /// which attention gives 0, as in transformers with `sdpa`, its default.
-    pub fn visible(
-        self,
-        queries: i64,
-        keys: i64,
-        mask: Option<&Tensor>,
-        on: Device,
-    ) -> AttentionMask {
-        let mask = mask.map(|mask| match mask.kind() {
-            Kind::Bool => Mask::Boolean(mask.shallow_clone()),
-            _ => Mask::Documents {
-                of_queries: mask.narrow(1, keys - queries, queries),
-                of_keys: mask.shallow_clone(),
-            },
-        });
-        AttentionMask {
-            pattern: self,
-            queries,
-            keys,
-            device: on,
-            mask,
-            is_self: queries == keys,
-            bias: None,
-            whole: OnceCell::new(),
-            packing: OnceCell::new(),
-        }
-    }
+/// `[1, 1, t, s]` of queries that are the last of the keys' positions.
+fn by_position(window: AttentionWindow, [queries, keys]: [i64; 2], device: Device) -> Tensor {
+    let options = (Kind::Int64, device);
+    let query_t = Tensor::arange_start(keys - queries, keys, options).unsqueeze(1);
+    let key_s = Tensor::arange(keys, options).unsqueeze(0);
+    let back_ts = query_t - key_s;
+    let mask_ts = match (window.causal, window.window) {
+        (true, Some(window)) => back_ts.ge(0).logical_and(&back_ts.lt(window)),
+        (true, None) => back_ts.ge(0),
+        (false, Some(window)) => back_ts.abs().lt(window),
+        (false, None) => back_ts.ones_like().to_kind(Kind::Bool),
+    };
+    mask_ts.unsqueeze(0).unsqueeze(0)
 }
 
 /// What a mask says.
@@ -105,10 +58,10 @@ enum Mask {
     Documents { of_queries: Tensor, of_keys: Tensor },
 }
 
-/// Which keys queries see, and what is added to the scores, for all layers.
+/// Which keys each query may attend to, and what is added to the scores, made once for all layers.
 #[derive(Debug)]
 pub struct AttentionMask {
-    pattern: Pattern,
+    window: AttentionWindow,
     queries: i64,
     keys: i64,
     device: Device,
@@ -119,7 +72,7 @@ pub struct AttentionMask {
     bias: Option<Tensor>,
     /// All of it in the form that libtorch's kernels take, made when one asks.
     whole: OnceCell<Whole>,
-    /// Where documents start and end, if that says all but the pattern; made when one asks.
+    /// Where documents start and end, if that says all but the window; made when one asks.
     packing: OnceCell<Option<Packing>>,
 }
 
@@ -147,6 +100,37 @@ enum Whole {
 }
 
 impl AttentionMask {
+    /// Joins the window with `mask`, boolean or the documents of all keys. Queries are the last of
+    /// the keys' tokens.
+    ///
+    /// Both may hide every key from a query, as from padding at the left of a causal model, for
+    /// which attention gives 0, as in transformers with `sdpa`, its default.
+    pub fn new(
+        window: AttentionWindow,
+        [queries, keys]: [i64; 2],
+        mask: Option<&Tensor>,
+        on: Device,
+    ) -> Self {
+        let mask = mask.map(|mask| match mask.kind() {
+            Kind::Bool => Mask::Boolean(mask.shallow_clone()),
+            _ => Mask::Documents {
+                of_queries: mask.narrow(1, keys - queries, queries),
+                of_keys: mask.shallow_clone(),
+            },
+        });
+        Self {
+            window,
+            queries,
+            keys,
+            device: on,
+            mask,
+            is_self: queries == keys,
+            bias: None,
+            whole: OnceCell::new(),
+            packing: OnceCell::new(),
+        }
+    }
+
     /// From queries to keys of another sequence: all of them, or what `mask` says, boolean or the
     /// documents of keys, I64 `[b, s]`, with those of queries, `[b, t]`.
     ///
@@ -158,9 +142,9 @@ impl AttentionMask {
         of_queries: Option<&Tensor>,
         on: Device,
     ) -> Result<Self> {
-        let mut seen = Pattern::ALL.visible(queries, keys, None, on);
-        seen.is_self = false;
-        seen.mask = match mask {
+        let mut across = Self::new(AttentionWindow::ALL, [queries, keys], None, on);
+        across.is_self = false;
+        across.mask = match mask {
             None => None,
             Some(mask) if mask.kind() == Kind::Bool => Some(Mask::Boolean(mask.shallow_clone())),
             Some(of_keys) => match of_queries {
@@ -174,7 +158,7 @@ impl AttentionMask {
                 }
             },
         };
-        Ok(seen)
+        Ok(across)
     }
 
     /// With a bias by distance, `[h, t + s - 1]`, added to the scores: column `key - query + t - 1`
@@ -188,18 +172,18 @@ impl AttentionMask {
         self.bias.as_ref()
     }
 
-    /// Which keys are seen by their places and documents alone; absent with a boolean mask.
-    pub(crate) fn by_place(&self) -> Option<kernel::Seen<'_>> {
+    /// The mask as positions and documents, which our own kernel takes; absent with a boolean mask.
+    pub(crate) fn by_position(&self) -> Option<kernel::Seen<'_>> {
         let documents = match &self.mask {
             None => None,
             Some(Mask::Documents { of_queries, of_keys }) => Some((of_queries, of_keys)),
             Some(Mask::Boolean(_)) => return None,
         };
-        Some(kernel::Seen { documents, causal: self.pattern.causal, window: self.pattern.window })
+        Some(kernel::Seen { documents, causal: self.window.causal, window: self.window.window })
     }
 
-    /// Where documents start and end, and who sees whom within: of a sequence that sees itself,
-    /// without a bias, each document's tokens together.
+    /// Where documents start and end, and the window within them. Absent for cross-attention, with
+    /// a bias, and where a document's tokens do not stand together.
     ///
     /// # Errors
     /// What libtorch throws.
@@ -212,9 +196,8 @@ impl AttentionMask {
             // Only one thread has it: nothing can be there by now.
             let _ = self.packing.set(Packing::of(documents)?);
         }
-        let Pattern { causal, window } = self.pattern;
         let packing = self.packing.get().and_then(Option::as_ref);
-        Ok(packing.map(|packing| (packing, AttentionWindow { causal, window })))
+        Ok(packing.map(|packing| (packing, self.window)))
     }
 
     /// What libtorch's kernels take: a mask where there is one, with the bias added.
@@ -230,31 +213,35 @@ impl AttentionMask {
         let whole = self.without_bias();
         let Some(bias) = &self.bias else { return whole };
         let bias = bias.unfold(1, self.keys, 1).flip([1]).unsqueeze(0);
-        let seen = match whole {
+        let mask = match whole {
             Whole::All => return Whole::Mask(bias),
-            Whole::Causal => self.pattern.mask(self.queries, self.keys, self.device),
+            Whole::Causal => self.by_window(),
             Whole::Mask(mask) => mask,
         };
-        // Keys that are not seen get the least number, as in transformers' T5, rather than minus
-        // infinity: a query that sees none then gets their mean.
-        Whole::Mask(bias.masked_fill(&seen.logical_not(), least(bias.kind())))
+        // Hidden keys get the least finite number, as in transformers' T5, rather than minus
+        // infinity: a query from which all are hidden then gets their mean.
+        Whole::Mask(bias.masked_fill(&mask.logical_not(), least(bias.kind())))
+    }
+
+    fn by_window(&self) -> Tensor {
+        by_position(self.window, [self.queries, self.keys], self.device)
     }
 
     fn without_bias(&self) -> Whole {
-        let (pattern, queries, keys) = (self.pattern, self.queries, self.keys);
-        let place = || pattern.mask(queries, keys, self.device);
+        let AttentionWindow { causal, window } = self.window;
+        let (queries, keys) = (self.queries, self.keys);
         let mask = self.mask.as_ref().map(|mask| match mask {
             Mask::Boolean(mask) => mask.shallow_clone(),
             Mask::Documents { of_queries, of_keys } => same_documents(of_queries, of_keys),
         });
-        match (pattern.causal || pattern.window.is_some(), mask) {
+        match (causal || window.is_some(), mask) {
             (false, None) => Whole::All,
             (false, Some(mask)) => Whole::Mask(mask),
-            (true, None) if pattern.window.is_none() && queries == keys => Whole::Causal,
-            // A lone last query sees all that came before.
-            (true, None) if pattern.window.is_none() && queries == 1 => Whole::All,
-            (true, None) => Whole::Mask(place()),
-            (true, Some(mask)) => Whole::Mask(place().logical_and(&mask)),
+            (true, None) if window.is_none() && queries == keys => Whole::Causal,
+            // A lone last query attends to all that came before.
+            (true, None) if window.is_none() && queries == 1 => Whole::All,
+            (true, None) => Whole::Mask(self.by_window()),
+            (true, Some(mask)) => Whole::Mask(self.by_window().logical_and(&mask)),
         }
     }
 }

@@ -27,7 +27,8 @@ pub struct ArchitectureOverrides {
     /// multi-query attention.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kv_heads: Option<i64>,
-    /// A token sees others less than this many places away (on both sides if bidirectional).
+    /// A token attends to those less than this many positions away (on both sides if
+    /// bidirectional).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<i64>,
     /// RMS norms of each head's queries and keys.

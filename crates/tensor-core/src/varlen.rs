@@ -90,16 +90,19 @@ fn changes(number_bt: &Tensor) -> Tensor {
     Tensor::cat(&[first, after.ne_tensor(&before)], 1)
 }
 
-/// Which tokens of its document one sees by their places.
-#[derive(Debug, Clone, Copy)]
+/// Which keys a query may attend to, by their positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionWindow {
     /// Not those that come later.
     pub causal: bool,
-    /// Not those at a distance of this many places or more.
+    /// Not those at a distance of this many positions or more.
     pub window: Option<i64>,
 }
 
 impl AttentionWindow {
+    /// Every key.
+    pub const ALL: Self = Self { causal: false, window: None };
+
     /// The most places back and ahead, -1 where there is no limit, as flash attention takes them.
     fn places(self) -> (i64, i64) {
         let within = self.window.map_or(-1, |window| window - 1);

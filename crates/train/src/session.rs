@@ -245,7 +245,10 @@ impl Session {
             peak_memory_bytes: memory::process().map_or(0, |memory| memory.peak_resident),
             peak_device_bytes: device_memory.map(|memory| memory.peak_allocated),
             peak_device_reserved_bytes: device_memory.map(|memory| memory.peak_reserved),
-            parameter_memory_bytes: allocated_bytes(&self.work.optimizer, &self.work.params.params()),
+            parameter_memory_bytes: allocated_bytes(
+                &self.work.optimizer,
+                &self.work.params.params(),
+            ),
             speed_of_light: tokens_per_s * flops_per_token / best_product_flops,
             best_product_flops,
             flops_per_token,

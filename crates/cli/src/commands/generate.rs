@@ -9,7 +9,7 @@ use std::time::Instant;
 use bert4rs_data::ModelTokenizer;
 use bert4rs_data::tokenizer::TextStream;
 use bert4rs_models::generation::{
-    self, BeamSearch, EarlyStopping, Generator, Options, Sampling, Strategy,
+    self, BeamSearch, EarlyStopping, GenerationConfig, Generator, Sampling, Strategy,
 };
 use bert4rs_models::hugging_face::Folder;
 use bert4rs_models::pretrained::{Model, Pretrained};
@@ -38,7 +38,7 @@ pub(crate) fn run(flags: &GenerateFlags) -> Result<ExitCode> {
     let prompts: Vec<Vec<i64>> =
         texts.iter().map(|text| encode(&tokenizer, text, begin)).collect::<Result<_>>()?;
     let room = generation::room(generator, &prompts).unwrap_or(usize::MAX);
-    let options = Options {
+    let options = GenerationConfig {
         max_new_tokens: flags.max_new_tokens.unwrap_or(USUAL_TOKENS.min(room.max(1))),
         strategy: strategy(flags),
         repetition_penalty: flags.repetition_penalty,

@@ -13,7 +13,7 @@ use crate::input::{self, check_masked};
 use crate::layers::{AttentionBackend, Biased, Linear, Norm};
 use crate::loss::{self, LossOptions, OutputLayer};
 
-/// The MLM head: a map, activation and norm, then the word embeddings again as output matrix.
+/// The MLM head: a linear map, activation and norm; the output matrix is the word embeddings'.
 #[derive(Debug)]
 struct MaskedLmHead {
     transform: Linear,
@@ -76,7 +76,7 @@ impl BertForMaskedLm {
         Ok(Self { bert, head })
     }
 
-    /// Chooses what is computed again for the backward pass; nothing at first.
+    /// Chooses what activation checkpointing drops and recomputes; nothing at first.
     pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
         self.bert.set_activation_checkpointing(checkpointing);
     }
@@ -126,7 +126,7 @@ impl BertForMaskedLm {
 
     /// Mean cross-entropy of the masked tokens, a scalar in FP32.
     ///
-    /// `positions_m` are their places in the flattened batch (`row · t + column`), each once;
+    /// `positions_m` are their positions in the flattened batch (`row · t + column`), each once;
     /// `labels_m` the tokens that were there. Both I64.
     ///
     /// # Errors
@@ -159,8 +159,8 @@ impl BertForMaskedLm {
                 self.output().cross_entropy(&features_md, labels_m, &how.options)
             }
             LogitsOf::AllTokens => {
-                let place = (Kind::Int64, labels_m.device());
-                let ignored_n = labels_m.new_full([hidden_nd.size()[0]], loss::IGNORED, place);
+                let options = (Kind::Int64, labels_m.device());
+                let ignored_n = labels_m.new_full([hidden_nd.size()[0]], loss::IGNORED, options);
                 let labels_n = ignored_n.index_copy(0, positions_m, labels_m);
                 let features_nd = self.features(&hidden_nd)?;
                 self.output().cross_entropy(&features_nd, &labels_n, &how.options)

@@ -9,6 +9,7 @@ mod heads;
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::{Init, ParamPath};
+use bert4rs_tensor_core::varlen::AttentionWindow;
 
 pub use config::{BertConfig, BertSize};
 pub use fine_tuning::{
@@ -26,7 +27,7 @@ use crate::layers::{
     FeedForwardKind, Linear, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement,
     Residual, ResidualStream,
 };
-use crate::mask::{self, Pattern};
+use crate::mask::{self, AttentionMask};
 
 /// What BERT reads.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +86,7 @@ impl<'a> BertInput<'a> {
     }
 }
 
-/// The published choices, or the overrides' in their place.
+/// The published choices, or what the overrides put instead.
 impl BertConfig {
     fn norm(&self, path: &ParamPath) -> Result<Norm> {
         let kind = self.overrides.norm.unwrap_or(NormKind::Layer);
@@ -108,8 +109,8 @@ impl BertConfig {
         if self.overrides.zero_init_outputs { Init::Zeros } else { self.init() }
     }
 
-    fn pattern(&self) -> Pattern {
-        Pattern { causal: false, window: self.overrides.window }
+    fn attention_window(&self) -> AttentionWindow {
+        AttentionWindow { causal: false, window: self.overrides.window }
     }
 
     fn feed_forward(&self) -> FeedForwardConfig {
@@ -292,7 +293,7 @@ impl BertModel {
         self.embeddings.words.tie();
     }
 
-    /// Chooses what is computed again for the backward pass; nothing at first.
+    /// Chooses what activation checkpointing drops and recomputes; nothing at first.
     pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
         self.checkpointing = checkpointing;
     }
@@ -315,7 +316,8 @@ impl BertModel {
         input.check_shapes(&self.config)?;
         let t = input.input_ids.size()[1];
         let x_btd = self.embeddings.forward(input, train)?;
-        let seen = self.config.pattern().visible(t, t, input.mask, x_btd.device());
+        let window = self.config.attention_window();
+        let mask = AttentionMask::new(window, [t, t], input.mask, x_btd.device());
         let rotation = self.config.overrides.rotary.map(|rotary| {
             let (head_size, kind) = (self.config.head_size(), x_btd.kind());
             match input.position_ids {
@@ -327,9 +329,9 @@ impl BertModel {
         for block in &self.blocks {
             x_btd = match self.checkpointing {
                 ActivationCheckpointing::Blocks if train => {
-                    block.forward_checkpointed(&x_btd.whole(), &seen, rotation.as_ref())?.into()
+                    block.forward_checkpointed(&x_btd.whole(), &mask, rotation.as_ref())?.into()
                 }
-                _ => block.forward(x_btd, &seen, rotation.as_ref(), None, train)?,
+                _ => block.forward(x_btd, &mask, rotation.as_ref(), None, train)?,
             };
         }
         Ok(match &self.final_norm {

@@ -1,14 +1,14 @@
 //! Beam search, with the rules of transformers' `_beam_search`.
 //!
-//! Each prompt has `beams` running candidates, and as many places for finished ones. A step
-//! takes the best `keep` continuations of all running ones; those that end compete for the
-//! places of the finished, the best of the others run on.
+//! Each prompt has `beams` running candidates, and keeps as many finished ones. A step
+//! takes the best `keep` continuations of all running ones; those that end compete with the
+//! finished ones, the best of the others stay running.
 
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Tensor};
 
 use super::decoder::Decoder;
-use super::{BeamSearch, EarlyStopping, Options, Start, logits};
+use super::{BeamSearch, EarlyStopping, GenerationConfig, Start, logits};
 use crate::error::{Error, Result};
 
 /// Added to the score of what must not be chosen.
@@ -49,13 +49,13 @@ impl Group {
         let v = log_probs.size()[1];
         let scores: Vec<f32> = self.running.iter().map(|candidate| candidate.score).collect();
         let scores_b1 = Tensor::from_slice(&scores).unsqueeze(1).to_device(log_probs.device());
-        let (best, places) = (log_probs + scores_b1).flatten(0, 1).topk(keep, -1, true, true);
+        let (best, indices) = (log_probs + scores_b1).flatten(0, 1).topk(keep, -1, true, true);
         let best = Vec::<f32>::try_from(&best).during("beams' scores")?;
-        let places = Vec::<i64>::try_from(&places).during("beams' tokens")?;
-        let made = best.into_iter().zip(places).map(|(score, place)| {
-            let from = (place / v) as usize;
+        let indices = Vec::<i64>::try_from(&indices).during("beams' tokens")?;
+        let made = best.into_iter().zip(indices).map(|(score, index)| {
+            let from = (index / v) as usize;
             let mut tokens = self.running[from].tokens.clone();
-            tokens.push(place % v);
+            tokens.push(index % v);
             Candidate { tokens, score, finished: false, from }
         });
         Ok(made.collect())
@@ -108,7 +108,7 @@ fn best(mut candidates: Vec<Candidate>, count: usize) -> Vec<Candidate> {
 pub(super) fn run(
     decoder: &mut dyn Decoder,
     start: Start,
-    options: &Options,
+    options: &GenerationConfig,
     search: BeamSearch,
     on_token: &mut dyn FnMut(usize, i64),
 ) -> Result<Vec<Vec<i64>>> {
@@ -170,7 +170,12 @@ fn check_beams(logits_rv: &Tensor, beams: usize, ends: usize) -> Result<i64> {
 }
 
 /// Log-probabilities `[r, v]`, which the repetition penalty changes, as in transformers.
-fn log_probs(logits_rv: &Tensor, groups: &[Group], padding: &[usize], options: &Options) -> Tensor {
+fn log_probs(
+    logits_rv: &Tensor,
+    groups: &[Group],
+    padding: &[usize],
+    options: &GenerationConfig,
+) -> Tensor {
     let log_probs_rv = logits_rv.log_softmax(-1, Kind::Float);
     let occurred: Vec<&[i64]> = groups
         .iter()

@@ -17,18 +17,18 @@ pub(super) trait Decoder {
     /// length and go on from those of the last call.
     fn next(&mut self, tokens: &[Vec<i64>]) -> Result<Tensor>;
 
-    /// Goes on with these of its rows, in this order; a row may come again.
+    /// Keeps these of its rows, in this order; a row may be named more than once.
     fn select_rows(&mut self, rows: &[i64]);
 }
 
-/// Rows of one length, from the place `from` on, as I64 `[r, t]`.
+/// Rows of one length, from the position `from` on, as I64 `[r, t]`.
 fn rows_from(tokens: &[Vec<i64>], from: usize, device: Device) -> Result<Tensor> {
     let flat: Vec<i64> = tokens.iter().flat_map(|row| &row[from..]).copied().collect();
     let ids = Tensor::from_slice(&flat).f_view([tokens.len() as i64, -1]).during("tokens")?;
     Ok(ids.to_device(device))
 }
 
-/// The last place's logits `[r, v]`, of hidden states `[r, t, d]`.
+/// The last position's logits `[r, v]`, of hidden states `[r, t, d]`.
 fn last(hidden_rtd: &Tensor, logits: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
     logits(&hidden_rtd.select(1, -1)).to_kind(Kind::Float)
 }
@@ -38,7 +38,7 @@ fn last(hidden_rtd: &Tensor, logits: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
 pub(super) struct GptDecoder<'a> {
     model: &'a Gpt,
     cache: Option<GptCache>,
-    /// How many places of each row are padding; empty where none is.
+    /// How many positions of each row are padding; empty where none is.
     padding: Vec<i64>,
 }
 
@@ -61,15 +61,15 @@ impl Decoder for GptDecoder<'_> {
         let ids = rows_from(tokens, held as usize, device)?;
         let length = tokens[0].len() as i64;
         let mut input = GptInput::new(&ids);
-        let (places, padding);
+        let (positions, padding);
         if !self.padding.is_empty() {
             let padding_r1 = Tensor::from_slice(&self.padding).unsqueeze(1).to_device(device);
-            let place_t = Tensor::arange(length, (Kind::Int64, device));
-            padding = mask::padding(&place_t.ge_tensor(&padding_r1));
-            let real_rt = (&place_t - &padding_r1).clamp_min(0);
-            places = real_rt.narrow(1, held, length - held);
+            let position_t = Tensor::arange(length, (Kind::Int64, device));
+            padding = mask::padding(&position_t.ge_tensor(&padding_r1));
+            let real_rt = (&position_t - &padding_r1).clamp_min(0);
+            positions = real_rt.narrow(1, held, length - held);
             input.mask = Some(&padding);
-            input.position_ids = Some(&places);
+            input.position_ids = Some(&positions);
         }
         let hidden_rtd = match &mut self.cache {
             Some(cache) => self.model.forward_cached(&input, cache)?,

@@ -14,13 +14,14 @@ pub fn repetition_penalty(logits_rv: &Tensor, occurred: &[&[i64]], penalty: f64)
         return logits_rv.shallow_clone();
     }
     let (rows, v) = (logits_rv.size()[0], logits_rv.size()[1] as usize);
-    let mut seen = vec![false; rows as usize * v];
+    let mut has_occurred = vec![false; rows as usize * v];
     for (row, tokens) in occurred.iter().enumerate() {
-        tokens.iter().for_each(|&token| seen[row * v + token as usize] = true);
+        tokens.iter().for_each(|&token| has_occurred[row * v + token as usize] = true);
     }
-    let seen_rv = Tensor::from_slice(&seen).view([rows, v as i64]).to_device(logits_rv.device());
+    let occurred_rv =
+        Tensor::from_slice(&has_occurred).view([rows, v as i64]).to_device(logits_rv.device());
     let less_rv = (logits_rv * penalty).where_self(&logits_rv.lt(0.0), &(logits_rv / penalty));
-    less_rv.where_self(&seen_rv, logits_rv)
+    less_rv.where_self(&occurred_rv, logits_rv)
 }
 
 /// Logits divided by `temperature`: below 1 makes probable tokens more probable.

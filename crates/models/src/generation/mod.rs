@@ -78,7 +78,7 @@ pub enum EarlyStopping {
 
 /// What is generated and how.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Options {
+pub struct GenerationConfig {
     /// The most tokens that are added to a prompt.
     pub max_new_tokens: usize,
     /// How a token is chosen.
@@ -91,7 +91,7 @@ pub struct Options {
     pub cache: bool,
 }
 
-impl Options {
+impl GenerationConfig {
     /// Refuses what no generation can have.
     ///
     /// # Errors
@@ -132,12 +132,12 @@ impl Options {
 /// as they are certain: at once, but for beams, where all come at the end.
 ///
 /// # Errors
-/// Options that [`Options::validate`] refuses, no prompt, an empty prompt, tokens that the model
+/// GenerationConfig that [`GenerationConfig::validate`] refuses, no prompt, an empty prompt, tokens that the model
 /// does not have, and more tokens than it has positions.
 pub fn generate(
     model: Generator,
     prompts: &[Vec<i64>],
-    options: &Options,
+    options: &GenerationConfig,
     on_token: &mut dyn FnMut(usize, i64),
 ) -> Result<Vec<Vec<i64>>> {
     options.validate()?;
@@ -186,7 +186,7 @@ impl Start {
     }
 }
 
-fn check_prompts(model: Generator, prompts: &[Vec<i64>], options: &Options) -> Result<()> {
+fn check_prompts(model: Generator, prompts: &[Vec<i64>], options: &GenerationConfig) -> Result<()> {
     let vocabulary = match model {
         Generator::Gpt(model) => model.config().vocab_size,
         Generator::T5(model) => model.config().vocab_size,

@@ -50,10 +50,10 @@ fn uniform(generator: &mut ChaCha8Rng) -> f64 {
     (generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// The token in whose share of the line from 0 to 1 `place` lies.
-fn pick(probabilities: &[f32], place: f64) -> i64 {
+/// The token at `quantile` (0 to 1) of the cumulative distribution.
+fn pick(probabilities: &[f32], quantile: f64) -> i64 {
     let total: f64 = probabilities.iter().map(|&p| f64::from(p)).sum();
-    let mut left = place * total;
+    let mut left = quantile * total;
     let mut last = 0;
     for (token, &p) in probabilities.iter().enumerate() {
         if p > 0.0 {
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_picks_the_token_that_has_it() {
+    fn a_quantile_picks_its_token() {
         let probabilities = [0.25, 0.0, 0.5, 0.25, 0.0];
         let picked = [0.0, 0.2, 0.25, 0.7, 0.75, 0.999].map(|at| pick(&probabilities, at));
         assert_eq!(picked, [0, 0, 2, 2, 3, 3]);

@@ -5,14 +5,14 @@ use bert4rs_tensor_core::error::Context;
 
 use super::decoder::Decoder;
 use super::sampler::Sampler;
-use super::{Options, Start, Strategy, logits};
+use super::{GenerationConfig, Start, Strategy, logits};
 use crate::error::Result;
 
 /// The new tokens of each row, each handed to `on_token` as it is chosen.
 pub(super) fn run(
     decoder: &mut dyn Decoder,
     start: Start,
-    options: &Options,
+    options: &GenerationConfig,
     on_token: &mut dyn FnMut(usize, i64),
 ) -> Result<Vec<Vec<i64>>> {
     let Start { mut tokens, padding } = start;

@@ -6,6 +6,7 @@ mod config;
 
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::{Init, ParamPath};
+use bert4rs_tensor_core::varlen::AttentionWindow;
 use bert4rs_tensor_core::{Device, Tensor};
 
 pub use config::{GptConfig, GptSize};
@@ -21,7 +22,7 @@ use crate::layers::{
     ResidualStream,
 };
 use crate::loss::{self, LossOptions, OutputLayer};
-use crate::mask::{self, Pattern};
+use crate::mask::{self, AttentionMask};
 
 /// What a GPT reads.
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +73,7 @@ impl<'a> GptInput<'a> {
     }
 }
 
-/// The published choices, or the overrides' in their place.
+/// The published choices, or what the overrides put instead.
 impl GptConfig {
     fn norm(&self, path: &ParamPath) -> Result<Norm> {
         let kind = self.overrides.norm.unwrap_or(NormKind::Layer);
@@ -95,8 +96,8 @@ impl GptConfig {
         Init::Normal(self.initializer_range / (2.0 * self.n_layer as f64).sqrt())
     }
 
-    fn pattern(&self) -> Pattern {
-        Pattern { causal: true, window: self.overrides.window }
+    fn attention_window(&self) -> AttentionWindow {
+        AttentionWindow { causal: true, window: self.overrides.window }
     }
 
     fn feed_forward(&self) -> FeedForwardConfig {
@@ -253,7 +254,7 @@ impl Gpt {
         Ok(Self { config, tokens, positions, dropout, blocks, final_norm, checkpointing })
     }
 
-    /// Chooses what is computed again for the backward pass; nothing at first.
+    /// Chooses what activation checkpointing drops and recomputes; nothing at first.
     pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
         self.checkpointing = checkpointing;
     }
@@ -292,7 +293,8 @@ impl Gpt {
         let t = input.input_ids.size()[1];
         let x_btd = self.embed(input, cached, train)?;
         let device = x_btd.device();
-        let seen = self.config.pattern().visible(t, cached + t, input.mask, device);
+        let window = self.config.attention_window();
+        let mask = AttentionMask::new(window, [t, cached + t], input.mask, device);
         let rotation = self.config.overrides.rotary.map(|rotary| {
             let (head_size, kind) = (self.config.head_size(), x_btd.kind());
             match input.position_ids {
@@ -309,9 +311,9 @@ impl Gpt {
             let cache = caches.as_mut().and_then(Iterator::next);
             x_btd = match self.checkpointing {
                 ActivationCheckpointing::Blocks if train => {
-                    block.forward_checkpointed(&x_btd.whole(), &seen, rotation.as_ref())?.into()
+                    block.forward_checkpointed(&x_btd.whole(), &mask, rotation.as_ref())?.into()
                 }
-                _ => block.forward(x_btd, &seen, rotation.as_ref(), cache, train)?,
+                _ => block.forward(x_btd, &mask, rotation.as_ref(), cache, train)?,
             };
         }
         Ok(match &self.final_norm {
@@ -345,7 +347,7 @@ impl Gpt {
     /// Mean cross-entropy of each next token, a scalar in FP32.
     ///
     /// `labels_bt` is I64 and shaped as the input, of which it usually is a copy with
-    /// [`IGNORED`](crate::loss::IGNORED) in places: the hidden state before a label predicts it,
+    /// [`IGNORED`](crate::loss::IGNORED) at some positions: the hidden state before a label predicts it,
     /// so that the first label of a row is not used.
     ///
     /// # Errors
@@ -368,10 +370,10 @@ impl Gpt {
         self.output().cross_entropy(&hidden_nd, &next_n, options)
     }
 
-    /// Mean cross-entropy of the token that is to follow each place, a scalar in FP32.
+    /// Mean cross-entropy of the token that is to follow each position, a scalar in FP32.
     ///
     /// `next_bt` is I64 and shaped as the input; [`loss::IGNORED`] does not count. With
-    /// `counted`, I64, logits are computed for these places in the flattened batch alone
+    /// `counted`, I64, logits are computed for these positions of the flattened batch alone
     /// (`row · t + column`), which must be those that count: the same loss and gradients.
     ///
     /// # Errors

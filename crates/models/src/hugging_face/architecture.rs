@@ -81,7 +81,7 @@ impl Architecture {
 }
 
 /// A family's configuration, and how its folders are laid out.
-pub trait Family: Serialize + DeserializeOwned {
+pub trait PretrainedConfig: Serialize + DeserializeOwned {
     /// `model_type` in `config.json`.
     const MODEL_TYPE: &'static str;
 
@@ -115,7 +115,7 @@ pub trait Family: Serialize + DeserializeOwned {
     fn tied(&self) -> &'static [(&'static str, &'static str)];
 }
 
-impl Family for BertConfig {
+impl PretrainedConfig for BertConfig {
     const MODEL_TYPE: &'static str = "bert";
     const BASE: &'static str = "bert.";
 
@@ -158,7 +158,7 @@ impl Family for BertConfig {
     }
 }
 
-impl Family for GptConfig {
+impl PretrainedConfig for GptConfig {
     const MODEL_TYPE: &'static str = "gpt2";
     const BASE: &'static str = "transformer.";
 
@@ -192,7 +192,7 @@ impl Family for GptConfig {
     }
 }
 
-impl Family for T5Config {
+impl PretrainedConfig for T5Config {
     const MODEL_TYPE: &'static str = "t5";
     const BASE: &'static str = "";
 

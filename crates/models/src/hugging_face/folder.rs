@@ -7,7 +7,7 @@ use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Tensor, safetensors};
 use serde_json::Value;
 
-use super::{Architecture, Family};
+use super::{Architecture, PretrainedConfig};
 use crate::error::{Error, Result};
 
 /// A model folder: its configuration and weights, on the CPU.
@@ -70,7 +70,7 @@ impl Folder {
     /// # Errors
     /// Another family; values that are of a wrong type, that no model can have, or that ask for
     /// something that we don't compute.
-    pub fn config<F: Family>(&self) -> Result<F> {
+    pub fn config<F: PretrainedConfig>(&self) -> Result<F> {
         let ours = format!("bert4rs-{}", F::MODEL_TYPE);
         match self.config["model_type"].as_str() {
             Some(found) if found == F::MODEL_TYPE || found == ours => {}
@@ -98,7 +98,7 @@ impl Folder {
     /// # Errors
     /// One error that lists all parameters that are missing or of another shape, and copies of
     /// tied weights that differ from them. Nothing is set then.
-    pub fn load<F: Family>(
+    pub fn load<F: PretrainedConfig>(
         &self,
         config: &F,
         store: &mut ParamStore,
@@ -146,7 +146,7 @@ impl Folder {
     }
 
     /// Copies of tied weights that are not copies.
-    fn differing_copies<F: Family>(&self, config: &F) -> Vec<String> {
+    fn differing_copies<F: PretrainedConfig>(&self, config: &F) -> Vec<String> {
         let differs = |(copy, of): &(&str, &str)| {
             let (Some(copied), Some(source)) = (self.tensors.get(*copy), self.tensors.get(*of))
             else {
@@ -179,13 +179,13 @@ impl Folder {
 }
 
 /// A file's tensor as the parameter `name` holds it.
-fn as_held<F: Family>(name: &str, stored: &Tensor) -> Tensor {
-    let turned = F::is_transposed(name) && stored.dim() == 2;
-    if turned { stored.transpose(0, 1) } else { stored.shallow_clone() }
+fn as_held<F: PretrainedConfig>(name: &str, stored: &Tensor) -> Tensor {
+    let transposed = F::is_transposed(name) && stored.dim() == 2;
+    if transposed { stored.transpose(0, 1) } else { stored.shallow_clone() }
 }
 
 /// The names under which files may hold the parameter `name`.
-fn names_of<F: Family>(name: &str) -> Vec<String> {
+fn names_of<F: PretrainedConfig>(name: &str) -> Vec<String> {
     let mut names = vec![name.to_owned()];
     if !F::BASE.is_empty() {
         names.push(match name.strip_prefix(F::BASE) {

@@ -2,12 +2,12 @@
 //!
 //! Our parameters have transformers' names from birth, so that a folder is a dump of the store.
 //! What differs between folders of one family (models with and without a head, older names,
-//! matrices kept the other way round) is stated in one place, the family's [`Family`].
+//! transposed matrices) is stated in one place, the family's [`PretrainedConfig`].
 
 mod architecture;
 mod folder;
 mod save;
 
-pub use architecture::{Architecture, Family};
+pub use architecture::{Architecture, PretrainedConfig};
 pub use folder::{Folder, Loaded};
 pub use save::{save, save_bert_for_masked_lm};

@@ -7,7 +7,7 @@ use bert4rs_tensor_core::param::{Param, ParamStore};
 use bert4rs_tensor_core::{Kind, Tensor, safetensors};
 use serde_json::{Value, json};
 
-use super::{Architecture, Family};
+use super::{Architecture, PretrainedConfig};
 use crate::bert::BertConfig;
 use crate::error::{Error, Result};
 
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// `store` holds the model made at its root; `extra` is an object of further keys for
 /// `config.json`, such as `id2label`. A model with [overrides](crate::overrides) is one that
 /// transformers does not have: its `model_type` says so.
-pub fn save<F: Family>(
+pub fn save<F: PretrainedConfig>(
     folder: &Path,
     config: &F,
     architecture: Architecture,
@@ -65,7 +65,7 @@ pub fn save_bert_for_masked_lm(
     save(folder, config, Architecture::BertForMaskedLm, store, json!({}))
 }
 
-fn as_stored<F: Family>(param: &Param) -> Tensor {
+fn as_stored<F: PretrainedConfig>(param: &Param) -> Tensor {
     let exact = param.master_or_weight();
     if F::is_transposed(&param.name) { exact.transpose(0, 1) } else { exact.shallow_clone() }
 }

@@ -97,8 +97,8 @@ enum Projections {
 #[derive(Debug)]
 pub struct AttentionInput<'a> {
     /// Which keys a query sees.
-    pub seen: &'a AttentionMask,
-    /// What turns queries and keys by their positions.
+    pub mask: &'a AttentionMask,
+    /// What rotates queries and keys by their positions.
     pub rotation: Option<&'a Rotation>,
     /// Keys and values of earlier calls, to which this call's are added.
     pub cache: Option<&'a mut KeyValueCache>,
@@ -229,7 +229,7 @@ impl MultiHeadAttention {
         if let Some(cache) = input.cache {
             (k_bgte, v_bgte) = cache.extend(k_bgte, v_bgte);
         }
-        self.finish(&q_bhte, &k_bgte, &v_bgte, input.seen, input.train)
+        self.finish(&q_bhte, &k_bgte, &v_bgte, input.mask, input.train)
     }
 
     /// Queries from `x_btd`, keys and values from `memory_bsd`: `[b, t, d]` to `[b, t, d]`. A
@@ -250,8 +250,8 @@ impl MultiHeadAttention {
             }
             .into());
         };
-        // Gradients of keys and values are added before those of other blocks are, whether the
-        // block is computed again or not.
+        // Gradients of keys and values are summed before those of other blocks are added, so that
+        // activation checkpointing gives the same bits.
         let memory_bsd = &memory_bsd.alias();
         let (query_norm, key_norm) = self.norms();
         let q_bhte = self.heads(&query.forward(x_btd), query_norm, None)?;
@@ -269,7 +269,7 @@ impl MultiHeadAttention {
                 cache.extend(keys, values)
             }
         };
-        self.finish(&q_bhte, &k_bgse, &v_bgse, input.seen, input.train)
+        self.finish(&q_bhte, &k_bgse, &v_bgse, input.mask, input.train)
     }
 
     fn finish(
@@ -277,7 +277,7 @@ impl MultiHeadAttention {
         q_bhte: &Tensor,
         k_bgse: &Tensor,
         v_bgse: &Tensor,
-        seen: &AttentionMask,
+        mask: &AttentionMask,
         train: bool,
     ) -> Result<Tensor> {
         let dropout = if train { self.config.dropout } else { 0.0 };
@@ -285,9 +285,9 @@ impl MultiHeadAttention {
         let options = Options { implementation, dropout };
         let heads = Heads { q_bhte, k_bgse, v_bgse };
         if self.backend.get().is_none() {
-            self.backend.set(Some(heads.backend(seen, scale, &options)?));
+            self.backend.set(Some(heads.backend(mask, scale, &options)?));
         }
-        let y_bhte = heads.attend(seen, scale, &options)?;
+        let y_bhte = heads.attend(mask, scale, &options)?;
         // The fused kernels write `[b, t, h, e]` in memory, of which this is a view.
         Ok(self.output.forward(&y_bhte.transpose(1, 2).flatten(2, 3)))
     }
@@ -297,8 +297,8 @@ impl MultiHeadAttention {
         self.norms.as_ref().map(|(query, key)| (query, key)).unzip()
     }
 
-    /// `[b, t, h·e]`, each head normed and turned if asked for, to a view `[b, h, t, e]`. Both
-    /// come before the heads are moved apart: the memory is dense then.
+    /// `[b, t, h·e]` to a view `[b, h, t, e]`, each head normed and rotated if asked for: before
+    /// the transposition, while the memory is contiguous.
     fn heads(
         &self,
         x: &Tensor,

@@ -18,7 +18,7 @@ use crate::mask::AttentionMask;
 pub enum AttentionBackend {
     /// Products and softmax one by one, by us.
     Plain,
-    /// Our own kernel, which computes only what is seen.
+    /// Our own kernel, which skips blocks that the mask hides.
     Own,
     /// Products and softmax one by one, by libtorch.
     Math,
@@ -44,41 +44,41 @@ pub(super) struct Heads<'a> {
 }
 
 impl Heads<'_> {
-    /// `softmax(q kᵀ · scale + bias) v` over what is seen, `[b, h, t, e]`, by what the options
+    /// `softmax(q kᵀ · scale + bias) v` over the keys that the mask shows, `[b, h, t, e]`, by what the options
     /// ask for; `1 / √e` if there is no scale.
     pub(super) fn attend(
         self,
-        seen: &AttentionMask,
+        mask: &AttentionMask,
         scale: Option<f64>,
         options: &Options,
     ) -> Result<Tensor> {
         let Self { q_bhte, k_bgse, v_bgse } = self;
         let features = q_bhte.size().last().copied().unwrap_or(1) as f64;
         let factor = scale.unwrap_or(1.0 / features.sqrt());
-        if let Some((packing, reach)) = self.takes_varlen(seen, options)? {
-            return Ok(varlen::flash([q_bhte, k_bgse, v_bgse], packing, reach, factor)?);
+        if let Some((packing, window)) = self.takes_varlen(mask, options)? {
+            return Ok(varlen::flash([q_bhte, k_bgse, v_bgse], packing, window, factor)?);
         }
-        if self.takes_own(seen, options)?
-            && let Some(by_place) = seen.by_place()
+        if self.takes_own(mask, options)?
+            && let Some(by_position) = mask.by_position()
         {
-            let scores = kernel::Scores { seen: by_place, bias: seen.bias(), scale: factor };
+            let scores = kernel::Scores { seen: by_position, bias: mask.bias(), scale: factor };
             return Ok(kernel::attend(q_bhte, k_bgse, v_bgse, &scores)?);
         }
-        let scores = Scores { visible: seen.borrow(), scale };
+        let scores = Scores { visible: mask.borrow(), scale };
         Ok(attention::attend(q_bhte, k_bgse, v_bgse, &scores, options)?)
     }
 
     /// The code that [`attend`](Self::attend) takes.
     pub(super) fn backend(
         self,
-        seen: &AttentionMask,
+        mask: &AttentionMask,
         scale: Option<f64>,
         options: &Options,
     ) -> Result<AttentionBackend> {
-        if self.takes_varlen(seen, options)?.is_some() {
+        if self.takes_varlen(mask, options)?.is_some() {
             return Ok(AttentionBackend::Varlen);
         }
-        if self.takes_own(seen, options)? {
+        if self.takes_own(mask, options)? {
             return Ok(AttentionBackend::Own);
         }
         if options.implementation == Implementation::Plain {
@@ -87,7 +87,7 @@ impl Heads<'_> {
         if options.implementation == Implementation::Math {
             return Ok(AttentionBackend::Math);
         }
-        let scores = Scores { visible: seen.borrow(), scale };
+        let scores = Scores { visible: mask.borrow(), scale };
         Ok(match attention::sdpa_backend(self.q_bhte, self.k_bgse, self.v_bgse, &scores)? {
             attention::SdpaBackend::Math => AttentionBackend::Math,
             attention::SdpaBackend::Flash => AttentionBackend::Flash,
@@ -99,20 +99,20 @@ impl Heads<'_> {
     /// What flash attention by documents needs, where that is asked for and fits.
     fn takes_varlen<'a>(
         self,
-        seen: &'a AttentionMask,
+        mask: &'a AttentionMask,
         options: &Options,
     ) -> Result<Option<(&'a Packing, AttentionWindow)>> {
         let fits = options.implementation == Implementation::Varlen
             && options.dropout == 0.0
             && varlen::takes(self.q_bhte);
-        if fits { seen.packing() } else { Ok(None) }
+        if fits { mask.packing() } else { Ok(None) }
     }
 
     /// Whether our own kernel computes it: where it is asked for, and where the best is asked for
     /// and it is that.
-    fn takes_own(self, seen: &AttentionMask, options: &Options) -> Result<bool> {
+    fn takes_own(self, mask: &AttentionMask, options: &Options) -> Result<bool> {
         let fits = options.dropout == 0.0
-            && seen.by_place().is_some()
+            && mask.by_position().is_some()
             && kernel::takes(self.q_bhte, self.k_bgse, self.v_bgse);
         match options.implementation {
             Implementation::Fused => Ok(fits && kernel::is_fast(self.q_bhte.kind())),
@@ -120,7 +120,7 @@ impl Heads<'_> {
             Implementation::Own => Err(Error::Unsupported {
                 what: "our own attention (compute.attention = \"own\")".into(),
                 reason: "it is for CPUs, FP32 or BF16, heads of a multiple of 32 features, no \
-                         attention dropout, and masks by document and place; choose fused"
+                         attention dropout, and masks by document and position; choose fused"
                     .into(),
             }
             .into()),

@@ -33,33 +33,34 @@ impl Block {
     pub fn forward(
         &self,
         x_btd: ResidualStream,
-        seen: &AttentionMask,
+        mask: &AttentionMask,
         rotation: Option<&Rotation>,
         cache: Option<&mut KeyValueCache>,
         train: bool,
     ) -> Result<ResidualStream> {
         let attended_btd = self.around_attention.forward(x_btd, train, |x_btd| {
-            self.attention.forward(x_btd, AttentionInput { seen, rotation, cache, train })
+            self.attention.forward(x_btd, AttentionInput { mask, rotation, cache, train })
         })?;
         self.around_feed_forward
             .forward(attended_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)?))
     }
 
-    /// [`forward`](Self::forward) in training, computed again for the backward pass.
+    /// [`forward`](Self::forward) in training, with activation checkpointing: the backward pass
+    /// runs it a second time.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn forward_checkpointed(
         &self,
         x_btd: &Tensor,
-        seen: &AttentionMask,
+        mask: &AttentionMask,
         rotation: Option<&Rotation>,
     ) -> Result<Tensor> {
         let weights: Vec<&Tensor> = self.weights().collect();
-        let (block, seen, rotation) = (self.clone(), seen.clone(), rotation.cloned());
+        let (block, mask, rotation) = (self.clone(), mask.clone(), rotation.cloned());
         checkpoint(&[x_btd], &weights, move |inputs| {
             let x_btd = inputs[0].shallow_clone().into();
-            Ok(block.forward(x_btd, &seen, rotation.as_ref(), None, true)?.whole())
+            Ok(block.forward(x_btd, &mask, rotation.as_ref(), None, true)?.whole())
         })
     }
 

@@ -28,8 +28,8 @@ impl ResidualStream {
         }
     }
 
-    /// One for each of two uses. All gradients of the first are added before the second's is,
-    /// whether a kernel does it or not.
+    /// One tensor for each of two uses. The gradients of the first use are summed before that of
+    /// the second is added, with and without a fused kernel, so that both give the same bits.
     pub(super) fn twice(self) -> [Tensor; 2] {
         match self {
             Self::Forked(both) => both,

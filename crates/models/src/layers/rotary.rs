@@ -162,7 +162,7 @@ impl Clone for Rotation {
 }
 
 impl Rotation {
-    /// `[b, t, h, e]`, each head normed if asked for, each pair of its features turned by its
+    /// `[b, t, h, e]`, each head normed if asked for, each pair of its features rotated by its
     /// position's angle.
     ///
     /// # Errors
@@ -184,7 +184,7 @@ impl Rotation {
     /// The formula, in libtorch's operations.
     fn plain(&self, x_bthe: &Tensor) -> Tensor {
         let halves = x_bthe.chunk(2, -1);
-        let turned_bthe = Tensor::cat(&[-&halves[1], halves[0].shallow_clone()], -1);
-        x_bthe * &self.cos + turned_bthe * &self.sin
+        let rotated_bthe = Tensor::cat(&[-&halves[1], halves[0].shallow_clone()], -1);
+        x_bthe * &self.cos + rotated_bthe * &self.sin
     }
 }

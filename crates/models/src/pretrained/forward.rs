@@ -253,12 +253,12 @@ fn of_spans(start_bt: &Tensor, end_bt: &Tensor, inputs: &Inputs) -> Result<Optio
     let (b, t) = (start_bt.size()[0], start_bt.size()[1]);
     let loss = |name: &'static str, logits_bt: &Tensor| match inputs.get(name) {
         None => Ok(None),
-        Some(place) if place.size() == [b] || place.size() == [b, 1] => {
-            let place_b = place.reshape([b]).clamp(0, t);
-            let place_b = place_b.masked_fill(&place_b.eq(t), IGNORED);
-            Ok(Some(cross_entropy(logits_bt, &place_b)))
+        Some(position) if position.size() == [b] || position.size() == [b, 1] => {
+            let position_b = position.reshape([b]).clamp(0, t);
+            let position_b = position_b.masked_fill(&position_b.eq(t), IGNORED);
+            Ok(Some(cross_entropy(logits_bt, &position_b)))
         }
-        Some(place) => Err(refuse(name, place, format!("Int64 of shape [{b}]"))),
+        Some(position) => Err(refuse(name, position, format!("Int64 of shape [{b}]"))),
     };
     match (loss("start_positions", start_bt)?, loss("end_positions", end_bt)?) {
         (Some(start), Some(end)) => Ok(Some((start + end) / 2.0)),

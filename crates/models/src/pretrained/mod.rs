@@ -18,18 +18,25 @@ use crate::bert::{
 };
 use crate::error::{Error, Result};
 use crate::gpt::{Gpt, GptConfig};
-use crate::hugging_face::{Architecture, Family, Folder};
+use crate::hugging_face::{Architecture, Folder, PretrainedConfig};
 use crate::t5::{T5, T5Config};
 
 /// Where and how numbers are computed.
 #[derive(Debug, Clone, Copy)]
-pub struct Compute {
+pub struct LoadOptions {
     /// The device of weights and inputs.
     pub device: Device,
     /// The dtype of weights and activations.
     pub kind: Kind,
     /// Which code computes attention.
     pub attention: Implementation,
+}
+
+impl Default for LoadOptions {
+    /// FP32 on the CPU, with the fastest attention.
+    fn default() -> Self {
+        Self { device: Device::Cpu, kind: Kind::Float, attention: Implementation::Fused }
+    }
 }
 
 /// The model of a folder, in its own type.
@@ -82,7 +89,7 @@ impl Pretrained {
     ///
     /// # Errors
     /// As [`Folder::open`] and [`from_folder`](Self::from_folder).
-    pub fn load(path: &Path, compute: Compute) -> Result<Self> {
+    pub fn load(path: &Path, compute: LoadOptions) -> Result<Self> {
         Self::from_folder(&Folder::open(path)?, compute)
     }
 
@@ -91,7 +98,7 @@ impl Pretrained {
     /// # Errors
     /// An architecture that we don't have, a configuration that no model can have, and weights
     /// that are not those of the model.
-    pub fn from_folder(folder: &Folder, compute: Compute) -> Result<Self> {
+    pub fn from_folder(folder: &Folder, compute: LoadOptions) -> Result<Self> {
         let architecture = folder.architecture()?;
         let mut params = ParamStore::new(compute.device, compute.kind);
         let with = compute.attention;
@@ -149,8 +156,8 @@ impl Pretrained {
     /// A tensor shaped as the parameter, laid out as files have it.
     fn as_stored(&self, param: &Param, value: Tensor) -> Tensor {
         let is_gpt = matches!(self.model, Model::Gpt(_));
-        let turned = is_gpt && GptConfig::is_transposed(&param.name) && value.dim() == 2;
-        if turned { value.transpose(0, 1).contiguous() } else { value }
+        let transposed = is_gpt && GptConfig::is_transposed(&param.name) && value.dim() == 2;
+        if transposed { value.transpose(0, 1).contiguous() } else { value }
     }
 }
 

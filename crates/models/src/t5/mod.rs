@@ -58,7 +58,7 @@ impl<'a> T5Input<'a> {
     }
 }
 
-/// The published choices, or the overrides' in their place.
+/// The published choices, or what the overrides put instead.
 impl T5Config {
     fn norm(&self, path: &ParamPath) -> Result<Norm> {
         let kind = self.overrides.norm.unwrap_or(NormKind::Rms);
@@ -130,8 +130,9 @@ impl T5Config {
         let (s, t) = (source_len as f64, target_len as f64);
         let attention = self.attention(Implementation::Plain);
         let feed_forward = self.feed_forward()?.products();
-        let limit = |keys: f64, seen: i64| match self.overrides.window {
-            Some(window) => keys.min((seen * window - 1) as f64),
+        // The window reaches back, and ahead too where there are two directions.
+        let limit = |keys: f64, directions: i64| match self.overrides.window {
+            Some(window) => keys.min((directions * window - 1) as f64),
             None => keys,
         };
         let encoder = s * (attention.products(limit(s, 2)) + feed_forward);
@@ -211,7 +212,7 @@ impl T5 {
         self.tokens.weight.device()
     }
 
-    /// Chooses what is computed again for the backward pass; nothing at first.
+    /// Chooses what activation checkpointing drops and recomputes; nothing at first.
     pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
         self.encoder.set_activation_checkpointing(checkpointing);
         self.decoder.set_activation_checkpointing(checkpointing);
@@ -267,8 +268,8 @@ impl T5 {
         if let Some(mask) = cross_mask {
             mask::check("cross_mask", mask, [b, heads, t, size[1]])?;
         }
-        let seen = AttentionMask::across([t, size[1]], cross_mask, mask, memory_bsd.device())?;
-        let memory = Memory { states_bsd: memory_bsd, seen: &seen };
+        let across = AttentionMask::across([t, size[1]], cross_mask, mask, memory_bsd.device())?;
+        let memory = Memory { states_bsd: memory_bsd, mask: &across };
         self.decoder.forward(&self.tokens.forward(ids_bt)?, mask, Some(memory), cache, train)
     }
 
@@ -316,7 +317,7 @@ impl T5 {
         self.counted_loss(input, labels_bt, None, options, train)
     }
 
-    /// [`lm_loss`](Self::lm_loss), with logits only for the places `counted` in the flattened
+    /// [`lm_loss`](Self::lm_loss), with logits only for the positions `counted` of the flattened
     /// batch (`row · t + column`), I64, which must be those that count: the same loss and
     /// gradients. For all if absent.
     ///
@@ -337,7 +338,7 @@ impl T5 {
         self.output().cross_entropy(&features, &labels, options)
     }
 
-    /// The decoder's tokens for `labels_bt`: each label one place later, after the padding token
+    /// The decoder's tokens for `labels_bt`: each label one position later, after the padding token
     /// that starts every text; ignored labels become padding.
     ///
     /// # Errors

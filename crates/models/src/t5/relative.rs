@@ -29,11 +29,11 @@ impl RelativeBias {
         Ok(Self { weight, max_distance, bidirectional })
     }
 
-    /// `[h, t + s - 1]` for queries that are the last `t` of `s` places: the bias of each
+    /// `[h, t + s - 1]` for queries that are the last `t` of `s` positions: the bias of each
     /// distance `key - query`, from the least on.
     pub(super) fn forward(&self, queries: i64, keys: i64) -> Tensor {
-        let place = (Kind::Int64, self.weight.device());
-        let distance_r = Tensor::arange_start(1 - keys, queries, place);
+        let options = (Kind::Int64, self.weight.device());
+        let distance_r = Tensor::arange_start(1 - keys, queries, options);
         let bucket_r =
             buckets(&distance_r, self.weight.size()[0], self.max_distance, self.bidirectional);
         self.weight.index_select(0, &bucket_r).transpose(0, 1)

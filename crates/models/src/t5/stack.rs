@@ -1,10 +1,11 @@
 //! A stack of T5's blocks: the encoder, or the decoder with its cross-attention.
 //!
-//! Axes: `b` batch, `t` queries, `s` places of the encoder, `d` features.
+//! Axes: `b` batch, `t` queries, `s` positions of the encoder, `d` features.
 
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::ParamPath;
+use bert4rs_tensor_core::varlen::AttentionWindow;
 
 use super::relative::RelativeBias;
 use super::{T5Cache, T5Config};
@@ -16,13 +17,13 @@ use crate::layers::{
     AttentionBackend, AttentionInput, Dropout, FeedForward, KeyValueCache, MultiHeadAttention,
     Norm, Placement, Residual, ResidualStream, Rotation,
 };
-use crate::mask::{AttentionMask, Pattern};
+use crate::mask::AttentionMask;
 
-/// The encoder's result, and who may see it.
+/// The encoder's result, and which of its positions each query may attend to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Memory<'a> {
     pub(super) states_bsd: &'a Tensor,
-    pub(super) seen: &'a AttentionMask,
+    pub(super) mask: &'a AttentionMask,
 }
 
 /// As published, `x + f(norm(x))` for attention, cross-attention in the decoder, and
@@ -93,8 +94,8 @@ impl Block {
             .forward(x_btd, train, |x_btd| self.attention.forward(x_btd, input.own))?;
         if let (Some((cross, around)), Some(memory)) = (&self.cross, input.memory) {
             x_btd = around.forward(x_btd, train, |x_btd| {
-                let (seen, cache) = (memory.seen, input.cross_cache);
-                let keys = AttentionInput { seen, rotation: None, cache, train };
+                let (mask, cache) = (memory.mask, input.cross_cache);
+                let keys = AttentionInput { mask, rotation: None, cache, train };
                 cross.cross(x_btd, memory.states_bsd, keys)
             })?;
         }
@@ -113,31 +114,32 @@ impl Block {
             .chain(norms)
     }
 
-    /// [`forward`](Self::forward) in training, computed again for the backward pass.
+    /// [`forward`](Self::forward) in training, with activation checkpointing: the backward pass
+    /// runs it a second time.
     fn forward_checkpointed(
         &self,
         x_btd: &Tensor,
-        seen: &AttentionMask,
+        mask: &AttentionMask,
         rotation: Option<&Rotation>,
         memory: Option<Memory>,
     ) -> Result<Tensor> {
         let weights: Vec<&Tensor> = self.weights().collect();
         // The bias and the encoder's result need gradients too.
         let mut inputs = vec![x_btd];
-        inputs.extend(seen.bias());
+        inputs.extend(mask.bias());
         inputs.extend(memory.map(|memory| memory.states_bsd));
-        let (has_bias, seen_by_all) = (seen.bias().is_some(), memory.map(|m| m.seen.clone()));
-        let (block, seen, rotation) = (self.clone(), seen.clone(), rotation.cloned());
+        let (has_bias, cross_mask) = (mask.bias().is_some(), memory.map(|m| m.mask.clone()));
+        let (block, mask, rotation) = (self.clone(), mask.clone(), rotation.cloned());
         checkpoint(&inputs, &weights, move |inputs| {
-            let seen = match has_bias {
-                true => seen.clone().with_bias(inputs[1].shallow_clone()),
-                false => seen.clone(),
+            let mask = match has_bias {
+                true => mask.clone().with_bias(inputs[1].shallow_clone()),
+                false => mask.clone(),
             };
-            let memory = seen_by_all
+            let memory = cross_mask
                 .as_ref()
-                .map(|seen| Memory { states_bsd: &inputs[1 + usize::from(has_bias)], seen });
+                .map(|mask| Memory { states_bsd: &inputs[1 + usize::from(has_bias)], mask });
             let rotation = rotation.as_ref();
-            let own = AttentionInput { seen: &seen, rotation, cache: None, train: true };
+            let own = AttentionInput { mask: &mask, rotation, cache: None, train: true };
             let x_btd = inputs[0].shallow_clone().into();
             Ok(block.forward(x_btd, BlockInput { own, memory, cross_cache: None })?.whole())
         })
@@ -221,10 +223,11 @@ impl Stack {
     ) -> Result<Tensor> {
         let cached = cache.as_ref().map_or(0, |cache| cache.len());
         let (t, device) = (x_btd.size()[1], x_btd.device());
-        let pattern = Pattern { causal: self.is_decoder, window: self.config.overrides.window };
-        let mut seen = pattern.visible(t, cached + t, mask, device);
+        let window =
+            AttentionWindow { causal: self.is_decoder, window: self.config.overrides.window };
+        let mut mask = AttentionMask::new(window, [t, cached + t], mask, device);
         if let Some(bias) = &self.bias {
-            seen = seen.with_bias(bias.forward(t, cached + t));
+            mask = mask.with_bias(bias.forward(t, cached + t));
         }
         let rotation: Option<Rotation> = self.config.overrides.rotary.map(|rotary| {
             rotary.rotation_of_range(cached, t, self.config.d_kv, x_btd.kind(), device)
@@ -237,12 +240,12 @@ impl Stack {
         let mut x_btd = ResidualStream::from(self.dropout.forward(x_btd.shallow_clone(), train));
         for block in &self.blocks {
             let (own_cache, cross_cache) = caches.as_mut().and_then(Iterator::next).unzip();
-            let (seen, rotation) = (&seen, rotation.as_ref());
+            let (mask, rotation) = (&mask, rotation.as_ref());
             if train && self.checkpointing == ActivationCheckpointing::Blocks {
-                x_btd = block.forward_checkpointed(&x_btd.whole(), seen, rotation, memory)?.into();
+                x_btd = block.forward_checkpointed(&x_btd.whole(), mask, rotation, memory)?.into();
                 continue;
             }
-            let own = AttentionInput { seen, rotation, cache: own_cache, train };
+            let own = AttentionInput { mask, rotation, cache: own_cache, train };
             x_btd = block.forward(x_btd, BlockInput { own, memory, cross_cache })?;
         }
         let x_btd = match &self.final_norm {

@@ -10,7 +10,7 @@ use bert4rs_models::bert::{
     BertForSequenceClassification, BertForTokenClassification, BertModel,
 };
 use bert4rs_models::gpt::{Gpt, GptConfig};
-use bert4rs_models::hugging_face::{Architecture, Family, Folder, save};
+use bert4rs_models::hugging_face::{Architecture, Folder, PretrainedConfig, save};
 use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_models::t5::{T5, T5Config};
 use bert4rs_tensor_core::attention::Implementation::Fused;
@@ -28,7 +28,7 @@ fn store() -> ParamStore {
 }
 
 /// A store with the parameters of that architecture; the model itself is dropped.
-fn made<F: Family>(config: &F, architecture: Architecture) -> ParamStore {
+fn made<F: PretrainedConfig>(config: &F, architecture: Architecture) -> ParamStore {
     let store = store();
     let (root, json) = (store.root(), serde_json::to_value(config).unwrap());
     let bert = || serde_json::from_value::<BertConfig>(json.clone()).unwrap();
@@ -61,7 +61,12 @@ fn made<F: Family>(config: &F, architecture: Architecture) -> ParamStore {
 }
 
 /// Saves, loads into another start, saves again: the same bytes.
-fn check_round_trip<F: Family>(config: &F, architecture: Architecture, extra: Value, name: &str) {
+fn check_round_trip<F: PretrainedConfig>(
+    config: &F,
+    architecture: Architecture,
+    extra: Value,
+    name: &str,
+) {
     let kept = std::env::var_os("BERT4RS_KEEP_FOLDERS").map(PathBuf::from);
     let temporary = tempfile::tempdir().unwrap();
     let first = kept.unwrap_or_else(|| temporary.path().to_owned()).join(name);
@@ -71,7 +76,7 @@ fn check_round_trip<F: Family>(config: &F, architecture: Architecture, extra: Va
 }
 
 /// Saves `from` in the first folder, loads that, saves it in the second: the same bytes.
-fn round_trip<F: Family>(
+fn round_trip<F: PretrainedConfig>(
     config: &F,
     architecture: Architecture,
     extra: Value,
@@ -95,7 +100,7 @@ fn round_trip<F: Family>(
 }
 
 /// [`round_trip`] of weights far from their start.
-fn check_any<F: Family>(config: &F, architecture: Architecture, extra: Value) {
+fn check_any<F: PretrainedConfig>(config: &F, architecture: Architecture, extra: Value) {
     let mut from = made(config, architecture);
     sharpen(&mut from);
     let folder = tempfile::tempdir().unwrap();

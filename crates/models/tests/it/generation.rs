@@ -1,7 +1,7 @@
 //! Generation against recorded texts of transformers, and its own promises.
 
 use bert4rs_models::generation::{
-    BeamSearch, EarlyStopping, Generator, Options, Sampling, Strategy, generate, logits,
+    BeamSearch, EarlyStopping, GenerationConfig, Generator, Sampling, Strategy, generate, logits,
 };
 use bert4rs_models::gpt::{Gpt, GptConfig};
 use bert4rs_models::t5::{T5, T5Config};
@@ -53,7 +53,7 @@ fn set_weights(store: &mut ParamStore, name: &str) {
     }
 }
 
-fn options(kept: &Kept, end: i64, case: &Value) -> Options {
+fn options(kept: &Kept, end: i64, case: &Value) -> GenerationConfig {
     let strategy = match case["num_beams"].as_u64() {
         None => Strategy::Greedy,
         Some(beams) => Strategy::Beam(BeamSearch {
@@ -66,7 +66,7 @@ fn options(kept: &Kept, end: i64, case: &Value) -> Options {
             },
         }),
     };
-    Options {
+    GenerationConfig {
         max_new_tokens: kept.max_new_tokens,
         strategy,
         repetition_penalty: case["repetition_penalty"].as_f64().unwrap_or(1.0),
@@ -80,7 +80,7 @@ fn check(model: Generator, kept: &Kept, recorded: &Recorded) {
     for case in &recorded.cases {
         let options = options(kept, recorded.end, &case.options);
         for cache in [true, false] {
-            let options = Options { cache, ..options.clone() };
+            let options = GenerationConfig { cache, ..options.clone() };
             let mut streamed = vec![Vec::new(); kept.prompts.len()];
             let mut on_token = |row: usize, token| streamed[row].push(token);
             let texts = generate(model, &kept.prompts, &options, &mut on_token).unwrap();
@@ -156,9 +156,9 @@ fn tiny() -> (ParamStore, Gpt) {
     (store, model)
 }
 
-fn sampling(seed: u64) -> Options {
+fn sampling(seed: u64) -> GenerationConfig {
     let sampling = Sampling { temperature: 0.9, top_k: Some(20), top_p: Some(0.95), seed };
-    Options {
+    GenerationConfig {
         max_new_tokens: 12,
         strategy: Strategy::Sample(sampling),
         repetition_penalty: 1.0,
@@ -167,7 +167,7 @@ fn sampling(seed: u64) -> Options {
     }
 }
 
-fn run(model: &Gpt, prompts: &[Vec<i64>], options: &Options) -> Vec<Vec<i64>> {
+fn run(model: &Gpt, prompts: &[Vec<i64>], options: &GenerationConfig) -> Vec<Vec<i64>> {
     generate(Generator::Gpt(model), prompts, options, &mut |_, _| {}).unwrap()
 }
 
@@ -184,22 +184,22 @@ fn a_seed_decides_the_text_whatever_else_is_in_the_batch() {
 #[test]
 fn one_token_to_choose_from_is_greedy_search() {
     let (_store, model) = tiny();
-    let greedy = Options { strategy: Strategy::Greedy, ..sampling(0) };
+    let greedy = GenerationConfig { strategy: Strategy::Greedy, ..sampling(0) };
     let one = Sampling { temperature: 3.0, top_k: Some(1), top_p: None, seed: 3 };
     let prompts = [vec![1, 2, 3], vec![30]];
     let want = run(&model, &prompts, &greedy);
-    let sampled = Options { strategy: Strategy::Sample(one), ..greedy.clone() };
+    let sampled = GenerationConfig { strategy: Strategy::Sample(one), ..greedy.clone() };
     assert_eq!(run(&model, &prompts, &sampled), want);
     let beam =
         BeamSearch { beams: 1, length_penalty: 1.0, early_stopping: EarlyStopping::Heuristic };
-    let beam = Options { strategy: Strategy::Beam(beam), ..greedy };
+    let beam = GenerationConfig { strategy: Strategy::Beam(beam), ..greedy };
     assert_eq!(run(&model, &prompts, &beam), want);
 }
 
 #[test]
 fn what_cannot_be_generated_is_refused() {
     let (_store, model) = tiny();
-    let check = |prompts: &[Vec<i64>], options: Options, parts: &[&str]| {
+    let check = |prompts: &[Vec<i64>], options: GenerationConfig, parts: &[&str]| {
         let error = generate(Generator::Gpt(&model), prompts, &options, &mut |_, _| {});
         let text = error.unwrap_err().to_string();
         assert!(parts.iter().all(|part| text.contains(part)), "{text}");
@@ -215,15 +215,22 @@ fn what_cannot_be_generated_is_refused() {
     check(&[], sampling(1), &["prompt", "no token"]);
     check(&[vec![]], sampling(1), &["prompt", "no token"]);
     check(&[vec![40]], sampling(1), &["token 40", "vocab_size = 40"]);
-    let long = Options { max_new_tokens: 32, ..sampling(1) };
+    let long = GenerationConfig { max_new_tokens: 32, ..sampling(1) };
     check(&prompt, long, &["max_new_tokens", "32 after a prompt of 2", "at most 31"]);
-    check(&prompt, Options { max_new_tokens: 0, ..sampling(1) }, &["max_new_tokens", "at least 1"]);
+    check(
+        &prompt,
+        GenerationConfig { max_new_tokens: 0, ..sampling(1) },
+        &["max_new_tokens", "at least 1"],
+    );
     check(&prompt, with(|sampling| sampling.temperature = 0.0), &["temperature", "above 0"]);
     check(&prompt, with(|sampling| sampling.top_k = Some(0)), &["top_k", "at least 1"]);
     check(&prompt, with(|sampling| sampling.top_p = Some(1.5)), &["top_p", "1.5"]);
-    let penalty = Options { repetition_penalty: f64::NAN, ..sampling(1) };
+    let penalty = GenerationConfig { repetition_penalty: f64::NAN, ..sampling(1) };
     check(&prompt, penalty, &["repetition_penalty", "NaN"]);
-    assert_eq!(run(&model, &prompt, &Options { max_new_tokens: 31, ..sampling(1) }).len(), 1);
+    assert_eq!(
+        run(&model, &prompt, &GenerationConfig { max_new_tokens: 31, ..sampling(1) }).len(),
+        1
+    );
 }
 
 proptest! {
@@ -242,7 +249,7 @@ proptest! {
             let search = BeamSearch { beams, length_penalty: 1.0, early_stopping };
             options.strategy = Strategy::Beam(search);
         }
-        let uncached = Options { cache: false, ..options.clone() };
+        let uncached = GenerationConfig { cache: false, ..options.clone() };
         prop_assert_eq!(run(&model, &prompts, &options), run(&model, &prompts, &uncached));
     }
 }

@@ -1,20 +1,22 @@
 //! Documents of packed rows, as bounds and as a mask: the same attention.
 
-use bert4rs_models::mask::{AttentionMask, Pattern};
+use bert4rs_models::mask::AttentionMask;
 use bert4rs_tensor_core::attention::{Implementation, Options, Scores, attend};
-use bert4rs_tensor_core::varlen::plain;
+use bert4rs_tensor_core::varlen::{AttentionWindow, plain};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 const CPU: Device = Device::Cpu;
 
-fn seen(pattern: Pattern, queries: i64, mask: &Tensor) -> AttentionMask {
-    pattern.visible(queries, mask.size()[1], Some(mask), CPU)
+fn joined(window: AttentionWindow, queries: i64, mask: &Tensor) -> AttentionMask {
+    AttentionMask::new(window, [queries, mask.size()[1]], Some(mask), CPU)
 }
 
-fn patterns() -> impl Iterator<Item = Pattern> {
+fn windows() -> impl Iterator<Item = AttentionWindow> {
     let windows = [None, Some(1), Some(3)];
     let both = [false, true];
-    windows.into_iter().flat_map(move |window| both.map(|causal| Pattern { causal, window }))
+    windows
+        .into_iter()
+        .flat_map(move |window| both.map(|causal| AttentionWindow { causal, window }))
 }
 
 #[test]
@@ -22,26 +24,29 @@ fn documents_by_bounds_equal_documents_by_a_mask() {
     let document_bt = Tensor::from_slice(&[0i64, 0, 0, 1, 1, 2, 7, 7, 7, 7, 7, 8]).view([2, 6]);
     let [q, k, v] = [4, 2, 2].map(|heads| Tensor::randn([2, heads, 6, 8], (Kind::Float, CPU)));
     let options = Options { implementation: Implementation::Plain, dropout: 0.0 };
-    for pattern in patterns() {
-        let seen = seen(pattern, 6, &document_bt);
-        let (packing, reach) = seen.packing().unwrap().unwrap();
-        let found = plain([&q, &k, &v], packing, reach, 0.3).unwrap();
-        let scores = Scores { visible: seen.borrow(), scale: Some(0.3) };
+    for window in windows() {
+        let mask = joined(window, 6, &document_bt);
+        let (packing, within) = mask.packing().unwrap().unwrap();
+        let found = plain([&q, &k, &v], packing, within, 0.3).unwrap();
+        let scores = Scores { visible: mask.borrow(), scale: Some(0.3) };
         let wanted = attend(&q, &k, &v, &scores, &options).unwrap();
         let off = (found - wanted).abs().max().double_value(&[]);
-        assert!(off < 1e-5, "{pattern:?} is off by {off:.1e}");
+        assert!(off < 1e-5, "{window:?} is off by {off:.1e}");
     }
 }
 
 #[test]
 fn what_bounds_do_not_say_needs_a_mask() {
     let document_bt = Tensor::from_slice(&[0i64, 0, 1, 1]).view([1, 4]);
-    assert!(seen(Pattern::ALL, 4, &document_bt).packing().unwrap().is_some());
+    assert!(joined(AttentionWindow::ALL, 4, &document_bt).packing().unwrap().is_some());
     let parted = Tensor::from_slice(&[0i64, 1, 0, 1]).view([1, 4]);
-    assert!(seen(Pattern::ALL, 4, &parted).packing().unwrap().is_none(), "in two pieces");
-    assert!(seen(Pattern::ALL, 1, &document_bt).packing().unwrap().is_none(), "a last query");
+    assert!(joined(AttentionWindow::ALL, 4, &parted).packing().unwrap().is_none(), "in two pieces");
+    assert!(
+        joined(AttentionWindow::ALL, 1, &document_bt).packing().unwrap().is_none(),
+        "a last query"
+    );
     let boolean = document_bt.ne(0).view([1, 1, 1, 4]);
-    let seen = Pattern::ALL.visible(4, 4, Some(&boolean), CPU);
-    assert!(seen.packing().unwrap().is_none(), "a boolean mask");
-    assert!(Pattern::ALL.visible(4, 4, None, CPU).packing().unwrap().is_none(), "no documents");
+    let mask = |mask| AttentionMask::new(AttentionWindow::ALL, [4, 4], mask, CPU);
+    assert!(mask(Some(&boolean)).packing().unwrap().is_none(), "a boolean mask");
+    assert!(mask(None).packing().unwrap().is_none(), "no documents");
 }

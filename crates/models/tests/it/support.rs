@@ -13,8 +13,8 @@ use bert4rs_tensor_core::{Kind, Tensor, safetensors};
 /// Plain losses go with plain attention, chunked ones with every other.
 pub(crate) fn loss_options(attention: Implementation) -> LossOptions {
     let implementation = match attention {
-        Implementation::Plain => loss::Implementation::Plain,
-        _ => loss::Implementation::Chunked,
+        Implementation::Plain => loss::LossImplementation::Plain,
+        _ => loss::LossImplementation::Chunked,
     };
     LossOptions { implementation, ..LossOptions::default() }
 }
