@@ -4,18 +4,12 @@ use bert4rs_kernels::norm;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 
-/// The sum of squares of each of `grads`, 0 for an undefined one. The host waits for the device
-/// once.
+/// The sum of squares of each of `grads`, 0 for an undefined one: FP64 `[n]` on `device`, where all
+/// gradients are.
 ///
 /// A sum is finite exactly when all values of its gradient are; on devices other than the CPU
 /// sums are taken in FP32, so that a norm above 1e19 counts as infinite there.
-pub fn sums_of_squares(grads: &[Tensor]) -> Result<Vec<f64>> {
-    let device = grads.iter().find(|grad| grad.defined()).map_or(Device::Cpu, Tensor::device);
-    Vec::try_from(squares(grads, device)?).during("norms of gradients")
-}
-
-/// [`sums_of_squares`] without waiting: FP64 `[n]` on `device`, where all gradients are.
-pub fn squares(grads: &[Tensor], device: Device) -> Result<Tensor> {
+pub fn sums_of_squares(grads: &[Tensor], device: Device) -> Result<Tensor> {
     let op = "norms of gradients";
     if device == Device::Cpu {
         let sums = grads.iter().map(square_on_cpu).collect::<Result<Vec<f64>>>()?;
@@ -56,24 +50,55 @@ fn plain_norm(grad: &Tensor) -> Result<Tensor> {
     norm.f_to_kind(Kind::Double).during("norm of a gradient")
 }
 
-/// The factor that brings `norm` down to `max_norm`, at most 1; PyTorch's formula.
-pub fn factor(norm: f64, max_norm: f64) -> f64 {
-    (max_norm / (norm + 1e-6)).min(1.0)
+/// The factor that brings `norm`, FP64 `[]`, down to `max_norm`, at most 1; PyTorch's formula.
+pub(crate) fn factor(norm: &Tensor, max_norm: f64) -> Result<Tensor> {
+    let factor = (norm + 1e-6).f_reciprocal().during("clipping")? * max_norm;
+    factor.f_clamp_max(1.0).during("clipping")
 }
 
 /// Scales `grads` in place so that their common norm is at most `max_norm`, and returns the
 /// norm before. Undefined tensors count as zeros. Nothing is changed if the norm is not finite.
+///
+/// # Errors
+/// What libtorch throws.
 pub fn clip_by_norm(grads: &[Tensor], max_norm: f64) -> Result<f64> {
-    let norm = sums_of_squares(grads)?.iter().sum::<f64>().sqrt();
-    let factor = factor(norm, max_norm);
-    if norm.is_finite() && factor < 1.0 {
-        let _guard = bert4rs_tensor_core::no_grad_guard();
+    let op = "clip gradients";
+    let _guard = bert4rs_tensor_core::no_grad_guard();
+    let device = grads.iter().find(|grad| grad.defined()).map_or(Device::Cpu, Tensor::device);
+    let sum = sums_of_squares(grads, device)?.f_sum(Kind::Double).during(op)?;
+    let norm = sum.f_sqrt().during(op)?;
+    let factor = factor(&norm, max_norm)?;
+    let norm = norm.f_double_value(&[]).during(op)?;
+    if norm.is_finite() {
         for grad in grads.iter().filter(|grad| grad.defined()) {
-            let mut grad = grad.shallow_clone();
-            let _ = grad.f_mul_scalar_(factor).during("clip a gradient")?;
+            let _ = grad.shallow_clone().f_mul_(&factor).during(op)?;
         }
     }
     Ok(norm)
+}
+
+/// The factor on a step's gradients.
+#[derive(Debug)]
+pub(crate) enum GradScale {
+    /// The host knows it, and that all gradients are finite.
+    Known(f64),
+    /// FP64 `[]`: 0 where gradients are not all finite, and then they count as 0.
+    OnDevice(Tensor),
+}
+
+impl GradScale {
+    /// `grad`, scaled.
+    pub(crate) fn apply(&self, grad: Tensor) -> Result<Tensor> {
+        let op = "scale a gradient";
+        match self {
+            Self::Known(1.0) => Ok(grad),
+            Self::Known(factor) => grad.f_mul_scalar(*factor).during(op),
+            Self::OnDevice(factor) => {
+                let scaled = grad.f_mul(factor).during(op)?;
+                scaled.f_masked_fill(&factor.eq(0.0), 0.0).during(op)
+            }
+        }
+    }
 }
 
 #[cfg(test)]

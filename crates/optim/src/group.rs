@@ -1,6 +1,6 @@
 //! Which rule a parameter gets: by its role, unless a user names it.
 
-use bert4rs_tensor_core::Tensor;
+use bert4rs_tensor_core::{Device, Kind, Tensor};
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::{Param, Role};
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,11 @@ pub fn partition(params: &[Param], muon: bool, assignments: &[Assignment]) -> Re
     Ok(rules)
 }
 
+/// The device of `params`, which are all on one.
+pub(crate) fn device_of(params: &[Param]) -> Device {
+    params.first().map_or(Device::Cpu, |param| param.weight.device())
+}
+
 /// Whether `name` fits `pattern`, in which `*` stands for any text.
 pub fn matches(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
@@ -96,12 +101,8 @@ pub fn params(variables: impl IntoIterator<Item = (String, Tensor)>) -> Vec<Para
         .filter(|(_, weight)| weight.requires_grad())
         .map(|(name, weight)| {
             let role = role_by_name(&name, &weight.size());
-            let exact = matches!(
-                weight.kind(),
-                bert4rs_tensor_core::Kind::Float | bert4rs_tensor_core::Kind::Double
-            );
-            let master =
-                (!exact).then(|| weight.detach().to_kind(bert4rs_tensor_core::Kind::Float));
+            let exact = matches!(weight.kind(), Kind::Float | Kind::Double);
+            let master = (!exact).then(|| weight.detach().to_kind(Kind::Float));
             Param { name, role, weight, master }
         })
         .collect();

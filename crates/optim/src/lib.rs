@@ -28,7 +28,6 @@
 //! | --- | --- |
 //! | [`config`] | what a user chooses |
 //! | [`optimizer`] | [`Optimizer`]: the only loop over parameters |
-//! | [`deferred`] | steps that the host does not wait for |
 //! | [`adamw`] | AdamW, plain and fused |
 //! | [`muon`], [`normuon`], [`momentum`] | Muon, NorMuon |
 //! | [`polar`] | the polar factor, by Polar Express and others |
@@ -41,7 +40,6 @@
 pub mod adamw;
 pub mod clip;
 pub mod config;
-pub mod deferred;
 mod error;
 pub mod group;
 pub mod masters;
@@ -49,13 +47,13 @@ pub mod memory;
 pub mod momentum;
 pub mod muon;
 pub mod normuon;
-mod numbers;
 pub mod optimizer;
 pub mod polar;
+mod scalars;
 pub mod schedule;
+mod verdict;
 
 pub use config::{AdamwConfig, OptimizerConfig};
-pub use deferred::Deferred;
 pub use error::{Error, Result};
 pub use muon::MuonConfig;
 pub use optimizer::{Optimizer, StepReport};

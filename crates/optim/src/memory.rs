@@ -72,13 +72,15 @@ impl Memory {
 /// Bytes that the tensors of a run hold, counted.
 ///
 /// `params` are the optimizer's; their gradients are counted as if they were there.
-pub fn allocated_bytes(optimizer: &Optimizer, params: &[Param]) -> u64 {
+///
+/// # Errors
+/// What libtorch throws.
+pub fn allocated_bytes(optimizer: &Optimizer, params: &[Param]) -> Result<u64> {
     let bytes = |tensor: &Tensor| tensor.numel() as u64 * element_size(tensor);
     let masters = params.iter().filter_map(|param| param.master.as_ref());
     let weights: u64 = params.iter().map(|param| bytes(&param.weight)).sum();
-    2 * weights
-        + masters.map(bytes).sum::<u64>()
-        + optimizer.state().values().map(bytes).sum::<u64>()
+    let state: u64 = optimizer.state()?.values().map(bytes).sum();
+    Ok(2 * weights + masters.map(bytes).sum::<u64>() + state)
 }
 
 fn element_size(tensor: &Tensor) -> u64 {

@@ -54,29 +54,14 @@ impl Momentum {
         Self { value, warmup: None, cooldown: None }
     }
 
-    /// Momentum of step `step`, counted from 0.
-    pub fn at(&self, step: u64) -> f64 {
-        let ramp = |from: f64, to: f64, done: u64, steps: u64| {
-            from + (to - from) * (done as f64 / steps as f64).min(1.0)
-        };
-        if let Some(Warmup { from, steps }) = self.warmup
-            && step < steps
-        {
-            return ramp(from, self.value, step, steps);
-        }
-        match self.cooldown {
-            Some(Cooldown { to, begin, steps }) if step > begin => {
-                ramp(self.value, to, step - begin, steps)
-            }
-            _ => self.value,
-        }
-    }
-
-    /// [`at`](Self::at) for a step, FP64 `[]`, that the host does not know: the ramps, of which at
-    /// most one is under way, added up.
-    pub(crate) fn on_device(&self, step: &Tensor) -> Result<Tensor> {
-        let op = "momentum on the device";
-        let ramp = |change: f64, begin: u64, steps: u64| -> Result<Tensor> {
+    /// Momentum of a step, which is counted from 0, FP64 `[]` on the device that `step` is on: the
+    /// ramps, of which at most one is under way, added up.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn at(&self, step: &Tensor) -> bert4rs_tensor_core::Result<Tensor> {
+        let op = "momentum";
+        let ramp = |change: f64, begin: u64, steps: u64| {
             let done = (step - begin as f64) / steps as f64;
             Ok(done.f_clamp(0.0, 1.0).during(op)? * change)
         };
@@ -126,10 +111,8 @@ mod tests {
             cooldown: Some(Cooldown { to: 0.85, begin: 1000, steps: 50 }),
         };
         let close = |step: u64, value: f64| {
-            let on_device = momentum.on_device(&Tensor::from(step as f64)).unwrap();
-            for found in [momentum.at(step), on_device.double_value(&[])] {
-                assert!((found - value).abs() < 1e-12, "{step}: {found}");
-            }
+            let found = momentum.at(&Tensor::from(step as f64)).unwrap().double_value(&[]);
+            assert!((found - value).abs() < 1e-12, "{step}: {found}");
         };
         close(0, 0.85);
         close(150, 0.90);

@@ -3,21 +3,24 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
-use bert4rs_tensor_core::{Device, Kind, Tensor, safetensors};
+use bert4rs_tensor_core::{Kind, Tensor, safetensors};
 
-use crate::adamw::{Adamw, AdamwGroup, AdamwSlot, AdamwState};
-use crate::clip;
-use crate::config::{ClipScope, OptimizerConfig};
-use crate::deferred::Deferred;
+use crate::adamw::{Adamw, AdamwSlot, AdamwState};
+use crate::clip::GradScale;
+use crate::config::{ClipConfig, ClipScope, OptimizerConfig};
 use crate::error::{Error, Result};
-use crate::group::{self, Rule};
+use crate::group::{self, Rule, device_of};
 use crate::masters;
 use crate::muon::{Muon, MuonSlot, MuonState};
-use crate::numbers::{AdamwNumbers, GradScale, MuonNumbers};
+use crate::scalars::upload;
+use crate::verdict::{Verdict, VerdictReport};
 
 /// Name of steps taken, steps skipped, and those skipped in a row, as saved.
 const COUNTERS: &str = "optimizer.counters";
+/// Name of the steps that a parameter of AdamW has taken, as saved.
+const STEP: &str = "step";
 
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,30 +48,6 @@ enum State {
     Muon(MuonState),
 }
 
-impl Slot {
-    /// Counts steps.
-    fn count(&mut self, steps: u64) {
-        if let State::Adamw(state) = &mut self.state {
-            state.steps += steps as i64;
-        }
-    }
-}
-
-/// The numbers of one step.
-struct Numbers<'a> {
-    /// The factor on AdamW's gradients.
-    scale: GradScale,
-    /// For each group.
-    adamw: Vec<AdamwNumbers>,
-    group_of: &'a [Option<usize>],
-    muon: Option<MuonNumbers>,
-}
-
-/// Where the parameters are.
-fn device_of(params: &[Param]) -> Device {
-    params.first().map_or(Device::Cpu, |param| param.weight.device())
-}
-
 /// Rules, states and counters for the parameters of a model.
 #[derive(Debug)]
 pub struct Optimizer {
@@ -76,10 +55,11 @@ pub struct Optimizer {
     slots: Vec<Slot>,
     adamw: Adamw,
     muon: Option<Muon>,
-    /// Steps taken, without those skipped.
-    steps: u64,
+    verdict: Verdict,
+    /// The schedule's factor on the learning rate, FP64 `[]`.
+    lr_factor: Tensor,
+    /// Steps skipped, as the host last read.
     skipped: u64,
-    skipped_in_a_row: u64,
 }
 
 impl Optimizer {
@@ -96,7 +76,7 @@ impl Optimizer {
         let muon = config.muon.as_ref();
         let muon = muon.map(|muon| Muon::new(muon, params, &mine(Rule::Muon))).transpose()?;
         let mut slots = Vec::with_capacity(params.len());
-        for (param, rule) in params.iter_mut().zip(rules) {
+        for (param, &rule) in params.iter_mut().zip(&rules) {
             let state = match (rule, &muon) {
                 (Rule::Muon, Some(muon)) => State::Muon(muon.new_state(param)?),
                 _ => State::Adamw(AdamwState::new(param.master_or_weight())?),
@@ -104,14 +84,28 @@ impl Optimizer {
             let low = masters::adopt(param, config.masters)?;
             slots.push(Slot { name: param.name.clone(), shape: param.weight.size(), low, state });
         }
-        let (steps, skipped, skipped_in_a_row) = (0, 0, 0);
-        Ok(Self { config, slots, adamw, muon, steps, skipped, skipped_in_a_row })
+        let clips: Vec<bool> = rules.iter().map(|rule| clips(config.clip, *rule)).collect();
+        let device = device_of(params);
+        let verdict = Verdict::new(config.clip, &clips, device)?;
+        let lr_factor = upload(&[1.0], device)?.f_get(0).during("learning rate")?;
+        Ok(Self { config, slots, adamw, muon, verdict, lr_factor, skipped: 0 })
+    }
+
+    /// The schedule's factor on every learning rate, from the next step on; 1 at first. It is not
+    /// captured with a step: set it before each replay.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn set_lr_factor(&mut self, factor: f64) -> Result<()> {
+        let _ = self.lr_factor.f_fill_(factor).during("learning rate")?;
+        Ok(())
     }
 
     /// One step: `grads[i]` is that of `params[i]`, undefined where it has none; then the
     /// parameter stays as it is, without decay. `lr_factor` is the schedule's.
     ///
-    /// Gradients that are not finite change nothing; see [`StepReport::skipped`].
+    /// Gradients that are not finite change nothing; see [`StepReport::skipped`]. It is
+    /// [`step_capturable`](Self::step_capturable) with one read of what the device found.
     ///
     /// # Errors
     /// Parameters or gradients other than those of [`Optimizer::new`], and too many skipped
@@ -122,172 +116,103 @@ impl Optimizer {
         grads: &[Tensor],
         lr_factor: f64,
     ) -> Result<StepReport> {
-        self.check_params(params, grads)?;
-        let sums = clip::sums_of_squares(grads)?;
-        let grad_norm = sums.iter().sum::<f64>().sqrt();
+        self.set_lr_factor(lr_factor)?;
+        self.advance(params, grads)?;
+        let VerdictReport { grad_norm, clip_factor, .. } = self.read_verdict()?;
         if !grad_norm.is_finite() {
-            self.count_skipped()?;
             return Ok(StepReport { grad_norm, clip_factor: 1.0, skipped: true });
         }
-        let (clip_factor, muon_scale) = self.clip_factors(&sums);
-        let device = device_of(params);
-        let (groups, group_of) = self.groups(params);
-        let adamw = self.adamw.numbers(&groups, (lr_factor, clip_factor), device)?;
-        let muon = self.muon.as_ref();
-        let muon = muon.map(|muon| muon.numbers(self.steps, (lr_factor, muon_scale), device));
-        let numbers = Numbers {
-            scale: GradScale::Known(clip_factor),
-            adamw,
-            group_of: &group_of,
-            muon: muon.transpose()?,
-        };
-        self.update(params, grads, &numbers)?;
-        for (slot, _) in self.slots.iter_mut().zip(grads).filter(|(_, grad)| grad.defined()) {
-            slot.count(1);
-        }
-        self.skipped_in_a_row = 0;
-        self.steps += 1;
+        let muon_factor = if self.clips_muon() { clip_factor } else { 1.0 };
+        let scales = [clip_factor, muon_factor].map(GradScale::Known);
+        self.update(params, grads, &scales)?;
         Ok(StepReport { grad_norm, clip_factor, skipped: false })
     }
 
-    /// Begins steps by [`step_deferred`](Self::step_deferred).
-    ///
-    /// # Errors
-    /// What libtorch throws.
-    pub fn defer(&self, params: &[Param]) -> Result<Deferred> {
-        let counts: Vec<f64> =
-            self.slots.iter().map(|slot| f64::from(u8::from(self.clips(slot)))).collect();
-        let (groups, group_of) = self.groups(params);
-        let counters = (self.steps, self.skipped_in_a_row);
-        Deferred::new(device_of(params), (&groups, group_of), &counts, counters)
-    }
-
-    /// [`step`](Self::step) without a wait for the device: by the learning rate that
-    /// [`Deferred::set_lr_factor`] was told. Which steps are skipped is known after
-    /// [`settle`](Self::settle).
-    ///
-    /// The same work for every step, whatever the numbers: it can be recorded and replayed.
+    /// A step for which the host does not wait, as `capturable` in PyTorch's optimizers: the same
+    /// launches whatever the values, so that it can be captured in a graph and replayed. The
+    /// learning rate follows [`set_lr_factor`](Self::set_lr_factor). Which steps were skipped is
+    /// known after [`sync_counters`](Self::sync_counters).
     ///
     /// # Errors
     /// Parameters or gradients other than those of [`Optimizer::new`].
-    pub fn step_deferred(
-        &mut self,
-        params: &mut [Param],
-        grads: &[Tensor],
-        deferred: &mut Deferred,
-    ) -> Result<()> {
-        let _guard = bert4rs_tensor_core::no_grad_guard();
-        self.check_params(params, grads)?;
-        let verdict = deferred.judge(grads, self.config.clip)?;
-        let adamw = deferred.adamw(&self.config.adamw, &verdict)?;
-        let is_clipped = self.config.clip.is_some_and(|clip| clip.scope == ClipScope::All);
-        let muon = self.muon.as_ref();
-        let muon = muon.map(|muon| deferred.muon(muon.config(), &verdict, is_clipped));
-        let numbers = Numbers {
-            scale: verdict.scale(),
-            adamw,
-            group_of: &deferred.group_of,
-            muon: muon.transpose()?,
-        };
-        self.update(params, grads, &numbers)?;
-        for (moved, grad) in deferred.moved.iter_mut().zip(grads) {
-            *moved |= grad.defined();
-        }
-        deferred.count_taken(&verdict)
+    pub fn step_capturable(&mut self, params: &mut [Param], grads: &[Tensor]) -> Result<()> {
+        self.advance(params, grads)?;
+        let scales = [self.verdict.scale(true)?, self.verdict.scale(self.clips_muon())?];
+        self.update(params, grads, &scales)
     }
 
-    /// Takes over what the device counted. Waits for it. To be called before the state is saved,
-    /// and before [`step`](Self::step) goes on, after which `deferred` is of no use.
+    /// Norm of all gradients of the last step before clipping, FP64 `[]` on the device; not finite
+    /// if the step was skipped. The next step writes over it.
+    pub fn grad_norm(&self) -> &Tensor {
+        &self.verdict.grad_norm
+    }
+
+    /// Makes the host know which steps the device skipped. Waits for the device. Not needed after
+    /// [`step`](Self::step).
     ///
     /// # Errors
-    /// Too many skipped steps in a row.
-    pub fn settle(&mut self, deferred: &mut Deferred) -> Result<()> {
-        let counters = deferred.read()?;
-        let [taken, skipped] = deferred.settled;
-        let taken = counters.taken - taken;
-        self.steps += taken;
-        self.skipped += counters.skipped - skipped;
-        self.skipped_in_a_row = counters.in_a_row;
-        for (slot, _) in self.slots.iter_mut().zip(&deferred.moved).filter(|(_, moved)| **moved) {
-            slot.count(taken);
-        }
-        deferred.settled = [counters.taken, counters.skipped];
-        if counters.most_in_a_row >= self.config.max_skipped_in_a_row {
-            return Err(Error::NonFinite { steps: counters.most_in_a_row });
-        }
-        Ok(())
+    /// Too many skipped steps in a row since the last call.
+    pub fn sync_counters(&mut self) -> Result<()> {
+        self.read_verdict().map(drop)
     }
 
-    /// Changes all parameters that have a gradient.
-    fn update(
-        &mut self,
-        params: &mut [Param],
-        grads: &[Tensor],
-        numbers: &Numbers<'_>,
-    ) -> Result<()> {
-        let (mut adamw_slots, mut muon_slots) = (Vec::new(), Vec::new());
-        let slots = self.slots.iter_mut().zip(numbers.group_of);
-        for ((param, grad), (slot, group)) in params.iter_mut().zip(grads).zip(slots) {
-            let low = slot.low.as_mut();
-            match (&mut slot.state, group) {
-                _ if !grad.defined() => {}
-                (State::Muon(state), _) => muon_slots.push(MuonSlot { param, grad, state, low }),
-                (State::Adamw(state), group) => {
-                    let numbers = &numbers.adamw[group.unwrap_or_default()];
-                    adamw_slots.push(AdamwSlot { numbers, param, grad, state, low });
-                }
-            }
-        }
-        self.adamw.step(adamw_slots, &numbers.scale)?;
-        match (&mut self.muon, &numbers.muon) {
-            (Some(muon), Some(numbers)) => muon.step(&mut muon_slots, numbers),
-            _ => Ok(()),
-        }
-    }
-
-    /// AdamW's parameters by what they share, and the group of each.
-    fn groups(&self, params: &[Param]) -> (Vec<AdamwGroup>, Vec<Option<usize>>) {
-        let mut groups: Vec<AdamwGroup> = Vec::new();
-        let mut place = |(param, slot): (&Param, &Slot)| {
-            let State::Adamw(state) = &slot.state else { return None };
-            let group = self.adamw.group_of(param, state.steps);
-            let place = groups.iter().position(|other| *other == group);
-            Some(place.unwrap_or_else(|| {
-                groups.push(group);
-                groups.len() - 1
-            }))
-        };
-        let group_of = params.iter().zip(&self.slots).map(&mut place).collect();
-        (groups, group_of)
-    }
-
-    /// Whether the norm of a parameter's gradient counts for clipping.
-    fn clips(&self, slot: &Slot) -> bool {
-        let scope = self.config.clip.map_or(ClipScope::All, |clip| clip.scope);
-        scope == ClipScope::All || matches!(slot.state, State::Adamw(_))
-    }
-
-    /// Factors on the gradients of AdamW's and of Muon's parameters.
-    fn clip_factors(&self, sums: &[f64]) -> (f64, f64) {
-        let Some(clip) = self.config.clip else { return (1.0, 1.0) };
-        let counted = self.slots.iter().zip(sums).filter(|(slot, _)| self.clips(slot));
-        let sum: f64 = counted.map(|(_, sum)| sum).sum();
-        let factor = clip::factor(sum.sqrt(), clip.max_norm);
-        (factor, if clip.scope == ClipScope::All { factor } else { 1.0 })
-    }
-
-    /// Steps skipped so far because gradients were not finite.
+    /// Steps skipped so far because gradients were not finite, as far as the host knows: see
+    /// [`sync_counters`](Self::sync_counters).
     pub fn skipped(&self) -> u64 {
         self.skipped
     }
 
-    fn count_skipped(&mut self) -> Result<()> {
-        self.skipped += 1;
-        self.skipped_in_a_row += 1;
-        if self.skipped_in_a_row >= self.config.max_skipped_in_a_row {
-            return Err(Error::NonFinite { steps: self.skipped_in_a_row });
+    fn read_verdict(&mut self) -> Result<VerdictReport> {
+        let report = self.verdict.read()?;
+        self.skipped = report.skipped;
+        if report.most_in_a_row >= self.config.max_skipped_in_a_row {
+            return Err(Error::NonFinite { steps: report.most_in_a_row });
         }
-        Ok(())
+        Ok(report)
+    }
+
+    /// Makes the scalars of the next step, and counts it.
+    fn advance(&mut self, params: &[Param], grads: &[Tensor]) -> Result<()> {
+        let _guard = bert4rs_tensor_core::no_grad_guard();
+        self.check_params(params, grads)?;
+        self.verdict.judge(grads)?;
+        self.adamw.advance(&self.verdict, &self.lr_factor, grads)?;
+        let is_clipped = self.clips_muon();
+        if let Some(muon) = &mut self.muon {
+            muon.advance(&self.verdict, &self.lr_factor, is_clipped)?;
+        }
+        Ok(self.verdict.count()?)
+    }
+
+    /// Changes all parameters that have a gradient, by the scalars that
+    /// [`advance`](Self::advance) made. The scales are on AdamW's and on Muon's gradients.
+    fn update(
+        &mut self,
+        params: &mut [Param],
+        grads: &[Tensor],
+        [adamw_scale, muon_scale]: &[GradScale; 2],
+    ) -> Result<()> {
+        let (mut adamw_slots, mut muon_slots) = (Vec::new(), Vec::new());
+        for (index, (param, slot)) in params.iter_mut().zip(&mut self.slots).enumerate() {
+            let (grad, low) = (&grads[index], slot.low.as_mut());
+            match &mut slot.state {
+                _ if !grad.defined() => {}
+                State::Muon(state) => muon_slots.push(MuonSlot { param, grad, state, low }),
+                State::Adamw(state) => {
+                    adamw_slots.push(AdamwSlot { index, param, grad, state, low });
+                }
+            }
+        }
+        self.adamw.step(adamw_slots, adamw_scale)?;
+        match &mut self.muon {
+            Some(muon) => muon.step(&mut muon_slots, muon_scale),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether clipping acts on Muon's gradients.
+    fn clips_muon(&self) -> bool {
+        self.config.clip.is_some_and(|clip| clip.scope == ClipScope::All)
     }
 
     fn check_params(&self, params: &[Param], grads: &[Tensor]) -> Result<()> {
@@ -310,26 +235,28 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Everything that a later run needs to go on exactly as this one would, under stable names:
-    /// `<parameter>.exp_avg`, `<parameter>.momentum` and so on. The tensors share memory with the
+    /// Everything that a later run needs to go on exactly as this one would, by the names of
+    /// PyTorch and of the authors of Muon and NorMuon: `<parameter>.exp_avg`,
+    /// `<parameter>.momentum_buffer` and so on. All but the counts of steps share memory with the
     /// optimizer's.
-    pub fn state(&self) -> BTreeMap<String, Tensor> {
-        let mut state = BTreeMap::new();
-        let counters = [self.steps as i64, self.skipped as i64, self.skipped_in_a_row as i64];
-        state.insert(COUNTERS.to_owned(), Tensor::from_slice(&counters));
-        for slot in &self.slots {
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut state = BTreeMap::from([(COUNTERS.to_owned(), self.verdict.counters()?)]);
+        for (index, slot) in self.slots.iter().enumerate() {
             let mut put =
                 |what: &str, tensor| state.insert(format!("{}.{what}", slot.name), tensor);
             match &slot.state {
                 State::Adamw(adamw) => {
-                    put("exp_avg", adamw.moment1.shallow_clone());
-                    put("exp_avg_sq", adamw.moment2.shallow_clone());
-                    put("step", Tensor::from(adamw.steps));
+                    put("exp_avg", adamw.exp_avg.shallow_clone());
+                    put("exp_avg_sq", adamw.exp_avg_sq.shallow_clone());
+                    put(STEP, self.adamw.steps(index)?.f_to_kind(Kind::Int64).during(STEP)?);
                 }
                 State::Muon(muon) => {
-                    put("momentum", muon.momentum.shallow_clone());
-                    for (block, stats) in muon.stats.iter().enumerate() {
-                        put(&format!("neuron_mean_square.{block}"), stats.shallow_clone());
+                    put("momentum_buffer", muon.momentum_buffer.shallow_clone());
+                    for (name, buffer) in muon.second_momentum_buffers() {
+                        put(&name, buffer.shallow_clone());
                     }
                 }
             }
@@ -337,7 +264,7 @@ impl Optimizer {
                 put("bf16_residual", low.shallow_clone());
             }
         }
-        state
+        Ok(state)
     }
 
     /// Takes over what [`Optimizer::state`] returned, in whatever order the parameters were
@@ -346,7 +273,7 @@ impl Optimizer {
     /// # Errors
     /// A name too many or too few, another shape or dtype. Nothing has been changed then.
     pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        let own = self.state();
+        let own = self.state()?;
         for (name, tensor) in &own {
             let refuse = |reason| Err(Error::State { path: None, name: name.clone(), reason });
             let Some(saved) = state.get(name) else {
@@ -362,27 +289,23 @@ impl Optimizer {
             return Err(Error::State { path: None, name: name.clone(), reason });
         }
         let _guard = bert4rs_tensor_core::no_grad_guard();
-        let integers = |name: &str| {
-            Vec::<i64>::try_from(state[name].view(-1))
-                .map_err(|error| bert4rs_tensor_core::Error::torch(name, error))
-        };
         for (name, mut tensor) in own {
-            tensor.copy_(&state[&name]);
+            tensor.f_copy_(&state[&name]).during(&name)?;
         }
-        let counters = integers(COUNTERS)?;
-        self.steps = counters[0] as u64;
-        (self.skipped, self.skipped_in_a_row) = (counters[1] as u64, counters[2] as u64);
-        for slot in &mut self.slots {
-            if let State::Adamw(adamw) = &mut slot.state {
-                adamw.steps = integers(&format!("{}.step", slot.name))?[0];
+        self.verdict.load_counters(&state[COUNTERS])?;
+        for (index, slot) in self.slots.iter().enumerate() {
+            if let State::Adamw(_) = slot.state {
+                let step = &state[&format!("{}.{STEP}", slot.name)];
+                self.adamw.steps(index)?.f_copy_(step).during(STEP)?;
             }
         }
+        self.skipped = self.verdict.read()?.skipped;
         Ok(())
     }
 
     /// Writes [`Optimizer::state`] to a safetensors file.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let state = self.state();
+        let state = self.state()?;
         let tensors: Vec<_> = state.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
         Ok(safetensors::save(path, &tensors, None)?)
     }
@@ -399,6 +322,11 @@ impl Optimizer {
             other => other,
         })
     }
+}
+
+/// Whether the gradient of a parameter of `rule` counts for the norm by which `clip` clips.
+fn clips(clip: Option<ClipConfig>, rule: Rule) -> bool {
+    rule == Rule::Adamw || clip.is_some_and(|clip| clip.scope == ClipScope::All)
 }
 
 /// Dtype and shape, as in errors.

@@ -4,7 +4,6 @@
 
 use bert4rs_data::Layout;
 use bert4rs_models::checkpointing::ActivationCheckpointing;
-use bert4rs_optim::Deferred;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::graph::{self, Graph};
 use bert4rs_tensor_core::{Device, Tensor};
@@ -21,7 +20,6 @@ const MOST_SHAPES: usize = 4;
 
 /// Takes such steps.
 pub(crate) struct FixedSteps {
-    deferred: Deferred,
     /// The GPU to record on, if any.
     recorder: Option<usize>,
     shapes: Vec<Shape>,
@@ -38,14 +36,13 @@ struct Shape {
 }
 
 impl FixedSteps {
-    /// Steps of `work` on `device`, recorded if `mode` says so.
-    pub(crate) fn new(work: &mut Work, mode: Graphs, device: Device) -> Result<Self> {
+    /// Steps on `device`, recorded if `mode` says so.
+    pub(crate) fn new(mode: Graphs, device: Device) -> Self {
         let recorder = match (mode, device) {
             (Graphs::Auto, Device::Cuda(index)) => Some(index),
             _ => None,
         };
-        let deferred = work.optimizer.defer(work.params.params_mut())?;
-        Ok(Self { deferred, recorder, shapes: Vec::new(), note: None })
+        Self { recorder, shapes: Vec::new(), note: None }
     }
 
     /// One step: its mean loss and the norm of its gradients, on the device.
@@ -55,17 +52,12 @@ impl FixedSteps {
         batches: &[Vec<Tensor>],
         lr_factor: f64,
     ) -> Result<(Tensor, Tensor)> {
-        self.deferred.set_lr_factor(lr_factor)?;
+        work.optimizer.set_lr_factor(lr_factor)?;
         let loss = match self.shape_of(batches) {
             Some(place) => self.step_in_place(work, place, batches)?,
-            None => work.step_deferred(batches, &mut self.deferred)?,
+            None => work.step_capturable(batches)?,
         };
-        Ok((loss, self.deferred.grad_norm().copy()))
-    }
-
-    /// Makes the optimizer know what the device counted. Waits for it.
-    pub(crate) fn settle(&mut self, work: &mut Work) -> Result<()> {
-        Ok(work.optimizer.settle(&mut self.deferred)?)
+        Ok((loss, work.optimizer.grad_norm().copy()))
     }
 
     /// What happened that a person should know, once.
@@ -107,8 +99,7 @@ impl FixedSteps {
         if let (Some(index), None) = (self.recorder, &shape.graph)
             && shape.runs > WARM_UP
         {
-            let deferred = &mut self.deferred;
-            match Graph::record(index, || within(work.step_deferred(&shape.inputs, deferred))) {
+            match Graph::record(index, || within(work.step_capturable(&shape.inputs))) {
                 Ok(graph) => shape.graph = Some(graph),
                 Err(error) => {
                     self.recorder = None;
@@ -121,7 +112,7 @@ impl FixedSteps {
                 graph.replay()?;
                 Ok(graph.outputs().copy())
             }
-            None => work.step_deferred(&shape.inputs, &mut self.deferred),
+            None => work.step_capturable(&shape.inputs),
         }
     }
 }

@@ -82,10 +82,10 @@ impl Session {
         };
         let optimizer = Optimizer::new(config.optimizer.clone(), params.params_mut())?;
         let schedule = config.schedule.resolve(Horizon::Steps(config.train.max_steps))?;
-        let mut work = Work::new(task, params, optimizer);
+        let work = Work::new(task, params, optimizer);
         let fixed = match graphs {
             Graphs::Off => None,
-            _ => Some(FixedSteps::new(&mut work, graphs, device)?),
+            _ => Some(FixedSteps::new(graphs, device)),
         };
         let copy_stream =
             matches!(device, Device::Cuda(_)).then(|| CopyStream::new(device)).transpose()?;
@@ -146,7 +146,7 @@ impl Session {
     /// # Errors
     /// Too many skipped steps in a row.
     pub fn settle(&mut self) -> Result<()> {
-        self.fixed.as_mut().map_or(Ok(()), |fixed| fixed.settle(&mut self.work))
+        Ok(self.work.optimizer.sync_counters()?)
     }
 
     /// What happened in the last steps that a person should know.
@@ -248,7 +248,7 @@ impl Session {
             parameter_memory_bytes: allocated_bytes(
                 &self.work.optimizer,
                 &self.work.params.params(),
-            ),
+            )?,
             speed_of_light: tokens_per_s * flops_per_token / best_product_flops,
             best_product_flops,
             flops_per_token,

@@ -1,6 +1,6 @@
 //! The work of one optimizer step: from batches on the device to changed weights.
 
-use bert4rs_optim::{Deferred, Optimizer, StepReport};
+use bert4rs_optim::{Optimizer, StepReport};
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::profile::span;
 use bert4rs_tensor_core::{Tensor, autograd};
@@ -38,14 +38,10 @@ impl Work {
     }
 
     /// The same without a wait for the device.
-    pub(crate) fn step_deferred(
-        &mut self,
-        batches: &[Vec<Tensor>],
-        deferred: &mut Deferred,
-    ) -> Result<Tensor> {
+    pub(crate) fn step_capturable(&mut self, batches: &[Vec<Tensor>]) -> Result<Tensor> {
         let (loss, gradients) = self.gradients(batches)?;
         let _optimizer = span("optimizer");
-        self.optimizer.step_deferred(self.params.params_mut(), &gradients, deferred)?;
+        self.optimizer.step_capturable(self.params.params_mut(), &gradients)?;
         Ok(loss)
     }
 

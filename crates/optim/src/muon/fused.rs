@@ -6,32 +6,30 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Tensor};
 
 use super::stack::Block;
-use super::{LrScale, MuonConfig, MuonSlot, OP};
+use super::{LrScale, MuonSlot, MuonStep, OP};
 use crate::adamw::kernel_grad;
 use crate::error::Result;
 use crate::normuon::{NorMuonConfig, normuon_scale};
-use crate::numbers::MuonNumbers;
 use crate::polar::{Plan, Workspace};
 
 /// One step of the blocks of `stack`, working weights included.
 pub(super) fn step_stack(
-    config: &MuonConfig,
-    numbers: &MuonNumbers,
+    step: &MuonStep<'_>,
     space: &mut Workspace,
     slots: &mut [MuonSlot<'_>],
     stack: &[(usize, usize)],
 ) -> Result<()> {
     let (slot, block) = stack[0];
     let Block { rows, cols, .. } = slots[slot].state.blocks[block];
-    let momentum = &slots[slot].state.momentum;
+    let momentum = &slots[slot].state.momentum_buffer;
     let (kind, device) = (momentum.kind(), momentum.device());
     let shape = [stack.len() as i64, rows.min(cols), rows.max(cols)];
-    let options = config.options();
+    let options = step.config.options();
     let plan = Plan::of(shape, kind, device, &options);
     let x_knm = space.take(&shape, plan.kind(), device)?;
     let blend = Blend {
-        numbers: &numbers.float,
-        nesterov: config.nesterov,
+        numbers: &step.scalars.float,
+        nesterov: step.config.nesterov,
         norm_factor: options.coefficients.norm_factor(),
     };
     for (index, &(slot, block)) in stack.iter().enumerate() {
@@ -39,12 +37,12 @@ pub(super) fn step_stack(
         let block = slot.state.blocks[block];
         let grad = kernel_grad(&block.of(&slot.grad.detach())?)?;
         let mut x_nm = x_knm.f_get(index as i64).during(OP)?;
-        kernel::gather(&blend, &grad, &mut block.of(&slot.state.momentum)?, &mut x_nm)?;
+        kernel::gather(&blend, &grad, &mut block.of(&slot.state.momentum_buffer)?, &mut x_nm)?;
     }
     let o_knm = plan.run(space, x_knm, &options)?;
     for (index, &(slot, block)) in stack.iter().enumerate() {
         let o_nm = o_knm.f_get(index as i64).during(OP)?;
-        apply(config, numbers, &mut slots[slot], block, &o_nm)?;
+        apply(step, &mut slots[slot], block, &o_nm)?;
     }
     space.give(o_knm);
     Ok(())
@@ -52,21 +50,20 @@ pub(super) fn step_stack(
 
 /// Decays a block and moves it by `-lr * scale * o`, after NorMuon's second stage.
 fn apply(
-    config: &MuonConfig,
-    numbers: &MuonNumbers,
+    step: &MuonStep<'_>,
     slot: &mut MuonSlot<'_>,
     index: usize,
     o_nm: &Tensor,
 ) -> Result<()> {
     let block = slot.state.blocks[index];
-    let stats = slot.state.stats.get_mut(index);
-    let sides = factors(config, numbers, block, stats, o_nm)?;
+    let stats = slot.state.second_momentum_buffer.get_mut(index);
+    let sides = factors(step, block, stats, o_nm)?;
     let numbers = Move {
-        numbers: &numbers.float,
-        factor: config.scale.by_shape(block.rows, block.cols) as f32,
+        numbers: &step.scalars.float,
+        factor: step.config.scale.by_shape(block.rows, block.cols) as f32,
         row: sides.row.as_ref(),
         col: sides.col.as_ref(),
-        cautious: config.cautious,
+        cautious: step.config.cautious,
     };
     let mut weight = block.of(&slot.param.weight.detach())?;
     match (&slot.param.master, &slot.low) {
@@ -92,13 +89,13 @@ struct Sides {
 
 /// NorMuon's factors, and that of a known norm. All sums stay on the device.
 fn factors(
-    config: &MuonConfig,
-    numbers: &MuonNumbers,
+    step: &MuonStep<'_>,
     block: Block,
     stats: Option<&mut Tensor>,
     o_nm: &Tensor,
 ) -> Result<Sides> {
     let Block { rows, cols, .. } = block;
+    let config = step.config;
     let needs_norm = config.scale == LrScale::UpdateRms;
     if config.normuon.is_none() && !needs_norm {
         return Ok(Sides::default());
@@ -109,7 +106,7 @@ fn factors(
     let mut factors = match (&config.normuon, stats) {
         (Some(norm), Some(stats)) => {
             let count = if axis == 2 { cols } else { rows };
-            scale(norm, &squares, stats, (&numbers.stats_weight, count as f64))?
+            scale(norm, &squares, stats, (&step.scalars.stats_weight, count as f64))?
         }
         _ => squares.f_ones_like().during(OP)?,
     };

@@ -16,19 +16,22 @@
 mod config;
 mod fused;
 mod plain;
+mod scalars;
 mod stack;
 
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
-use bert4rs_tensor_core::{Device, Tensor};
+use bert4rs_tensor_core::Tensor;
 
 use crate::adamw::fused_for;
+use crate::clip::GradScale;
 use crate::error::{Error, Result};
-use crate::group;
-use crate::numbers::{GradScale, MuonNumbers, upload};
+use crate::group::{self, device_of};
 use crate::polar::Workspace;
+use crate::verdict::Verdict;
 
 pub use config::{LrScale, MuonConfig, Rows, Split};
+use scalars::MuonScalars;
 use stack::{Block, stacks};
 
 const OP: &str = "Muon";
@@ -37,10 +40,21 @@ const OP: &str = "Muon";
 #[derive(Debug)]
 pub(crate) struct MuonState {
     /// FP32, or FP64 for such weights; of the parameter's shape.
-    pub(crate) momentum: Tensor,
+    pub(crate) momentum_buffer: Tensor,
     /// NorMuon's mean squares, for each block.
-    pub(crate) stats: Vec<Tensor>,
+    second_momentum_buffer: Vec<Tensor>,
     blocks: Vec<Block>,
+}
+
+impl MuonState {
+    /// NorMuon's mean squares with their names: numbered where the parameter is split.
+    pub(crate) fn second_momentum_buffers(&self) -> impl Iterator<Item = (String, &Tensor)> {
+        let is_split = self.blocks.len() > 1;
+        self.second_momentum_buffer.iter().enumerate().map(move |(block, buffer)| {
+            let number = if is_split { format!(".{block}") } else { String::new() };
+            (format!("second_momentum_buffer{number}"), buffer)
+        })
+    }
 }
 
 /// A parameter with all that a step of Muon reads and writes.
@@ -56,7 +70,15 @@ pub(crate) struct MuonSlot<'a> {
 pub(crate) struct Muon {
     config: MuonConfig,
     fused: bool,
+    scalars: MuonScalars,
     space: Workspace,
+}
+
+/// What is equal for all parameters in a step.
+struct MuonStep<'a> {
+    config: &'a MuonConfig,
+    scalars: &'a MuonScalars,
+    scale: &'a GradScale,
 }
 
 impl Muon {
@@ -79,14 +101,15 @@ impl Muon {
             }
         }
         let fused = fused_for("muon.implementation", config.implementation, params, mine)?;
-        Ok(Self { config: config.clone(), fused, space: Workspace::default() })
+        let scalars = MuonScalars::new(config, device_of(params))?;
+        Ok(Self { config: config.clone(), fused, scalars, space: Workspace::default() })
     }
 
     /// Zero momentum for `param`, and the blocks that it is cut into.
     pub(crate) fn new_state(&self, param: &Param) -> Result<MuonState> {
         let blocks = self.config.blocks(param)?;
-        let momentum = param.master_or_weight().detach().f_zeros_like().during(OP)?;
-        let options = (momentum.kind(), momentum.device());
+        let momentum_buffer = param.master_or_weight().detach().f_zeros_like().during(OP)?;
+        let options = (momentum_buffer.kind(), momentum_buffer.device());
         let stats = self.config.normuon.map(|norm| {
             let stats = |block: &Block| {
                 let shape = norm.axis.stats_shape(block.rows, block.cols);
@@ -94,36 +117,28 @@ impl Muon {
             };
             blocks.iter().map(stats).collect::<bert4rs_tensor_core::Result<Vec<_>>>()
         });
-        Ok(MuonState { momentum, stats: stats.transpose()?.unwrap_or_default(), blocks })
+        let second_momentum_buffer = stats.transpose()?.unwrap_or_default();
+        Ok(MuonState { momentum_buffer, second_momentum_buffer, blocks })
     }
 
-    /// The numbers of step `step`, counted from 0, about which the host knows all.
-    pub(crate) fn numbers(
-        &self,
-        step: u64,
-        (lr_factor, grad_scale): (f64, f64),
-        device: Device,
-    ) -> Result<MuonNumbers> {
-        let lr = self.config.lr * lr_factor;
-        let momentum = self.config.momentum.at(step);
-        let exact = [1.0 - momentum, grad_scale, lr, 1.0 - lr * self.config.weight_decay];
-        let stats_weight = self.config.normuon.map_or(0.0, |norm| 1.0 - norm.beta2);
-        let stats_weight = upload(&[stats_weight], device)?.f_get(0).during(OP)?;
-        let scale = GradScale::Known(grad_scale);
-        Ok(MuonNumbers::new(scale, upload(&exact, device)?, stats_weight)?)
-    }
-
-    /// The settings.
-    pub(crate) fn config(&self) -> &MuonConfig {
-        &self.config
+    /// Makes the scalars of the next step; `is_clipped` tells whether clipping acts on gradients
+    /// here.
+    pub(crate) fn advance(
+        &mut self,
+        verdict: &Verdict,
+        lr_factor: &Tensor,
+        is_clipped: bool,
+    ) -> Result<()> {
+        Ok(self.scalars.advance(&self.config, verdict, lr_factor, is_clipped)?)
     }
 
     /// One step of the parameters in `slots`.
-    pub(crate) fn step(&mut self, slots: &mut [MuonSlot<'_>], numbers: &MuonNumbers) -> Result<()> {
+    pub(crate) fn step(&mut self, slots: &mut [MuonSlot<'_>], scale: &GradScale) -> Result<()> {
         let _guard = bert4rs_tensor_core::no_grad_guard();
         let step_stack = if self.fused { fused::step_stack } else { plain::step_stack };
+        let step = MuonStep { config: &self.config, scalars: &self.scalars, scale };
         for stack in stacks(slots) {
-            step_stack(&self.config, numbers, &mut self.space, slots, &stack)?;
+            step_stack(&step, &mut self.space, slots, &stack)?;
         }
         if !self.fused {
             slots.iter_mut().try_for_each(plain::round_weight)?;

@@ -4,27 +4,25 @@ use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::error::Context;
 
 use super::stack::{Block, stack_runs};
-use super::{MuonConfig, MuonSlot, OP};
+use super::{MuonSlot, MuonStep, OP};
 use crate::error::Result;
 use crate::masters;
 use crate::normuon::normalize_neurons;
-use crate::numbers::MuonNumbers;
 use crate::polar::{self, Buffer, Workspace};
 
 /// One step of the blocks of `stack`. Working weights follow by [`round_weight`].
 pub(super) fn step_stack(
-    config: &MuonConfig,
-    numbers: &MuonNumbers,
+    step: &MuonStep<'_>,
     space: &mut Workspace,
     slots: &mut [MuonSlot<'_>],
     stack: &[(usize, usize)],
 ) -> Result<()> {
-    let u_knm = updates(config, numbers, space, slots, stack)?;
-    let o_knm = polar::wide_factor(space, u_knm, &config.options())?;
+    let u_knm = updates(step, space, slots, stack)?;
+    let o_knm = polar::wide_factor(space, u_knm, &step.config.options())?;
     for run in stack_runs(stack, slots) {
         let count = run.len() as i64;
         let o_knm = o_knm.f_narrow(0, run.start as i64, count).during(OP)?;
-        apply(config, numbers, space, slots, &stack[run], &o_knm)?;
+        apply(step, space, slots, &stack[run], &o_knm)?;
     }
     space.give(o_knm);
     Ok(())
@@ -32,30 +30,29 @@ pub(super) fn step_stack(
 
 /// Moves the momentum of the blocks of a stack and returns their updates, all wide.
 fn updates(
-    config: &MuonConfig,
-    numbers: &MuonNumbers,
+    step: &MuonStep<'_>,
     space: &mut Workspace,
     slots: &mut [MuonSlot<'_>],
     stack: &[(usize, usize)],
 ) -> Result<Buffer> {
     let (slot, block) = stack[0];
     let Block { rows, cols, .. } = slots[slot].state.blocks[block];
-    let first = &slots[slot].state.momentum;
+    let first = &slots[slot].state.momentum_buffer;
     let (kind, device) = (first.kind(), first.device());
     let shape = [stack.len() as i64, rows.min(cols), rows.max(cols)];
     let u_knm = space.take(&shape, kind, device)?;
-    let [one_minus_momentum, ..] = numbers.scalars(kind)?;
+    let [one_minus_momentum, ..] = step.scalars.unbind(kind)?;
     let momentum: Tensor = 1.0 - &one_minus_momentum;
     for (index, &(slot, block)) in stack.iter().enumerate() {
         let slot = &mut slots[slot];
         let block = slot.state.blocks[block];
         let wide = u_knm.f_get(index as i64).during(OP)?;
         let mut u = if block.is_tall() { wide.f_transpose(0, 1).during(OP)? } else { wide };
-        let mut m = block.of(&slot.state.momentum)?;
+        let mut m = block.of(&slot.state.momentum_buffer)?;
         let g = block.of(&slot.grad.detach())?.f_to_kind(kind).during(OP)?;
-        let g = numbers.scale.apply(g)?;
+        let g = step.scale.apply(g)?;
         let _ = m.f_lerp_tensor_(&g, &one_minus_momentum).during(OP)?;
-        if config.nesterov {
+        if step.config.nesterov {
             u.f_copy_(&g.f_lerp_tensor(&m, &momentum).during(OP)?).during(OP)?;
         } else {
             u.f_copy_(&m).during(OP)?;
@@ -66,8 +63,7 @@ fn updates(
 
 /// Moves the exact weights of a run of equal blocks by `-lr * scale * o`, after decay.
 fn apply(
-    config: &MuonConfig,
-    numbers: &MuonNumbers,
+    step: &MuonStep<'_>,
     space: &mut Workspace,
     slots: &mut [MuonSlot<'_>],
     run: &[(usize, usize)],
@@ -75,7 +71,7 @@ fn apply(
 ) -> Result<()> {
     let (slot, block) = run[0];
     let Block { rows, cols, .. } = slots[slot].state.blocks[block];
-    let kind = slots[slot].state.momentum.kind();
+    let kind = slots[slot].state.momentum_buffer.kind();
     let turned =
         if rows > cols { o_knm.f_transpose(1, 2).during(OP)? } else { o_knm.shallow_clone() };
     let mut o_krc = if rows <= cols && turned.kind() == kind {
@@ -86,20 +82,20 @@ fn apply(
         copy.f_copy_(&turned).during(OP)?;
         copy
     };
-    if let Some(norm) = &config.normuon {
+    if let Some(norm) = &step.config.normuon {
         let stats: Vec<&Tensor> =
-            run.iter().map(|&(slot, block)| &slots[slot].state.stats[block]).collect();
+            run.iter().map(|&(slot, block)| &slots[slot].state.second_momentum_buffer[block]).collect();
         let mut stats_k = Tensor::f_stack(&stats, 0).during(OP)?;
-        normalize_neurons(&mut o_krc, &mut stats_k, norm, &numbers.stats_weight)?;
+        normalize_neurons(&mut o_krc, &mut stats_k, norm, &step.scalars.stats_weight)?;
         for (index, &(slot, block)) in run.iter().enumerate() {
             let new = stats_k.f_get(index as i64).during(OP)?;
-            slots[slot].state.stats[block].f_copy_(&new).during(OP)?;
+            slots[slot].state.second_momentum_buffer[block].f_copy_(&new).during(OP)?;
         }
     }
-    config.scale.apply(&mut o_krc)?;
+    step.config.scale.apply(&mut o_krc)?;
     for (index, &(slot, block)) in run.iter().enumerate() {
         let mut o_rc = o_krc.f_get(index as i64).during(OP)?;
-        move_block(config, numbers, &mut slots[slot], block, &mut o_rc)?;
+        move_block(step, &mut slots[slot], block, &mut o_rc)?;
     }
     space.give(o_krc);
     Ok(())
@@ -107,8 +103,7 @@ fn apply(
 
 /// Decays a block's exact weight and moves it by `-lr * o`. `o_rc` is used up.
 fn move_block(
-    config: &MuonConfig,
-    numbers: &MuonNumbers,
+    step: &MuonStep<'_>,
     slot: &mut MuonSlot<'_>,
     block: usize,
     o_rc: &mut Tensor,
@@ -116,12 +111,12 @@ fn move_block(
     let block = slot.state.blocks[block];
     let whole = masters::read(slot.param, slot.low.as_deref())?;
     let mut p = block.of(&whole)?;
-    let [_, _, lr, keep] = numbers.scalars(p.kind())?;
-    if config.cautious {
+    let [_, _, lr, keep, _] = step.scalars.unbind(p.kind())?;
+    if step.config.cautious {
         let disagree = o_rc.f_mul(&p).during(OP)?.f_lt(0.0).during(OP)?;
         let keep = keep.f_expand_as(&disagree).during(OP)?;
         let _ = p.f_mul_(&keep.f_masked_fill(&disagree, 1.0).during(OP)?).during(OP)?;
-    } else if config.weight_decay != 0.0 {
+    } else if step.config.weight_decay != 0.0 {
         let _ = p.f_mul_(&keep).during(OP)?;
     }
     let _ = o_rc.f_mul_(&lr).during(OP)?;

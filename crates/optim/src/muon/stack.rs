@@ -37,7 +37,7 @@ pub(super) fn stacks(slots: &[MuonSlot<'_>]) -> Vec<Vec<(usize, usize)>> {
     type Key = (i64, i64, bool, bool);
     let mut keyed: Vec<(Key, (usize, usize))> = Vec::new();
     for (slot_index, slot) in slots.iter().enumerate() {
-        let double = slot.state.momentum.kind() == Kind::Double;
+        let double = slot.state.momentum_buffer.kind() == Kind::Double;
         for (block_index, block) in slot.state.blocks.iter().enumerate() {
             let (n, m) = (block.rows.min(block.cols), block.rows.max(block.cols));
             keyed.push(((n, m, double, block.is_tall()), (slot_index, block_index)));

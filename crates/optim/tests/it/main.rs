@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod deferred;
+mod capturable;
 mod factor;
 mod masters;
 mod memory;

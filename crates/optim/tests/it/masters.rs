@@ -14,7 +14,7 @@ fn exact_after(mut config: OptimizerConfig, masters: Masters) -> (Vec<Tensor>, V
     let mut params = model(Kind::BFloat16);
     let mut optimizer = Optimizer::new(config, &mut params).unwrap();
     run(&mut optimizer, &mut params, 0..10);
-    let state = optimizer.state();
+    let state = optimizer.state().unwrap();
     let exact =
         params.iter().map(|param| match state.get(&format!("{}.bf16_residual", param.name)) {
             Some(low) => bert4rs_kernels::weight::join_tensor(&param.weight.detach(), low).unwrap(),

@@ -62,7 +62,7 @@ pub enum LogitsOf {
 pub enum Graphs {
     /// Operation by operation; the host looks at each step's gradients before it updates.
     Off,
-    /// Operation by operation, without a wait for the device: see `bert4rs_optim::Deferred`.
+    /// Operation by operation, without a wait for the device: see `bert4rs_optim::Optimizer::step_capturable`.
     Fixed,
     /// As [`Fixed`](Self::Fixed), recorded once for each shape of batches and then replayed as a
     /// whole: CUDA graphs. Where that can't be, the next best, with a printed reason.

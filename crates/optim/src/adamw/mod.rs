@@ -3,63 +3,37 @@
 //! The formula is at the head of [`bert4rs_kernels::adamw`]. `update` is the reference, by
 //! libtorch's operations; the fused kernel does the same in one pass.
 
-use bert4rs_kernels::adamw::{self as kernel, Job, Scalars, Weight};
+mod scalars;
+
+use bert4rs_kernels::adamw::{self as kernel, Job, Weight};
 use bert4rs_kernels::cuda;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
+use crate::clip::GradScale;
 use crate::config::{AdamwConfig, Implementation};
 use crate::error::{Error, Result};
+use crate::group::device_of;
 use crate::masters;
-use crate::numbers::{AdamwNumbers, GradScale, upload};
+use crate::scalars::ScalarRow;
+use crate::verdict::Verdict;
+use scalars::AdamwScalars;
 
 /// What AdamW remembers of a parameter.
 #[derive(Debug)]
 pub struct AdamwState {
-    /// Steps taken, counting those with a gradient only.
-    pub steps: i64,
     /// Mean of the gradient, of the exact weight's dtype.
-    pub moment1: Tensor,
+    pub exp_avg: Tensor,
     /// Mean of the gradient's square, of the exact weight's dtype.
-    pub moment2: Tensor,
+    pub exp_avg_sq: Tensor,
 }
 
 impl AdamwState {
     /// Zero moments for the exact weight `exact`.
     pub fn new(exact: &Tensor) -> Result<Self> {
         let zeros = || exact.detach().f_zeros_like().during("moments of AdamW");
-        Ok(Self { steps: 0, moment1: zeros()?, moment2: zeros()? })
-    }
-}
-
-/// What parameters of one learning rate, decay and age share.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct AdamwGroup {
-    /// Learning rate where the schedule's factor is 1.
-    pub(crate) lr: f64,
-    /// See [`AdamwConfig::weight_decay`].
-    pub(crate) weight_decay: f64,
-    /// Steps taken before.
-    pub(crate) steps: i64,
-}
-
-impl AdamwGroup {
-    /// The kernel's numbers of the next step, in the order of [`kernel::Scalars`].
-    fn row(&self, config: &AdamwConfig, lr_factor: f64, grad_scale: f64) -> [f64; Scalars::COUNT] {
-        let steps = (self.steps + 1).min(i64::from(i32::MAX)) as i32;
-        let correction = |beta: f64| 1.0 - beta.powi(steps);
-        let lr = self.lr * lr_factor;
-        [
-            grad_scale,
-            1.0 - config.beta1,
-            config.beta2,
-            1.0 - config.beta2,
-            1.0 / correction(config.beta2).sqrt(),
-            config.eps,
-            1.0 - lr * self.weight_decay,
-            lr / correction(config.beta1),
-        ]
+        Ok(Self { exp_avg: zeros()?, exp_avg_sq: zeros()? })
     }
 }
 
@@ -68,7 +42,7 @@ impl AdamwGroup {
 /// `grad` may be of any float dtype; `exact` is FP32 or FP64. The order of operations is that of
 /// `torch.optim.AdamW`, but that a factor stands for its division by a root.
 fn update(
-    (numbers, scale, cautious): (&AdamwNumbers, &GradScale, bool),
+    (scalars, scale, cautious): (&ScalarRow, &GradScale, bool),
     grad: &Tensor,
     state: &mut AdamwState,
     exact: &mut Tensor,
@@ -76,13 +50,13 @@ fn update(
     let op = "AdamW";
     let _guard = bert4rs_tensor_core::no_grad_guard();
     let [_, moved1, beta2, moved2, inverse_sqrt_correction2, eps, keep, step_size] =
-        numbers.scalars(exact.kind())?;
+        scalars.unbind(exact.kind())?;
     let grad = scale.apply(grad.detach().f_to_kind(exact.kind()).during(op)?)?;
-    let _ = state.moment1.f_lerp_tensor_(&grad, &moved1).during(op)?;
+    let _ = state.exp_avg.f_lerp_tensor_(&grad, &moved1).during(op)?;
     let grad_squared = grad.f_square().during(op)? * moved2;
-    let _ = state.moment2.f_mul_(&beta2).during(op)?.f_add_(&grad_squared).during(op)?;
-    let denominator = state.moment2.f_sqrt().during(op)? * inverse_sqrt_correction2 + eps;
-    let direction = state.moment1.f_div(&denominator).during(op)?;
+    let _ = state.exp_avg_sq.f_mul_(&beta2).during(op)?.f_add_(&grad_squared).during(op)?;
+    let denominator = state.exp_avg_sq.f_sqrt().during(op)? * inverse_sqrt_correction2 + eps;
+    let direction = state.exp_avg.f_div(&denominator).during(op)?;
     if cautious {
         let disagree = (&direction * &*exact).f_le(0.0).during(op)?;
         let keep = keep.f_expand_as(&disagree).during(op)?;
@@ -99,45 +73,46 @@ fn update(
 pub(crate) struct Adamw {
     config: AdamwConfig,
     fused: bool,
+    scalars: AdamwScalars,
 }
 
 impl Adamw {
     /// AdamW for those of `params` that `mine` marks.
     pub(crate) fn new(config: &AdamwConfig, params: &[Param], mine: &[bool]) -> Result<Self> {
         let fused = fused_for("adamw.implementation", config.implementation, params, mine)?;
-        Ok(Self { config: config.clone(), fused })
+        let lr = |param: &Param| config.lr * config.lr_scale.of(param.role);
+        let weight_decay = |param: &Param| config.weight_decay_of(param.role);
+        let scalars = AdamwScalars::new(
+            config,
+            &params.iter().map(lr).collect::<Vec<_>>(),
+            &params.iter().map(weight_decay).collect::<Vec<_>>(),
+            device_of(params),
+        )?;
+        Ok(Self { config: config.clone(), fused, scalars })
     }
 
-    /// What `param` shares with others, after `steps`.
-    pub(crate) fn group_of(&self, param: &Param, steps: i64) -> AdamwGroup {
-        AdamwGroup {
-            lr: self.config.lr * self.config.lr_scale.of(param.role),
-            weight_decay: self.config.weight_decay_of(param.role),
-            steps,
-        }
+    /// Makes the scalars of the next step, and counts it for the parameters that have a gradient.
+    pub(crate) fn advance(
+        &mut self,
+        verdict: &Verdict,
+        lr_factor: &Tensor,
+        grads: &[Tensor],
+    ) -> Result<()> {
+        Ok(self.scalars.advance(verdict, lr_factor, grads)?)
     }
 
-    /// The numbers of a step about which the host knows all, for each of `groups`.
-    pub(crate) fn numbers(
-        &self,
-        groups: &[AdamwGroup],
-        (lr_factor, grad_scale): (f64, f64),
-        device: Device,
-    ) -> Result<Vec<AdamwNumbers>> {
-        let row = |group: &AdamwGroup| group.row(&self.config, lr_factor, grad_scale);
-        let rows = upload(groups.iter().map(row).collect::<Vec<_>>().as_flattened(), device)?;
-        let shape = [groups.len() as i64, Scalars::COUNT as i64];
-        let rows = rows.f_view(shape).during("numbers of AdamW")?;
-        Ok(AdamwNumbers::of_rows(&rows)?)
+    /// Steps that parameter `index` has taken: FP64 `[]`, memory shared.
+    pub(crate) fn steps(&self, index: usize) -> Result<Tensor> {
+        Ok(self.scalars.steps(index)?)
     }
 
-    /// One step of the parameters in `slots`, of which each has numbers of its own.
+    /// One step of the parameters in `slots`, of those of `new`.
     pub(crate) fn step(&self, slots: Vec<AdamwSlot<'_>>, scale: &GradScale) -> Result<()> {
         if self.fused {
             return self.step_fused(slots);
         }
         for slot in slots {
-            let how = (slot.numbers, scale, self.config.cautious);
+            let how = (self.scalars.row(slot.index), scale, self.config.cautious);
             let mut exact = masters::read(slot.param, slot.low.as_deref())?;
             update(how, slot.grad, slot.state, &mut exact)?;
             masters::write(slot.param, slot.low, &exact)?;
@@ -156,11 +131,11 @@ impl Adamw {
                 (None, None) => Weight::Single(weight),
             };
             jobs.push(Job {
-                numbers: &slot.numbers.float,
+                numbers: &self.scalars.row(slot.index).float,
                 cautious: self.config.cautious,
                 grad,
-                moment1: &mut slot.state.moment1,
-                moment2: &mut slot.state.moment2,
+                moment1: &mut slot.state.exp_avg,
+                moment2: &mut slot.state.exp_avg_sq,
                 weight,
             });
         }
@@ -170,7 +145,8 @@ impl Adamw {
 
 /// A parameter with all that a step of AdamW reads and writes.
 pub(crate) struct AdamwSlot<'a> {
-    pub(crate) numbers: &'a AdamwNumbers,
+    /// Its place among all parameters.
+    pub(crate) index: usize,
     pub(crate) param: &'a mut Param,
     pub(crate) grad: &'a Tensor,
     pub(crate) state: &'a mut AdamwState,
