@@ -4,9 +4,8 @@
 use std::hint::black_box;
 
 use bert4rs_benches::{bert_base, grads};
-use bert4rs_optim::config::{Implementation, Masters};
-use bert4rs_optim::polar::{Coefficients, Compute, Iteration, Options, polar_factor};
-use bert4rs_optim::{Optimizer, OptimizerConfig};
+use bert4rs_optim::polar::{Coefficients, Iteration, PolarCompute, PolarOptions, polar_factor};
+use bert4rs_optim::{Masters, Optimizer, OptimizerConfig, UpdateImplementation};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -14,10 +13,10 @@ fn adamw(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("adamw over BERT-base");
     group.sample_size(10);
     for (name, kind, masters, implementation) in [
-        ("fp32 fused", Kind::Float, Masters::Fp32, Implementation::Fused),
-        ("fp32 plain", Kind::Float, Masters::Fp32, Implementation::Plain),
-        ("bf16 fused", Kind::BFloat16, Masters::Fp32, Implementation::Fused),
-        ("bf16 low bits", Kind::BFloat16, Masters::Bf16Residual, Implementation::Fused),
+        ("fp32 fused", Kind::Float, Masters::Fp32, UpdateImplementation::Fused),
+        ("fp32 plain", Kind::Float, Masters::Fp32, UpdateImplementation::Plain),
+        ("bf16 fused", Kind::BFloat16, Masters::Fp32, UpdateImplementation::Fused),
+        ("bf16 low bits", Kind::BFloat16, Masters::Bf16Residual, UpdateImplementation::Fused),
     ] {
         let mut config = OptimizerConfig::adamw(1e-4);
         (config.adamw.implementation, config.masters, config.clip) =
@@ -44,12 +43,12 @@ fn factors(criterion: &mut Criterion) {
     for (n, m) in [(768, 768), (768, 1536), (768, 3072)] {
         let stack = Tensor::randn([2, n, m], (Kind::Float, Device::Cpu));
         for (compute, iteration) in [
-            (Compute::Fp32, Iteration::Standard),
-            (Compute::Fp32, Iteration::Gram),
-            (Compute::Bf16, Iteration::Standard),
+            (PolarCompute::Fp32, Iteration::Standard),
+            (PolarCompute::Fp32, Iteration::Gram),
+            (PolarCompute::Bf16, Iteration::Standard),
         ] {
             let coefficients = Coefficients::polar_express(5);
-            let options = Options { coefficients, compute, iteration };
+            let options = PolarOptions { coefficients, compute, iteration };
             group.bench_function(format!("2x{n}x{m} {compute:?} {iteration:?}"), |bencher| {
                 bencher.iter(|| black_box(polar_factor(&stack, &options).is_ok()));
             });

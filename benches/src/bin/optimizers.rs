@@ -6,9 +6,8 @@
 use bert4rs_benches::{
     bert_base, bert_base_hidden, copy_bandwidth, device_of_arguments, fastest, grads,
 };
-use bert4rs_optim::config::{Implementation, Masters};
-use bert4rs_optim::polar::{Coefficients, Compute, Iteration, Options, polar_factor};
-use bert4rs_optim::{Error, Optimizer, OptimizerConfig};
+use bert4rs_optim::polar::{Coefficients, Iteration, PolarCompute, PolarOptions, polar_factor};
+use bert4rs_optim::{Error, Masters, Optimizer, OptimizerConfig, UpdateImplementation};
 use bert4rs_tensor_core::param::Param;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
@@ -37,10 +36,10 @@ fn time_step(rounds: usize, config: OptimizerConfig, mut params: Vec<Param>) -> 
 
 fn adamw(copy: f64, device: Device) -> Result<(), Error> {
     for (name, kind, masters, implementation) in [
-        ("adamw fp32 fused", Kind::Float, Masters::Fp32, Implementation::Fused),
-        ("adamw bf16 fused", Kind::BFloat16, Masters::Fp32, Implementation::Fused),
-        ("adamw bf16 low bits", Kind::BFloat16, Masters::Bf16Residual, Implementation::Fused),
-        ("adamw fp32 plain", Kind::Float, Masters::Fp32, Implementation::Plain),
+        ("adamw fp32 fused", Kind::Float, Masters::Fp32, UpdateImplementation::Fused),
+        ("adamw bf16 fused", Kind::BFloat16, Masters::Fp32, UpdateImplementation::Fused),
+        ("adamw bf16 low bits", Kind::BFloat16, Masters::Bf16Residual, UpdateImplementation::Fused),
+        ("adamw fp32 plain", Kind::Float, Masters::Fp32, UpdateImplementation::Plain),
     ] {
         let mut config = OptimizerConfig::adamw(1e-4);
         (config.adamw.implementation, config.masters, config.clip) =
@@ -56,7 +55,7 @@ fn adamw(copy: f64, device: Device) -> Result<(), Error> {
 
 fn muon(device: Device) -> Result<(), Error> {
     for (name, kind, compute) in
-        [("fp32", Kind::Float, Compute::Fp32), ("bf16", Kind::BFloat16, Compute::Bf16)]
+        [("fp32", Kind::Float, PolarCompute::Fp32), ("bf16", Kind::BFloat16, PolarCompute::Bf16)]
     {
         for (rule, mut config) in [
             ("muon", OptimizerConfig::muon(0.02, 1e-4)),
@@ -76,10 +75,10 @@ fn muon(device: Device) -> Result<(), Error> {
 fn iterations(device: Device) -> Result<(), Error> {
     for (count, n, m) in [(6, 768, 768), (2, 768, 1536), (2, 768, 2048), (2, 768, 3072)] {
         let stack = Tensor::randn([count, n, m], (Kind::Float, device));
-        for compute in [Compute::Fp32, Compute::Bf16] {
+        for compute in [PolarCompute::Fp32, PolarCompute::Bf16] {
             for iteration in [Iteration::Standard, Iteration::Gram, Iteration::Auto] {
                 let coefficients = Coefficients::polar_express(5);
-                let options = Options { coefficients, compute, iteration };
+                let options = PolarOptions { coefficients, compute, iteration };
                 if options.validate("bench").is_err() {
                     continue;
                 }

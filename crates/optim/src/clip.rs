@@ -3,6 +3,30 @@
 use bert4rs_kernels::norm;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// Clipping by the norm of gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClipConfig {
+    /// Gradients are scaled so that their common norm is at most this.
+    pub max_norm: f64,
+    /// Whose gradients.
+    #[serde(default)]
+    pub scope: ClipScope,
+}
+
+/// Whose gradients are clipped, and whose norm decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClipScope {
+    /// Those of AdamW's parameters. The others' updates do not depend on the gradient's scale,
+    /// and their norm, much larger at times, would stall AdamW.
+    #[default]
+    Adamw,
+    /// All, by one norm.
+    All,
+}
 
 /// The sum of squares of each of `grads`, 0 for an undefined one: FP64 `[n]` on `device`, where all
 /// gradients are.

@@ -53,3 +53,11 @@ pub enum Error {
 fn in_file(path: &Option<PathBuf>) -> String {
     path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default()
 }
+
+/// Refuses `value` of the setting `key` unless it `holds` and is finite.
+pub(crate) fn check(key: &str, value: f64, holds: bool, reason: &str) -> Result<()> {
+    if holds && value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Config { key: key.into(), value: value.to_string(), reason: reason.into() })
+}

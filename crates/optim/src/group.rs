@@ -1,8 +1,8 @@
 //! Which rule a parameter gets: by its role, unless a user names it.
 
-use bert4rs_tensor_core::{Device, Kind, Tensor};
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::{Param, Role};
+use bert4rs_tensor_core::{Device, Kind, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// The rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Rule {
+pub enum UpdateRule {
     /// [`crate::adamw`].
     Adamw,
     /// [`crate::muon`], of which NorMuon is a variant.
@@ -24,19 +24,19 @@ pub struct Assignment {
     /// Names of parameters, `*` for any text. Must match at least one.
     pub names: String,
     /// Their rule.
-    pub rule: Rule,
+    pub rule: UpdateRule,
 }
 
 /// The rule for `role` where hidden matrices get Muon.
-pub fn rule_of(role: Role) -> Rule {
+pub fn rule_of(role: Role) -> UpdateRule {
     match role {
-        Role::Matrix => Rule::Muon,
+        Role::Matrix => UpdateRule::Muon,
         Role::Embedding
         | Role::Head
         | Role::Norm
         | Role::Bias
         | Role::RelativeBias
-        | Role::Gate => Rule::Adamw,
+        | Role::Gate => UpdateRule::Adamw,
     }
 }
 
@@ -45,15 +45,19 @@ pub fn rule_of(role: Role) -> Rule {
 ///
 /// # Errors
 /// An assignment that matches nothing, or Muon for what is not a matrix or while it is off.
-pub fn partition(params: &[Param], muon: bool, assignments: &[Assignment]) -> Result<Vec<Rule>> {
-    let by_role = |param: &Param| if muon { rule_of(param.role) } else { Rule::Adamw };
-    let mut rules: Vec<Rule> = params.iter().map(by_role).collect();
+pub fn partition(
+    params: &[Param],
+    muon: bool,
+    assignments: &[Assignment],
+) -> Result<Vec<UpdateRule>> {
+    let by_role = |param: &Param| if muon { rule_of(param.role) } else { UpdateRule::Adamw };
+    let mut rules: Vec<UpdateRule> = params.iter().map(by_role).collect();
     for assignment in assignments {
         let refuse = |reason: &str| {
             let (key, value) = ("assignments.names".into(), assignment.names.clone());
             Err(Error::Config { key, value, reason: reason.into() })
         };
-        if assignment.rule == Rule::Muon && !muon {
+        if assignment.rule == UpdateRule::Muon && !muon {
             return refuse("asks for Muon, but there is no section [optimizer.muon]");
         }
         let mut matched = false;
@@ -67,7 +71,7 @@ pub fn partition(params: &[Param], muon: bool, assignments: &[Assignment]) -> Re
         }
     }
     for (param, rule) in params.iter().zip(&rules) {
-        if *rule == Rule::Muon && param.weight.dim() != 2 {
+        if *rule == UpdateRule::Muon && param.weight.dim() != 2 {
             let (name, shape) = (param.name.clone(), param.weight.size());
             let reason = format!("Muon takes matrices, this is {shape:?}; assign it to adamw");
             return Err(Error::Parameter { name, reason });

@@ -24,17 +24,21 @@
 //! # Ok::<(), bert4rs_optim::Error>(())
 //! ```
 //!
+//! `examples/tch_model.rs` adds a learning-rate schedule. [`polar::polar_factor`] can be used by
+//! itself.
+//!
 //! | module | holds |
 //! | --- | --- |
-//! | [`config`] | what a user chooses |
-//! | [`optimizer`] | [`Optimizer`]: the only loop over parameters |
-//! | [`adamw`] | AdamW, plain and fused |
-//! | [`muon`], [`normuon`], [`momentum`] | Muon, NorMuon |
-//! | [`polar`] | the polar factor, by Polar Express and others |
+//! | [`optimizer`] | [`Optimizer`]: the only loop over parameters, eager and capturable steps, saved state |
+//! | [`config`] | [`OptimizerConfig`]: all that a user chooses |
 //! | [`group`] | which parameter gets which rule |
-//! | [`masters`] | exact FP32 values beside weights of lower precision |
-//! | [`memory`] | bytes that all this holds, before it is made |
+//! | [`adamw`] | AdamW |
+//! | [`muon`], [`normuon`], [`momentum`] | Muon, NorMuon, and momentum over a run |
+//! | [`polar`] | the polar factor (orthogonalization), by Polar Express and others |
 //! | [`clip`] | norms of gradients, clipping |
+//! | [`masters`] | exact FP32 values beside weights of lower precision |
+//! | [`implementation`] | updates by libtorch's operations or by our kernels |
+//! | [`memory`] | bytes that all this holds, before it is made |
 //! | [`schedule`] | learning rate over a run |
 
 pub mod adamw;
@@ -42,6 +46,7 @@ pub mod clip;
 pub mod config;
 mod error;
 pub mod group;
+pub mod implementation;
 pub mod masters;
 pub mod memory;
 pub mod momentum;
@@ -53,7 +58,11 @@ mod scalars;
 pub mod schedule;
 mod verdict;
 
-pub use config::{AdamwConfig, OptimizerConfig};
+pub use adamw::AdamwConfig;
+pub use clip::{ClipConfig, ClipScope};
+pub use config::OptimizerConfig;
 pub use error::{Error, Result};
+pub use implementation::UpdateImplementation;
+pub use masters::Masters;
 pub use muon::MuonConfig;
 pub use optimizer::{Optimizer, StepReport};

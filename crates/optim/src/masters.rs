@@ -7,9 +7,20 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
 use bert4rs_tensor_core::{Kind, Tensor};
+use serde::{Deserialize, Serialize};
 
-use crate::config::Masters;
 use crate::error::{Error, Result};
+
+/// How exact FP32 values are kept beside BF16 weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Masters {
+    /// An FP32 copy: 6 bytes a value, the weight included.
+    #[default]
+    Fp32,
+    /// The 16 bits that BF16 drops: 4 bytes a value, and as exact.
+    Bf16Residual,
+}
 
 /// Moves `param` to the form that `masters` asks for. Returns the low bits, where they are kept
 /// apart; the parameter then has no FP32 master any more.

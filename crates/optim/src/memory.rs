@@ -13,14 +13,15 @@
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::param::Param;
 
-use crate::config::{Masters, OptimizerConfig};
+use crate::config::OptimizerConfig;
 use crate::error::Result;
-use crate::group::{self, Rule};
+use crate::group::{self, UpdateRule};
+use crate::masters::Masters;
 use crate::optimizer::Optimizer;
 
 /// Bytes, by what they are for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Memory {
+pub struct MemoryFootprint {
     /// What the model computes with.
     pub weights: u64,
     /// FP32 masters, or the low bits that stand for them.
@@ -33,7 +34,7 @@ pub struct Memory {
     pub muon: u64,
 }
 
-impl Memory {
+impl MemoryFootprint {
     /// All of it.
     pub fn total(&self) -> u64 {
         self.weights + self.masters + self.gradients + self.adamw + self.muon
@@ -59,7 +60,7 @@ impl Memory {
                 (Some(_), Masters::Bf16Residual) => values * 2,
             };
             match (rule, &config.muon) {
-                (Rule::Muon, Some(muon)) => {
+                (UpdateRule::Muon, Some(muon)) => {
                     memory.muon += exact * (values + muon.stats_values(param)?);
                 }
                 _ => memory.adamw += 2 * exact * values,

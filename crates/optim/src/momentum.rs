@@ -4,8 +4,7 @@ use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::error::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::config::check;
-use crate::error::Result;
+use crate::error::{Result, check};
 
 /// Muon's momentum.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -8,10 +8,10 @@ use bert4rs_tensor_core::param::Param;
 use bert4rs_tensor_core::{Kind, Tensor, safetensors};
 
 use crate::adamw::{Adamw, AdamwSlot, AdamwState};
-use crate::clip::GradScale;
-use crate::config::{ClipConfig, ClipScope, OptimizerConfig};
+use crate::clip::{ClipConfig, ClipScope, GradScale};
+use crate::config::OptimizerConfig;
 use crate::error::{Error, Result};
-use crate::group::{self, Rule, device_of};
+use crate::group::{self, UpdateRule, device_of};
 use crate::masters;
 use crate::muon::{Muon, MuonSlot, MuonState};
 use crate::scalars::upload;
@@ -64,21 +64,21 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// An optimizer for `params`, which every later call gets in the same order. With
-    /// [`Masters::Bf16Residual`](crate::config::Masters::Bf16Residual) FP32 masters are taken out of them.
+    /// [`Masters::Bf16Residual`](masters::Masters::Bf16Residual) FP32 masters are taken out of them.
     ///
     /// # Errors
     /// Settings that can't act, and weights of low precision without masters.
     pub fn new(config: OptimizerConfig, params: &mut [Param]) -> Result<Self> {
         config.validate()?;
         let rules = group::partition(params, config.muon.is_some(), &config.assignments)?;
-        let mine = |mine: Rule| rules.iter().map(|rule| *rule == mine).collect::<Vec<_>>();
-        let adamw = Adamw::new(&config.adamw, params, &mine(Rule::Adamw))?;
+        let mine = |mine: UpdateRule| rules.iter().map(|rule| *rule == mine).collect::<Vec<_>>();
+        let adamw = Adamw::new(&config.adamw, params, &mine(UpdateRule::Adamw))?;
         let muon = config.muon.as_ref();
-        let muon = muon.map(|muon| Muon::new(muon, params, &mine(Rule::Muon))).transpose()?;
+        let muon = muon.map(|muon| Muon::new(muon, params, &mine(UpdateRule::Muon))).transpose()?;
         let mut slots = Vec::with_capacity(params.len());
         for (param, &rule) in params.iter_mut().zip(&rules) {
             let state = match (rule, &muon) {
-                (Rule::Muon, Some(muon)) => State::Muon(muon.new_state(param)?),
+                (UpdateRule::Muon, Some(muon)) => State::Muon(muon.new_state(param)?),
                 _ => State::Adamw(AdamwState::new(param.master_or_weight())?),
             };
             let low = masters::adopt(param, config.masters)?;
@@ -325,8 +325,8 @@ impl Optimizer {
 }
 
 /// Whether the gradient of a parameter of `rule` counts for the norm by which `clip` clips.
-fn clips(clip: Option<ClipConfig>, rule: Rule) -> bool {
-    rule == Rule::Adamw || clip.is_some_and(|clip| clip.scope == ClipScope::All)
+fn clips(clip: Option<ClipConfig>, rule: UpdateRule) -> bool {
+    rule == UpdateRule::Adamw || clip.is_some_and(|clip| clip.scope == ClipScope::All)
 }
 
 /// Dtype and shape, as in errors.

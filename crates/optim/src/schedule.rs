@@ -55,14 +55,14 @@ pub enum Decay {
         /// Factor at the end of the run.
         min: f64,
         /// The curve of the decay.
-        curve: Curve,
+        curve: DecayCurve,
     },
 }
 
 /// The decay of [`Decay::Wsd`], `y` from 0 at its start to 1 at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Curve {
+pub enum DecayCurve {
     /// `1 - (1 - min) y`: the trapezoid of modded-nanogpt.
     Linear,
     /// `1 - (1 - min) sqrt(y)` (arXiv 2405.18392).
@@ -100,9 +100,11 @@ impl ScheduleConfig {
         let length = |key: &str, length| resolve_length(key, length, horizon, total);
         let warmup = length("warmup", self.warmup)?;
         let (start, curve) = match self.decay {
-            Decay::InverseSqrt { timescale } => (length("timescale", timescale)?, Curve::Linear),
+            Decay::InverseSqrt { timescale } => {
+                (length("timescale", timescale)?, DecayCurve::Linear)
+            }
             Decay::Wsd { decay, curve, .. } => (total - length("decay", decay)?, curve),
-            _ => (warmup, Curve::Linear),
+            _ => (warmup, DecayCurve::Linear),
         };
         if let Decay::Wsd { .. } = self.decay
             && start < warmup
@@ -145,7 +147,7 @@ fn resolve_length(key: &str, length: Length, horizon: Horizon, total: f64) -> Re
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
     decay: Decay,
-    curve: Curve,
+    curve: DecayCurve,
     total: f64,
     warmup: f64,
     /// Where the decay begins.
@@ -171,8 +173,8 @@ impl Schedule {
             }
             Decay::InverseSqrt { .. } => (self.start / place.max(self.start)).sqrt(),
             Decay::Wsd { min, .. } => match self.curve {
-                Curve::Linear => 1.0 - (1.0 - min) * x,
-                Curve::OneMinusSqrt => 1.0 - (1.0 - min) * x.sqrt(),
+                DecayCurve::Linear => 1.0 - (1.0 - min) * x,
+                DecayCurve::OneMinusSqrt => 1.0 - (1.0 - min) * x.sqrt(),
             },
         }
     }
@@ -210,11 +212,15 @@ mod tests {
                 [0.1, 0.5, 1.0, 1.0, 0.6742, 0.502519, 0.5, 0.353553],
             ),
             (
-                Decay::Wsd { decay: Length::Steps(50), min: 0.0, curve: Curve::Linear },
+                Decay::Wsd { decay: Length::Steps(50), min: 0.0, curve: DecayCurve::Linear },
                 [0.1, 0.5, 1.0, 1.0, 0.9, 0.02, 0.0, 0.0],
             ),
             (
-                Decay::Wsd { decay: Length::Fraction(0.5), min: 0.0, curve: Curve::OneMinusSqrt },
+                Decay::Wsd {
+                    decay: Length::Fraction(0.5),
+                    min: 0.0,
+                    curve: DecayCurve::OneMinusSqrt,
+                },
                 [0.1, 0.5, 1.0, 1.0, 0.683772, 0.010051, 0.0, 0.0],
             ),
         ];
@@ -247,7 +253,7 @@ mod tests {
         assert!(resolve(ten, Decay::Constant, Horizon::Steps(0)));
         assert!(resolve(Length::Fraction(1.5), Decay::Constant, Horizon::Steps(9)));
         assert!(resolve(ten, Decay::Linear { min: 2.0 }, Horizon::Steps(100)));
-        let decay = Decay::Wsd { decay: Length::Steps(95), min: 0.0, curve: Curve::Linear };
+        let decay = Decay::Wsd { decay: Length::Steps(95), min: 0.0, curve: DecayCurve::Linear };
         assert!(resolve(ten, decay, Horizon::Steps(100)));
     }
 }

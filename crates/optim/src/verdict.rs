@@ -4,8 +4,7 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 
-use crate::clip::{self, GradScale};
-use crate::config::ClipConfig;
+use crate::clip::{self, ClipConfig, GradScale};
 use crate::scalars::upload;
 
 const OP: &str = "verdict on gradients";

@@ -3,7 +3,7 @@
 use bert4rs_models::bert::BertForMaskedLm;
 use bert4rs_models::gpt::Gpt;
 use bert4rs_models::t5::T5;
-use bert4rs_optim::memory::Memory;
+use bert4rs_optim::memory::MemoryFootprint;
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::param::ParamStore;
 
@@ -16,7 +16,7 @@ pub struct MemoryPlan {
     /// Trained values.
     pub parameters: u64,
     /// Bytes of weights, masters, gradients and the optimizer's state.
-    pub memory: Memory,
+    pub memory: MemoryFootprint,
 }
 
 impl MemoryPlan {
@@ -30,7 +30,7 @@ impl MemoryPlan {
         let (precision, _) = config.compute.precision.resolve(device);
         let store = ParamStore::meta(precision.compute_kind());
         make_model(config, &store)?;
-        let memory = Memory::of(&config.optimizer, &store.params())?;
+        let memory = MemoryFootprint::of(&config.optimizer, &store.params())?;
         Ok(Self { parameters: store.count() as u64, memory })
     }
 }

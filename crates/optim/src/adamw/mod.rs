@@ -3,21 +3,23 @@
 //! The formula is at the head of [`bert4rs_kernels::adamw`]. `update` is the reference, by
 //! libtorch's operations; the fused kernel does the same in one pass.
 
+mod config;
 mod scalars;
 
 use bert4rs_kernels::adamw::{self as kernel, Job, Weight};
-use bert4rs_kernels::cuda;
+use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
-use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 use crate::clip::GradScale;
-use crate::config::{AdamwConfig, Implementation};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::group::device_of;
+use crate::implementation::{kernel_grad, uses_kernels};
 use crate::masters;
 use crate::scalars::ScalarRow;
 use crate::verdict::Verdict;
+
+pub use config::{AdamwConfig, RoleScale};
 use scalars::AdamwScalars;
 
 /// What AdamW remembers of a parameter.
@@ -79,7 +81,7 @@ pub(crate) struct Adamw {
 impl Adamw {
     /// AdamW for those of `params` that `mine` marks.
     pub(crate) fn new(config: &AdamwConfig, params: &[Param], mine: &[bool]) -> Result<Self> {
-        let fused = fused_for("adamw.implementation", config.implementation, params, mine)?;
+        let fused = uses_kernels("adamw.implementation", config.implementation, params, mine)?;
         let lr = |param: &Param| config.lr * config.lr_scale.of(param.role);
         let weight_decay = |param: &Param| config.weight_decay_of(param.role);
         let scalars = AdamwScalars::new(
@@ -151,50 +153,4 @@ pub(crate) struct AdamwSlot<'a> {
     pub(crate) grad: &'a Tensor,
     pub(crate) state: &'a mut AdamwState,
     pub(crate) low: Option<&'a mut Tensor>,
-}
-
-/// Whether those of `params` that `mine` marks go through the fused kernels, as the setting `key`
-/// asks.
-///
-/// # Errors
-/// `fused` where a kernel can't take one of them.
-pub(crate) fn fused_for(
-    key: &str,
-    implementation: Implementation,
-    params: &[Param],
-    mine: &[bool],
-) -> Result<bool> {
-    let marked = params.iter().zip(mine).filter(|(_, mine)| **mine);
-    let obstacle = marked.map(|(param, _)| param).find_map(fused_obstacle);
-    match (implementation, obstacle) {
-        (Implementation::Plain, _) | (Implementation::Auto, Some(_)) => Ok(false),
-        (Implementation::Auto | Implementation::Fused, None) => Ok(true),
-        (Implementation::Fused, Some(reason)) => {
-            Err(Error::Config { key: key.into(), value: "fused".into(), reason })
-        }
-    }
-}
-
-/// Why a fused kernel can't take `param`, if so.
-fn fused_obstacle(param: &Param) -> Option<String> {
-    let (weight, name) = (&param.weight, &param.name);
-    let obstacle = match (weight.device(), weight.kind()) {
-        (device, _) if device != Device::Cpu && !cuda::is_preferred(device) => {
-            format!("is on {device:?}, where our kernels are not asked for")
-        }
-        (_, Kind::Float | Kind::BFloat16) if weight.is_contiguous() => return None,
-        (_, Kind::Float | Kind::BFloat16) => "is not contiguous".into(),
-        (_, kind) => format!("is {kind:?}, neither FP32 nor BF16"),
-    };
-    Some(format!("{name} {obstacle}; use \"plain\" or \"auto\""))
-}
-
-/// `grad` as the kernels read it: dense, FP32 or BF16. Others are converted.
-pub(crate) fn kernel_grad(grad: &Tensor) -> Result<Tensor> {
-    let op = "gradient for a kernel";
-    let grad = match grad.kind() {
-        Kind::Float | Kind::BFloat16 => grad.shallow_clone(),
-        _ => grad.f_to_kind(Kind::Float).during(op)?,
-    };
-    Ok(grad.f_contiguous().during(op)?)
 }

@@ -6,13 +6,13 @@ use bert4rs_tensor_core::param::Param;
 use serde::{Deserialize, Serialize};
 
 use super::OP;
-use super::stack::Block;
-use crate::config::{Implementation, check};
-use crate::error::{Error, Result};
+use super::stack::MatrixBlock;
+use crate::error::{Error, Result, check};
 use crate::group;
+use crate::implementation::UpdateImplementation;
 use crate::momentum::Momentum;
 use crate::normuon::NorMuonConfig;
-use crate::polar::{Coefficients, Compute, Iteration, Options};
+use crate::polar::{Coefficients, Iteration, PolarCompute, PolarOptions};
 
 /// Settings of Muon, and of NorMuon. What a configuration leaves out is as in
 /// [`MuonConfig::muon`] with a learning rate of 0.02.
@@ -35,15 +35,15 @@ pub struct MuonConfig {
     /// The polynomials of the polar factor.
     pub coefficients: Coefficients,
     /// Dtype of the matrix products.
-    pub compute: Compute,
+    pub compute: PolarCompute,
     /// Order of the matrix products.
     pub iteration: Iteration,
     /// NorMuon's second stage; without it this is Muon.
     pub normuon: Option<NorMuonConfig>,
     /// Parameters that are several matrices in one.
-    pub splits: Vec<Split>,
+    pub splits: Vec<MatrixSplit>,
     /// How the passes before and after the products are computed.
-    pub implementation: Implementation,
+    pub implementation: UpdateImplementation,
 }
 
 impl Default for MuonConfig {
@@ -64,11 +64,11 @@ impl MuonConfig {
             nesterov: true,
             scale: LrScale::Original,
             coefficients: Coefficients::polar_express(5),
-            compute: Compute::Input,
+            compute: PolarCompute::Input,
             iteration: Iteration::Auto,
             normuon: None,
             splits: Vec::new(),
-            implementation: Implementation::Auto,
+            implementation: UpdateImplementation::Auto,
         }
     }
 
@@ -98,7 +98,7 @@ impl MuonConfig {
     ///
     /// # Errors
     /// A parameter that is no matrix, or that a split does not fit.
-    pub(super) fn blocks(&self, param: &Param) -> Result<Vec<Block>> {
+    pub(super) fn blocks(&self, param: &Param) -> Result<Vec<MatrixBlock>> {
         let (rows, cols) = param.weight.size2().during(&param.name)?;
         let split = self.splits.iter().rfind(|s| group::matches(&s.names, &param.name));
         let sizes = split.map_or(Ok(vec![rows]), |split| split.rows.sizes(rows));
@@ -107,7 +107,7 @@ impl MuonConfig {
         let mut start = 0;
         let mut blocks = Vec::with_capacity(sizes.len());
         for rows in sizes {
-            blocks.push(Block { start, rows, cols });
+            blocks.push(MatrixBlock { start, rows, cols });
             start += rows;
         }
         Ok(blocks)
@@ -116,15 +116,15 @@ impl MuonConfig {
     /// Values of NorMuon's mean squares for `param`; none for Muon.
     pub(crate) fn stats_values(&self, param: &Param) -> Result<u64> {
         let Some(norm) = self.normuon else { return Ok(0) };
-        let values = |block: &Block| {
+        let values = |block: &MatrixBlock| {
             norm.axis.stats_shape(block.rows, block.cols).iter().product::<i64>() as u64
         };
         Ok(self.blocks(param)?.iter().map(values).sum())
     }
 
-    pub(super) fn options(&self) -> Options {
+    pub(super) fn options(&self) -> PolarOptions {
         let Self { coefficients, compute, iteration, .. } = *self;
-        Options { coefficients, compute, iteration }
+        PolarOptions { coefficients, compute, iteration }
     }
 }
 
@@ -178,17 +178,17 @@ impl LrScale {
 /// Parameters that hold several matrices below one another, each with a polar factor of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Split {
+pub struct MatrixSplit {
     /// Names of parameters, `*` for any text. Must match at least one.
     pub names: String,
     /// Where to cut.
-    pub rows: Rows,
+    pub rows: SplitRows,
 }
 
 /// How the rows of a parameter are cut.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Rows {
+pub enum SplitRows {
     /// Into so many equal parts: 3 for fused Q, K and V.
     Parts(i64),
     /// Into parts of so many rows: a head's size, or that of two.
@@ -197,7 +197,7 @@ pub enum Rows {
     Sizes(Vec<i64>),
 }
 
-impl Rows {
+impl SplitRows {
     /// The sizes of the parts of `rows` rows, or why that can't be.
     fn sizes(&self, rows: i64) -> std::result::Result<Vec<i64>, String> {
         let equal = |parts: i64, each: i64| {
@@ -226,13 +226,15 @@ mod tests {
 
     #[test]
     fn rows_are_cut_or_refused() {
-        assert_eq!(Rows::Parts(3).sizes(12), Ok(vec![4, 4, 4]));
-        assert_eq!(Rows::Each(6).sizes(12), Ok(vec![6, 6]));
-        assert_eq!(Rows::Sizes(vec![8, 2, 2]).sizes(12), Ok(vec![8, 2, 2]));
-        for rows in [Rows::Parts(5), Rows::Parts(0), Rows::Each(5), Rows::Each(0)] {
+        assert_eq!(SplitRows::Parts(3).sizes(12), Ok(vec![4, 4, 4]));
+        assert_eq!(SplitRows::Each(6).sizes(12), Ok(vec![6, 6]));
+        assert_eq!(SplitRows::Sizes(vec![8, 2, 2]).sizes(12), Ok(vec![8, 2, 2]));
+        for rows in
+            [SplitRows::Parts(5), SplitRows::Parts(0), SplitRows::Each(5), SplitRows::Each(0)]
+        {
             assert!(rows.sizes(12).is_err(), "{rows:?}");
         }
-        assert!(Rows::Sizes(vec![8, 2]).sizes(12).is_err());
+        assert!(SplitRows::Sizes(vec![8, 2]).sizes(12).is_err());
     }
 
     #[test]

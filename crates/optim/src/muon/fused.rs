@@ -5,12 +5,12 @@ use bert4rs_kernels::weight::Weight;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Tensor};
 
-use super::stack::Block;
+use super::stack::MatrixBlock;
 use super::{LrScale, MuonSlot, MuonStep, OP};
-use crate::adamw::kernel_grad;
 use crate::error::Result;
+use crate::implementation::kernel_grad;
 use crate::normuon::{NorMuonConfig, normuon_scale};
-use crate::polar::{Plan, Workspace};
+use crate::polar::{PolarPlan, Workspace};
 
 /// One step of the blocks of `stack`, working weights included.
 pub(super) fn step_stack(
@@ -20,12 +20,12 @@ pub(super) fn step_stack(
     stack: &[(usize, usize)],
 ) -> Result<()> {
     let (slot, block) = stack[0];
-    let Block { rows, cols, .. } = slots[slot].state.blocks[block];
+    let MatrixBlock { rows, cols, .. } = slots[slot].state.blocks[block];
     let momentum = &slots[slot].state.momentum_buffer;
     let (kind, device) = (momentum.kind(), momentum.device());
     let shape = [stack.len() as i64, rows.min(cols), rows.max(cols)];
     let options = step.config.options();
-    let plan = Plan::of(shape, kind, device, &options);
+    let plan = PolarPlan::of(shape, kind, device, &options);
     let x_knm = space.take(&shape, plan.kind(), device)?;
     let blend = Blend {
         numbers: &step.scalars.float,
@@ -49,12 +49,7 @@ pub(super) fn step_stack(
 }
 
 /// Decays a block and moves it by `-lr * scale * o`, after NorMuon's second stage.
-fn apply(
-    step: &MuonStep<'_>,
-    slot: &mut MuonSlot<'_>,
-    index: usize,
-    o_nm: &Tensor,
-) -> Result<()> {
+fn apply(step: &MuonStep<'_>, slot: &mut MuonSlot<'_>, index: usize, o_nm: &Tensor) -> Result<()> {
     let block = slot.state.blocks[index];
     let stats = slot.state.second_momentum_buffer.get_mut(index);
     let sides = factors(step, block, stats, o_nm)?;
@@ -90,11 +85,11 @@ struct Sides {
 /// NorMuon's factors, and that of a known norm. All sums stay on the device.
 fn factors(
     step: &MuonStep<'_>,
-    block: Block,
+    block: MatrixBlock,
     stats: Option<&mut Tensor>,
     o_nm: &Tensor,
 ) -> Result<Sides> {
-    let Block { rows, cols, .. } = block;
+    let MatrixBlock { rows, cols, .. } = block;
     let config = step.config;
     let needs_norm = config.scale == LrScale::UpdateRms;
     if config.normuon.is_none() && !needs_norm {

@@ -19,20 +19,20 @@ mod plain;
 mod scalars;
 mod stack;
 
+use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
-use bert4rs_tensor_core::Tensor;
 
-use crate::adamw::fused_for;
 use crate::clip::GradScale;
 use crate::error::{Error, Result};
 use crate::group::{self, device_of};
+use crate::implementation::uses_kernels;
 use crate::polar::Workspace;
 use crate::verdict::Verdict;
 
-pub use config::{LrScale, MuonConfig, Rows, Split};
+pub use config::{LrScale, MatrixSplit, MuonConfig, SplitRows};
 use scalars::MuonScalars;
-use stack::{Block, stacks};
+use stack::{MatrixBlock, stacks};
 
 const OP: &str = "Muon";
 
@@ -43,7 +43,7 @@ pub(crate) struct MuonState {
     pub(crate) momentum_buffer: Tensor,
     /// NorMuon's mean squares, for each block.
     second_momentum_buffer: Vec<Tensor>,
-    blocks: Vec<Block>,
+    blocks: Vec<MatrixBlock>,
 }
 
 impl MuonState {
@@ -100,7 +100,7 @@ impl Muon {
                 });
             }
         }
-        let fused = fused_for("muon.implementation", config.implementation, params, mine)?;
+        let fused = uses_kernels("muon.implementation", config.implementation, params, mine)?;
         let scalars = MuonScalars::new(config, device_of(params))?;
         Ok(Self { config: config.clone(), fused, scalars, space: Workspace::default() })
     }
@@ -111,7 +111,7 @@ impl Muon {
         let momentum_buffer = param.master_or_weight().detach().f_zeros_like().during(OP)?;
         let options = (momentum_buffer.kind(), momentum_buffer.device());
         let stats = self.config.normuon.map(|norm| {
-            let stats = |block: &Block| {
+            let stats = |block: &MatrixBlock| {
                 let shape = norm.axis.stats_shape(block.rows, block.cols);
                 Tensor::f_zeros(shape, options).during(OP)
             };

@@ -3,7 +3,7 @@
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::error::Context;
 
-use super::stack::{Block, stack_runs};
+use super::stack::{MatrixBlock, stack_runs};
 use super::{MuonSlot, MuonStep, OP};
 use crate::error::Result;
 use crate::masters;
@@ -36,7 +36,7 @@ fn updates(
     stack: &[(usize, usize)],
 ) -> Result<Buffer> {
     let (slot, block) = stack[0];
-    let Block { rows, cols, .. } = slots[slot].state.blocks[block];
+    let MatrixBlock { rows, cols, .. } = slots[slot].state.blocks[block];
     let first = &slots[slot].state.momentum_buffer;
     let (kind, device) = (first.kind(), first.device());
     let shape = [stack.len() as i64, rows.min(cols), rows.max(cols)];
@@ -70,7 +70,7 @@ fn apply(
     o_knm: &Tensor,
 ) -> Result<()> {
     let (slot, block) = run[0];
-    let Block { rows, cols, .. } = slots[slot].state.blocks[block];
+    let MatrixBlock { rows, cols, .. } = slots[slot].state.blocks[block];
     let kind = slots[slot].state.momentum_buffer.kind();
     let turned =
         if rows > cols { o_knm.f_transpose(1, 2).during(OP)? } else { o_knm.shallow_clone() };
@@ -83,8 +83,10 @@ fn apply(
         copy
     };
     if let Some(norm) = &step.config.normuon {
-        let stats: Vec<&Tensor> =
-            run.iter().map(|&(slot, block)| &slots[slot].state.second_momentum_buffer[block]).collect();
+        let stats: Vec<&Tensor> = run
+            .iter()
+            .map(|&(slot, block)| &slots[slot].state.second_momentum_buffer[block])
+            .collect();
         let mut stats_k = Tensor::f_stack(&stats, 0).during(OP)?;
         normalize_neurons(&mut o_krc, &mut stats_k, norm, &step.scalars.stats_weight)?;
         for (index, &(slot, block)) in run.iter().enumerate() {

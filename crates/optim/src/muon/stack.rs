@@ -8,13 +8,13 @@ use crate::error::Result;
 
 /// A matrix within a parameter.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Block {
+pub(super) struct MatrixBlock {
     pub(super) start: i64,
     pub(super) rows: i64,
     pub(super) cols: i64,
 }
 
-impl Block {
+impl MatrixBlock {
     pub(super) fn of(self, matrix: &Tensor) -> Result<Tensor> {
         Ok(matrix.f_narrow(0, self.start, self.rows).during(OP)?)
     }

@@ -3,8 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::check;
-use crate::error::Result;
+use crate::error::{Result, check};
 
 /// One step's polynomial.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,12 +1,12 @@
 //! The polar factor of a matrix: the nearest matrix with all singular values 1, up to the
-//! accuracy of a few steps of matrix products.
+//! accuracy of a few steps of matrix products. Muon's authors say that it orthogonalizes.
 //!
 //! ```
-//! use bert4rs_optim::polar::{Coefficients, Options, polar_factor};
+//! use bert4rs_optim::polar::{Coefficients, PolarOptions, polar_factor};
 //! use bert4rs_tensor_core::{Device, Kind, Tensor};
 //!
 //! let gradient = Tensor::randn([64, 256], (Kind::Float, Device::Cpu));
-//! let options = Options::new(Coefficients::polar_express(8));
+//! let options = PolarOptions::new(Coefficients::polar_express(8));
 //! let factor = polar_factor(&gradient, &options)?;
 //! let error = factor.matmul(&factor.tr()) - Tensor::eye(64, (Kind::Float, Device::Cpu));
 //! assert!(f64::try_from(error.abs().max())? < 1e-5);
@@ -33,7 +33,7 @@ const OP: &str = "polar factor";
 /// The dtype of the matrix products. Norms are always taken in FP32 or better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Compute {
+pub enum PolarCompute {
     /// FP64 for inputs in FP64, else FP32.
     #[default]
     Input,
@@ -63,25 +63,25 @@ pub enum Iteration {
 
 /// How a polar factor is computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Options {
+pub struct PolarOptions {
     /// The polynomials.
     pub coefficients: Coefficients,
     /// Dtype of the products.
-    pub compute: Compute,
+    pub compute: PolarCompute,
     /// Order of the products.
     pub iteration: Iteration,
 }
 
-impl Options {
+impl PolarOptions {
     /// These polynomials, in the input's dtype, by the faster iteration.
     pub fn new(coefficients: Coefficients) -> Self {
-        Self { coefficients, compute: Compute::Input, iteration: Iteration::Auto }
+        Self { coefficients, compute: PolarCompute::Input, iteration: Iteration::Auto }
     }
 
     /// Refuses what can't act or is not safe. `key` is the setting's path.
     pub fn validate(&self, key: &str) -> crate::Result<()> {
         self.coefficients.validate(&format!("{key}.coefficients"))?;
-        if (self.compute, self.iteration) == (Compute::Bf16, Iteration::Gram) {
+        if (self.compute, self.iteration) == (PolarCompute::Bf16, Iteration::Gram) {
             return Err(crate::Error::Config {
                 key: format!("{key}.iteration"),
                 value: "gram".into(),
@@ -128,7 +128,7 @@ const FP32_BY_BF16: f64 = 1.9;
 
 /// What is computed, in an iteration's own terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Plan {
+pub(crate) enum PolarPlan {
     /// [`Engine::standard`], in this dtype.
     Standard(Engine, Kind),
     /// [`Engine::gram`], in this dtype.
@@ -137,23 +137,23 @@ pub(crate) enum Plan {
     GramMixed,
 }
 
-impl Plan {
+impl PolarPlan {
     /// How a stack `[k, n, m]` with `n <= m`, made of FP32 or FP64 (`input`), is to be multiplied.
     /// The costs are counted; `docs/optimizers.md` has the measured table that agrees.
     ///
     /// In BF16 the Gram iteration is not safe, but with its small matrices in FP32 it is, and it
     /// beats the standard one in BF16 where `m` is much more than `n`.
-    pub(crate) fn of(shape: [i64; 3], input: Kind, device: Device, options: &Options) -> Self {
+    pub(crate) fn of(shape: [i64; 3], input: Kind, device: Device, options: &PolarOptions) -> Self {
         let kind = match options.compute {
-            Compute::Input => input,
-            Compute::Auto if options.iteration == Iteration::Gram => input,
-            Compute::Auto => match Precision::Auto.resolve(device) {
+            PolarCompute::Input => input,
+            PolarCompute::Auto if options.iteration == Iteration::Gram => input,
+            PolarCompute::Auto => match Precision::Auto.resolve(device) {
                 (Precision::Bf16, _) => Kind::BFloat16,
                 _ => input,
             },
-            Compute::Fp32 => Kind::Float,
-            Compute::Bf16 => Kind::BFloat16,
-            Compute::Fp16 => Kind::Half,
+            PolarCompute::Fp32 => Kind::Float,
+            PolarCompute::Bf16 => Kind::BFloat16,
+            PolarCompute::Fp16 => Kind::Half,
         };
         let [_, n, m] = shape;
         let (steps, alpha) = (options.coefficients.steps(), m as f64 / n as f64);
@@ -177,7 +177,7 @@ impl Plan {
         }
     }
 
-    /// The dtype that [`Plan::run`] takes a stack in.
+    /// The dtype that [`PolarPlan::run`] takes a stack in.
     pub(crate) fn kind(self) -> Kind {
         match self {
             Self::Standard(_, kind) | Self::Gram(_, kind) => kind,
@@ -190,7 +190,7 @@ impl Plan {
         self,
         space: &mut Workspace,
         x_knm: Buffer,
-        options: &Options,
+        options: &PolarOptions,
     ) -> Result<Buffer> {
         let table = options.coefficients.table();
         match self {
@@ -203,12 +203,16 @@ impl Plan {
 
 /// The polar factor of `matrix`, `[rows, cols]` or a stack `[k, rows, cols]`, of the same shape.
 ///
+/// Also known as orthogonalization, or as the zeroth power.
+///
 /// The result is of the dtype of the products, or FP32 where their sums are kept so. A zero
 /// matrix gives zeros, and no scale of the input matters.
 ///
 /// # Errors
 /// Another number of axes, and what libtorch throws.
-pub fn polar_factor(matrix: &Tensor, options: &Options) -> Result<Tensor> {
+#[doc(alias = "orthogonalize")]
+#[doc(alias = "zeropower")]
+pub fn polar_factor(matrix: &Tensor, options: &PolarOptions) -> Result<Tensor> {
     let shape = matrix.size();
     let (rows, cols) = match shape[..] {
         [rows, cols] | [_, rows, cols] => (rows, cols),
@@ -238,10 +242,10 @@ pub fn polar_factor(matrix: &Tensor, options: &Options) -> Result<Tensor> {
 pub(crate) fn wide_factor(
     space: &mut Workspace,
     mut x_knm: Buffer,
-    options: &Options,
+    options: &PolarOptions,
 ) -> Result<Buffer> {
     let (k, n, m) = x_knm.size3().during(OP)?;
-    let plan = Plan::of([k, n, m], x_knm.kind(), x_knm.device(), options);
+    let plan = PolarPlan::of([k, n, m], x_knm.kind(), x_knm.device(), options);
     normalize(&mut x_knm, options.coefficients.norm_factor())?;
     if plan.kind() != x_knm.kind() {
         let mut cast = space.take(&x_knm.size(), plan.kind(), x_knm.device())?;

@@ -1,6 +1,6 @@
 //! Properties of the polar factor, and of Muon's updates.
 
-use bert4rs_optim::polar::{Coefficients, Compute, Iteration, Options, polar_factor};
+use bert4rs_optim::polar::{Coefficients, Iteration, PolarCompute, PolarOptions, polar_factor};
 use bert4rs_optim::{Optimizer, OptimizerConfig};
 use bert4rs_tensor_core::param::Role;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
@@ -32,8 +32,8 @@ fn defect(factor: &Tensor) -> f64 {
     f64::try_from((square - Tensor::eye(rows.min(cols), DOUBLE)).abs().max()).unwrap()
 }
 
-fn options(steps: usize, compute: Compute, iteration: Iteration) -> Options {
-    Options { coefficients: Coefficients::polar_express(steps), compute, iteration }
+fn options(steps: usize, compute: PolarCompute, iteration: Iteration) -> PolarOptions {
+    PolarOptions { coefficients: Coefficients::polar_express(steps), compute, iteration }
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn enough_steps_give_the_factor_to_fp32_accuracy() {
     for (rows, cols) in [(64, 64), (48, 128), (128, 48)] {
         for condition in [1.0, 30.0, 1e3] {
             let matrix = with_condition(rows, cols, condition).to_kind(Kind::Float);
-            let options = Options::new(Coefficients::polar_express(9));
+            let options = PolarOptions::new(Coefficients::polar_express(9));
             let defect = defect(&polar_factor(&matrix, &options).unwrap());
             assert!(defect < 1e-6, "{rows}x{cols}, condition {condition}: {defect:e}");
         }
@@ -54,7 +54,8 @@ fn errors_are_within_the_guarantee() {
         // Relative to the norm, which is what the lower bound of 1e-3 is relative to.
         let matrix = with_condition(32, 80, 100.0);
         for iteration in [Iteration::Standard, Iteration::Gram] {
-            let factor = polar_factor(&matrix, &options(steps, Compute::Input, iteration)).unwrap();
+            let factor =
+                polar_factor(&matrix, &options(steps, PolarCompute::Input, iteration)).unwrap();
             let (_, values, _) = factor.svd(true, false);
             let worst = f64::try_from((values - 1.0).abs().max()).unwrap();
             assert!(worst < bound, "{steps} steps, {iteration:?}: {worst}");
@@ -65,7 +66,7 @@ fn errors_are_within_the_guarantee() {
 #[test]
 fn rank_deficient_and_zero_matrices_stay_bounded() {
     let low_rank = random(&[96, 4], 1).matmul(&random(&[4, 256], 2));
-    for compute in [Compute::Fp32, Compute::Bf16, Compute::Fp16] {
+    for compute in [PolarCompute::Fp32, PolarCompute::Bf16, PolarCompute::Fp16] {
         for iteration in [Iteration::Standard, Iteration::Gram] {
             let options = options(5, compute, iteration);
             if options.validate("test").is_err() {
@@ -85,14 +86,14 @@ fn rank_deficient_and_zero_matrices_stay_bounded() {
 fn standard_and_gram_agree_where_both_are_safe() {
     let matrix = with_condition(64, 256, 300.0).to_kind(Kind::Float);
     let at = |compute, iteration| polar_factor(&matrix, &options(5, compute, iteration)).unwrap();
-    let exact = at(Compute::Fp32, Iteration::Standard);
-    assert!(distance(&at(Compute::Fp32, Iteration::Gram), &exact) < 2e-3);
-    assert!(distance(&at(Compute::Fp16, Iteration::Gram), &exact) < 5e-2);
-    assert!(distance(&at(Compute::Bf16, Iteration::Standard), &exact) < 0.1);
+    let exact = at(PolarCompute::Fp32, Iteration::Standard);
+    assert!(distance(&at(PolarCompute::Fp32, Iteration::Gram), &exact) < 2e-3);
+    assert!(distance(&at(PolarCompute::Fp16, Iteration::Gram), &exact) < 5e-2);
+    assert!(distance(&at(PolarCompute::Bf16, Iteration::Standard), &exact) < 0.1);
     // Four times as wide as high: small matrices in FP32, where the kernel has both dtypes.
-    assert!(distance(&at(Compute::Bf16, Iteration::Auto), &exact) < 0.1);
-    assert!(distance(&at(Compute::Auto, Iteration::Auto), &exact) < 0.1);
-    assert!(distance(&at(Compute::Auto, Iteration::Gram), &exact) < 2e-3);
+    assert!(distance(&at(PolarCompute::Bf16, Iteration::Auto), &exact) < 0.1);
+    assert!(distance(&at(PolarCompute::Auto, Iteration::Auto), &exact) < 0.1);
+    assert!(distance(&at(PolarCompute::Auto, Iteration::Gram), &exact) < 2e-3);
 }
 
 proptest! {
@@ -103,7 +104,7 @@ proptest! {
         rows in 2i64..24, cols in 2i64..24, exponent in -20i32..=20, seed in 0u64..1000,
     ) {
         let matrix = random(&[rows, cols], seed);
-        let options = Options::new(Coefficients::polar_express(5));
+        let options = PolarOptions::new(Coefficients::polar_express(5));
         let factor = polar_factor(&matrix, &options).unwrap();
         let scaled = polar_factor(&(matrix * 10f64.powi(exponent)), &options).unwrap();
         // Scaling rounds the input in FP32, and five steps magnify that up to 989 times where a
@@ -117,7 +118,7 @@ proptest! {
     ) {
         let matrix = random(&[rows, cols], seed).to_kind(Kind::Double);
         let rotation = orthogonal(rows, rows, seed + 1);
-        let options = Options::new(Coefficients::polar_express(5));
+        let options = PolarOptions::new(Coefficients::polar_express(5));
         let factor = polar_factor(&matrix, &options).unwrap();
         let rotated = polar_factor(&rotation.matmul(&matrix), &options).unwrap();
         prop_assert!(distance(&rotated, &rotation.matmul(&factor)) < 1e-9);
@@ -130,7 +131,7 @@ proptest! {
         count in 1i64..5, rows in 2i64..24, cols in 2i64..24, seed in 0u64..1000,
     ) {
         let stack = random(&[count, rows, cols], seed).to_kind(Kind::Double);
-        let options = Options::new(Coefficients::polar_express(5));
+        let options = PolarOptions::new(Coefficients::polar_express(5));
         let together = polar_factor(&stack, &options).unwrap();
         let single = polar_factor(&stack.to_kind(Kind::Float), &options).unwrap();
         prop_assert!(distance(&single, &together) < 5e-3);

@@ -1,9 +1,10 @@
 //! Weights of low precision with exact values beside them.
 
-use bert4rs_optim::config::{ClipConfig, ClipScope, Implementation, Masters};
-use bert4rs_optim::muon::{LrScale, Rows, Split};
+use bert4rs_optim::muon::{LrScale, MatrixSplit, SplitRows};
 use bert4rs_optim::normuon::{NorMuonConfig, SecondMomentAxis};
-use bert4rs_optim::{MuonConfig, Optimizer, OptimizerConfig};
+use bert4rs_optim::{
+    ClipConfig, ClipScope, Masters, MuonConfig, Optimizer, OptimizerConfig, UpdateImplementation,
+};
 use bert4rs_tensor_core::{Kind, Tensor};
 
 use crate::{distance, model, run};
@@ -26,7 +27,7 @@ fn exact_after(mut config: OptimizerConfig, masters: Masters) -> (Vec<Tensor>, V
 #[test]
 fn low_bits_are_as_exact_as_an_fp32_master() {
     for config in [OptimizerConfig::adamw(1e-2), OptimizerConfig::normuon(0.02, 1e-2)] {
-        for implementation in [Implementation::Plain, Implementation::Fused] {
+        for implementation in [UpdateImplementation::Plain, UpdateImplementation::Fused] {
             let mut config = config.clone();
             config.adamw.implementation = implementation;
             let (masters, weights) = exact_after(config.clone(), Masters::Fp32);
@@ -46,7 +47,7 @@ fn low_bits_are_as_exact_as_an_fp32_master() {
 fn muons() -> Vec<MuonConfig> {
     let base = || MuonConfig { weight_decay: 0.1, ..MuonConfig::muon(0.02) };
     let normuon = |axis| Some(NorMuonConfig { beta2: 0.9, axis });
-    let split = Split { names: "query*".into(), rows: Rows::Each(4) };
+    let split = MatrixSplit { names: "query*".into(), rows: SplitRows::Each(4) };
     vec![
         MuonConfig { nesterov: false, scale: LrScale::Spectral, ..base() },
         MuonConfig { normuon: normuon(SecondMomentAxis::Rows), cautious: true, ..base() },
@@ -73,9 +74,9 @@ fn muon_fused_and_plain_agree() {
             config.muon = Some(MuonConfig { implementation, ..muon.clone() });
             exact_after(config, masters).0
         };
-        let plain = after(Implementation::Plain, Masters::Fp32);
+        let plain = after(UpdateImplementation::Plain, Masters::Fp32);
         for masters in [Masters::Fp32, Masters::Bf16Residual] {
-            let fused = after(Implementation::Fused, masters);
+            let fused = after(UpdateImplementation::Fused, masters);
             for (plain, fused) in plain.iter().zip(&fused) {
                 let distance = distance(fused, plain);
                 assert!(distance < 1e-5, "{muon:?}, {masters:?}: off by {distance}");
@@ -100,8 +101,10 @@ fn fused_and_plain_agree() {
         exact_after(config, Masters::Fp32).0
     };
     for cautious in [false, true] {
-        let (plain, fused) =
-            (after(Implementation::Plain, cautious), after(Implementation::Fused, cautious));
+        let (plain, fused) = (
+            after(UpdateImplementation::Plain, cautious),
+            after(UpdateImplementation::Fused, cautious),
+        );
         assert!(plain.iter().zip(&fused).all(|(plain, fused)| distance(fused, plain) < 1e-6));
     }
 }

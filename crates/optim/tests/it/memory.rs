@@ -1,8 +1,7 @@
 //! The bytes foretold are those that are held.
 
-use bert4rs_optim::config::Masters;
-use bert4rs_optim::memory::{self, Memory};
-use bert4rs_optim::{Optimizer, OptimizerConfig};
+use bert4rs_optim::memory::{self, MemoryFootprint};
+use bert4rs_optim::{Masters, Optimizer, OptimizerConfig};
 use bert4rs_tensor_core::{Kind, Tensor};
 
 use crate::model;
@@ -33,12 +32,12 @@ fn what_is_foretold_is_held() {
         ] {
             let config = OptimizerConfig { masters, ..rule.clone() };
             let mut params = model(kind);
-            let foretold = Memory::of(&config, &params).unwrap();
+            let foretold = MemoryFootprint::of(&config, &params).unwrap();
             let optimizer = Optimizer::new(config, &mut params).unwrap();
             let weights: u64 = params.iter().map(|param| bytes(&param.weight)).sum();
             let masters: u64 =
                 params.iter().filter_map(|param| param.master.as_ref()).map(bytes).sum();
-            let found = Memory {
+            let found = MemoryFootprint {
                 weights,
                 masters: masters + held(&optimizer, &["bf16_residual"]),
                 gradients: weights,

@@ -1,9 +1,8 @@
 //! Saving, restoring, skipping, refusing.
 
-use bert4rs_optim::config::{ClipConfig, ClipScope, Masters};
-use bert4rs_optim::group::{Assignment, Rule};
-use bert4rs_optim::muon::{Rows, Split};
-use bert4rs_optim::{Error, Optimizer, OptimizerConfig};
+use bert4rs_optim::group::{Assignment, UpdateRule};
+use bert4rs_optim::muon::{MatrixSplit, SplitRows};
+use bert4rs_optim::{ClipConfig, ClipScope, Error, Masters, Optimizer, OptimizerConfig};
 use bert4rs_tensor_core::{Kind, Tensor};
 
 use crate::{grads, model, run};
@@ -13,7 +12,7 @@ fn configs() -> Vec<OptimizerConfig> {
     bf16_residual.masters = Masters::Bf16Residual;
     let mut split = OptimizerConfig::normuon(0.02, 1e-3);
     if let Some(muon) = &mut split.muon {
-        muon.splits = vec![Split { names: "query*".into(), rows: Rows::Parts(3) }];
+        muon.splits = vec![MatrixSplit { names: "query*".into(), rows: SplitRows::Parts(3) }];
     }
     vec![
         OptimizerConfig::adamw(1e-3),
@@ -139,7 +138,7 @@ fn clipping_leaves_muon_alone_unless_asked() {
 
 #[test]
 fn rules_go_by_role_and_by_name() {
-    let rule = |assignments: &[(&str, Rule)]| {
+    let rule = |assignments: &[(&str, UpdateRule)]| {
         let mut config = OptimizerConfig::muon(0.02, 1e-3);
         config.assignments = assignments
             .iter()
@@ -153,11 +152,11 @@ fn rules_go_by_role_and_by_name() {
     };
     assert_eq!(rule(&[]).unwrap(), "key query value");
     assert_eq!(
-        rule(&[("key*", Rule::Adamw), ("words*", Rule::Muon)]).unwrap(),
+        rule(&[("key*", UpdateRule::Adamw), ("words*", UpdateRule::Muon)]).unwrap(),
         "query value words"
     );
-    assert!(rule(&[("nothing", Rule::Adamw)]).unwrap_err().contains("matches no parameter"));
-    assert!(rule(&[("norm*", Rule::Muon)]).unwrap_err().contains("assign it to adamw"));
+    assert!(rule(&[("nothing", UpdateRule::Adamw)]).unwrap_err().contains("matches no parameter"));
+    assert!(rule(&[("norm*", UpdateRule::Muon)]).unwrap_err().contains("assign it to adamw"));
 }
 
 #[test]

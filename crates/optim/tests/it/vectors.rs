@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bert4rs_optim::config::Implementation;
 use bert4rs_optim::momentum::{Momentum, Warmup};
 use bert4rs_optim::muon::LrScale;
 use bert4rs_optim::normuon::{NorMuonConfig, SecondMomentAxis};
 use bert4rs_optim::polar::{Coefficients, Iteration};
-use bert4rs_optim::{MuonConfig, Optimizer, OptimizerConfig};
+use bert4rs_optim::{MuonConfig, Optimizer, OptimizerConfig, UpdateImplementation};
 use bert4rs_tensor_core::param::{Param, Role};
 use bert4rs_tensor_core::{Kind, Tensor, safetensors};
 
@@ -43,7 +42,7 @@ fn check(file: &str, case: &str, config: OptimizerConfig) {
     }
 }
 
-fn adamw(implementation: Implementation) -> OptimizerConfig {
+fn adamw(implementation: UpdateImplementation) -> OptimizerConfig {
     let mut config = OptimizerConfig::adamw(1e-2);
     config.clip = None;
     (config.adamw.beta2, config.adamw.eps) = (0.98, 1e-6);
@@ -66,16 +65,16 @@ fn muon(change: impl FnOnce(&mut MuonConfig)) -> OptimizerConfig {
 
 #[test]
 fn adamw_is_torch_optim_adamw() {
-    check("adamw.safetensors", "adamw_fp32", adamw(Implementation::Plain));
-    check("adamw.safetensors", "adamw_fp32", adamw(Implementation::Fused));
-    check("adamw.safetensors", "adamw_fp64", adamw(Implementation::Auto));
+    check("adamw.safetensors", "adamw_fp32", adamw(UpdateImplementation::Plain));
+    check("adamw.safetensors", "adamw_fp32", adamw(UpdateImplementation::Fused));
+    check("adamw.safetensors", "adamw_fp64", adamw(UpdateImplementation::Auto));
 }
 
 #[test]
 fn muon_is_torch_optim_muon() {
-    let plain = muon(|muon| muon.implementation = Implementation::Plain);
+    let plain = muon(|muon| muon.implementation = UpdateImplementation::Plain);
     check("muon.safetensors", "muon_fp32", plain);
-    let fused = muon(|muon| muon.implementation = Implementation::Fused);
+    let fused = muon(|muon| muon.implementation = UpdateImplementation::Fused);
     check("muon.safetensors", "muon_fp32", fused);
     check("muon.safetensors", "muon_fp64", muon(|_| {}));
     check("muon.safetensors", "muon_fp64", muon(|muon| muon.iteration = Iteration::Gram));
@@ -103,7 +102,7 @@ fn cautious_decay_is_its_definition() {
 #[test]
 fn normuon_is_the_authors_rule() {
     let normuon = Some(NorMuonConfig { beta2: 0.95, axis: SecondMomentAxis::Rows });
-    for implementation in [Implementation::Plain, Implementation::Fused] {
+    for implementation in [UpdateImplementation::Plain, UpdateImplementation::Fused] {
         let change = |muon: &mut MuonConfig| {
             (muon.normuon, muon.implementation) = (normuon, implementation);
         };

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput, BertSize};
-use bert4rs_optim::polar::{Coefficients, Options, polar_factor};
+use bert4rs_optim::polar::{Coefficients, PolarOptions, polar_factor};
 use bert4rs_optim::{Optimizer, OptimizerConfig};
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::error::catch_torch_error;
@@ -64,7 +64,7 @@ fn config() -> Outcome {
 fn polar_express(device: Device) -> Outcome {
     random::seed(1);
     let wide = Tensor::randn([64, 128], (Kind::Float, device));
-    let options = Options::new(Coefficients::polar_express(8));
+    let options = PolarOptions::new(Coefficients::polar_express(8));
     let factor = polar_factor(&wide, &options).map_err(|error| error.to_string())?;
     let apart = factor.matmul(&factor.tr()) - Tensor::eye(64, (Kind::Float, device));
     let apart = apart.abs().max().double_value(&[]);
