@@ -3,11 +3,11 @@
 
 use std::hint::black_box;
 
-use bert4rs_kernels::activation::{Curve, activate};
-use bert4rs_kernels::attention::{self, Seen};
-use bert4rs_kernels::cross_entropy::{self, Output};
+use bert4rs_kernels::activation::{Activation, activate};
+use bert4rs_kernels::attention::{self, AttentionArgs, VisibleKeys};
+use bert4rs_kernels::cross_entropy::{self, OutputWeights};
 use bert4rs_kernels::embedding::lookup;
-use bert4rs_kernels::normalize::{self, Form, Norm};
+use bert4rs_kernels::norm::{self, NormArgs, NormKind};
 use bert4rs_kernels::rotary::{Angles, HeadNorm, rotate};
 use bert4rs_tensor_core::attention::{Implementation, MaskView, Options, Scores, attend};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
@@ -36,8 +36,10 @@ fn attend_both_ways(criterion: &mut Criterion) {
             let documents = place.divide_scalar_mode(length, "floor").expand([4, 512], false);
             let same = documents.unsqueeze(2).eq_tensor(&documents.unsqueeze(1)).unsqueeze(1);
             let whole = length == 512;
-            let seen =
-                Seen { documents: (!whole).then_some((&documents, &documents)), ..Seen::default() };
+            let own_visible = VisibleKeys {
+                documents: (!whole).then_some((&documents, &documents)),
+                ..VisibleKeys::default()
+            };
             let visible = if whole { MaskView::All } else { MaskView::Mask(&same) };
             group.bench_function(format!("{kind:?}, {name}, libtorch"), |bencher| {
                 let options = Options { implementation: Implementation::Fused, dropout: 0.0 };
@@ -49,10 +51,10 @@ fn attend_both_ways(criterion: &mut Criterion) {
                 });
             });
             group.bench_function(format!("{kind:?}, {name}, own"), |bencher| {
-                let scores = attention::Scores { seen, bias: None, scale: 0.125 };
+                let args = AttentionArgs { visible: own_visible, bias: None, scale: 0.125 };
                 bencher.iter(|| {
                     let [q, k, v] = heads();
-                    let Ok(out) = attention::attend(&q, &k, &v, &scores) else { return };
+                    let Ok(out) = attention::attend(&q, &k, &v, &args) else { return };
                     backward(&out, &inputs);
                 });
             });
@@ -66,29 +68,29 @@ fn activate_both_ways(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("activation 2048x3072");
     group.sample_size(10);
     let shape = [2048, 3072];
-    for (kind, curve) in [Kind::BFloat16, Kind::Float]
-        .into_iter()
-        .flat_map(|kind| [(kind, Curve::Gelu), (kind, Curve::GeluTanh), (kind, Curve::Silu)])
-    {
+    for (kind, activation) in [Kind::BFloat16, Kind::Float].into_iter().flat_map(|kind| {
+        [(kind, Activation::Gelu), (kind, Activation::GeluTanh), (kind, Activation::Silu)]
+    }) {
         let (x, gated) = (leaf(&shape, kind), leaf(&shape, kind));
-        let plain = || match curve {
-            Curve::Gelu => x.gelu("none"),
-            Curve::GeluTanh => x.gelu("tanh"),
-            Curve::Silu => x.silu(),
+        let plain = || match activation {
+            Activation::Gelu => x.gelu("none"),
+            Activation::GeluTanh => x.gelu("tanh"),
+            Activation::Silu => x.silu(),
         };
-        group.bench_function(format!("{kind:?} {curve:?}, libtorch"), |bencher| {
+        group.bench_function(format!("{kind:?} {activation:?}, libtorch"), |bencher| {
             bencher.iter(|| backward(&plain(), &[&x]));
         });
-        group.bench_function(format!("{kind:?} {curve:?}, own"), |bencher| {
-            bencher.iter(|| activate(curve, &x, None).map(|y| backward(&y, &[&x])).is_ok());
+        group.bench_function(format!("{kind:?} {activation:?}, own"), |bencher| {
+            bencher.iter(|| activate(activation, &x, None).map(|y| backward(&y, &[&x])).is_ok());
         });
-        group.bench_function(format!("{kind:?} {curve:?} gate, libtorch"), |bencher| {
+        group.bench_function(format!("{kind:?} {activation:?} gate, libtorch"), |bencher| {
             bencher.iter(|| backward(&(plain() * &gated), &[&x, &gated]));
         });
-        group.bench_function(format!("{kind:?} {curve:?} gate, own"), |bencher| {
+        group.bench_function(format!("{kind:?} {activation:?} gate, own"), |bencher| {
             let inputs = [&x, &gated];
-            bencher
-                .iter(|| activate(curve, &x, Some(&gated)).map(|y| backward(&y, &inputs)).is_ok());
+            bencher.iter(|| {
+                activate(activation, &x, Some(&gated)).map(|y| backward(&y, &inputs)).is_ok()
+            });
         });
     }
     group.finish();
@@ -107,15 +109,15 @@ fn normalize_both_ways(criterion: &mut Criterion) {
                 let loss = (first * &dx).sum(Kind::Float) + (second * &dy).sum(Kind::Float);
                 black_box(Tensor::run_backward(&[loss], inputs, false, false));
             };
-            for form in [Form::Layer, Form::Rms] {
-                let bias = (form == Form::Layer).then_some(&bias);
-                let norm = Norm { form, weight: &weight, bias, eps: 1e-5 };
-                let plain = |s: &Tensor| match form {
-                    Form::Layer => s.layer_norm([features], Some(&weight), bias, 1e-5, false),
-                    Form::Rms => s.rms_norm([features], Some(&weight), 1e-5),
+            for norm_kind in [NormKind::Layer, NormKind::Rms] {
+                let bias = (norm_kind == NormKind::Layer).then_some(&bias);
+                let norm = NormArgs { norm_kind, weight: &weight, bias, eps: 1e-5 };
+                let plain = |s: &Tensor| match norm_kind {
+                    NormKind::Layer => s.layer_norm([features], Some(&weight), bias, 1e-5, false),
+                    NormKind::Rms => s.rms_norm([features], Some(&weight), 1e-5),
                 };
                 let inputs: Vec<&Tensor> = [&x, &y, &weight].into_iter().chain(bias).collect();
-                let name = format!("{kind:?} {form:?}");
+                let name = format!("{kind:?} {norm_kind:?}");
                 group.bench_function(format!("{name} of a sum, libtorch"), |bencher| {
                     bencher.iter(|| {
                         let normed = plain(&(&x + &y));
@@ -124,7 +126,7 @@ fn normalize_both_ways(criterion: &mut Criterion) {
                 });
                 group.bench_function(format!("{name} of a sum, own"), |bencher| {
                     bencher.iter(|| {
-                        let found = normalize::normalize_sum(&norm, &x, &y);
+                        let found = norm::normalize_sum(&norm, &x, &y);
                         found.map(|[first, twin]| used(&first, &twin, &inputs)).is_ok()
                     });
                 });
@@ -136,7 +138,7 @@ fn normalize_both_ways(criterion: &mut Criterion) {
                 });
                 group.bench_function(format!("{name} and sum, own"), |bencher| {
                     bencher.iter(|| {
-                        let found = normalize::add_and_normalize(&norm, &x, Some(&y));
+                        let found = norm::add_and_normalize(&norm, &x, Some(&y));
                         found.map(|[normed, sum]| used(&normed, &sum, &inputs)).is_ok()
                     });
                 });
@@ -145,7 +147,7 @@ fn normalize_both_ways(criterion: &mut Criterion) {
                     bencher.iter(|| backward(&(plain(&x) * &dx), &inputs));
                 });
                 group.bench_function(format!("{name} alone, own"), |bencher| {
-                    let own = || normalize::normalize(&norm, &x);
+                    let own = || norm::normalize(&norm, &x);
                     bencher.iter(|| own().map(|y| backward(&(y * &dx), &inputs)).is_ok());
                 });
             }
@@ -205,8 +207,9 @@ fn cross_entropy_both_ways(criterion: &mut Criterion) {
             });
         });
         group.bench_function(format!("{kind:?}, own"), |bencher| {
-            let output = Output { weight: &weight, bias: Some(&bias) };
-            let options = cross_entropy::Options { ignored: -100, ..Default::default() };
+            let output = OutputWeights { weight: &weight, bias: Some(&bias) };
+            let options =
+                cross_entropy::CrossEntropyOptions { ignored: -100, ..Default::default() };
             bencher.iter(|| {
                 cross_entropy::linear_cross_entropy(&hidden, output, &labels, &options)
                     .map(|loss| backward(&loss, &inputs))

@@ -6,9 +6,9 @@
 use std::hint::black_box;
 
 use bert4rs_kernels::fp8::{Factor, Format, cast};
-use bert4rs_kernels::gemm::{self, Form, Right};
-use bert4rs_kernels::muon::{self, Blend, Move, Scalars};
-use bert4rs_kernels::norm::sum_of_squares;
+use bert4rs_kernels::gemm::{self, OutputStructure, Rhs};
+use bert4rs_kernels::muon::{self, MomentumArgs, MuonKernelScalars, UpdateArgs};
+use bert4rs_kernels::sum_of_squares::sum_of_squares;
 use bert4rs_kernels::weight::Weight;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -29,18 +29,18 @@ fn products(criterion: &mut Criterion) {
             println!("{kind:?}: this machine has no instructions for it");
             continue;
         }
-        let own = |right, form| gemm::product(1.0, &x, right, None, form).is_ok();
+        let own = |rhs, structure| gemm::product(1.0, &x, rhs, None, structure).is_ok();
         group.bench_function(format!("{kind:?} symmetric, libtorch"), |bencher| {
             bencher.iter(|| black_box(x.bmm(&x.transpose(1, 2))));
         });
         group.bench_function(format!("{kind:?} symmetric, own"), |bencher| {
-            bencher.iter(|| assert!(own(Right::Transposed(&x), Form::Symmetric)));
+            bencher.iter(|| assert!(own(Rhs::Transposed(&x), OutputStructure::Symmetric)));
         });
         group.bench_function(format!("{kind:?} full, libtorch"), |bencher| {
             bencher.iter(|| black_box(x.bmm(&y)));
         });
         group.bench_function(format!("{kind:?} full, own"), |bencher| {
-            bencher.iter(|| assert!(own(Right::Plain(&y), Form::Full)));
+            bencher.iter(|| assert!(own(Rhs::Plain(&y), OutputStructure::Full)));
         });
     }
     group.finish();
@@ -50,7 +50,12 @@ fn products(criterion: &mut Criterion) {
 fn around_products(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("around Muon's products, 3072x768");
     let shape = [3072, 768];
-    let scalars = Scalars { one_minus_momentum: 0.05, grad_scale: 1.0, lr: 0.02, keep: 0.999 };
+    let scalars = MuonKernelScalars {
+        one_minus_momentum: 0.05,
+        grad_scale: 1.0,
+        lr: 0.02,
+        decay_factor: 0.999,
+    };
     let numbers = Tensor::from_slice(&scalars.to_array());
     for kind in KINDS {
         let (grad, mut momentum) = (random(&shape, kind), random(&shape, Kind::Float));
@@ -65,9 +70,9 @@ fn around_products(criterion: &mut Criterion) {
             });
         });
         group.bench_function(format!("{kind:?} before, own"), |bencher| {
-            let blend = Blend { numbers: &numbers, nesterov: true, norm_factor: 1.01 };
+            let args = MomentumArgs { numbers: &numbers, nesterov: true, norm_factor: 1.01 };
             bencher.iter(|| {
-                assert!(muon::gather(&blend, &grad, &mut momentum, &mut x_nm).is_ok());
+                assert!(muon::momentum_update(&args, &grad, &mut momentum, &mut x_nm).is_ok());
             });
         });
         let (mut weight, mut master) = (random(&shape, kind), random(&shape, Kind::Float));
@@ -80,14 +85,15 @@ fn around_products(criterion: &mut Criterion) {
                 }
             });
         });
-        let how = Move { numbers: &numbers, factor: 1.0, row: None, col: None, cautious: false };
+        let args =
+            UpdateArgs { numbers: &numbers, factor: 1.0, row: None, col: None, cautious: false };
         group.bench_function(format!("{kind:?} after, own"), |bencher| {
             bencher.iter(|| {
                 let weight = match kind {
                     Kind::Float => Weight::Single(&mut master),
                     _ => Weight::Master { master: &mut master, weight: &mut weight },
                 };
-                assert!(muon::apply(&how, &x_nm, weight).is_ok());
+                assert!(muon::apply_update(&args, &x_nm, weight).is_ok());
             });
         });
     }

@@ -7,9 +7,9 @@
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
 use bert4rs_benches::{copy_bandwidth, device_of_arguments, fastest};
-use bert4rs_kernels::activation::{Curve, activate};
+use bert4rs_kernels::activation::{Activation, activate};
 use bert4rs_kernels::embedding::lookup;
-use bert4rs_kernels::normalize::{Form, Norm, normalize_sum};
+use bert4rs_kernels::norm::{NormArgs, NormKind, normalize_sum};
 use bert4rs_kernels::rotary::{Angles, HeadNorm, rotate};
 use bert4rs_kernels::weight::Weight;
 use bert4rs_kernels::{fp8, muon};
@@ -79,7 +79,7 @@ impl Bench {
         // Forward x, u in and y out; backward these and dy in, dx and du out.
         let bytes = values * SIZE * (3.0 + 5.0);
         self.both_ways("gate", bytes, &[x, u], |inputs| {
-            activate(Curve::GeluTanh, &inputs[0], Some(&inputs[1]))
+            activate(Activation::GeluTanh, &inputs[0], Some(&inputs[1]))
         })
     }
 
@@ -92,7 +92,7 @@ impl Bench {
         let bytes = values * SIZE * (4.0 + 3.0);
         self.both_ways("norm of a sum", bytes, &[x, y, weight, bias], |inputs| {
             let (weight, bias) = (&inputs[2], Some(&inputs[3]));
-            let norm = Norm { form: Form::Layer, weight, bias, eps: 1e-5 };
+            let norm = NormArgs { norm_kind: NormKind::Layer, weight, bias, eps: 1e-5 };
             let [normed, _] = normalize_sum(&norm, &inputs[0], &inputs[1])?;
             Ok(normed)
         })
@@ -155,22 +155,26 @@ impl Bench {
         let shape = [WIDTH * 16, WIDTH * 4];
         let (grad, mut x) = (self.random(&shape), self.random(&[shape[1], shape[0]]));
         let mut momentum = Tensor::zeros(shape, (Kind::Float, self.device));
-        let scalars =
-            muon::Scalars { one_minus_momentum: 0.05, grad_scale: 1.0, lr: 0.0, keep: 1.0 };
+        let scalars = muon::MuonKernelScalars {
+            one_minus_momentum: 0.05,
+            grad_scale: 1.0,
+            lr: 0.0,
+            decay_factor: 1.0,
+        };
         let numbers = &Tensor::from_slice(&scalars.to_array()).to_device(self.device);
         let values = grad.numel() as f64;
         // The gradient in, momentum in and out, what is normed and cast out.
-        let blend = muon::Blend { numbers, nesterov: true, norm_factor: 1.01 };
+        let args = muon::MomentumArgs { numbers, nesterov: true, norm_factor: 1.01 };
         self.alone("Muon before its products", values * (SIZE + 8.0 + SIZE), || {
-            muon::gather(&blend, &grad, &mut momentum, &mut x)
+            muon::momentum_update(&args, &grad, &mut momentum, &mut x)
         })?;
         let mut master = Tensor::zeros(shape, (Kind::Float, self.device));
         let mut weight = self.random(&shape);
-        let step = muon::Move { numbers, factor: 1.0, row: None, col: None, cautious: false };
+        let step = muon::UpdateArgs { numbers, factor: 1.0, row: None, col: None, cautious: false };
         // The update in, the master in and out, the weight out.
         self.alone("Muon after its products", values * (SIZE + 8.0 + SIZE), || {
             let (master, weight) = (&mut master, &mut weight);
-            muon::apply(&step, &x, Weight::Master { master, weight })
+            muon::apply_update(&step, &x, Weight::Master { master, weight })
         })
     }
 }

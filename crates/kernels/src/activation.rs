@@ -28,7 +28,7 @@ const CHUNK: usize = 1 << 14;
 
 /// The function `f`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Curve {
+pub enum Activation {
     /// `x Φ(x)`. Source: arXiv 1606.08415.
     Gelu,
     /// The same with `Φ(x) = (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`.
@@ -39,7 +39,7 @@ pub enum Curve {
 
 /// Whether [`activate`] takes `x`: FP32 or BF16 on the CPU, or on a GPU where our kernels are
 /// preferred.
-pub fn takes(x: &Tensor) -> bool {
+pub fn supports(x: &Tensor) -> bool {
     let device = x.device();
     (device == Device::Cpu || cuda::is_preferred(device))
         && matches!(x.kind(), Kind::BFloat16 | Kind::Float)
@@ -47,11 +47,11 @@ pub fn takes(x: &Tensor) -> bool {
 
 /// Whether it is faster than libtorch's operations. These take one good pass each way for GELU
 /// in BF16 and for SiLU in FP32.
-pub fn is_fast(curve: Curve, kind: Kind, gated: bool) -> bool {
-    let single = match curve {
-        Curve::Gelu => kind == Kind::Float,
-        Curve::GeluTanh => true,
-        Curve::Silu => kind == Kind::BFloat16,
+pub fn is_fast(activation: Activation, kind: Kind, gated: bool) -> bool {
+    let single = match activation {
+        Activation::Gelu => kind == Kind::Float,
+        Activation::GeluTanh => true,
+        Activation::Silu => kind == Kind::BFloat16,
     };
     gated || single
 }
@@ -59,8 +59,8 @@ pub fn is_fast(curve: Curve, kind: Kind, gated: bool) -> bool {
 /// `f(x)`, or `f(x) · gated`; both of one shape and dtype, which stay.
 ///
 /// # Errors
-/// A tensor that it does not [take](takes), shapes or dtypes that differ.
-pub fn activate(curve: Curve, x: &Tensor, gated: Option<&Tensor>) -> Result<Tensor> {
+/// A tensor that it does not [support](supports), shapes or dtypes that differ.
+pub fn activate(activation: Activation, x: &Tensor, gated: Option<&Tensor>) -> Result<Tensor> {
     if let Some(gated) = gated.filter(|u| u.size() != x.size() || u.kind() != x.kind()) {
         return Err(Error::Shape {
             op: "activation",
@@ -71,11 +71,11 @@ pub fn activate(curve: Curve, x: &Tensor, gated: Option<&Tensor>) -> Result<Tens
     }
     let mut inputs = vec![x];
     inputs.extend(gated);
-    autograd::apply_one(Activate { curve }, &inputs)
+    autograd::apply_one(Activate { activation }, &inputs)
 }
 
 struct Activate {
-    curve: Curve,
+    activation: Activation,
 }
 
 impl Function for Activate {
@@ -87,12 +87,16 @@ impl Function for Activate {
         let inputs: Vec<Tensor> = inputs.iter().map(|input| input.contiguous()).collect();
         if inputs[0].device() != Device::Cpu {
             inputs.iter().for_each(|input| ctx.save(input));
-            return Ok(vec![cuda::activation::forward(self.curve, &inputs[0], inputs.get(1))?]);
+            return Ok(vec![cuda::activation::forward(
+                self.activation,
+                &inputs[0],
+                inputs.get(1),
+            )?]);
         }
         let mut y = inputs[0].f_empty_like().during(self.name())?;
         match y.kind() {
-            Kind::BFloat16 => forward_all::<bf16>(self.curve, &inputs, &mut y)?,
-            _ => forward_all::<f32>(self.curve, &inputs, &mut y)?,
+            Kind::BFloat16 => forward_all::<bf16>(self.activation, &inputs, &mut y)?,
+            _ => forward_all::<f32>(self.activation, &inputs, &mut y)?,
         }
         inputs.iter().for_each(|input| ctx.save(input));
         Ok(vec![y])
@@ -107,14 +111,14 @@ impl Function for Activate {
         let Some(grad) = &grads[0] else { return Ok(inputs.iter().map(|_| None).collect()) };
         let grad = grad.contiguous();
         if grad.device() != Device::Cpu {
-            let (dx, du) = cuda::activation::backward(self.curve, inputs, &grad)?;
+            let (dx, du) = cuda::activation::backward(self.activation, inputs, &grad)?;
             return Ok([Some(dx), du].into_iter().take(inputs.len()).collect());
         }
         let empty = |input: &Tensor| input.f_empty_like().during(self.name());
         let mut results: Vec<Tensor> = inputs.iter().map(empty).collect::<Result<_>>()?;
         match grad.kind() {
-            Kind::BFloat16 => backward_all::<bf16>(self.curve, inputs, &grad, &mut results)?,
-            _ => backward_all::<f32>(self.curve, inputs, &grad, &mut results)?,
+            Kind::BFloat16 => backward_all::<bf16>(self.activation, inputs, &grad, &mut results)?,
+            _ => backward_all::<f32>(self.activation, inputs, &grad, &mut results)?,
         }
         Ok(results.into_iter().map(Some).collect())
     }
@@ -126,7 +130,7 @@ fn part<T>(values: &[T], task: usize) -> &[T] {
     &values[first..values.len().min(first + CHUNK)]
 }
 
-fn forward_all<T: Number>(curve: Curve, inputs: &[Tensor], y: &mut Tensor) -> Result<()> {
+fn forward_all<T: Number>(activation: Activation, inputs: &[Tensor], y: &mut Tensor) -> Result<()> {
     let x: &[T] = slices::read(&inputs[0], "an activation's input")?;
     let gated: Option<&[T]> = match inputs.get(1) {
         Some(gated) => Some(slices::read(gated, "what is gated")?),
@@ -138,13 +142,13 @@ fn forward_all<T: Number>(curve: Curve, inputs: &[Tensor], y: &mut Tensor) -> Re
         let x = part(x, task);
         // SAFETY: each task has a part of its own.
         let y = unsafe { out.part(task * CHUNK, x.len()) };
-        forward_on::<T>(isa, curve, x, gated.map(|gated| part(gated, task)), y);
+        forward_on::<T>(isa, activation, x, gated.map(|gated| part(gated, task)), y);
     });
     Ok(())
 }
 
 fn backward_all<T: Number>(
-    curve: Curve,
+    activation: Activation,
     inputs: &[Tensor],
     grad: &Tensor,
     results: &mut [Tensor],
@@ -174,20 +178,20 @@ fn backward_all<T: Number>(
             let du = du.as_ref().map(|du| du.part(task * CHUNK, x.len()));
             (dx.part(task * CHUNK, x.len()), du)
         };
-        backward_on::<T>(isa, curve, (x, gated, grad), dx, du);
+        backward_on::<T>(isa, activation, (x, gated, grad), dx, du);
     });
     Ok(())
 }
 
 vectorized! {
     /// [`forward`] on `isa`.
-    fn forward_on[T: Number][T](curve: Curve, x: &[T], gated: Option<&[T]>, y: &mut [T]) = forward
+    fn forward_on[T: Number][T](activation: Activation, x: &[T], gated: Option<&[T]>, y: &mut [T]) = forward
 }
 
 #[inline(always)]
-fn forward<V: Lanes, T: Number>(curve: Curve, x: &[T], gated: Option<&[T]>, y: &mut [T]) {
+fn forward<V: Lanes, T: Number>(activation: Activation, x: &[T], gated: Option<&[T]>, y: &mut [T]) {
     let each = |i: usize, x: &[T], y: &mut [T]| {
-        let value = curve.value::<V>(V::read(x)).0;
+        let value = activation.value::<V>(V::read(x)).0;
         match gated {
             Some(gated) => V::read(&gated[i..]).mul(value).write(y),
             None => value.write(y),
@@ -198,7 +202,7 @@ fn forward<V: Lanes, T: Number>(curve: Curve, x: &[T], gated: Option<&[T]>, y: &
         each(i, &x[i..], &mut y[i..]);
     }
     for i in whole..x.len() {
-        let value = curve.value::<V>(V::splat(x[i].widen())).0;
+        let value = activation.value::<V>(V::splat(x[i].widen())).0;
         let factor = gated.map_or(1.0, |gated| gated[i].widen());
         y[i] = T::round(first(value) * factor);
     }
@@ -207,7 +211,7 @@ fn forward<V: Lanes, T: Number>(curve: Curve, x: &[T], gated: Option<&[T]>, y: &
 vectorized! {
     /// [`backward`] on `isa`.
     fn backward_on[T: Number][T](
-        curve: Curve,
+        activation: Activation,
         read: (&[T], Option<&[T]>, &[T]),
         dx: &mut [T],
         du: Option<&mut [T]>,
@@ -216,14 +220,14 @@ vectorized! {
 
 #[inline(always)]
 fn backward<V: Lanes, T: Number>(
-    curve: Curve,
+    activation: Activation,
     (x, gated, grad): (&[T], Option<&[T]>, &[T]),
     dx: &mut [T],
     mut du: Option<&mut [T]>,
 ) {
     let whole = x.len() / LANES * LANES;
     for i in (0..whole).step_by(LANES) {
-        let (value, slope) = curve.value::<V>(V::read(&x[i..]));
+        let (value, slope) = activation.value::<V>(V::read(&x[i..]));
         let mut grad = V::read(&grad[i..]);
         if let (Some(gated), Some(du)) = (gated, du.as_deref_mut()) {
             grad.mul(value).write(&mut du[i..]);
@@ -232,7 +236,7 @@ fn backward<V: Lanes, T: Number>(
         grad.mul(slope).write(&mut dx[i..]);
     }
     for i in whole..x.len() {
-        let (value, slope) = curve.value::<V>(V::splat(x[i].widen()));
+        let (value, slope) = activation.value::<V>(V::splat(x[i].widen()));
         let mut grad = grad[i].widen();
         if let (Some(gated), Some(du)) = (gated, du.as_deref_mut()) {
             du[i] = T::round(grad * first(value));
@@ -250,7 +254,7 @@ fn first<V: Lanes>(value: V) -> f32 {
     all[0]
 }
 
-impl Curve {
+impl Activation {
     /// `f(x)` and `f'(x)`. What is not used costs nothing.
     #[inline(always)]
     fn value<V: Lanes>(self, x: V) -> (V, V) {
@@ -302,11 +306,11 @@ fn normal<V: Lanes>(x: V) -> (V, V) {
 mod tests {
     use super::*;
 
-    fn plain(curve: Curve, x: &Tensor) -> Tensor {
-        match curve {
-            Curve::Gelu => x.gelu("none"),
-            Curve::GeluTanh => x.gelu("tanh"),
-            Curve::Silu => x.silu(),
+    fn plain(activation: Activation, x: &Tensor) -> Tensor {
+        match activation {
+            Activation::Gelu => x.gelu("none"),
+            Activation::GeluTanh => x.gelu("tanh"),
+            Activation::Silu => x.silu(),
         }
     }
 
@@ -320,7 +324,7 @@ mod tests {
     #[test]
     fn equals_the_formulas_in_fp64_at_every_length() {
         bert4rs_tensor_core::random::seed(5);
-        let curves = [Curve::Gelu, Curve::GeluTanh, Curve::Silu];
+        let activations = [Activation::Gelu, Activation::GeluTanh, Activation::Silu];
         for (kind, tolerance) in [(Kind::Float, 2e-5), (Kind::BFloat16, 6e-3)] {
             for count in [0, 1, 15, 16, 17, 1000, 2 * CHUNK as i64 + 5] {
                 let make = |scale: f64| {
@@ -330,11 +334,13 @@ mod tests {
                 let inputs = [make(3.0), make(1.0)];
                 let double = |x: &Tensor| x.detach().to_kind(Kind::Double).set_requires_grad(true);
                 let doubles = inputs.each_ref().map(double);
-                for (curve, gate) in curves.into_iter().flat_map(|c| [(c, false), (c, true)]) {
-                    let name = format!("{curve:?} gate {gate} of {count} {kind:?}");
+                for (activation, gate) in
+                    activations.into_iter().flat_map(|c| [(c, false), (c, true)])
+                {
+                    let name = format!("{activation:?} gate {gate} of {count} {kind:?}");
                     let used = if gate { 2 } else { 1 };
-                    let found = activate(curve, &inputs[0], inputs[1..used].first()).unwrap();
-                    let mut expected = plain(curve, &doubles[0]);
+                    let found = activate(activation, &inputs[0], inputs[1..used].first()).unwrap();
+                    let mut expected = plain(activation, &doubles[0]);
                     if gate {
                         expected *= &doubles[1];
                     }
@@ -358,13 +364,16 @@ mod tests {
     fn every_isa_agrees_and_knows_the_ends() {
         let (inf, nan) = (f32::INFINITY, f32::NAN);
         let x: Vec<f32> = vec![-100.0, -20.0, -5.0, 0.0, 5.0, 20.0, 100.0, inf, nan, 1e30, 0.5];
-        for curve in [Curve::Gelu, Curve::GeluTanh, Curve::Silu] {
+        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Silu] {
             for isa in Isa::available() {
                 let mut y = vec![7f32; x.len()];
-                forward_on::<f32>(isa, curve, &x, None, &mut y);
-                assert!(y[0].abs() < 1e-6 && y[1].abs() < 1e-6, "{curve:?} {isa:?}: {y:?}");
-                assert!((y[6] - 100.0).abs() < 1e-4 && y[7] == inf, "{curve:?} {isa:?}: {y:?}");
-                assert!(y[8].is_nan(), "{curve:?} {isa:?}: {y:?}");
+                forward_on::<f32>(isa, activation, &x, None, &mut y);
+                assert!(y[0].abs() < 1e-6 && y[1].abs() < 1e-6, "{activation:?} {isa:?}: {y:?}");
+                assert!(
+                    (y[6] - 100.0).abs() < 1e-4 && y[7] == inf,
+                    "{activation:?} {isa:?}: {y:?}"
+                );
+                assert!(y[8].is_nan(), "{activation:?} {isa:?}: {y:?}");
             }
         }
     }
@@ -372,6 +381,6 @@ mod tests {
     #[test]
     fn refuses_a_gate_of_another_shape() {
         let x = |count: i64| Tensor::zeros([count], (Kind::Float, Device::Cpu));
-        assert!(activate(Curve::Silu, &x(3), Some(&x(4))).is_err());
+        assert!(activate(Activation::Silu, &x(3), Some(&x(4))).is_err());
     }
 }

@@ -20,7 +20,7 @@ use half::bf16;
 
 use crate::isa::{Isa, multiversioned};
 use crate::slices;
-use crate::weight::{Grad, Master, Single, Split, Store, same_count};
+use crate::weight::{Grad, MasterSlices, ResidualSlices, SingleSlices, WeightSlices, same_count};
 
 pub use crate::weight::Weight;
 
@@ -30,7 +30,7 @@ const CHUNK: usize = 1 << 14;
 /// The numbers of one step that are equal for all values of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct Scalars {
+pub struct AdamwKernelScalars {
     /// Factor on the gradient, from clipping. With 0 a gradient counts as 0 even where it is not
     /// finite.
     pub grad_scale: f32,
@@ -45,12 +45,12 @@ pub struct Scalars {
     /// Added to the root of the second moment.
     pub eps: f32,
     /// `1 - lr * decay`.
-    pub keep: f32,
+    pub decay_factor: f32,
     /// `lr / (1 - beta1^t)`.
     pub step_size: f32,
 }
 
-impl Scalars {
+impl AdamwKernelScalars {
     /// How many they are.
     pub const COUNT: usize = 8;
 
@@ -74,8 +74,8 @@ impl Scalars {
 
 /// One parameter's part in a step. All tensors but `numbers` have as many values as `grad`.
 #[derive(Debug)]
-pub struct Job<'a> {
-    /// The [`Scalars`] of this step, read when the step runs: FP32 `[8]`, on the device of all.
+pub struct ParamUpdate<'a> {
+    /// The [`AdamwKernelScalars`] of this step, read when the step runs: FP32 `[8]`, on the device of all.
     pub numbers: &'a Tensor,
     /// Decay only where update and weight agree in sign.
     pub cautious: bool,
@@ -91,8 +91,8 @@ pub struct Job<'a> {
 
 /// The update of the module's head, over slices of one length.
 #[inline(always)]
-fn update_body<G: Grad, W: Store>(
-    scalars: &Scalars,
+fn update_body<G: Grad, W: WeightSlices>(
+    scalars: &AdamwKernelScalars,
     cautious: bool,
     grad: &[G],
     moment1: &mut [f32],
@@ -107,8 +107,8 @@ fn update_body<G: Grad, W: Store>(
 }
 
 #[inline(always)]
-fn update_values<G: Grad, W: Store, const CAUTIOUS: bool>(
-    scalars: &Scalars,
+fn update_values<G: Grad, W: WeightSlices, const CAUTIOUS: bool>(
+    scalars: &AdamwKernelScalars,
     grad: &[G],
     moment1: &mut [f32],
     moment2: &mut [f32],
@@ -126,15 +126,15 @@ fn update_values<G: Grad, W: Store, const CAUTIOUS: bool>(
         moment2[i] = v;
         let u = m / (v.sqrt() * s.inverse_sqrt_correction2 + s.eps);
         let p = weight.load(i);
-        let keep = if CAUTIOUS && u * p <= 0.0 { 1.0 } else { s.keep };
-        weight.store(i, p * keep - s.step_size * u);
+        let decay_factor = if CAUTIOUS && u * p <= 0.0 { 1.0 } else { s.decay_factor };
+        weight.store(i, p * decay_factor - s.step_size * u);
     }
 }
 
 multiversioned! {
     /// [`update_body`] on `isa`.
-    fn update_on[G: Grad, W: Store][G, W](
-        scalars: &Scalars,
+    fn update_on[G: Grad, W: WeightSlices][G, W](
+        scalars: &AdamwKernelScalars,
         cautious: bool,
         grad: &[G],
         moment1: &mut [f32],
@@ -143,9 +143,9 @@ multiversioned! {
     ) = update_body
 }
 
-/// A job, or a part of one, as slices.
+/// An update, or a part of one, as slices.
 struct Part<'a, G, W> {
-    scalars: Scalars,
+    scalars: AdamwKernelScalars,
     cautious: bool,
     grad: &'a [G],
     moment1: &'a mut [f32],
@@ -158,16 +158,16 @@ trait Runnable: Send {
     fn run(self: Box<Self>, isa: Isa);
 }
 
-impl<G: Grad, W: Store> Runnable for Part<'_, G, W> {
+impl<G: Grad, W: WeightSlices> Runnable for Part<'_, G, W> {
     fn run(mut self: Box<Self>, isa: Isa) {
         let Self { scalars, cautious, grad, moment1, moment2, weight } = &mut *self;
         update_on(isa, scalars, *cautious, grad, moment1, moment2, weight);
     }
 }
 
-type Streams<'a, G> = (Scalars, bool, &'a [G], &'a mut [f32], &'a mut [f32]);
+type Streams<'a, G> = (AdamwKernelScalars, bool, &'a [G], &'a mut [f32], &'a mut [f32]);
 
-impl<'a, G: Grad + 'a, W: Store + 'a> Part<'a, G, W> {
+impl<'a, G: Grad + 'a, W: WeightSlices + 'a> Part<'a, G, W> {
     fn new((scalars, cautious, grad, moment1, moment2): Streams<'a, G>, weight: W) -> Self {
         Self { scalars, cautious, grad, moment1, moment2, weight }
     }
@@ -194,63 +194,64 @@ impl<'a, G: Grad + 'a, W: Store + 'a> Part<'a, G, W> {
     }
 }
 
-fn cut_job<'a>(job: Job<'a>, pieces: &mut Vec<Box<dyn Runnable + 'a>>) -> Result<()> {
-    match job.grad.kind() {
-        Kind::BFloat16 => cut_with::<bf16>(job, pieces),
-        _ => cut_with::<f32>(job, pieces),
+fn cut_update<'a>(update: ParamUpdate<'a>, pieces: &mut Vec<Box<dyn Runnable + 'a>>) -> Result<()> {
+    match update.grad.kind() {
+        Kind::BFloat16 => cut_with::<bf16>(update, pieces),
+        _ => cut_with::<f32>(update, pieces),
     }
 }
 
 fn cut_with<'a, G: Grad + slices::Element>(
-    job: Job<'a>,
+    update: ParamUpdate<'a>,
     pieces: &mut Vec<Box<dyn Runnable + 'a>>,
 ) -> Result<()> {
-    let grad: &[G] = slices::read(job.grad, "a gradient")?;
-    let moment1 = slices::write(job.moment1, "a first moment")?;
-    let moment2 = slices::write(job.moment2, "a second moment")?;
+    let grad: &[G] = slices::read(update.grad, "a gradient")?;
+    let moment1 = slices::write(update.moment1, "a first moment")?;
+    let moment2 = slices::write(update.moment2, "a second moment")?;
     let count = grad.len();
     same_count("AdamW", count, moment1.len(), "first moment")?;
     same_count("AdamW", count, moment2.len(), "second moment")?;
-    let (scalars, cautious) = (Scalars::read(job.numbers)?, job.cautious);
+    let (scalars, cautious) = (AdamwKernelScalars::read(update.numbers)?, update.cautious);
     let part = (scalars, cautious, grad, moment1, moment2);
-    match job.weight {
+    match update.weight {
         Weight::Single(weight) => {
             let weight = slices::write(weight, "a weight")?;
             same_count("AdamW", count, weight.len(), "weight")?;
-            Part::new(part, Single(weight)).cut(pieces);
+            Part::new(part, SingleSlices(weight)).cut(pieces);
         }
         Weight::Master { master, weight } => {
             let master = slices::write(master, "a master weight")?;
             let weight = slices::write(weight, "a weight")?;
             same_count("AdamW", count, master.len(), "master weight")?;
             same_count("AdamW", count, weight.len(), "weight")?;
-            Part::new(part, Master { master, weight }).cut(pieces);
+            Part::new(part, MasterSlices { master, weight }).cut(pieces);
         }
-        Weight::Split { weight, low } => {
+        Weight::Bf16Residual { weight, residual: low } => {
             let weight = slices::write(weight, "a weight")?;
             let low = slices::write(low, "low bits of a weight")?;
             same_count("AdamW", count, weight.len(), "weight")?;
             same_count("AdamW", count, low.len(), "low bits")?;
-            Part::new(part, Split { weight, low }).cut(pieces);
+            Part::new(part, ResidualSlices { weight, low }).cut(pieces);
         }
     }
     Ok(())
 }
 
-/// Checks that no two tensors of `jobs` that are written, or read beside one written, overlap.
-fn check_overlap(jobs: &[Job<'_>]) -> Result<()> {
-    let mut ranges = Vec::with_capacity(5 * jobs.len());
+/// Checks that no two tensors of `updates` that are written, or read beside one written, overlap.
+fn check_overlap(updates: &[ParamUpdate<'_>]) -> Result<()> {
+    let mut ranges = Vec::with_capacity(5 * updates.len());
     let mut add = |tensor: &Tensor| {
         let range = slices::range(tensor);
         ranges.push((range.start, range.end));
     };
-    for job in jobs {
-        add(job.grad);
-        add(job.moment1);
-        add(job.moment2);
-        match &job.weight {
+    for update in updates {
+        add(update.grad);
+        add(update.moment1);
+        add(update.moment2);
+        match &update.weight {
             Weight::Single(weight) => add(weight),
-            Weight::Master { master: other, weight } | Weight::Split { weight, low: other } => {
+            Weight::Master { master: other, weight }
+            | Weight::Bf16Residual { weight, residual: other } => {
                 add(other);
                 add(weight);
             }
@@ -267,26 +268,26 @@ fn check_overlap(jobs: &[Job<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// One AdamW step for all `jobs`, in parallel over values; all are on one device.
+/// One AdamW step for all `updates`, in parallel over values; all are on one device.
 ///
 /// The same bits for any device, thread count and instruction set.
 ///
 /// # Errors
-/// A tensor of another dtype, device, layout or count of values than [`Job`] says, or two that
+/// A tensor of another dtype, device, layout or count of values than [`ParamUpdate`] says, or two that
 /// share memory. Nothing has been changed then.
-pub fn step(jobs: Vec<Job<'_>>) -> Result<()> {
-    step_on(Isa::fastest(), jobs)
+pub fn step(updates: Vec<ParamUpdate<'_>>) -> Result<()> {
+    step_on(Isa::fastest(), updates)
 }
 
 /// [`step`] on an instruction set of [`Isa::available`], for tests.
-pub fn step_on(isa: Isa, jobs: Vec<Job<'_>>) -> Result<()> {
-    check_overlap(&jobs)?;
-    if let Some(device @ Device::Cuda(_)) = jobs.first().map(|job| job.grad.device()) {
-        return crate::cuda::adamw::step(&jobs, device);
+pub fn step_on(isa: Isa, updates: Vec<ParamUpdate<'_>>) -> Result<()> {
+    check_overlap(&updates)?;
+    if let Some(device @ Device::Cuda(_)) = updates.first().map(|update| update.grad.device()) {
+        return crate::cuda::adamw::step(&updates, device);
     }
     let mut pieces = Vec::new();
-    for job in jobs {
-        cut_job(job, &mut pieces)?;
+    for update in updates {
+        cut_update(update, &mut pieces)?;
     }
     parallel::for_each_of(pieces, |piece| piece.run(isa));
     Ok(())
@@ -297,14 +298,14 @@ mod tests {
     use super::*;
     use crate::weight::{join_tensor, split_tensor};
 
-    const SCALARS: Scalars = Scalars {
+    const SCALARS: AdamwKernelScalars = AdamwKernelScalars {
         grad_scale: 0.5,
         one_minus_beta1: 0.1,
         beta2: 0.98,
         one_minus_beta2: 0.02,
         inverse_sqrt_correction2: 3.0,
         eps: 1e-6,
-        keep: 0.999,
+        decay_factor: 0.999,
         step_size: 1e-2,
     };
 
@@ -314,12 +315,12 @@ mod tests {
 
     #[test]
     fn numbers_that_change_nothing_change_nothing() {
-        let still = Scalars {
+        let still = AdamwKernelScalars {
             grad_scale: 0.0,
             one_minus_beta1: 0.0,
             beta2: 1.0,
             one_minus_beta2: 0.0,
-            keep: 1.0,
+            decay_factor: 1.0,
             step_size: 0.0,
             ..SCALARS
         };
@@ -329,7 +330,8 @@ mod tests {
         let mut after = before.each_ref().map(Tensor::copy);
         let [moment1, moment2, weight] = &mut after;
         let weight = Weight::Single(weight);
-        step(vec![Job { numbers, cautious: true, grad, moment1, moment2, weight }]).unwrap();
+        step(vec![ParamUpdate { numbers, cautious: true, grad, moment1, moment2, weight }])
+            .unwrap();
         assert!(before.iter().zip(&after).all(|(before, after)| before.equal(after)));
     }
 
@@ -347,8 +349,8 @@ mod tests {
         let v = number(s.beta2) * v + number(s.one_minus_beta2) * &g * &g;
         let u = &m / (v.sqrt() * number(s.inverse_sqrt_correction2) + number(s.eps));
         let agree = if cautious { (&u * &p).gt(0.0) } else { p.ones_like().gt(0.0) };
-        let keep = (number(s.keep) - 1.0) * agree.to_kind(Kind::Double) + 1.0;
-        let p = p * keep - number(s.step_size) * u;
+        let decay_factor = (number(s.decay_factor) - 1.0) * agree.to_kind(Kind::Double) + 1.0;
+        let p = p * decay_factor - number(s.step_size) * u;
         [m, v, p]
     }
 
@@ -374,8 +376,9 @@ mod tests {
                 let mut found = vec![m.copy(), v.copy(), p.copy()];
                 let [moment1, moment2, weight] = &mut found[..] else { unreachable!() };
                 let (weight, numbers) = (Weight::Single(weight), &numbers());
-                let job = Job { numbers, cautious, grad: &grad, moment1, moment2, weight };
-                step_on(isa, vec![job]).unwrap();
+                let update =
+                    ParamUpdate { numbers, cautious, grad: &grad, moment1, moment2, weight };
+                step_on(isa, vec![update]).unwrap();
                 for (found, expected) in found.iter().zip(&expected) {
                     assert_close(found, expected);
                 }
@@ -392,8 +395,9 @@ mod tests {
         let run = |weight: Weight<'_>| {
             let (mut m, mut v) = (m.copy(), v.copy());
             let (numbers, moment1, moment2) = (&numbers(), &mut m, &mut v);
-            let job = Job { numbers, cautious: false, grad: &grad, moment1, moment2, weight };
-            step(vec![job]).unwrap();
+            let update =
+                ParamUpdate { numbers, cautious: false, grad: &grad, moment1, moment2, weight };
+            step(vec![update]).unwrap();
         };
         let mut single = p.copy();
         run(Weight::Single(&mut single));
@@ -405,7 +409,7 @@ mod tests {
 
         let (mut weight, mut low) = split_tensor(&p).unwrap();
         assert!(join_tensor(&weight, &low).unwrap().equal(&p));
-        run(Weight::Split { weight: &mut weight, low: &mut low });
+        run(Weight::Bf16Residual { weight: &mut weight, residual: &mut low });
         assert!(join_tensor(&weight, &low).unwrap().equal(&single));
         let ulp = (&weight - single.to_kind(Kind::BFloat16)).abs().max();
         assert!(f64::try_from(ulp).unwrap() <= 0.0625, "only ties may round the other way");
@@ -418,8 +422,9 @@ mod tests {
             (random(Kind::Float), random(Kind::Float), random(Kind::Float).transpose(0, 1));
         fn refusal(grad: &Tensor, m: &mut Tensor, v: &mut Tensor, p: &mut Tensor) -> String {
             let (numbers, weight) = (&numbers(), Weight::Single(p));
-            let job = Job { numbers, cautious: false, grad, moment1: m, moment2: v, weight };
-            step(vec![job]).unwrap_err().to_string()
+            let update =
+                ParamUpdate { numbers, cautious: false, grad, moment1: m, moment2: v, weight };
+            step(vec![update]).unwrap_err().to_string()
         }
         let error = refusal(&grad, &mut m, &mut v, &mut p);
         assert!(error.contains("not contiguous"), "{error}");

@@ -30,7 +30,7 @@ const PLACES: usize = 64;
 
 /// Whether [`lookup`] takes a table: FP32 or BF16, `[entries, features]`, on the CPU or on a GPU
 /// where our kernels are preferred.
-pub fn takes(table: &Tensor) -> bool {
+pub fn supports(table: &Tensor) -> bool {
     (table.device() == Device::Cpu || cuda::is_preferred(table.device()))
         && matches!(table.kind(), Kind::BFloat16 | Kind::Float)
         && table.dim() == 2
@@ -41,9 +41,9 @@ pub fn takes(table: &Tensor) -> bool {
 /// `padding` adds nothing to it.
 ///
 /// # Errors
-/// A table that it does not [take](takes), ids of another dtype, an id that is no entry.
+/// A table that it does not [support](supports), ids of another dtype, an id that is no entry.
 pub fn lookup(table: &Tensor, ids: &Tensor, padding: Option<i64>) -> Result<Tensor> {
-    if !takes(table) || ids.kind() != Kind::Int64 {
+    if !supports(table) || ids.kind() != Kind::Int64 {
         return Err(Error::Unsupported {
             what: format!("{OP} of {:?} in a table of {:?}", ids.kind(), table.kind()),
             reason: "it takes I64 and a matrix of FP32 or BF16".into(),

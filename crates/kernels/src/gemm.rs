@@ -24,7 +24,7 @@ use crate::slices;
 
 /// The right operand of a product.
 #[derive(Debug, Clone, Copy)]
-pub enum Right<'a> {
+pub enum Rhs<'a> {
     /// `[k, d, c]`.
     Plain(&'a Tensor),
     /// `[k, c, d]`, to be transposed.
@@ -33,7 +33,7 @@ pub enum Right<'a> {
 
 /// What is known of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum OutputStructure {
     /// Nothing.
     Full,
     /// It is symmetric, and so are what is added to it and a right operand that is plain.
@@ -62,19 +62,19 @@ pub fn product_into(
     out: &mut Tensor,
     alpha: f32,
     a: &Tensor,
-    right: Right<'_>,
+    rhs: Rhs<'_>,
     plus: Option<(f32, &Tensor)>,
-    form: Form,
+    structure: OutputStructure,
 ) -> Result<()> {
     let op = "matrix product";
     let (stack, rows, inner) = a.size3().during(op)?;
-    let (b, cols) = match right {
-        Right::Plain(b) => (b, b.size3().during(op)?.2),
-        Right::Transposed(b) => (b, b.size3().during(op)?.1),
+    let (b, cols) = match rhs {
+        Rhs::Plain(b) => (b, b.size3().during(op)?.2),
+        Rhs::Transposed(b) => (b, b.size3().during(op)?.1),
     };
-    let b_shape = match right {
-        Right::Plain(_) => [stack, inner, cols],
-        Right::Transposed(_) => [stack, cols, inner],
+    let b_shape = match rhs {
+        Rhs::Plain(_) => [stack, inner, cols],
+        Rhs::Transposed(_) => [stack, cols, inner],
     };
     check_shape("right operand", b, b_shape)?;
     if let Some((_, c)) = plus {
@@ -88,7 +88,7 @@ pub fn product_into(
             reason: "an operand shares memory with the result".into(),
         });
     }
-    if form == Form::Symmetric && rows != cols {
+    if structure == OutputStructure::Symmetric && rows != cols {
         let expected = "as many rows as columns".into();
         return Err(Error::Shape {
             op,
@@ -99,7 +99,7 @@ pub fn product_into(
     }
     if let Device::Cuda(_) = a.device() {
         check_cuda(out, a, b, plus.map(|(_, c)| c))?;
-        return crate::cuda::gemm::product_into(out, alpha, a, right, plus, form);
+        return crate::cuda::gemm::product_into(out, alpha, a, rhs, plus, structure);
     }
     if !available(a.kind(), inner) {
         return Err(Error::Unsupported {
@@ -118,7 +118,7 @@ pub fn product_into(
         });
     }
     #[cfg(target_arch = "x86_64")]
-    avx512::run(out, a, right, alpha, plus, form)?;
+    avx512::run(out, a, rhs, alpha, plus, structure)?;
     Ok(())
 }
 
@@ -126,18 +126,18 @@ pub fn product_into(
 pub fn product(
     alpha: f32,
     a: &Tensor,
-    right: Right<'_>,
+    rhs: Rhs<'_>,
     plus: Option<(f32, &Tensor)>,
-    form: Form,
+    structure: OutputStructure,
 ) -> Result<Tensor> {
     let op = "matrix product";
     let (stack, rows, _) = a.size3().during(op)?;
-    let cols = match right {
-        Right::Plain(b) => b.size3().during(op)?.2,
-        Right::Transposed(b) => b.size3().during(op)?.1,
+    let cols = match rhs {
+        Rhs::Plain(b) => b.size3().during(op)?.2,
+        Rhs::Transposed(b) => b.size3().during(op)?.1,
     };
     let mut out = Tensor::f_empty([stack, rows, cols], (a.kind(), a.device())).during(op)?;
-    product_into(&mut out, alpha, a, right, plus, form)?;
+    product_into(&mut out, alpha, a, rhs, plus, structure)?;
     Ok(out)
 }
 
@@ -192,11 +192,11 @@ mod tests {
                 let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
                 let expected = double(&a).bmm(&double(&b)) * 0.5 + double(&c) * 2.0;
                 let plus = Some((2.0, &c));
-                let found = product(0.5, &a, Right::Plain(&b), plus, Form::Full).unwrap();
+                let found = product(0.5, &a, Rhs::Plain(&b), plus, OutputStructure::Full).unwrap();
                 assert_close(&found, &expected, kind);
                 let transposed = b.transpose(1, 2).contiguous();
-                let right = Right::Transposed(&transposed);
-                let found = product(0.5, &a, right, plus, Form::Full).unwrap();
+                let rhs = Rhs::Transposed(&transposed);
+                let found = product(0.5, &a, rhs, plus, OutputStructure::Full).unwrap();
                 assert_close(&found, &expected, kind);
             }
         }
@@ -214,8 +214,9 @@ mod tests {
                 let c = (&c + c.transpose(1, 2)).to_kind(kind).contiguous();
                 let double = x.to_kind(Kind::Double);
                 let expected = double.bmm(&double.transpose(1, 2)) * 0.5 - c.to_kind(Kind::Double);
-                let right = Right::Transposed(&x);
-                let found = product(0.5, &x, right, Some((-1.0, &c)), Form::Symmetric).unwrap();
+                let rhs = Rhs::Transposed(&x);
+                let found =
+                    product(0.5, &x, rhs, Some((-1.0, &c)), OutputStructure::Symmetric).unwrap();
                 assert_close(&found, &expected, kind);
                 assert!(found.equal(&found.transpose(1, 2)));
             }
@@ -230,24 +231,24 @@ mod tests {
         let x = random([2, 50, 34], Kind::BFloat16);
         let double = x.to_kind(Kind::Double);
         let expected = double.bmm(&double.transpose(1, 2));
-        for form in [Form::Full, Form::Symmetric] {
+        for structure in [OutputStructure::Full, OutputStructure::Symmetric] {
             let mut found = Tensor::empty([2, 50, 50], (Kind::Float, Device::Cpu));
-            product_into(&mut found, 1.0, &x, Right::Transposed(&x), None, form).unwrap();
+            product_into(&mut found, 1.0, &x, Rhs::Transposed(&x), None, structure).unwrap();
             assert_close(&found, &expected, Kind::Float);
         }
         let mut double = Tensor::empty([2, 50, 50], (Kind::Double, Device::Cpu));
-        let right = Right::Transposed(&x);
-        assert!(product_into(&mut double, 1.0, &x, right, None, Form::Full).is_err());
+        let rhs = Rhs::Transposed(&x);
+        assert!(product_into(&mut double, 1.0, &x, rhs, None, OutputStructure::Full).is_err());
     }
 
     #[test]
     fn refuses_shapes_that_do_not_fit() {
         let a = random([1, 4, 6], Kind::Float);
         let b = random([1, 5, 6], Kind::Float);
-        assert!(product(1.0, &a, Right::Plain(&b), None, Form::Full).is_err());
-        assert!(product(1.0, &a, Right::Transposed(&b), None, Form::Symmetric).is_err());
+        assert!(product(1.0, &a, Rhs::Plain(&b), None, OutputStructure::Full).is_err());
+        assert!(product(1.0, &a, Rhs::Transposed(&b), None, OutputStructure::Symmetric).is_err());
         let double = a.to_kind(Kind::Double);
         let b = b.to_kind(Kind::Double);
-        assert!(product(1.0, &double, Right::Transposed(&b), None, Form::Full).is_err());
+        assert!(product(1.0, &double, Rhs::Transposed(&b), None, OutputStructure::Full).is_err());
     }
 }

@@ -11,9 +11,9 @@
 //! | [`fp8`] | numbers of 8 bits: casts, products, a linear map |
 //! | [`gemm`] | stacked matrix products, symmetric ones at half the cost |
 //! | [`muon`] | what Muon does before and after its products |
-//! | [`normalize`] | layer norm and RMS norm, with the sum before them |
-//! | [`norm`] | sum of squares of many tensors |
+//! | [`norm`] | layer norm and RMS norm, with the sum before them |
 //! | [`rotary`] | rotary positions of heads, with the norm of each before them |
+//! | [`sum_of_squares`] | sums of squares, for norms of gradients |
 //! | [`weight`] | the forms in which an exact weight is kept |
 //! | [`isa`] | which instruction set a kernel runs on |
 //!
@@ -36,11 +36,11 @@ pub mod isa;
 mod lanes;
 pub mod muon;
 pub mod norm;
-pub mod normalize;
 mod number;
 mod pack;
 pub mod rotary;
 mod slices;
+pub mod sum_of_squares;
 mod tail;
 #[cfg(test)]
 mod threads;

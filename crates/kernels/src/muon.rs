@@ -3,11 +3,11 @@
 //! With gradient `g`, momentum `m` and exact weight `p`, all FP32 in registers:
 //!
 //! ```text
-//! m = m + (1 - mu) (s g - m)                       gather, first pass
+//! m = m + (1 - mu) (s g - m)                       momentum_update, first pass
 //! u = (1 - mu) s g + mu m     Nesterov, else m
-//! x = u / max(factor ‖u‖, tiny)                    gather, second pass
+//! x = u / max(factor ‖u‖, tiny)                    momentum_update, second pass
 //! o = polar factor of x                            crate::gemm
-//! p = p keep - step row[r] col[c] o                apply
+//! p = p decay_factor - step row[r] col[c] o        apply_update
 //! ```
 //!
 //! `x` and `o` lie transposed in memory where a matrix is higher than wide. Of `o`, NorMuon needs
@@ -25,19 +25,22 @@ use half::bf16;
 
 use crate::isa::{Isa, multiversioned};
 use crate::slices::{self, Element};
-use crate::weight::{Grad, Master, Single, Split, Store, Weight, round_to_bf16, same_count};
+use crate::weight::{
+    Grad, MasterSlices, ResidualSlices, SingleSlices, Weight, WeightSlices, round_to_bf16,
+    same_count,
+};
 
 const OP: &str = "Muon";
 /// Values a task takes at a time where the order in memory does not matter.
 const CHUNK: usize = 1 << 14;
-/// Side of the squares in which a matrix is transposed, and rows of a task of [`apply`].
+/// Side of the squares in which a matrix is transposed, and rows of a task of [`apply_update`].
 const TILE: usize = 32;
 /// Independent sums, so that a loop becomes vector additions.
 const LANES: usize = 16;
 
 /// The numbers of one step that are equal for all matrices.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Scalars {
+pub struct MuonKernelScalars {
     /// `1 - mu`, of the momentum `mu`.
     pub one_minus_momentum: f32,
     /// Factor on the gradient, `s`. With 0 a gradient counts as 0 even where it is not finite.
@@ -45,23 +48,23 @@ pub struct Scalars {
     /// Learning rate.
     pub lr: f32,
     /// `1 - lr * decay`.
-    pub keep: f32,
+    pub decay_factor: f32,
 }
 
-impl Scalars {
+impl MuonKernelScalars {
     /// How many they are.
     pub const COUNT: usize = 4;
 
     /// As a tensor holds them: FP32 `[4]`, in the order of the fields.
     pub fn to_array(self) -> [f32; Self::COUNT] {
-        [self.one_minus_momentum, self.grad_scale, self.lr, self.keep]
+        [self.one_minus_momentum, self.grad_scale, self.lr, self.decay_factor]
     }
 
     /// What a tensor on the CPU holds.
     fn read(numbers: &Tensor) -> Result<Self> {
         match *slices::read::<f32>(numbers, "the numbers of a step")? {
-            [one_minus_momentum, grad_scale, lr, keep] => {
-                Ok(Self { one_minus_momentum, grad_scale, lr, keep })
+            [one_minus_momentum, grad_scale, lr, decay_factor] => {
+                Ok(Self { one_minus_momentum, grad_scale, lr, decay_factor })
             }
             _ => Err(Error::Shape {
                 op: OP,
@@ -73,10 +76,10 @@ impl Scalars {
     }
 }
 
-/// How [`gather`] blends.
+/// How [`momentum_update`] blends.
 #[derive(Debug, Clone, Copy)]
-pub struct Blend<'a> {
-    /// The [`Scalars`] of this step, read when it runs: FP32 `[4]`, on the device of all.
+pub struct MomentumArgs<'a> {
+    /// The [`MuonKernelScalars`] of this step, read when it runs: FP32 `[4]`, on the device of all.
     pub numbers: &'a Tensor,
     /// Look ahead by one step of momentum.
     pub nesterov: bool,
@@ -84,9 +87,9 @@ pub struct Blend<'a> {
     pub norm_factor: f64,
 }
 
-/// [`Blend`] with its numbers at hand.
+/// [`MomentumArgs`] with its numbers at hand.
 #[derive(Clone, Copy)]
-struct Mix {
+struct Momentum {
     one_minus_momentum: f32,
     grad_scale: f32,
     nesterov: bool,
@@ -112,7 +115,7 @@ impl Number for bf16 {
 }
 
 /// Whether a matrix of this shape lies transposed in a stack.
-fn is_turned(rows: usize, cols: usize) -> bool {
+fn is_transposed(rows: usize, cols: usize) -> bool {
     rows > cols
 }
 
@@ -125,69 +128,70 @@ fn is_turned(rows: usize, cols: usize) -> bool {
 ///
 /// # Errors
 /// Other shapes, dtypes, devices or layouts, or two that share memory; nothing is changed then.
-pub fn gather(
-    blend: &Blend<'_>,
+pub fn momentum_update(
+    args: &MomentumArgs<'_>,
     grad: &Tensor,
     momentum: &mut Tensor,
     x_nm: &mut Tensor,
 ) -> Result<()> {
     if let Device::Cuda(_) = grad.device() {
-        let (rows, cols) = check_gather(grad, momentum, x_nm)?;
-        return crate::cuda::muon::gather(blend, grad, momentum, x_nm, (rows, cols));
+        let (rows, cols) = check_momentum(grad, momentum, x_nm)?;
+        return crate::cuda::muon::momentum_update(args, grad, momentum, x_nm, (rows, cols));
     }
     match (grad.kind(), x_nm.kind()) {
-        (Kind::BFloat16, Kind::BFloat16) => gather_with::<bf16, bf16>(blend, grad, momentum, x_nm),
-        (Kind::BFloat16, _) => gather_with::<bf16, f32>(blend, grad, momentum, x_nm),
-        (_, Kind::BFloat16) => gather_with::<f32, bf16>(blend, grad, momentum, x_nm),
-        _ => gather_with::<f32, f32>(blend, grad, momentum, x_nm),
+        (Kind::BFloat16, Kind::BFloat16) => momentum_with::<bf16, bf16>(args, grad, momentum, x_nm),
+        (Kind::BFloat16, _) => momentum_with::<bf16, f32>(args, grad, momentum, x_nm),
+        (_, Kind::BFloat16) => momentum_with::<f32, bf16>(args, grad, momentum, x_nm),
+        _ => momentum_with::<f32, f32>(args, grad, momentum, x_nm),
     }
 }
 
 /// The sides of `grad`, if the others fit.
-fn check_gather(grad: &Tensor, momentum: &Tensor, x_nm: &Tensor) -> Result<(usize, usize)> {
+fn check_momentum(grad: &Tensor, momentum: &Tensor, x_nm: &Tensor) -> Result<(usize, usize)> {
     let (rows, cols) = shape(grad)?;
     refuse_sharing(&[grad, momentum, x_nm])?;
     same_shape("momentum", momentum, [rows, cols])?;
-    let turned = is_turned(rows, cols);
-    same_shape("update", x_nm, if turned { [cols, rows] } else { [rows, cols] })?;
+    let transposed = is_transposed(rows, cols);
+    same_shape("update", x_nm, if transposed { [cols, rows] } else { [rows, cols] })?;
     Ok((rows, cols))
 }
 
-fn gather_with<G: Grad + Element, O: Number>(
-    blend: &Blend<'_>,
+fn momentum_with<G: Grad + Element, O: Number>(
+    args: &MomentumArgs<'_>,
     grad: &Tensor,
     momentum: &mut Tensor,
     x_nm: &mut Tensor,
 ) -> Result<()> {
-    let (rows, cols) = check_gather(grad, momentum, x_nm)?;
-    let turned = is_turned(rows, cols);
+    let (rows, cols) = check_momentum(grad, momentum, x_nm)?;
+    let transposed = is_transposed(rows, cols);
     let grad: &[G] = slices::read(grad, "a gradient")?;
     let momentum: &mut [f32] = slices::write(momentum, "a momentum")?;
     let x: &mut [O] = slices::write(x_nm, "an update")?;
-    let Scalars { one_minus_momentum, grad_scale, .. } = Scalars::read(blend.numbers)?;
-    let (isa, norm_factor) = (Isa::fastest(), blend.norm_factor);
-    let blend = &Mix { one_minus_momentum, grad_scale, nesterov: blend.nesterov };
+    let MuonKernelScalars { one_minus_momentum, grad_scale, .. } =
+        MuonKernelScalars::read(args.numbers)?;
+    let (isa, norm_factor) = (Isa::fastest(), args.norm_factor);
+    let args = &Momentum { one_minus_momentum, grad_scale, nesterov: args.nesterov };
     // Summed in order, so that the result does not depend on the threads.
     let chunks = momentum.chunks_mut(CHUNK).zip(grad.chunks(CHUNK)).collect();
-    let sums = parallel::map_of(chunks, |(m, g)| move_momentum(isa, blend, g, m));
+    let sums = parallel::map_of(chunks, |(m, g)| move_momentum(isa, args, g, m));
     let norm = sums.iter().sum::<f64>().sqrt() * norm_factor;
     let inverse = (1.0 / norm.max(f64::from(f32::MIN_POSITIVE))) as f32;
     let momentum = &*momentum;
-    if turned {
+    if transposed {
         let bands = x.chunks_mut(TILE * rows).enumerate().collect();
         parallel::for_each_of(bands, |(band, x)| {
-            let from = Turned { grad, momentum, rows, cols, col: band * TILE };
-            write_turned(isa, blend, inverse, &from, x);
+            let from = TransposedBand { grad, momentum, rows, cols, col: band * TILE };
+            write_transposed(isa, args, inverse, &from, x);
         });
     } else {
         let from = momentum.chunks(CHUNK).zip(grad.chunks(CHUNK));
         let chunks = x.chunks_mut(CHUNK).zip(from).collect();
-        parallel::for_each_of(chunks, |(x, (m, g))| write_update(isa, blend, inverse, g, m, x));
+        parallel::for_each_of(chunks, |(x, (m, g))| write_update(isa, args, inverse, g, m, x));
     }
     Ok(())
 }
 
-impl Mix {
+impl Momentum {
     /// A gradient's value, scaled.
     #[inline(always)]
     fn scaled(&self, g: f32) -> f32 {
@@ -202,15 +206,15 @@ impl Mix {
 }
 
 #[inline(always)]
-fn move_momentum_body<G: Grad>(blend: &Mix, grad: &[G], momentum: &mut [f32]) -> f64 {
-    let blend = *blend;
+fn move_momentum_body<G: Grad>(args: &Momentum, grad: &[G], momentum: &mut [f32]) -> f64 {
+    let args = *args;
     let mut total = 0.0;
     // Sums of few squares at a time, so that FP32 lanes hold them to their last bits.
     for (grad, momentum) in grad.chunks(CHUNK / 16).zip(momentum.chunks_mut(CHUNK / 16)) {
         let mut sums = [0f64; LANES];
         let mut add = |lane: usize, g: G, m: &mut f32| {
-            *m += blend.one_minus_momentum * (blend.scaled(g.widen()) - *m);
-            let u = f64::from(blend.update(g.widen(), *m));
+            *m += args.one_minus_momentum * (args.scaled(g.widen()) - *m);
+            let u = f64::from(args.update(g.widen(), *m));
             sums[lane] += u * u;
         };
         for (grad, momentum) in grad.chunks(LANES).zip(momentum.chunks_mut(LANES)) {
@@ -225,33 +229,33 @@ fn move_momentum_body<G: Grad>(blend: &Mix, grad: &[G], momentum: &mut [f32]) ->
 
 multiversioned! {
     /// Moves the momentum; returns the sum of squares of the update.
-    fn move_momentum[G: Grad][G](blend: &Mix, grad: &[G], momentum: &mut [f32]) -> f64
+    fn move_momentum[G: Grad][G](args: &Momentum, grad: &[G], momentum: &mut [f32]) -> f64
         = move_momentum_body
 }
 
 #[inline(always)]
 fn write_update_body<G: Grad, O: Number>(
-    blend: &Mix,
+    args: &Momentum,
     inverse: f32,
     grad: &[G],
     momentum: &[f32],
     x: &mut [O],
 ) {
-    let blend = *blend;
+    let args = *args;
     for ((x, &g), &m) in x.iter_mut().zip(grad).zip(momentum) {
-        *x = O::round(blend.update(g.widen(), m) * inverse);
+        *x = O::round(args.update(g.widen(), m) * inverse);
     }
 }
 
 multiversioned! {
     /// Writes the update, scaled.
     fn write_update[G: Grad, O: Number][G, O](
-        blend: &Mix, inverse: f32, grad: &[G], momentum: &[f32], x: &mut [O],
+        args: &Momentum, inverse: f32, grad: &[G], momentum: &[f32], x: &mut [O],
     ) = write_update_body
 }
 
 /// A matrix of which a band of columns, from `col` on, is written as rows.
-struct Turned<'a, G> {
+struct TransposedBand<'a, G> {
     grad: &'a [G],
     momentum: &'a [f32],
     rows: usize,
@@ -260,13 +264,13 @@ struct Turned<'a, G> {
 }
 
 #[inline(always)]
-fn write_turned_body<G: Grad, O: Number>(
-    blend: &Mix,
+fn write_transposed_body<G: Grad, O: Number>(
+    args: &Momentum,
     inverse: f32,
-    from: &Turned<'_, G>,
+    from: &TransposedBand<'_, G>,
     x: &mut [O],
 ) {
-    let blend = *blend;
+    let args = *args;
     let width = TILE.min(from.cols - from.col);
     let mut tile = [[0f32; TILE]; TILE];
     for row in (0..from.rows).step_by(TILE) {
@@ -275,7 +279,7 @@ fn write_turned_body<G: Grad, O: Number>(
             let start = (row + i) * from.cols + from.col;
             let values = from.grad[start..][..width].iter().zip(&from.momentum[start..][..width]);
             for (value, (&g, &m)) in tile.iter_mut().zip(values) {
-                *value = blend.update(g.widen(), m) * inverse;
+                *value = args.update(g.widen(), m) * inverse;
             }
         }
         for (j, x) in x.chunks_mut(from.rows).enumerate().take(width) {
@@ -288,9 +292,9 @@ fn write_turned_body<G: Grad, O: Number>(
 
 multiversioned! {
     /// Writes a band of the transposed update, scaled.
-    fn write_turned[G: Grad, O: Number][G, O](
-        blend: &Mix, inverse: f32, from: &Turned<'_, G>, x: &mut [O],
-    ) = write_turned_body
+    fn write_transposed[G: Grad, O: Number][G, O](
+        args: &Momentum, inverse: f32, from: &TransposedBand<'_, G>, x: &mut [O],
+    ) = write_transposed_body
 }
 
 /// Sums of squares of `o_rc`'s rows, one each, or with `of_columns` of its columns. FP32 or BF16,
@@ -362,10 +366,10 @@ multiversioned! {
     fn add_squares[O: Number][O](row: &[O], sums: &mut [f32]) = add_squares_body
 }
 
-/// How [`apply`] moves a weight.
+/// How [`apply_update`] moves a weight.
 #[derive(Debug, Clone, Copy)]
-pub struct Move<'a> {
-    /// The [`Scalars`] of this step, read when it runs: FP32 `[4]`, on the device of all.
+pub struct UpdateArgs<'a> {
+    /// The [`MuonKernelScalars`] of this step, read when it runs: FP32 `[4]`, on the device of all.
     pub numbers: &'a Tensor,
     /// The factor of the matrix's shape: `step = lr * factor`.
     pub factor: f32,
@@ -377,25 +381,25 @@ pub struct Move<'a> {
     pub cautious: bool,
 }
 
-/// [`Move`] with its numbers at hand.
-struct Factors<'a> {
+/// [`UpdateArgs`] with its numbers at hand.
+struct UpdateFactors<'a> {
     row: &'a [f32],
     col: &'a [f32],
     step: f32,
-    keep: f32,
+    decay_factor: f32,
     cautious: bool,
 }
 
-/// `p = p keep - step row[r] col[c] o`, and the working weight written beside it. `weight` is
+/// `p = p decay_factor - step row[r] col[c] o`, and the working weight written beside it. `weight` is
 /// `[rows, cols]`, `o_nm` the same, or transposed if there are more rows than columns; FP32 or
 /// BF16, dense. The same bits for any thread count.
 ///
 /// # Errors
 /// Other shapes, dtypes, devices or layouts, or two that share memory; nothing is changed then.
-pub fn apply(numbers: &Move<'_>, o_nm: &Tensor, weight: Weight<'_>) -> Result<()> {
+pub fn apply_update(numbers: &UpdateArgs<'_>, o_nm: &Tensor, weight: Weight<'_>) -> Result<()> {
     if let Device::Cuda(_) = o_nm.device() {
-        let sides = check_apply(numbers, o_nm, &weight)?;
-        return crate::cuda::muon::apply(numbers, o_nm, &weight, sides);
+        let sides = check_update(numbers, o_nm, &weight)?;
+        return crate::cuda::muon::apply_update(numbers, o_nm, &weight, sides);
     }
     match o_nm.kind() {
         Kind::BFloat16 => apply_with::<bf16>(numbers, o_nm, weight),
@@ -404,18 +408,23 @@ pub fn apply(numbers: &Move<'_>, o_nm: &Tensor, weight: Weight<'_>) -> Result<()
 }
 
 /// The weight's sides, if all fit it.
-fn check_apply(numbers: &Move<'_>, o_nm: &Tensor, weight: &Weight<'_>) -> Result<(usize, usize)> {
+fn check_update(
+    numbers: &UpdateArgs<'_>,
+    o_nm: &Tensor,
+    weight: &Weight<'_>,
+) -> Result<(usize, usize)> {
     let (rows, cols) = match weight {
         Weight::Single(weight) => {
             refuse_sharing(&[o_nm, weight])?;
             shape(weight)?
         }
-        Weight::Master { master: other, weight } | Weight::Split { weight, low: other } => {
+        Weight::Master { master: other, weight }
+        | Weight::Bf16Residual { weight, residual: other } => {
             refuse_sharing(&[o_nm, other, weight])?;
             shape(weight)?
         }
     };
-    let expected = if is_turned(rows, cols) { [cols, rows] } else { [rows, cols] };
+    let expected = if is_transposed(rows, cols) { [cols, rows] } else { [rows, cols] };
     same_shape("polar factor", o_nm, expected)?;
     for (factors, count) in [(numbers.row, rows), (numbers.col, cols)] {
         if let Some(factors) = factors {
@@ -425,9 +434,13 @@ fn check_apply(numbers: &Move<'_>, o_nm: &Tensor, weight: &Weight<'_>) -> Result
     Ok((rows, cols))
 }
 
-fn apply_with<O: Number>(numbers: &Move<'_>, o_nm: &Tensor, weight: Weight<'_>) -> Result<()> {
-    let (rows, cols) = check_apply(numbers, o_nm, &weight)?;
-    let Scalars { lr, keep, .. } = Scalars::read(numbers.numbers)?;
+fn apply_with<O: Number>(
+    numbers: &UpdateArgs<'_>,
+    o_nm: &Tensor,
+    weight: Weight<'_>,
+) -> Result<()> {
+    let (rows, cols) = check_update(numbers, o_nm, &weight)?;
+    let MuonKernelScalars { lr, decay_factor, .. } = MuonKernelScalars::read(numbers.numbers)?;
     let ones = vec![1.0; rows.max(cols)];
     let side = |factors: Option<_>, count: usize| match factors {
         None => Ok(&ones[..count]),
@@ -435,34 +448,34 @@ fn apply_with<O: Number>(numbers: &Move<'_>, o_nm: &Tensor, weight: Weight<'_>) 
     };
     let (row, col) = (side(numbers.row, rows)?, side(numbers.col, cols)?);
     let (step, cautious) = (lr * numbers.factor, numbers.cautious);
-    let numbers = &Factors { row, col, step, keep, cautious };
+    let numbers = &UpdateFactors { row, col, step, decay_factor, cautious };
     let o: &[O] = slices::read(o_nm, "a polar factor")?;
     let count = rows * cols;
     match weight {
         Weight::Single(weight) => {
             let weight = slices::write(weight, "a weight")?;
             same_count(OP, count, weight.len(), "weight")?;
-            apply_to(numbers, o, Single(weight));
+            apply_to(numbers, o, SingleSlices(weight));
         }
         Weight::Master { master, weight } => {
             let master = slices::write(master, "a master weight")?;
             let weight = slices::write(weight, "a weight")?;
             same_count(OP, count, master.len(), "master weight")?;
             same_count(OP, count, weight.len(), "weight")?;
-            apply_to(numbers, o, Master { master, weight });
+            apply_to(numbers, o, MasterSlices { master, weight });
         }
-        Weight::Split { weight, low } => {
+        Weight::Bf16Residual { weight, residual: low } => {
             let weight = slices::write(weight, "a weight")?;
             let low = slices::write(low, "low bits of a weight")?;
             same_count(OP, count, weight.len(), "weight")?;
             same_count(OP, count, low.len(), "low bits")?;
-            apply_to(numbers, o, Split { weight, low });
+            apply_to(numbers, o, ResidualSlices { weight, low });
         }
     }
     Ok(())
 }
 
-fn apply_to<O: Number, W: Store>(numbers: &Factors<'_>, o: &[O], mut weight: W) {
+fn apply_to<O: Number, W: WeightSlices>(numbers: &UpdateFactors<'_>, o: &[O], mut weight: W) {
     let (rows, cols) = (numbers.row.len(), numbers.col.len());
     let isa = Isa::fastest();
     let mut bands = Vec::with_capacity(rows.div_ceil(TILE));
@@ -472,8 +485,8 @@ fn apply_to<O: Number, W: Store>(numbers: &Factors<'_>, o: &[O], mut weight: W) 
         weight = rest;
     }
     parallel::for_each_of(bands, |(row, mut band)| {
-        if is_turned(rows, cols) {
-            apply_turned(isa, numbers, o, row, &mut band);
+        if is_transposed(rows, cols) {
+            apply_transposed(isa, numbers, o, row, &mut band);
         } else {
             apply_straight(isa, numbers, o, row, &mut band);
         }
@@ -482,8 +495,8 @@ fn apply_to<O: Number, W: Store>(numbers: &Factors<'_>, o: &[O], mut weight: W) 
 
 /// One row of a band: `values` are its part of `o`, from `col` on.
 #[inline(always)]
-fn apply_row<W: Store, const CAUTIOUS: bool>(
-    numbers: &Factors<'_>,
+fn apply_row<W: WeightSlices, const CAUTIOUS: bool>(
+    numbers: &UpdateFactors<'_>,
     at: (usize, usize, usize),
     values: impl Iterator<Item = f32>,
     band: &mut W,
@@ -493,14 +506,14 @@ fn apply_row<W: Store, const CAUTIOUS: bool>(
     for (i, (o, column)) in values.zip(&numbers.col[col..]).enumerate() {
         let u = factor * column * o;
         let p = band.load(start + i);
-        let keep = if CAUTIOUS && u * p < 0.0 { 1.0 } else { numbers.keep };
-        band.store(start + i, p * keep - u);
+        let decay_factor = if CAUTIOUS && u * p < 0.0 { 1.0 } else { numbers.decay_factor };
+        band.store(start + i, p * decay_factor - u);
     }
 }
 
 #[inline(always)]
-fn apply_straight_body<O: Number, W: Store>(
-    numbers: &Factors<'_>,
+fn apply_straight_body<O: Number, W: WeightSlices>(
+    numbers: &UpdateFactors<'_>,
     o: &[O],
     first: usize,
     band: &mut W,
@@ -520,14 +533,14 @@ fn apply_straight_body<O: Number, W: Store>(
 
 multiversioned! {
     /// Applies a band of rows of a factor that lies as the weight does.
-    fn apply_straight[O: Number, W: Store][O, W](
-        numbers: &Factors<'_>, o: &[O], first: usize, band: &mut W,
+    fn apply_straight[O: Number, W: WeightSlices][O, W](
+        numbers: &UpdateFactors<'_>, o: &[O], first: usize, band: &mut W,
     ) = apply_straight_body
 }
 
 #[inline(always)]
-fn apply_turned_body<O: Number, W: Store>(
-    numbers: &Factors<'_>,
+fn apply_transposed_body<O: Number, W: WeightSlices>(
+    numbers: &UpdateFactors<'_>,
     o: &[O],
     first: usize,
     band: &mut W,
@@ -557,9 +570,9 @@ fn apply_turned_body<O: Number, W: Store>(
 
 multiversioned! {
     /// Applies a band of rows of a factor that lies transposed.
-    fn apply_turned[O: Number, W: Store][O, W](
-        numbers: &Factors<'_>, o: &[O], first: usize, band: &mut W,
-    ) = apply_turned_body
+    fn apply_transposed[O: Number, W: WeightSlices][O, W](
+        numbers: &UpdateFactors<'_>, o: &[O], first: usize, band: &mut W,
+    ) = apply_transposed_body
 }
 
 fn shape(matrix: &Tensor) -> Result<(usize, usize)> {
@@ -601,7 +614,8 @@ mod tests {
     const SHAPES: [(i64, i64); 6] = [(1, 1), (3, 70), (70, 3), (64, 64), (100, 37), (37, 100)];
 
     fn numbers(one_minus_momentum: f32, grad_scale: f32) -> Tensor {
-        let scalars = Scalars { one_minus_momentum, grad_scale, lr: 2.0, keep: 0.9 };
+        let scalars =
+            MuonKernelScalars { one_minus_momentum, grad_scale, lr: 2.0, decay_factor: 0.9 };
         Tensor::from_slice(&scalars.to_array())
     }
 
@@ -609,10 +623,10 @@ mod tests {
     fn a_factor_of_0_hides_what_is_not_finite() {
         let numbers = &numbers(0.0, 0.0);
         for nesterov in [false, true] {
-            let blend = Blend { numbers, nesterov, norm_factor: 1.0 };
+            let args = MomentumArgs { numbers, nesterov, norm_factor: 1.0 };
             let (g, m) = (random(20, 30, Kind::Float) * f64::NAN, random(20, 30, Kind::Float));
             let (mut moved, mut x) = (m.copy(), m.zeros_like());
-            gather(&blend, &g, &mut moved, &mut x).unwrap();
+            momentum_update(&args, &g, &mut moved, &mut x).unwrap();
             let norm = f64::try_from(double(&x).norm()).unwrap();
             assert!(moved.equal(&m) && (norm - 1.0).abs() < 1e-5, "{norm}");
         }
@@ -648,7 +662,7 @@ mod tests {
                 .flat_map(|(grad, kind)| [true, false].map(|nesterov| (grad, kind, nesterov)))
             {
                 let numbers = &numbers(0.1, 0.5);
-                let blend = Blend { numbers, nesterov, norm_factor: 1.02 };
+                let args = MomentumArgs { numbers, nesterov, norm_factor: 1.02 };
                 let g = random(rows, cols, grad_kind);
                 let mut m = random(rows, cols, Kind::Float);
                 let scaled = double(&g) * 0.5;
@@ -660,7 +674,7 @@ mod tests {
                 };
                 let expected = stacked(&(&u / (u.norm() * 1.02)));
                 let mut x = Tensor::zeros(expected.size(), (kind, Device::Cpu));
-                gather(&blend, &g, &mut m, &mut x).unwrap();
+                momentum_update(&args, &g, &mut m, &mut x).unwrap();
                 let what = format!("{rows}x{cols} {grad_kind:?} {kind:?}");
                 assert_close(&m, &moved, 1e-6, &what);
                 assert_close(&x, &expected, if kind == Kind::Float { 1e-6 } else { 5e-3 }, &what);
@@ -671,11 +685,11 @@ mod tests {
     #[test]
     fn zero_and_extreme_updates_stay_finite() {
         let numbers = &numbers(0.05, 1.0);
-        let blend = Blend { numbers, nesterov: true, norm_factor: 1.0 };
+        let args = MomentumArgs { numbers, nesterov: true, norm_factor: 1.0 };
         for scale in [0.0, 1e-30, 1e30] {
             let g = random(20, 30, Kind::Float) * scale;
             let (mut m, mut x) = (g.zeros_like(), g.zeros_like());
-            gather(&blend, &g, &mut m, &mut x).unwrap();
+            momentum_update(&args, &g, &mut m, &mut x).unwrap();
             let norm = f64::try_from(double(&x).norm()).unwrap();
             let expected = if scale == 0.0 { 0.0 } else { 1.0 };
             assert!((norm - expected).abs() < 1e-5, "{scale}: {norm}");
@@ -706,22 +720,27 @@ mod tests {
                 let u = double(&o) * double(&row) * double(&col) * 0.5;
                 let agree =
                     if cautious { (&u * double(&p)).ge(0.0) } else { p.ones_like().ge(0.0) };
-                let keep = double(&agree) * (f64::from(0.9f32) - 1.0) + 1.0;
-                let expected = double(&p) * keep - u;
+                let decay_factor = double(&agree) * (f64::from(0.9f32) - 1.0) + 1.0;
+                let expected = double(&p) * decay_factor - u;
                 let (numbers, row, col) = (&numbers(0.1, 1.0), Some(&row), Some(&col));
-                let numbers = Move { numbers, factor: 0.25, row, col, cautious };
+                let numbers = UpdateArgs { numbers, factor: 0.25, row, col, cautious };
                 let o = stacked(&o);
                 let mut single = p.copy();
-                apply(&numbers, &o, Weight::Single(&mut single)).unwrap();
+                apply_update(&numbers, &o, Weight::Single(&mut single)).unwrap();
                 assert_close(&single, &expected, 1e-6, &format!("{rows}x{cols} {kind:?}"));
 
                 let (mut master, mut weight) = (p.copy(), p.to_kind(Kind::BFloat16));
                 let both = Weight::Master { master: &mut master, weight: &mut weight };
-                apply(&numbers, &o, both).unwrap();
+                apply_update(&numbers, &o, both).unwrap();
                 assert!(master.equal(&single) && weight.equal(&single.to_kind(Kind::BFloat16)));
 
                 let (mut weight, mut low) = crate::weight::split_tensor(&p).unwrap();
-                apply(&numbers, &o, Weight::Split { weight: &mut weight, low: &mut low }).unwrap();
+                apply_update(
+                    &numbers,
+                    &o,
+                    Weight::Bf16Residual { weight: &mut weight, residual: &mut low },
+                )
+                .unwrap();
                 assert!(crate::weight::join_tensor(&weight, &low).unwrap().equal(&single));
             }
         }
@@ -730,14 +749,14 @@ mod tests {
     #[test]
     fn refuses_what_does_not_fit() {
         let numbers = &numbers(0.1, 1.0);
-        let blend = Blend { numbers, nesterov: true, norm_factor: 1.0 };
+        let args = MomentumArgs { numbers, nesterov: true, norm_factor: 1.0 };
         let g = random(4, 8, Kind::Float);
         let (mut m, mut x) = (random(4, 8, Kind::Float), random(8, 4, Kind::Float));
-        assert!(gather(&blend, &g, &mut m, &mut x).is_err());
+        assert!(momentum_update(&args, &g, &mut m, &mut x).is_err());
         let mut alias = m.shallow_clone();
-        assert!(gather(&blend, &g, &mut m, &mut alias).is_err());
-        let numbers = Move { numbers, factor: 1.0, row: None, col: None, cautious: false };
-        assert!(apply(&numbers, &x, Weight::Single(&mut m)).is_err());
-        assert!(apply(&numbers, &alias, Weight::Single(&mut m)).is_err());
+        assert!(momentum_update(&args, &g, &mut m, &mut alias).is_err());
+        let numbers = UpdateArgs { numbers, factor: 1.0, row: None, col: None, cautious: false };
+        assert!(apply_update(&numbers, &x, Weight::Single(&mut m)).is_err());
+        assert!(apply_update(&numbers, &alias, Weight::Single(&mut m)).is_err());
     }
 }

@@ -7,10 +7,10 @@ use crate::slices::Element;
 /// A cache line of 32-bit words, so that no vector of packed numbers lies across two.
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-pub(crate) struct Line(pub(crate) [u32; 16]);
+pub(crate) struct CacheLine(pub(crate) [u32; 16]);
 
 /// Zeros.
-pub(crate) const EMPTY: Line = Line([0; 16]);
+pub(crate) const EMPTY: CacheLine = CacheLine([0; 16]);
 
 /// A number type of a kernel's operands. Sums are FP32 for all.
 pub(crate) trait Number: Element {

@@ -5,17 +5,23 @@
 #![expect(unsafe_code, reason = "calls of functions compiled for one instruction set")]
 
 use crate::isa::{Isa, multiversioned};
-use crate::number::{EMPTY, Line, Number};
+use crate::number::{CacheLine, EMPTY, Number};
 use crate::tile::COLS;
 use crate::transpose::transpose;
 
 /// Makes room for so many words, with no promise of what they hold.
-pub(crate) fn grow(lines: &mut Vec<Line>, words: usize) {
+pub(crate) fn grow(lines: &mut Vec<CacheLine>, words: usize) {
     lines.resize(words.div_ceil(16), EMPTY);
 }
 
 /// Packs rows `[n, d]` for products over features: panels of 32 tokens, `[n/32][d words][32]`.
-pub(crate) fn by_features(isa: Isa, rows: &[u32], words: usize, n: usize, out: &mut Vec<Line>) {
+pub(crate) fn by_features(
+    isa: Isa,
+    rows: &[u32],
+    words: usize,
+    n: usize,
+    out: &mut Vec<CacheLine>,
+) {
     grow(out, n * words);
     let out: &mut [u32] = bytemuck::cast_slice_mut(out);
     for (panel, to) in out.chunks_exact_mut(COLS * words).take(n / COLS).enumerate() {
@@ -30,7 +36,7 @@ pub(crate) fn by_tokens<T: Number>(
     rows: &[u32],
     features: usize,
     (n, block): (usize, usize),
-    out: &mut Vec<Line>,
+    out: &mut Vec<CacheLine>,
 ) {
     grow(out, n * features / T::PER_WORD);
     let rows: &[T] = bytemuck::cast_slice(rows);
@@ -43,13 +49,13 @@ pub(crate) fn by_tokens<T: Number>(
     }
 }
 
-/// Packs rows `[n, d]` turned, `[d][n words]`.
-pub(crate) fn turned<T: Number>(
+/// Packs rows `[n, d]` transposed, `[d][n words]`.
+pub(crate) fn transposed<T: Number>(
     isa: Isa,
     rows: &[u32],
     features: usize,
     n: usize,
-    (pairs, out): (&mut Vec<Line>, &mut Vec<Line>),
+    (pairs, out): (&mut Vec<CacheLine>, &mut Vec<CacheLine>),
 ) {
     let words = n / T::PER_WORD;
     grow(pairs, words * features);

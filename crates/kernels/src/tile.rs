@@ -11,7 +11,7 @@ use bert4rs_tensor_core::cpu::CpuFeatures;
 
 use crate::isa::{Isa, multiversioned};
 use crate::lanes::{LANES, Lanes, vectorized};
-use crate::number::{Line, Number};
+use crate::number::{CacheLine, Number};
 
 /// Rows of a tile.
 pub(crate) const ROWS: usize = 8;
@@ -43,13 +43,13 @@ pub(crate) struct Left<'a> {
 /// The right operand: panels of 32 columns, each `stride` lines after the one before.
 #[derive(Clone, Copy)]
 pub(crate) struct Panels<'a> {
-    pub(crate) lines: &'a [Line],
+    pub(crate) lines: &'a [CacheLine],
     pub(crate) stride: usize,
     pub(crate) count: usize,
 }
 
 /// The result, its rows `stride` numbers apart.
-pub(crate) struct Out<'a> {
+pub(crate) struct ProductOut<'a> {
     pub(crate) values: &'a mut [f32],
     pub(crate) stride: usize,
     /// Whether the product is added to what is there.
@@ -57,7 +57,7 @@ pub(crate) struct Out<'a> {
 }
 
 /// The product over `words` words of the inner dimension. Rows are a multiple of [`ROWS`].
-pub(crate) fn product<T: Number>(isa: Isa, a: Left, b: Panels, words: usize, out: Out) {
+pub(crate) fn product<T: Number>(isa: Isa, a: Left, b: Panels, words: usize, out: ProductOut) {
     if a.rows == 0 || b.count == 0 {
         return;
     }
@@ -79,12 +79,12 @@ pub(crate) fn product<T: Number>(isa: Isa, a: Left, b: Panels, words: usize, out
 
 multiversioned! {
     /// [`product_body`] on `isa`.
-    fn product_on[T: Number][T](a: Left<'_>, b: Panels<'_>, words: usize, out: Out<'_>)
+    fn product_on[T: Number][T](a: Left<'_>, b: Panels<'_>, words: usize, out: ProductOut<'_>)
         = product_body
 }
 
 #[inline(always)]
-fn product_body<T: Number>(a: Left<'_>, b: Panels<'_>, words: usize, out: Out<'_>) {
+fn product_body<T: Number>(a: Left<'_>, b: Panels<'_>, words: usize, out: ProductOut<'_>) {
     for panel in 0..b.count {
         let lines = &b.lines[panel * b.stride..][..words * LINES];
         for row in 0..a.rows {
@@ -130,13 +130,13 @@ mod avx512 {
 
     use std::arch::x86_64::*;
 
-    use super::{COLS, LINES, Left, Out, Panels, ROWS};
+    use super::{COLS, LINES, Left, Panels, ProductOut, ROWS};
     use crate::number::Number;
     use crate::number::avx512::multiply_add;
 
     /// # Safety
     /// The CPU has AVX-512 F, and BF16 where `T` is that; the sizes fit as `product` checks.
-    pub(super) unsafe fn product<T: Number>(a: Left, b: Panels, words: usize, out: Out) {
+    pub(super) unsafe fn product<T: Number>(a: Left, b: Panels, words: usize, out: ProductOut) {
         // SAFETY: the caller's promises.
         unsafe {
             if T::PER_WORD == 1 {
@@ -150,7 +150,7 @@ mod avx512 {
     /// # Safety
     /// As of [`product`].
     #[target_feature(enable = "avx512f")]
-    unsafe fn product_f32<T: Number>(a: Left, b: Panels, words: usize, out: Out) {
+    unsafe fn product_f32<T: Number>(a: Left, b: Panels, words: usize, out: ProductOut) {
         // SAFETY: the caller's promises.
         unsafe { product_body::<T>(a, b, words, out) };
     }
@@ -158,7 +158,7 @@ mod avx512 {
     /// # Safety
     /// As of [`product`].
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn product_bf16<T: Number>(a: Left, b: Panels, words: usize, out: Out) {
+    unsafe fn product_bf16<T: Number>(a: Left, b: Panels, words: usize, out: ProductOut) {
         // SAFETY: the caller's promises.
         unsafe { product_body::<T>(a, b, words, out) };
     }
@@ -166,7 +166,7 @@ mod avx512 {
     /// # Safety
     /// As of [`product`].
     #[inline(always)]
-    unsafe fn product_body<T: Number>(a: Left, b: Panels, words: usize, out: Out) {
+    unsafe fn product_body<T: Number>(a: Left, b: Panels, words: usize, out: ProductOut) {
         for panel in 0..b.count {
             for row in (0..a.rows).step_by(ROWS) {
                 // SAFETY: the caller's promises: all of the tile lies within the slices.
@@ -245,7 +245,7 @@ mod tests {
         let right = Panels { lines: &lines, stride: words * LINES, count: cols / COLS };
         for isa in Isa::available() {
             let mut values = vec![1f32; rows * cols];
-            let out = Out { values: &mut values, stride: cols, add: true };
+            let out = ProductOut { values: &mut values, stride: cols, add: true };
             product::<T>(isa, left, right, words, out);
             for (i, found) in values.iter().enumerate() {
                 let (row, col) = (i / cols, i % cols);

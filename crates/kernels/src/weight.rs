@@ -19,11 +19,11 @@ pub enum Weight<'a> {
         weight: &'a mut Tensor,
     },
     /// BF16 working weight, and the master's low 16 bits beside it as `i16`; see [`split`].
-    Split {
+    Bf16Residual {
         /// BF16.
         weight: &'a mut Tensor,
         /// 16-bit integers.
-        low: &'a mut Tensor,
+        residual: &'a mut Tensor,
     },
 }
 
@@ -108,7 +108,7 @@ impl Grad for bf16 {
 }
 
 /// Slices of a weight's storage.
-pub(crate) trait Store: Sized + Send {
+pub(crate) trait WeightSlices: Sized + Send {
     /// The same, cut after `count` values: the part before and the part after.
     fn split_at(self, count: usize) -> (Self, Self);
     /// Panics unless there are `count` values; lets the compiler drop later checks.
@@ -118,21 +118,21 @@ pub(crate) trait Store: Sized + Send {
 }
 
 /// [`Weight::Single`] as a slice.
-pub(crate) struct Single<'a>(pub(crate) &'a mut [f32]);
+pub(crate) struct SingleSlices<'a>(pub(crate) &'a mut [f32]);
 
 /// [`Weight::Master`] as slices.
-pub(crate) struct Master<'a> {
+pub(crate) struct MasterSlices<'a> {
     pub(crate) master: &'a mut [f32],
     pub(crate) weight: &'a mut [bf16],
 }
 
-/// [`Weight::Split`] as slices.
-pub(crate) struct Split<'a> {
+/// [`Weight::Bf16Residual`] as slices.
+pub(crate) struct ResidualSlices<'a> {
     pub(crate) weight: &'a mut [bf16],
     pub(crate) low: &'a mut [i16],
 }
 
-impl Store for Single<'_> {
+impl WeightSlices for SingleSlices<'_> {
     fn split_at(self, count: usize) -> (Self, Self) {
         let (head, tail) = self.0.split_at_mut(count);
         (Self(head), Self(tail))
@@ -151,7 +151,7 @@ impl Store for Single<'_> {
     }
 }
 
-impl Store for Master<'_> {
+impl WeightSlices for MasterSlices<'_> {
     fn split_at(self, count: usize) -> (Self, Self) {
         let (master, master_tail) = self.master.split_at_mut(count);
         let (weight, weight_tail) = self.weight.split_at_mut(count);
@@ -173,7 +173,7 @@ impl Store for Master<'_> {
     }
 }
 
-impl Store for Split<'_> {
+impl WeightSlices for ResidualSlices<'_> {
     fn split_at(self, count: usize) -> (Self, Self) {
         let (weight, weight_tail) = self.weight.split_at_mut(count);
         let (low, low_tail) = self.low.split_at_mut(count);

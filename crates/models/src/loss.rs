@@ -126,8 +126,8 @@ impl OutputLayer<'_> {
                 Ok(cross_entropy_with(&self.logits(features_nd), labels_n, options))
             }
             LossImplementation::Chunked => {
-                let output = kernel::Output { weight: self.weight, bias: self.bias };
-                let options = kernel::Options {
+                let output = kernel::OutputWeights { weight: self.weight, bias: self.bias };
+                let options = kernel::CrossEntropyOptions {
                     label_smoothing: options.label_smoothing,
                     z_loss: options.z_loss,
                     soft_cap: self.soft_cap,

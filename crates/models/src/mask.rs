@@ -173,13 +173,17 @@ impl AttentionMask {
     }
 
     /// The mask as positions and documents, which our own kernel takes; absent with a boolean mask.
-    pub(crate) fn by_position(&self) -> Option<kernel::Seen<'_>> {
+    pub(crate) fn by_position(&self) -> Option<kernel::VisibleKeys<'_>> {
         let documents = match &self.mask {
             None => None,
             Some(Mask::Documents { of_queries, of_keys }) => Some((of_queries, of_keys)),
             Some(Mask::Boolean(_)) => return None,
         };
-        Some(kernel::Seen { documents, causal: self.window.causal, window: self.window.window })
+        Some(kernel::VisibleKeys {
+            documents,
+            causal: self.window.causal,
+            window: self.window.window,
+        })
     }
 
     /// Where documents start and end, and the window within them. Absent for cross-attention, with

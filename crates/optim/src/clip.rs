@@ -1,6 +1,6 @@
 //! Norms of gradients, and clipping by them.
 
-use bert4rs_kernels::norm;
+use bert4rs_kernels::sum_of_squares::{self, sum_of_squares};
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -39,8 +39,10 @@ pub fn sums_of_squares(grads: &[Tensor], device: Device) -> Result<Tensor> {
         let sums = grads.iter().map(square_on_cpu).collect::<Result<Vec<f64>>>()?;
         return Tensor::f_from_slice(&sums).during(op);
     }
-    if norm::takes_many(device) && grads.iter().all(|grad| !grad.defined() || has_kernel(grad)) {
-        return norm::sums_of_squares(grads, device);
+    if sum_of_squares::supports_many(device)
+        && grads.iter().all(|grad| !grad.defined() || has_kernel(grad))
+    {
+        return sum_of_squares::sums_of_squares(grads, device);
     }
     let zero = Tensor::f_zeros([0i64; 0], (Kind::Double, device)).during(op)?;
     let norm = |grad: &Tensor| match grad.defined() {
@@ -61,7 +63,7 @@ fn square_on_cpu(grad: &Tensor) -> Result<f64> {
         return Ok(0.0);
     }
     if has_kernel(grad) {
-        return norm::sum_of_squares(grad);
+        return sum_of_squares(grad);
     }
     Ok(plain_norm(grad)?.f_double_value(&[]).during("norm of a gradient")?.powi(2))
 }

@@ -121,7 +121,7 @@ impl AttentionWindow {
 
 /// Whether [`flash`] takes such inputs: on a CUDA device, BF16 or FP16, at most 256 features a
 /// head and a multiple of 8.
-pub fn takes(q_bhte: &Tensor) -> bool {
+pub fn supports(q_bhte: &Tensor) -> bool {
     let features = q_bhte.size().last().copied().unwrap_or(0);
     matches!(q_bhte.device(), Device::Cuda(_))
         && matches!(q_bhte.kind(), Kind::BFloat16 | Kind::Half)
@@ -139,9 +139,9 @@ pub type Rows<'a> = [&'a Tensor; 3];
 /// False, False, False, False]`), with the same bounds and windows. Source: arXiv 2307.08691.
 ///
 /// # Errors
-/// Inputs that it does not take (see [`takes`]), a GPU older than Ampere, and what libtorch throws.
+/// Inputs that it does not take (see [`supports`]), a GPU older than Ampere, and what libtorch throws.
 pub fn flash(rows: Rows, packing: &Packing, reach: AttentionWindow, scale: f64) -> Result<Tensor> {
-    if !takes(rows[0]) {
+    if !supports(rows[0]) {
         return Err(Error::Unsupported {
             what: "flash attention within documents".into(),
             reason: format!(

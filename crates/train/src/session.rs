@@ -271,7 +271,7 @@ fn refuse_fp8(config: &Fp8Config, device: Device) -> Result<()> {
     if config.scaling == Fp8Mode::Off {
         return Ok(());
     }
-    match bert4rs_kernels::fp8::refusal(device) {
+    match bert4rs_kernels::fp8::unsupported_reason(device) {
         None => Ok(()),
         Some(refusal) => Err(Error::Config {
             origin: "configuration".into(),

@@ -8,7 +8,7 @@
 //! dq = ds k · scale               dk = dsᵀ q · scale
 //! ```
 //!
-//! Blocks are held turned, keys in rows: `pᵀ` and `dsᵀ` are then left operands as they are made.
+//! Blocks are held transposed, keys in rows: `pᵀ` and `dsᵀ` are then left operands as they are made.
 
 #![expect(
     unsafe_code,
@@ -18,19 +18,19 @@
 use std::ops::Range;
 
 use super::forward::partial;
-use super::head::Head;
-use super::seen::{Columns, RowRule, Test};
+use super::head::HeadRows;
+use super::visible::{ColumnTest, Columns, RowVisibility};
 use super::{Call, KEYS, QUERIES};
 use crate::lanes::{LANES, Lanes, exp, vectorized};
-use crate::number::{EMPTY, Line, Number};
+use crate::number::{CacheLine, EMPTY, Number};
 use crate::pack;
 use crate::slices::Shared;
-use crate::tile::{self, COLS, Left, Out, Panels, round_on};
+use crate::tile::{self, COLS, Left, Panels, ProductOut, round_on};
 use crate::transpose::transpose;
 
 /// Gradients of queries, `[b, t, h, d]`, of keys and values, `[b, s, g, d]`, and of the bias, if
 /// any, in each row of the batch, `[b, h, distances]` with the greatest distance first.
-pub(super) struct Gradients<'a, T> {
+pub(super) struct AttentionGrads<'a, T> {
     pub(super) q: Shared<'a, T>,
     pub(super) k: Shared<'a, T>,
     pub(super) v: Shared<'a, T>,
@@ -39,60 +39,60 @@ pub(super) struct Gradients<'a, T> {
 
 /// What is read of one head of queries.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a, T> {
-    pub(super) q: Head<'a, T>,
-    pub(super) grad: Head<'a, T>,
-    pub(super) out: Head<'a, T>,
+pub(super) struct QueryHead<'a, T> {
+    pub(super) q: HeadRows<'a, T>,
+    pub(super) grad: HeadRows<'a, T>,
+    pub(super) out: HeadRows<'a, T>,
     pub(super) log_sums: &'a [f32],
 }
 
 /// Memory that a thread uses again for each head.
 #[derive(Default)]
-pub(super) struct Scratch {
-    rows: Vec<Line>,
-    pairs: Vec<Line>,
-    keys: Side,
-    queries: Side,
-    values: Vec<Line>,
-    grads: Side,
+pub(super) struct BackwardScratch {
+    rows: Vec<CacheLine>,
+    pairs: Vec<CacheLine>,
+    keys: PackedOperand,
+    queries: PackedOperand,
+    values: Vec<CacheLine>,
+    grads: PackedOperand,
     /// Of each query: its logarithm, and the sum of its gradient times its result.
     log_sums: Vec<f32>,
     dots: Vec<f32>,
-    block: Block,
-    dq: Vec<Line>,
-    dq_turned: Vec<Line>,
-    dk: Vec<Line>,
-    dv: Vec<Line>,
+    block: ScoreBlock,
+    dq: Vec<CacheLine>,
+    dq_transposed: Vec<CacheLine>,
+    dk: Vec<CacheLine>,
+    dv: Vec<CacheLine>,
 }
 
 /// The orders of one operand that are read.
 #[derive(Default)]
-struct Side {
-    rows: Vec<Line>,
-    turned: Vec<Line>,
-    by_features: Vec<Line>,
-    by_tokens: Vec<Line>,
+struct PackedOperand {
+    rows: Vec<CacheLine>,
+    transposed: Vec<CacheLine>,
+    by_features: Vec<CacheLine>,
+    by_tokens: Vec<CacheLine>,
 }
 
 /// One block of keys by queries.
 #[derive(Default)]
-struct Block {
-    scores: Vec<Line>,
-    grads: Vec<Line>,
-    weights: Vec<Line>,
-    score_grads: Vec<Line>,
-    packed: Vec<Line>,
+struct ScoreBlock {
+    scores: Vec<CacheLine>,
+    grads: Vec<CacheLine>,
+    weights: Vec<CacheLine>,
+    score_grads: Vec<CacheLine>,
+    packed: Vec<CacheLine>,
 }
 
-impl Scratch {
+impl BackwardScratch {
     /// Packs the keys and values of a head, for the queries of all heads that share them.
-    pub(super) fn pack<T: Number>(&mut self, call: &Call, k: Head<T>, v: Head<T>) {
+    pub(super) fn pack<T: Number>(&mut self, call: &Call, k: HeadRows<T>, v: HeadRows<T>) {
         let padded = k.count.next_multiple_of(KEYS);
         k.rows(0, padded, &mut self.keys.rows);
         v.rows(0, padded, &mut self.values);
         let rows = bytemuck::cast_slice(&self.keys.rows);
-        let turned = (&mut self.pairs, &mut self.keys.turned);
-        pack::turned::<T>(call.isa, rows, k.features, padded, turned);
+        let transposed = (&mut self.pairs, &mut self.keys.transposed);
+        pack::transposed::<T>(call.isa, rows, k.features, padded, transposed);
         for sums in [&mut self.dk, &mut self.dv] {
             pack::grow(sums, padded * k.features);
             sums.fill(EMPTY);
@@ -104,28 +104,28 @@ impl Scratch {
         &mut self,
         call: &Call,
         (row, head): (usize, usize),
-        source: Source<T>,
-        rule: RowRule,
-        gradients: &Gradients<T>,
+        query: QueryHead<T>,
+        rule: RowVisibility,
+        gradients: &AttentionGrads<T>,
     ) {
-        self.pack_queries(call, &source);
+        self.pack_queries(call, &query);
         let mut bias_grad = gradients.bias.as_ref().map(|bias| {
             let count = call.distances();
             // SAFETY: the distances of a head in a row are written by the task that has it.
             unsafe { bias.part((row * call.heads + head) * count, count) }
         });
-        for first in (0..source.q.count).step_by(QUERIES) {
-            let queries = first..source.q.count.min(first + QUERIES);
+        for first in (0..query.q.count).step_by(QUERIES) {
+            let queries = first..query.q.count.min(first + QUERIES);
             let keys = rule.keys_of(queries.clone(), KEYS);
             let tests = [0, COLS].map(|half| rule.test(Columns::Queries, first + half));
             let tests = if rule.sees_all() { &[][..] } else { &tests[..] };
-            pack::grow(&mut self.dq_turned, call.features * QUERIES);
+            pack::grow(&mut self.dq_transposed, call.features * QUERIES);
             if keys.is_empty() {
-                self.dq_turned.fill(EMPTY);
+                self.dq_transposed.fill(EMPTY);
             }
             for key in keys.clone().step_by(KEYS) {
                 self.multiply_block::<T>(call, first, key);
-                let rows = Rows { call, rule, tests, head, first, key };
+                let rows = BlockRows { call, rule, tests, head, first, key };
                 self.block_gradients::<T>(rows, bias_grad.as_deref_mut());
                 self.add_block::<T>(call, first, key, key > keys.start);
             }
@@ -133,23 +133,23 @@ impl Scratch {
         }
     }
 
-    fn pack_queries<T: Number>(&mut self, call: &Call, source: &Source<T>) {
+    fn pack_queries<T: Number>(&mut self, call: &Call, query: &QueryHead<T>) {
         let (features, words) = (call.features, call.features / T::PER_WORD);
-        let padded = source.q.count.next_multiple_of(QUERIES);
-        for (head, side) in [(source.q, &mut self.queries), (source.grad, &mut self.grads)] {
+        let padded = query.q.count.next_multiple_of(QUERIES);
+        for (head, side) in [(query.q, &mut self.queries), (query.grad, &mut self.grads)] {
             head.rows(0, padded, &mut side.rows);
             let rows = bytemuck::cast_slice(&side.rows);
             pack::by_features(call.isa, rows, words, padded, &mut side.by_features);
             let size = (padded, QUERIES);
             pack::by_tokens::<T>(call.isa, rows, features, size, &mut side.by_tokens);
         }
-        source.out.rows(0, padded, &mut self.rows);
+        query.out.rows(0, padded, &mut self.rows);
         self.dots.resize(padded, 0.0);
         let (out, grads) =
             (bytemuck::cast_slice(&self.rows), bytemuck::cast_slice(&self.grads.rows));
         dots_on::<T>(call.isa, out, grads, features, &mut self.dots);
         self.log_sums.clear();
-        self.log_sums.extend_from_slice(source.log_sums);
+        self.log_sums.extend_from_slice(query.log_sums);
         self.log_sums.resize(padded, 0.0);
     }
 
@@ -168,13 +168,13 @@ impl Scratch {
             let lines = &panels[first / COLS * stride..];
             let b = Panels { lines, stride, count: QUERIES / COLS };
             let values = bytemuck::cast_slice_mut(out);
-            let out = Out { values, stride: QUERIES, add: false };
+            let out = ProductOut { values, stride: QUERIES, add: false };
             tile::product::<T>(call.isa, a, b, words, out);
         }
     }
 
     /// Weights and the scores' gradients of a block.
-    fn block_gradients<T: Number>(&mut self, rows: Rows, mut bias_grad: Option<&mut [f32]>) {
+    fn block_gradients<T: Number>(&mut self, rows: BlockRows, mut bias_grad: Option<&mut [f32]>) {
         let (call, block) = (rows.call, &mut self.block);
         for out in [&mut block.weights, &mut block.score_grads, &mut block.packed] {
             pack::grow(out, KEYS * QUERIES / T::PER_WORD);
@@ -221,16 +221,16 @@ impl Scratch {
             let lines = &panels[first / T::PER_WORD * d / 16..];
             let b = Panels { lines, stride: queries * COLS / 16, count: d / COLS };
             let values: &mut [f32] = bytemuck::cast_slice_mut(out);
-            let out = Out { values: &mut values[key * d..], stride: d, add: true };
+            let out = ProductOut { values: &mut values[key * d..], stride: d, add: true };
             tile::product::<T>(call.isa, a, b, queries, out);
         }
-        let turned: &[u32] = bytemuck::cast_slice(&self.keys.turned);
+        let transposed: &[u32] = bytemuck::cast_slice(&self.keys.transposed);
         let stride = call.keys.next_multiple_of(KEYS) / T::PER_WORD;
-        let a = Left { words: &turned[key / T::PER_WORD..], stride, rows: d };
+        let a = Left { words: &transposed[key / T::PER_WORD..], stride, rows: d };
         let lines = &self.block.packed[..];
         let b = Panels { lines, stride: keys * COLS / 16, count: QUERIES / COLS };
-        let values = bytemuck::cast_slice_mut(&mut self.dq_turned);
-        let out = Out { values, stride: QUERIES, add: add_queries };
+        let values = bytemuck::cast_slice_mut(&mut self.dq_transposed);
+        let out = ProductOut { values, stride: QUERIES, add: add_queries };
         tile::product::<T>(call.isa, a, b, keys, out);
     }
 
@@ -243,9 +243,9 @@ impl Scratch {
     ) {
         let d = call.features;
         pack::grow(&mut self.dq, QUERIES * d);
-        let turned: &[u32] = bytemuck::cast_slice(&self.dq_turned);
+        let transposed: &[u32] = bytemuck::cast_slice(&self.dq_transposed);
         let straight: &mut [u32] = bytemuck::cast_slice_mut(&mut self.dq);
-        transpose(call.isa, (turned, QUERIES), (straight, d), d, QUERIES);
+        transpose(call.isa, (transposed, QUERIES), (straight, d), d, QUERIES);
         let sums: &[f32] = bytemuck::cast_slice(&self.dq);
         for (query, sums) in queries.zip(sums.chunks_exact(d)) {
             let place = (row * call.queries + query) * call.heads + head;
@@ -260,7 +260,7 @@ impl Scratch {
         &mut self,
         call: &Call,
         (row, group): (usize, usize),
-        gradients: &Gradients<T>,
+        gradients: &AttentionGrads<T>,
     ) {
         let d = call.features;
         let sides = [(&self.dk, call.scale, &gradients.k), (&self.dv, 1.0, &gradients.v)];
@@ -278,11 +278,11 @@ impl Scratch {
 
 /// Where a block lies.
 #[derive(Clone, Copy)]
-struct Rows<'a> {
+struct BlockRows<'a> {
     call: &'a Call,
-    rule: RowRule<'a>,
+    rule: RowVisibility<'a>,
     /// Of the queries, 32 at a time; none where all are seen.
-    tests: &'a [Test],
+    tests: &'a [ColumnTest],
     head: usize,
     first: usize,
     key: usize,
@@ -291,7 +291,7 @@ struct Rows<'a> {
 vectorized! {
     /// [`row_gradients`] on `isa`.
     fn row_gradients_on[T: Number][T](
-        seen: (&[Test], (i32, i32)),
+        seen: (&[ColumnTest], (i32, i32)),
         score: (f32, &[f32]),
         products: (&[f32], &mut [f32]),
         statistics: (&[f32], &[f32]),
@@ -303,7 +303,7 @@ vectorized! {
 /// place of the weights' gradients.
 #[inline(always)]
 fn row_gradients<V: Lanes, T: Number>(
-    (tests, key): (&[Test], (i32, i32)),
+    (tests, key): (&[ColumnTest], (i32, i32)),
     (scale, bias): (f32, &[f32]),
     (scores, grads): (&[f32], &mut [f32]),
     (log_sums, dots): (&[f32], &[f32]),

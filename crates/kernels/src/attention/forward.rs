@@ -10,38 +10,44 @@
 
 use std::ops::Range;
 
-use super::head::Head;
-use super::seen::{Columns, RowRule, Test};
+use super::head::HeadRows;
+use super::visible::{ColumnTest, Columns, RowVisibility};
 use super::{Call, KEYS, QUERY_ROWS};
 use crate::isa::Isa;
 use crate::lanes::{LANES, Lanes, exp, vectorized};
-use crate::number::{EMPTY, Line, Number};
+use crate::number::{CacheLine, EMPTY, Number};
 use crate::pack;
 use crate::slices::Shared;
-use crate::tile::{self, COLS, Left, Out, Panels, round_on};
+use crate::tile::{self, COLS, Left, Panels, ProductOut, round_on};
 
 /// Memory that a thread uses again for each head.
 #[derive(Default)]
-pub(super) struct Scratch {
-    rows: Vec<Line>,
-    keys: Vec<Line>,
-    values: Vec<Line>,
-    scores: Vec<Line>,
-    weights: Vec<Line>,
-    sums: Vec<Line>,
+pub(super) struct ForwardScratch {
+    rows: Vec<CacheLine>,
+    keys: Vec<CacheLine>,
+    values: Vec<CacheLine>,
+    scores: Vec<CacheLine>,
+    weights: Vec<CacheLine>,
+    sums: Vec<CacheLine>,
     /// Of the keys, 32 at a time; none where all are seen.
-    tests: Vec<Test>,
+    tests: Vec<ColumnTest>,
 }
 
 /// What is computed: `[b, t, h, d]`, and `[b, h, t]` for the backward pass.
-pub(super) struct Results<'a, T> {
+pub(super) struct AttentionResults<'a, T> {
     pub(super) out: Shared<'a, T>,
     pub(super) log_sums: Shared<'a, f32>,
 }
 
-impl Scratch {
+impl ForwardScratch {
     /// Packs the keys and values of a head, for the queries of all heads that share them.
-    pub(super) fn pack<T: Number>(&mut self, isa: Isa, k: Head<T>, v: Head<T>, rule: RowRule) {
+    pub(super) fn pack<T: Number>(
+        &mut self,
+        isa: Isa,
+        k: HeadRows<T>,
+        v: HeadRows<T>,
+        rule: RowVisibility,
+    ) {
         let padded = k.count.next_multiple_of(KEYS);
         k.rows(0, padded, &mut self.rows);
         pack::by_features(isa, bytemuck::cast_slice(&self.rows), k.words(), padded, &mut self.keys);
@@ -60,9 +66,9 @@ impl Scratch {
         &mut self,
         call: &Call,
         (row, head): (usize, usize),
-        q: Head<T>,
-        rule: RowRule,
-        results: &Results<T>,
+        q: HeadRows<T>,
+        rule: RowVisibility,
+        results: &AttentionResults<T>,
     ) {
         for first in (0..q.count).step_by(QUERY_ROWS) {
             let queries = first..q.count.min(first + QUERY_ROWS);
@@ -101,7 +107,13 @@ impl Scratch {
         let lines = &self.keys[keys.start / COLS * stride..];
         let b = Panels { lines, stride, count: keys.len() / COLS };
         let values = bytemuck::cast_slice_mut(&mut self.scores);
-        tile::product::<T>(call.isa, a, b, words, Out { values, stride: keys.len(), add: false });
+        tile::product::<T>(
+            call.isa,
+            a,
+            b,
+            words,
+            ProductOut { values, stride: keys.len(), add: false },
+        );
     }
 
     /// The weights of one query, not yet divided by their sum; the greatest score and the sum.
@@ -109,7 +121,7 @@ impl Scratch {
         &mut self,
         call: &Call,
         head: usize,
-        rule: RowRule,
+        rule: RowVisibility,
         query: usize,
         row: usize,
         keys: &Range<usize>,
@@ -148,7 +160,7 @@ impl Scratch {
         let lines = &self.values[keys.start / T::PER_WORD * COLS / 16..];
         let b = Panels { lines, stride, count: call.features / COLS };
         let values = bytemuck::cast_slice_mut(&mut self.sums);
-        let out = Out { values, stride: call.features, add: false };
+        let out = ProductOut { values, stride: call.features, add: false };
         tile::product::<T>(call.isa, a, b, words, out);
     }
 }
@@ -156,7 +168,7 @@ impl Scratch {
 vectorized! {
     /// [`softmax`] on `isa`.
     fn softmax_on[T: Number][T](
-        seen: (&[Test], (i32, i32)),
+        seen: (&[ColumnTest], (i32, i32)),
         score: (f32, &[f32]),
         scores: &mut [f32],
         weights: &mut [T],
@@ -169,7 +181,7 @@ vectorized! {
 /// any, says so.
 #[inline(always)]
 fn softmax<V: Lanes, T: Number>(
-    (tests, query): (&[Test], (i32, i32)),
+    (tests, query): (&[ColumnTest], (i32, i32)),
     (scale, bias): (f32, &[f32]),
     scores: &mut [f32],
     weights: &mut [T],

@@ -1,18 +1,18 @@
 //! One head among those of a tensor.
 
-use crate::number::{Line, Number};
+use crate::number::{CacheLine, Number};
 use crate::pack::grow;
 
 /// One head of queries, keys, values or gradients: `n` rows of `d` features, `stride` apart.
 #[derive(Clone, Copy)]
-pub(super) struct Head<'a, T> {
+pub(super) struct HeadRows<'a, T> {
     pub(super) values: &'a [T],
     pub(super) stride: usize,
     pub(super) count: usize,
     pub(super) features: usize,
 }
 
-impl<T: Number> Head<'_, T> {
+impl<T: Number> HeadRows<'_, T> {
     /// Words of a row.
     pub(super) fn words(&self) -> usize {
         self.features / T::PER_WORD
@@ -23,7 +23,7 @@ impl<T: Number> Head<'_, T> {
     }
 
     /// Copies `count` rows from `first` on, zeros past the last, as words.
-    pub(super) fn rows(&self, first: usize, count: usize, out: &mut Vec<Line>) {
+    pub(super) fn rows(&self, first: usize, count: usize, out: &mut Vec<CacheLine>) {
         let words = self.words();
         grow(out, count * words);
         let out: &mut [T] = bytemuck::cast_slice_mut(out);

@@ -12,7 +12,7 @@
 mod backward;
 mod forward;
 mod head;
-mod seen;
+mod visible;
 
 use std::cell::RefCell;
 
@@ -21,13 +21,13 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor, parallel};
 use half::bf16;
 
-pub use seen::Seen;
+pub use visible::VisibleKeys;
 
 use crate::isa::Isa;
 use crate::number::Number;
 use crate::slices::{self, Shared};
-use head::Head;
-use seen::Rule;
+use head::HeadRows;
+use visible::VisibilityRule;
 
 /// Keys of a block.
 const KEYS: usize = 64;
@@ -36,11 +36,11 @@ const QUERIES: usize = 64;
 /// Queries of a block in the forward pass.
 const QUERY_ROWS: usize = 32;
 
-/// How scores are made.
+/// What [`attend`] computes with, beside queries, keys and values.
 #[derive(Debug, Clone, Copy)]
-pub struct Scores<'a> {
+pub struct AttentionArgs<'a> {
     /// Which keys a query sees.
-    pub seen: Seen<'a>,
+    pub visible: VisibleKeys<'a>,
     /// Added to the score of a query and a key by their distance: `[h, t + s - 1]`, FP32 or the
     /// inputs' dtype, where column `key - query + t - 1` is that of a key and a query.
     pub bias: Option<&'a Tensor>,
@@ -50,7 +50,7 @@ pub struct Scores<'a> {
 
 /// Whether [`attend`] takes such inputs: on the CPU, FP32 or BF16 alike, with a number of
 /// features that 32 divides.
-pub fn takes(q_bhtd: &Tensor, k_bgsd: &Tensor, v_bgsd: &Tensor) -> bool {
+pub fn supports(q_bhtd: &Tensor, k_bgsd: &Tensor, v_bgsd: &Tensor) -> bool {
     let kind = q_bhtd.kind();
     let alike = [q_bhtd, k_bgsd, v_bgsd].iter().all(|x| {
         x.device() == Device::Cpu
@@ -72,14 +72,14 @@ pub fn is_fast(kind: Kind) -> bool {
 /// the inputs' dtype before they meet the values.
 ///
 /// # Errors
-/// Inputs that it does not [take](takes), shapes that don't fit one another.
+/// Inputs that it does not [support](supports), shapes that don't fit one another.
 pub fn attend(
     q_bhtd: &Tensor,
     k_bgsd: &Tensor,
     v_bgsd: &Tensor,
-    scores: &Scores,
+    args: &AttentionArgs,
 ) -> Result<Tensor> {
-    check(q_bhtd, k_bgsd, v_bgsd, scores)?;
+    check(q_bhtd, k_bgsd, v_bgsd, args)?;
     let [b, h, t, d] = extents(q_bhtd);
     let [_, g, s, _] = extents(k_bgsd);
     let call = Call {
@@ -90,12 +90,12 @@ pub fn attend(
         queries: t,
         keys: s,
         features: d,
-        scale: scores.scale as f32,
-        rule: Rule::new(&scores.seen, b, t, s)?,
+        scale: args.scale as f32,
+        rule: VisibilityRule::new(&args.visible, b, t, s)?,
         bias: None,
     };
     let mut inputs = vec![q_bhtd, k_bgsd, v_bgsd];
-    inputs.extend(scores.bias);
+    inputs.extend(args.bias);
     autograd::apply_one(Attention { call }, &inputs)
 }
 
@@ -104,8 +104,8 @@ fn extents(x: &Tensor) -> [usize; 4] {
     std::array::from_fn(|axis| size[axis] as usize)
 }
 
-fn check(q: &Tensor, k: &Tensor, v: &Tensor, scores: &Scores) -> Result<()> {
-    if !takes(q, k, v) {
+fn check(q: &Tensor, k: &Tensor, v: &Tensor, args: &AttentionArgs) -> Result<()> {
+    if !supports(q, k, v) {
         return Err(Error::Unsupported {
             what: format!("this attention of {:?} {:?} and {:?}", q.kind(), q.size(), k.size()),
             reason: "it takes FP32 or BF16 on the CPU, in heads of a multiple of 32 features"
@@ -121,7 +121,7 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, scores: &Scores) -> Result<()> {
             expected: format!("[{b}, a divisor of {h}, time, {d}]"),
         });
     }
-    match scores.bias {
+    match args.bias {
         Some(bias) if bias.size() != [h as i64, (t + s - 1) as i64] => Err(Error::Shape {
             op: "attention",
             tensor: "bias",
@@ -143,7 +143,7 @@ struct Call {
     keys: usize,
     features: usize,
     scale: f32,
-    rule: Rule,
+    rule: VisibilityRule,
     bias: Option<Bias>,
 }
 
@@ -163,7 +163,7 @@ impl Call {
 struct Bias {
     /// `[h, distances]`, the greatest `query - key` first.
     by_keys: Vec<f32>,
-    /// The same turned around.
+    /// The same in reverse order.
     by_queries: Vec<f32>,
     queries: usize,
     keys: usize,
@@ -195,24 +195,24 @@ impl Bias {
 }
 
 /// Queries, keys, values, or what has their shape, `[b, h, t, d]` in whatever order in memory.
-struct Strided<'a, T> {
+struct StridedHeads<'a, T> {
     values: &'a [T],
     strides: [usize; 4],
     count: usize,
     features: usize,
 }
 
-impl<'a, T: Number> Strided<'a, T> {
+impl<'a, T: Number> StridedHeads<'a, T> {
     fn new(tensor: &'a Tensor, what: &str) -> Result<Self> {
         let [_, _, count, features] = extents(tensor);
         let (values, strides) = slices::read_strided(tensor, what)?;
         Ok(Self { values, strides, count, features })
     }
 
-    fn head(&self, row: usize, head: usize) -> Head<'a, T> {
+    fn head(&self, row: usize, head: usize) -> HeadRows<'a, T> {
         let Self { values, strides, count, features } = *self;
         let values = &values[row * strides[0] + head * strides[1]..];
-        Head { values, stride: strides[2], count, features }
+        HeadRows { values, stride: strides[2], count, features }
     }
 }
 
@@ -276,18 +276,19 @@ fn forward_all<T: Number>(
     v: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
     thread_local! {
-        static SCRATCH: RefCell<forward::Scratch> = RefCell::default();
+        static SCRATCH: RefCell<forward::ForwardScratch> = RefCell::default();
     }
     let op = "attention";
     let place = (q.kind(), q.device());
     let [b, h, t, d] = extents(q).map(|extent| extent as i64);
     let mut out = Tensor::f_empty([b, t, h, d], place).during(op)?;
     let mut log_sums = Tensor::f_empty([b, h, t], (Kind::Float, q.device())).during(op)?;
-    let results = forward::Results {
+    let results = forward::AttentionResults {
         out: Shared::new(slices::write::<T>(&mut out, "a result")?),
         log_sums: Shared::new(slices::write(&mut log_sums, "logarithms")?),
     };
-    let (q, k, v) = (Strided::new(q, "q")?, Strided::new(k, "k")?, Strided::new(v, "v")?);
+    let (q, k, v) =
+        (StridedHeads::new(q, "q")?, StridedHeads::new(k, "k")?, StridedHeads::new(v, "v")?);
     let heads = call.heads / call.groups;
     parallel::for_each(call.batch * call.groups, |task| {
         let (row, group) = (task / call.groups, task % call.groups);
@@ -314,7 +315,7 @@ struct Saved<'a> {
 
 fn backward_all<T: Number>(call: &Call, saved: &Saved) -> Result<Vec<Option<Tensor>>> {
     thread_local! {
-        static SCRATCH: RefCell<backward::Scratch> = RefCell::default();
+        static SCRATCH: RefCell<backward::BackwardScratch> = RefCell::default();
     }
     let op = "attention backward";
     let place = (saved.q.kind(), saved.q.device());
@@ -328,7 +329,7 @@ fn backward_all<T: Number>(call: &Call, saved: &Saved) -> Result<Vec<Option<Tens
         Some(_) => Some(Tensor::f_zeros(shape, (Kind::Float, saved.q.device())).during(op)?),
         None => None,
     };
-    let gradients = backward::Gradients {
+    let gradients = backward::AttentionGrads {
         q: Shared::new(slices::write::<T>(&mut dq, "a gradient")?),
         k: Shared::new(slices::write::<T>(&mut dk, "a gradient")?),
         v: Shared::new(slices::write::<T>(&mut dv, "a gradient")?),
@@ -337,9 +338,10 @@ fn backward_all<T: Number>(call: &Call, saved: &Saved) -> Result<Vec<Option<Tens
             None => None,
         },
     };
-    let (q, out) = (Strided::<T>::new(saved.q, "q")?, Strided::new(saved.out, "a result")?);
-    let (k, v) = (Strided::new(saved.k, "k")?, Strided::new(saved.v, "v")?);
-    let grad = Strided::new(saved.grad, "a gradient")?;
+    let (q, out) =
+        (StridedHeads::<T>::new(saved.q, "q")?, StridedHeads::new(saved.out, "a result")?);
+    let (k, v) = (StridedHeads::new(saved.k, "k")?, StridedHeads::new(saved.v, "v")?);
+    let grad = StridedHeads::new(saved.grad, "a gradient")?;
     let log_sums: &[f32] = slices::read(saved.log_sums, "logarithms")?;
     let heads = call.heads / call.groups;
     parallel::for_each(call.batch * call.groups, |task| {
@@ -348,13 +350,13 @@ fn backward_all<T: Number>(call: &Call, saved: &Saved) -> Result<Vec<Option<Tens
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.pack::<T>(call, k.head(row, group), v.head(row, group));
             for head in group * heads..(group + 1) * heads {
-                let source = backward::Source {
+                let query = backward::QueryHead {
                     q: q.head(row, head),
                     grad: grad.head(row, head),
                     out: out.head(row, head),
                     log_sums: &log_sums[(row * call.heads + head) * call.queries..][..call.queries],
                 };
-                scratch.run(call, (row, head), source, rule, &gradients);
+                scratch.run(call, (row, head), query, rule, &gradients);
             }
             scratch.store_keys(call, (row, group), &gradients);
         });

@@ -1,10 +1,10 @@
 //! The output layer's products and its loss together, a block of classes at a time.
 //!
-//! Of a block, logits are held turned, classes in rows: weights are then left operands as they
+//! Of a block, logits are held transposed, classes in rows: weights are then left operands as they
 //! lie, and so is the gradient in the product that gives the weights' own. Each thread has a run
 //! of blocks, always the same for one number of threads, and sums of its own.
 //!
-//! Products, with the gradient `g` of the turned logits `x`:
+//! Products, with the gradient `g` of the transposed logits `x`:
 //!
 //! ```text
 //! x = W Hᵀ        dW = g H        dHᵀ = Wᵀ g
@@ -22,13 +22,13 @@ use bert4rs_tensor_core::{Device, Kind, Result, Tensor, get_num_threads, paralle
 use super::columns::{
     Slopes, Statistics, differentiate_label_on, differentiate_on, sum_rows_on, take_in_on,
 };
-use super::sweep::{Shape, labels_of};
-use super::{Options, Output, Parts};
+use super::softmax::{LossTerms, labels_of};
+use super::{ChunkGrads, CrossEntropyOptions, OutputWeights};
 use crate::isa::Isa;
-use crate::number::{EMPTY, Line, Number};
+use crate::number::{CacheLine, EMPTY, Number};
 use crate::pack;
 use crate::slices::{self, Shared};
-use crate::tile::{self, COLS, Left, Out, Panels, round_on};
+use crate::tile::{self, COLS, Left, Panels, ProductOut, round_on};
 use crate::transpose::transpose;
 
 /// Classes of a block.
@@ -45,11 +45,11 @@ pub(super) fn is_fast(hidden_nd: &Tensor) -> bool {
 /// the gradients.
 pub(super) fn run<T: Number>(
     hidden_nd: &Tensor,
-    output: Output,
+    output: OutputWeights,
     labels_n: &Tensor,
-    (count, options): (&Tensor, &Options),
+    (count, options): (&Tensor, &CrossEntropyOptions),
     wanted: bool,
-) -> Result<(Tensor, Option<Parts>)> {
+) -> Result<(Tensor, Option<ChunkGrads>)> {
     let op = "cross-entropy of an output layer";
     let (hidden, weight) = (hidden_nd.contiguous(), output.weight.contiguous());
     let bias = output.bias.map(|bias| bias.to_kind(Kind::Float).contiguous());
@@ -57,7 +57,7 @@ pub(super) fn run<T: Number>(
     let classes = weight.size()[0] as usize;
     let labels = labels_of(labels_n, classes, options)?;
     let count = count.f_int64_value(&[]).during(op)?;
-    let layer = Layer::<T> {
+    let layer = BlockedLayer::<T> {
         isa: Isa::fastest(),
         weight: slices::read(&weight, "weight")?,
         bias: bias.as_ref().map(|bias| slices::read(bias, "bias")).transpose()?,
@@ -65,7 +65,7 @@ pub(super) fn run<T: Number>(
         features: features as usize,
         classes,
         columns: labels.len().next_multiple_of(COLS),
-        shape: Shape::new(options, count),
+        terms: LossTerms::new(options, count),
     };
     let packed = Packed::new(&layer, slices::read(&hidden, "hidden")?, wanted);
     let place = (hidden.kind(), Device::Cpu);
@@ -83,7 +83,7 @@ pub(super) fn run<T: Number>(
 }
 
 /// What all blocks of a call share.
-struct Layer<'a, T> {
+struct BlockedLayer<'a, T> {
     isa: Isa,
     /// `[v, d]`
     weight: &'a [T],
@@ -95,17 +95,17 @@ struct Layer<'a, T> {
     classes: usize,
     /// `n`, with rows of zeros up to a multiple of 32.
     columns: usize,
-    shape: Shape,
+    terms: LossTerms,
 }
 
 /// Hidden states as the products read them.
 struct Packed {
-    by_features: Vec<Line>,
-    by_rows: Vec<Line>,
+    by_features: Vec<CacheLine>,
+    by_rows: Vec<CacheLine>,
 }
 
 impl Packed {
-    fn new<T: Number>(layer: &Layer<T>, hidden: &[T], wanted: bool) -> Self {
+    fn new<T: Number>(layer: &BlockedLayer<T>, hidden: &[T], wanted: bool) -> Self {
         let (d, n) = (layer.features, layer.columns);
         let words = d / T::PER_WORD;
         let mut padded = Vec::new();
@@ -124,21 +124,21 @@ impl Packed {
 
 /// Memory that a thread uses again for each block.
 #[derive(Default)]
-struct Scratch {
-    weight: Vec<Line>,
-    pairs: Vec<Line>,
-    turned: Vec<Line>,
+struct BlockScratch {
+    weight: Vec<CacheLine>,
+    pairs: Vec<CacheLine>,
+    transposed: Vec<CacheLine>,
     /// FP32 results of products.
-    sums: Vec<Line>,
-    block: Vec<Line>,
-    packed: Vec<Line>,
+    sums: Vec<CacheLine>,
+    block: Vec<CacheLine>,
+    packed: Vec<CacheLine>,
 }
 
 thread_local! {
-    static SCRATCH: std::cell::RefCell<Scratch> = std::cell::RefCell::default();
+    static SCRATCH: std::cell::RefCell<BlockScratch> = std::cell::RefCell::default();
 }
 
-impl<T: Number> Layer<'_, T> {
+impl<T: Number> BlockedLayer<'_, T> {
     /// The classes of each thread's blocks.
     fn runs(&self) -> Vec<Range<usize>> {
         let blocks = self.classes.div_ceil(CLASSES);
@@ -147,7 +147,7 @@ impl<T: Number> Layer<'_, T> {
         (0..count).map(|run| first(run)..first(run + 1)).collect()
     }
 
-    /// Statistics of all columns; logits, turned, go where there is room for them.
+    /// Statistics of all columns; logits, transposed, go where there is room for them.
     fn statistics(&self, packed: &Packed, logits: &mut [T]) -> Statistics {
         let kept = !logits.is_empty();
         let logits = Shared::new(logits);
@@ -169,12 +169,12 @@ impl<T: Number> Layer<'_, T> {
                     self.multiply_hidden(rows, packed, &mut scratch.sums);
                     let scores: &[f32] = bytemuck::cast_slice(&scratch.sums);
                     let scores = &scores[..count * self.columns];
-                    let Shape { cap, smoothing, .. } = self.shape;
+                    let LossTerms { cap, smoothing, .. } = self.terms;
                     let total = smoothing > 0.0;
                     take_in_on::<T>(self.isa, scores, bias, cap, total, &mut statistics, block);
                     for (column, class) in self.labels_in(first, count) {
                         let logit = block[class * self.columns + column].widen();
-                        statistics.hit[column] = super::sweep::capped_one(logit, cap);
+                        statistics.hit[column] = super::softmax::capped_one(logit, cap);
                     }
                 }
             });
@@ -197,21 +197,21 @@ impl<T: Number> Layer<'_, T> {
         })
     }
 
-    /// `[classes, n]`: the turned logits of a block, without bias.
-    fn multiply_hidden(&self, rows: &[u32], packed: &Packed, out: &mut Vec<Line>) {
+    /// `[classes, n]`: the transposed logits of a block, without bias.
+    fn multiply_hidden(&self, rows: &[u32], packed: &Packed, out: &mut Vec<CacheLine>) {
         let words = self.features / T::PER_WORD;
         pack::grow(out, CLASSES * self.columns);
         let a = Left { words: rows, stride: words, rows: rows.len() / words };
         let lines = &packed.by_features[..];
         let b = Panels { lines, stride: words * COLS / 16, count: self.columns / COLS };
         let values = bytemuck::cast_slice_mut(out);
-        let out = Out { values, stride: self.columns, add: false };
+        let out = ProductOut { values, stride: self.columns, add: false };
         tile::product::<T>(self.isa, a, b, words, out);
     }
 
     /// The sum of the losses of all rows that count, and what gradients are made with.
     fn loss(&self, statistics: &Statistics) -> (f64, Slopes) {
-        let Shape { smoothing, z_loss, share, cap, .. } = self.shape;
+        let LossTerms { smoothing, z_loss, share, cap, .. } = self.terms;
         let zeros = vec![0.0; self.columns];
         let mut slopes = Slopes {
             log_sum: zeros.clone(),
@@ -225,7 +225,7 @@ impl<T: Number> Layer<'_, T> {
         for (column, _) in self.labels.iter().enumerate().filter(|(_, label)| label.is_some()) {
             let log_sum = statistics.greatest[column] + statistics.powers[column].ln();
             let mean = statistics.total[column] / self.classes as f32;
-            sum += f64::from(self.shape.loss(log_sum, statistics.hit[column], mean));
+            sum += f64::from(self.terms.loss(log_sum, statistics.hit[column], mean));
             slopes.log_sum[column] = log_sum;
             slopes.factor[column] = share * (1.0 + 2.0 * z_loss * log_sum);
             slopes.spread[column] = -share * smoothing / self.classes as f32;
@@ -241,47 +241,57 @@ impl<T: Number> Layer<'_, T> {
         logits: &[T],
         slopes: &Slopes,
         (rows, place): (i64, (Kind, Device)),
-    ) -> Result<Parts> {
+    ) -> Result<ChunkGrads> {
         let op = "gradients of an output layer";
         let (d, n, v) = (self.features as i64, self.columns as i64, self.classes as i64);
         let exact = (Kind::Float, Device::Cpu);
         let runs = self.runs();
         let mut weight = Tensor::f_empty([v, d], place).during(op)?;
         let mut bias = Tensor::f_empty([v], exact).during(op)?;
-        let mut turned = Tensor::f_empty([runs.len() as i64, d, n], exact).during(op)?;
+        let mut transposed = Tensor::f_empty([runs.len() as i64, d, n], exact).during(op)?;
         {
-            let grads = Grads {
+            let grads = SharedGrads {
                 weight: Shared::new(slices::write(&mut weight, "a gradient")?),
                 bias: Shared::new(slices::write(&mut bias, "a gradient")?),
             };
             let size = self.features * self.columns;
-            let turned = slices::write::<f32>(&mut turned, "a gradient")?.chunks_exact_mut(size);
-            parallel::for_each_of(runs.into_iter().zip(turned).collect(), |(classes, turned)| {
-                SCRATCH.with_borrow_mut(|scratch| {
-                    let begin = classes.start;
-                    for (first, count) in blocks_of(classes) {
-                        let out = (&grads, &mut *turned, first > begin);
-                        self.add_block(scratch, (first, count), packed, (logits, slopes), out);
-                    }
-                });
-            });
+            let transposed =
+                slices::write::<f32>(&mut transposed, "a gradient")?.chunks_exact_mut(size);
+            parallel::for_each_of(
+                runs.into_iter().zip(transposed).collect(),
+                |(classes, transposed)| {
+                    SCRATCH.with_borrow_mut(|scratch| {
+                        let begin = classes.start;
+                        for (first, count) in blocks_of(classes) {
+                            let out = (&grads, &mut *transposed, first > begin);
+                            self.add_block(scratch, (first, count), packed, (logits, slopes), out);
+                        }
+                    });
+                },
+            );
         }
-        let hidden = self.straight(&turned, rows, place)?;
-        Ok(Parts { hidden, weight, bias: self.bias.map(|_| bias) })
+        let hidden = self.straight(&transposed, rows, place)?;
+        Ok(ChunkGrads { hidden, weight, bias: self.bias.map(|_| bias) })
     }
 
-    /// The gradients of a block of classes; those of hidden states are added up, turned.
+    /// The gradients of a block of classes; those of hidden states are added up, transposed.
     fn add_block(
         &self,
-        scratch: &mut Scratch,
+        scratch: &mut BlockScratch,
         (first, count): (usize, usize),
         packed: &Packed,
         (logits, slopes): (&[T], &Slopes),
-        (grads, turned, add): (&Grads<T>, &mut [f32], bool),
+        (grads, transposed, add): (&SharedGrads<T>, &mut [f32], bool),
     ) {
         let (d, n) = (self.features, self.columns);
-        let Scratch { weight, pairs, turned: weight_turned, sums, block, packed: by_classes } =
-            scratch;
+        let BlockScratch {
+            weight,
+            pairs,
+            transposed: weight_transposed,
+            sums,
+            block,
+            packed: by_classes,
+        } = scratch;
         pack::grow(block, CLASSES * n / T::PER_WORD);
         let rows: &mut [T] = bytemuck::cast_slice_mut(block);
         let logits = &logits[first * n..][..count * n];
@@ -304,27 +314,33 @@ impl<T: Number> Layer<'_, T> {
         let a = Left { words: block, stride: words, rows: count.next_multiple_of(tile::ROWS) };
         let b = Panels { lines: &packed.by_rows, stride: words * COLS / 16, count: d / COLS };
         let values: &mut [f32] = bytemuck::cast_slice_mut(sums);
-        tile::product::<T>(self.isa, a, b, words, Out { values, stride: d, add: false });
+        tile::product::<T>(self.isa, a, b, words, ProductOut { values, stride: d, add: false });
         round_on::<T>(self.isa, &values[..count * d], 1.0, weight_grads);
 
         let words = CLASSES / T::PER_WORD;
         let padded = weight_rows(self, (first, count), CLASSES, weight);
-        pack::turned::<T>(self.isa, padded, d, CLASSES, (pairs, weight_turned));
+        pack::transposed::<T>(self.isa, padded, d, CLASSES, (pairs, weight_transposed));
         pack::by_tokens::<T>(self.isa, block, n, (CLASSES, CLASSES), by_classes);
-        let a = Left { words: bytemuck::cast_slice(weight_turned), stride: words, rows: d };
+        let a = Left { words: bytemuck::cast_slice(weight_transposed), stride: words, rows: d };
         let b = Panels { lines: by_classes, stride: words * COLS / 16, count: n / COLS };
-        tile::product::<T>(self.isa, a, b, words, Out { values: turned, stride: n, add });
+        tile::product::<T>(
+            self.isa,
+            a,
+            b,
+            words,
+            ProductOut { values: transposed, stride: n, add },
+        );
     }
 
     /// The sum of all threads' gradients of hidden states, `[rows, d]`.
-    fn straight(&self, turned: &Tensor, rows: i64, place: (Kind, Device)) -> Result<Tensor> {
+    fn straight(&self, transposed: &Tensor, rows: i64, place: (Kind, Device)) -> Result<Tensor> {
         let op = "gradients of hidden states";
         let (d, n) = (self.features, self.columns);
-        let sum = turned.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Float).during(op)?;
-        let turned: &[u32] = bytemuck::cast_slice(slices::read::<f32>(&sum, "sums")?);
+        let sum = transposed.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Float).during(op)?;
+        let transposed: &[u32] = bytemuck::cast_slice(slices::read::<f32>(&sum, "sums")?);
         let mut straight = vec![EMPTY; n * d / 16];
         let words: &mut [u32] = bytemuck::cast_slice_mut(&mut straight);
-        transpose(self.isa, (turned, n), (words, d), d, n);
+        transpose(self.isa, (transposed, n), (words, d), d, n);
         let mut hidden = Tensor::f_empty([rows, d as i64], place).during(op)?;
         let to = slices::write(&mut hidden, "a gradient")?;
         let sums: &[f32] = bytemuck::cast_slice(&straight);
@@ -334,7 +350,7 @@ impl<T: Number> Layer<'_, T> {
 }
 
 /// Results that threads write, each its classes.
-struct Grads<'a, T> {
+struct SharedGrads<'a, T> {
     weight: Shared<'a, T>,
     bias: Shared<'a, f32>,
 }
@@ -348,10 +364,10 @@ fn blocks_of(classes: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
 /// The weights of `count` classes from `first` on; where they are fewer than `padded`, a copy with
 /// zeros up to that.
 fn weight_rows<'a, T: Number>(
-    layer: &Layer<'a, T>,
+    layer: &BlockedLayer<'a, T>,
     (first, count): (usize, usize),
     padded: usize,
-    room: &'a mut Vec<Line>,
+    room: &'a mut Vec<CacheLine>,
 ) -> &'a [u32] {
     let d = layer.features;
     let rows = &layer.weight[first * d..][..count * d];

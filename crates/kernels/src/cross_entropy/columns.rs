@@ -5,7 +5,7 @@
 
 #![expect(unsafe_code, reason = "calls of functions compiled for one instruction set")]
 
-use super::sweep::{capped, slope};
+use super::softmax::{capped, slope};
 use crate::lanes::{LANES, Lanes, exp, vectorized};
 use crate::number::Number;
 

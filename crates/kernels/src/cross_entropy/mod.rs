@@ -1,10 +1,10 @@
 //! The output layer and its cross-entropy as one function, which never holds all logits.
 //!
-//! Rows go through in chunks. Of a chunk, logits are computed and turned in place into their
+//! Rows go through in chunks. Of a chunk, logits are computed and replaced in place by their
 //! gradients, from which those of hidden states, weight and bias follow at once; the backward
 //! pass only scales them. Memory does not grow with the number of rows times the vocabulary.
 //! Where the CPU's dot products beat libtorch's products, `blocks` does all of a chunk; elsewhere
-//! libtorch multiplies, and `sweep` turns logits into gradients.
+//! libtorch multiplies, and `softmax` turns logits into gradients.
 //!
 //! With logits `x` of a row (after the soft cap, if any), `L = log Σ exp x`, label `y`, smoothing
 //! `ε` over `v` classes, weight `z` of the squared logarithm, and `n` rows that count:
@@ -18,10 +18,10 @@
 
 mod blocks;
 mod columns;
-mod sweep;
+mod softmax;
 
 #[cfg(test)]
-pub(crate) use sweep::sweep;
+pub(crate) use softmax::softmax_cross_entropy_in_place;
 
 use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
 use bert4rs_tensor_core::error::Context;
@@ -33,7 +33,7 @@ const LOGITS: i64 = 1 << 25;
 
 /// What is added to cross-entropy, and done to logits.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Options {
+pub struct CrossEntropyOptions {
     /// Probability `ε` that the target spreads over all classes.
     pub label_smoothing: f64,
     /// Weight of `(log Σ exp logits)²`.
@@ -46,7 +46,7 @@ pub struct Options {
 
 /// The output layer: logits are `hidden weightᵀ + bias`.
 #[derive(Debug, Clone, Copy)]
-pub struct Output<'a> {
+pub struct OutputWeights<'a> {
     /// `[v, d]`
     pub weight: &'a Tensor,
     /// `[v]`
@@ -62,9 +62,9 @@ pub struct Output<'a> {
 /// Shapes and dtypes that don't fit; a label that is no class, on the CPU.
 pub fn linear_cross_entropy(
     hidden_nd: &Tensor,
-    output: Output,
+    output: OutputWeights,
     labels_n: &Tensor,
-    options: &Options,
+    options: &CrossEntropyOptions,
 ) -> Result<Tensor> {
     linear_cross_entropy_in(hidden_nd, output, labels_n, options, LOGITS)
 }
@@ -72,9 +72,9 @@ pub fn linear_cross_entropy(
 /// [`linear_cross_entropy`] with another limit on the logits held.
 fn linear_cross_entropy_in(
     hidden_nd: &Tensor,
-    output: Output,
+    output: OutputWeights,
     labels_n: &Tensor,
-    options: &Options,
+    options: &CrossEntropyOptions,
     limit: i64,
 ) -> Result<Tensor> {
     check(hidden_nd, output, labels_n)?;
@@ -92,7 +92,7 @@ fn linear_cross_entropy_in(
     autograd::apply_one(function, &inputs)
 }
 
-fn check(hidden: &Tensor, output: Output, labels: &Tensor) -> Result<()> {
+fn check(hidden: &Tensor, output: OutputWeights, labels: &Tensor) -> Result<()> {
     let op = "cross-entropy of an output layer";
     let refuse = |tensor, found: &Tensor, expected: String| {
         Err(Error::Shape { op, tensor, found: found.size(), expected })
@@ -113,7 +113,7 @@ fn check(hidden: &Tensor, output: Output, labels: &Tensor) -> Result<()> {
 
 struct LinearCrossEntropy {
     labels: Tensor,
-    options: Options,
+    options: CrossEntropyOptions,
     rows_at_once: i64,
     /// Whether a gradient will be asked for.
     wanted: bool,
@@ -129,14 +129,15 @@ impl Function for LinearCrossEntropy {
         let (hidden, weight, bias) = (inputs[0], inputs[1], inputs.get(2).copied());
         let counted = self.labels.f_ne(self.options.ignored).during(op)?;
         let count = counted.f_sum(Kind::Int64).during(op)?;
-        let mut gradients = Gradients::default();
+        let mut gradients = GradientSums::default();
         let mut losses = Vec::new();
         let rows = hidden.size()[0];
         for first in (0..rows).step_by(self.rows_at_once as usize) {
             let length = self.rows_at_once.min(rows - first);
             let hidden = hidden.narrow(0, first, length);
             let labels = self.labels.narrow(0, first, length);
-            let (loss, parts) = self.chunk(&hidden, Output { weight, bias }, &labels, &count)?;
+            let (loss, parts) =
+                self.chunk(&hidden, OutputWeights { weight, bias }, &labels, &count)?;
             losses.push(loss);
             if let Some(parts) = parts {
                 gradients.add(parts).during(op)?;
@@ -172,10 +173,10 @@ impl LinearCrossEntropy {
     fn chunk(
         &self,
         hidden: &Tensor,
-        output: Output,
+        output: OutputWeights,
         labels: &Tensor,
         count: &Tensor,
-    ) -> Result<(Tensor, Option<Parts>)> {
+    ) -> Result<(Tensor, Option<ChunkGrads>)> {
         let (options, wanted) = (&self.options, self.wanted);
         if blocks::is_fast(hidden) {
             return match hidden.kind() {
@@ -187,14 +188,15 @@ impl LinearCrossEntropy {
         }
         let op = self.name();
         let mut logits = hidden.f_linear(output.weight, output.bias).during(op)?;
-        let loss = sweep::sweep(&mut logits, labels, count, options, wanted)?;
-        let parts = || Parts::new(&logits, hidden, output).during(op);
+        let loss =
+            softmax::softmax_cross_entropy_in_place(&mut logits, labels, count, options, wanted)?;
+        let parts = || ChunkGrads::new(&logits, hidden, output).during(op);
         Ok((loss, wanted.then(parts).transpose()?))
     }
 }
 
 /// A chunk's gradients, for a loss whose own is 1.
-struct Parts {
+struct ChunkGrads {
     /// Of the chunk's hidden states.
     hidden: Tensor,
     weight: Tensor,
@@ -202,9 +204,9 @@ struct Parts {
     bias: Option<Tensor>,
 }
 
-impl Parts {
+impl ChunkGrads {
     /// From the gradients of logits, by libtorch's products.
-    fn new(grad_nv: &Tensor, hidden_nd: &Tensor, output: Output) -> TchResult<Self> {
+    fn new(grad_nv: &Tensor, hidden_nd: &Tensor, output: OutputWeights) -> TchResult<Self> {
         let sum = |_| grad_nv.f_sum_dim_intlist([0i64].as_slice(), false, exact(grad_nv));
         Ok(Self {
             hidden: grad_nv.f_matmul(output.weight)?,
@@ -216,7 +218,7 @@ impl Parts {
 
 /// Sums over chunks, for a loss whose own gradient is 1.
 #[derive(Default)]
-struct Gradients {
+struct GradientSums {
     hidden: Vec<Tensor>,
     weight: Option<Tensor>,
     bias: Option<Tensor>,
@@ -224,8 +226,8 @@ struct Gradients {
 
 type TchResult<T> = std::result::Result<T, bert4rs_tensor_core::TchError>;
 
-impl Gradients {
-    fn add(&mut self, parts: Parts) -> TchResult<()> {
+impl GradientSums {
+    fn add(&mut self, parts: ChunkGrads) -> TchResult<()> {
         self.hidden.push(parts.hidden);
         self.weight = Some(added(self.weight.take(), parts.weight)?);
         if let Some(part_v) = parts.bias {

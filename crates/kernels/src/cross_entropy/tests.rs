@@ -4,7 +4,8 @@ use bert4rs_tensor_core::{Kind, Reduction};
 
 use super::*;
 
-const NONE: Options = Options { label_smoothing: 0.0, z_loss: 0.0, soft_cap: None, ignored: -100 };
+const NONE: CrossEntropyOptions =
+    CrossEntropyOptions { label_smoothing: 0.0, z_loss: 0.0, soft_cap: None, ignored: -100 };
 
 fn leaf(shape: &[i64], kind: Kind) -> Tensor {
     let x = Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 0.7;
@@ -12,7 +13,7 @@ fn leaf(shape: &[i64], kind: Kind) -> Tensor {
 }
 
 /// As losses are usually computed: all logits, then their log-softmax.
-fn plain(inputs: &[Tensor], labels: &Tensor, options: &Options) -> Tensor {
+fn plain(inputs: &[Tensor], labels: &Tensor, options: &CrossEntropyOptions) -> Tensor {
     let mut logits = inputs[0].linear(&inputs[1], inputs.get(2));
     if let Some(cap) = options.soft_cap {
         logits = (logits / cap).tanh() * cap;
@@ -34,7 +35,7 @@ fn check_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
     assert!(error <= tolerance * greatest, "{what}: off by {error:.2e} of {greatest:.2e}");
 }
 
-fn check_one(kind: Kind, classes: i64, biased: bool, limit: i64, options: &Options) {
+fn check_one(kind: Kind, classes: i64, biased: bool, limit: i64, options: &CrossEntropyOptions) {
     let (rows, features) = (23, 32);
     let mut inputs = vec![leaf(&[rows, features], kind), leaf(&[classes, features], kind)];
     if biased {
@@ -43,7 +44,7 @@ fn check_one(kind: Kind, classes: i64, biased: bool, limit: i64, options: &Optio
     let labels = Tensor::randint(classes, [rows], (Kind::Int64, Device::Cpu));
     let _ = labels.get(3).fill_(options.ignored);
     let _ = labels.get(22).fill_(options.ignored);
-    let output = Output { weight: &inputs[1], bias: inputs.get(2) };
+    let output = OutputWeights { weight: &inputs[1], bias: inputs.get(2) };
     let found = linear_cross_entropy_in(&inputs[0], output, &labels, options, limit).unwrap();
     let doubles: Vec<Tensor> = inputs
         .iter()
@@ -68,7 +69,12 @@ fn check_one(kind: Kind, classes: i64, biased: bool, limit: i64, options: &Optio
 #[test]
 fn equals_the_plain_loss_and_its_gradients() {
     bert4rs_tensor_core::random::seed(3);
-    let all = Options { label_smoothing: 0.1, z_loss: 1e-2, soft_cap: Some(5.0), ignored: -100 };
+    let all = CrossEntropyOptions {
+        label_smoothing: 0.1,
+        z_loss: 1e-2,
+        soft_cap: Some(5.0),
+        ignored: -100,
+    };
     for kind in [Kind::Double, Kind::Float, Kind::BFloat16] {
         for classes in [1, 15, 16, 50, 131, 300] {
             for limit in [1, 7 * classes, 1 << 20] {
@@ -76,9 +82,9 @@ fn equals_the_plain_loss_and_its_gradients() {
                 check_one(kind, classes, classes % 2 == 0, limit, &all);
             }
         }
-        check_one(kind, 50, true, 100, &Options { label_smoothing: 0.1, ..NONE });
-        check_one(kind, 50, true, 100, &Options { z_loss: 0.1, ..NONE });
-        check_one(kind, 50, true, 100, &Options { soft_cap: Some(2.0), ..NONE });
+        check_one(kind, 50, true, 100, &CrossEntropyOptions { label_smoothing: 0.1, ..NONE });
+        check_one(kind, 50, true, 100, &CrossEntropyOptions { z_loss: 0.1, ..NONE });
+        check_one(kind, 50, true, 100, &CrossEntropyOptions { soft_cap: Some(2.0), ..NONE });
     }
 }
 
@@ -86,7 +92,7 @@ fn equals_the_plain_loss_and_its_gradients() {
 fn without_gradients_the_loss_is_the_same() {
     let (hidden, weight) = (leaf(&[9, 32], Kind::Float), leaf(&[40, 32], Kind::Float));
     let labels = Tensor::randint(40, [9], (Kind::Int64, Device::Cpu));
-    let output = Output { weight: &weight, bias: None };
+    let output = OutputWeights { weight: &weight, bias: None };
     let loss = || linear_cross_entropy(&hidden, output, &labels, &NONE).unwrap();
     let with = loss();
     let without = bert4rs_tensor_core::no_grad(loss);
@@ -97,7 +103,7 @@ fn without_gradients_the_loss_is_the_same() {
 #[test]
 fn a_nan_is_seen_and_labels_are_checked() {
     let (hidden, weight) = (leaf(&[4, 32], Kind::Float), leaf(&[40, 32], Kind::Float));
-    let output = Output { weight: &weight, bias: None };
+    let output = OutputWeights { weight: &weight, bias: None };
     let labels = Tensor::from_slice(&[0i64, 1, 2, 39]);
     let broken = hidden.detach();
     let _ = broken.get(2).get(5).fill_(f64::NAN);

@@ -6,17 +6,17 @@
 
 constexpr int kThreads = 256;
 
-enum Curve { kGelu = 0, kGeluTanh = 1, kSilu = 2 };
+enum Activation { kGelu = 0, kGeluTanh = 1, kSilu = 2 };
 
 // f(x), and f'(x) in `slope`.
-template <int CURVE>
-__device__ __forceinline__ float curve(float x, float& slope) {
-  if (CURVE == kGelu) {
+template <int ACTIVATION>
+__device__ __forceinline__ float activation(float x, float& slope) {
+  if (ACTIVATION == kGelu) {
     const float below = 0.5f * (1.0f + erff(x * 0.70710678118654752f));
     slope = below + x * 0.39894228040143268f * __expf(-0.5f * x * x);
     return x * below;
   }
-  if (CURVE == kGeluTanh) {
+  if (ACTIVATION == kGeluTanh) {
     constexpr float root = 0.79788456080286536f, cubic = 0.044715f;
     const float t = tanhf(root * (x + cubic * x * x * x));
     const float inner = root * (1.0f + 3.0f * cubic * x * x);
@@ -28,7 +28,7 @@ __device__ __forceinline__ float curve(float x, float& slope) {
   return x * s;
 }
 
-template <int CURVE, typename T>
+template <int ACTIVATION, typename T>
 __device__ __forceinline__ void forward(const T* x, const T* gated, T* y, i64 count) {
   const i64 i = (i64(blockIdx.x) * kThreads + threadIdx.x) * 8;
   float slope;
@@ -38,19 +38,19 @@ __device__ __forceinline__ void forward(const T* x, const T* gated, T* y, i64 co
     if (gated) load_eight(gated + i, factors);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      values[j] = curve<CURVE>(values[j], slope) * (gated ? factors[j] : 1.0f);
+      values[j] = activation<ACTIVATION>(values[j], slope) * (gated ? factors[j] : 1.0f);
     }
     store_eight(y + i, values);
   } else {
     for (i64 j = i; j < count; ++j) {
       const float factor = gated ? widen(gated[j]) : 1.0f;
-      y[j] = narrow<T>(curve<CURVE>(widen(x[j]), slope) * factor);
+      y[j] = narrow<T>(activation<ACTIVATION>(widen(x[j]), slope) * factor);
     }
   }
 }
 
 // dx, and du where `gated` is not null.
-template <int CURVE, typename T>
+template <int ACTIVATION, typename T>
 __device__ __forceinline__ void backward(const T* x, const T* gated, const T* dy, T* dx, T* du,
                                          i64 count) {
   const i64 i = (i64(blockIdx.x) * kThreads + threadIdx.x) * 8;
@@ -62,7 +62,7 @@ __device__ __forceinline__ void backward(const T* x, const T* gated, const T* dy
     if (gated) load_eight(gated + i, factors);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const float value = curve<CURVE>(values[j], slope);
+      const float value = activation<ACTIVATION>(values[j], slope);
       values[j] = grads[j] * (gated ? factors[j] : 1.0f) * slope;
       factors[j] = grads[j] * value;
     }
@@ -70,7 +70,7 @@ __device__ __forceinline__ void backward(const T* x, const T* gated, const T* dy
     if (gated) store_eight(du + i, factors);
   } else {
     for (i64 j = i; j < count; ++j) {
-      const float value = curve<CURVE>(widen(x[j]), slope), grad = widen(dy[j]);
+      const float value = activation<ACTIVATION>(widen(x[j]), slope), grad = widen(dy[j]);
       if (gated) du[j] = narrow<T>(grad * value);
       dx[j] = narrow<T>(grad * (gated ? widen(gated[j]) : 1.0f) * slope);
     }
@@ -78,16 +78,16 @@ __device__ __forceinline__ void backward(const T* x, const T* gated, const T* dy
 }
 
 #define FOR_TYPE(T, name)                                                                         \
-  KERNEL(kThreads) activation_##name(int curve, const T* x, const T* gated, T* y, i64 count) {    \
-    switch (curve) {                                                                              \
+  KERNEL(kThreads) activation_##name(int kind, const T* x, const T* gated, T* y, i64 count) {     \
+    switch (kind) {                                                                               \
       case kGelu: return forward<kGelu>(x, gated, y, count);                                      \
       case kGeluTanh: return forward<kGeluTanh>(x, gated, y, count);                              \
       default: return forward<kSilu>(x, gated, y, count);                                         \
     }                                                                                             \
   }                                                                                               \
-  KERNEL(kThreads) activation_backward_##name(int curve, const T* x, const T* gated,              \
+  KERNEL(kThreads) activation_backward_##name(int kind, const T* x, const T* gated,               \
                                               const T* dy, T* dx, T* du, i64 count) {             \
-    switch (curve) {                                                                              \
+    switch (kind) {                                                                               \
       case kGelu: return backward<kGelu>(x, gated, dy, dx, du, count);                            \
       case kGeluTanh: return backward<kGeluTanh>(x, gated, dy, dx, du, count);                    \
       default: return backward<kSilu>(x, gated, dy, dx, du, count);                               \

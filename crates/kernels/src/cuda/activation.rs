@@ -7,35 +7,39 @@ use bert4rs_tensor_core::{Error, Result, Tensor};
 
 use super::launch::{Arg, Launch};
 use super::{blocks, by_kind, check, check_float, is_aligned, source};
-use crate::activation::Curve;
+use crate::activation::Activation;
 
 const OP: &str = "activation";
 
 /// As in `activation.cu`.
 const THREADS: u32 = 256;
 
-/// The number of a curve in `activation.cu`.
-fn number(curve: Curve) -> i32 {
-    match curve {
-        Curve::Gelu => 0,
-        Curve::GeluTanh => 1,
-        Curve::Silu => 2,
+/// The number of a activation in `activation.cu`.
+fn number(activation: Activation) -> i32 {
+    match activation {
+        Activation::Gelu => 0,
+        Activation::GeluTanh => 1,
+        Activation::Silu => 2,
     }
 }
 
 /// `f(x)`, or `f(x) · gated`; dense, FP32 or BF16, of one shape and dtype.
-pub(crate) fn forward(curve: Curve, x: &Tensor, gated: Option<&Tensor>) -> Result<Tensor> {
+pub(crate) fn forward(
+    activation: Activation,
+    x: &Tensor,
+    gated: Option<&Tensor>,
+) -> Result<Tensor> {
     check_all(x, gated)?;
     let y = x.f_empty_like().during(OP)?;
     let args =
-        [number(curve).into(), x.into(), gated.into(), (&y).into(), (x.numel() as i64).into()];
+        [number(activation).into(), x.into(), gated.into(), (&y).into(), (x.numel() as i64).into()];
     launch(x, ["activation_float", "activation_bf16"], &args)?;
     Ok(y)
 }
 
 /// The gradients of [`forward`]'s `inputs`, from that of its result.
 pub(crate) fn backward(
-    curve: Curve,
+    activation: Activation,
     inputs: &[Tensor],
     dy: &Tensor,
 ) -> Result<(Tensor, Option<Tensor>)> {
@@ -45,7 +49,7 @@ pub(crate) fn backward(
     let dx = x.f_empty_like().during(OP)?;
     let du = gated.map(|gated| gated.f_empty_like()).transpose().during(OP)?;
     let args = [
-        number(curve).into(),
+        number(activation).into(),
         x.into(),
         gated.into(),
         dy.into(),

@@ -7,16 +7,16 @@
 
 constexpr int kThreads = 256;
 constexpr int kChunk = kThreads * 8 * 4;
-constexpr int kMostJobs = 32;
+constexpr int kMostUpdates = 32;
 
-// `Scalars` of src/adamw.rs, in its order.
+// `AdamwKernelScalars` of src/adamw.rs, in its order.
 struct Numbers {
   float grad_scale, one_minus_beta1, beta2, one_minus_beta2;
-  float inverse_sqrt_correction2, eps, keep, step_size;
+  float inverse_sqrt_correction2, eps, decay_factor, step_size;
 };
 
-// Laid out as `Entry` in adamw.rs.
-struct Job {
+// Laid out as `UpdateEntry` in adamw.rs.
+struct ParamUpdate {
   const void* grad;
   float* moment1;
   float* moment2;
@@ -29,9 +29,9 @@ struct Job {
   int flags;
 };
 
-struct Jobs {
+struct ParamUpdates {
   i64 count;
-  Job job[kMostJobs];
+  ParamUpdate param[kMostUpdates];
 };
 
 __device__ __forceinline__ float update(const Numbers& n, bool cautious, float grad,
@@ -43,50 +43,50 @@ __device__ __forceinline__ float update(const Numbers& n, bool cautious, float g
   moment1 = m;
   moment2 = v;
   const float u = m / (sqrtf(v) * n.inverse_sqrt_correction2 + n.eps);
-  const float keep = cautious && u * weight <= 0.0f ? 1.0f : n.keep;
-  return weight * keep - n.step_size * u;
+  const float decay = cautious && u * weight <= 0.0f ? 1.0f : n.decay_factor;
+  return weight * decay - n.step_size * u;
 }
 
 template <int FORM, typename G>
-__device__ __forceinline__ void run(const Job& job, i64 start) {
-  const i64 end = min(start + kChunk, job.count);
-  const G* grad = static_cast<const G*>(job.grad);
-  const bool is_aligned = job.flags & 16, cautious = job.flags & 8;
-  const Numbers numbers = *job.numbers;
+__device__ __forceinline__ void run(const ParamUpdate& param, i64 start) {
+  const i64 end = min(start + kChunk, param.count);
+  const G* grad = static_cast<const G*>(param.grad);
+  const bool is_aligned = param.flags & 16, cautious = param.flags & 8;
+  const Numbers numbers = *param.numbers;
   for (i64 i = start + threadIdx.x * 8; i < end; i += kThreads * 8) {
     if (is_aligned && i + 8 <= end) {
       float g[8], m[8], v[8], w[8];
       load_eight(grad + i, g);
-      load_eight(job.moment1 + i, m);
-      load_eight(job.moment2 + i, v);
-      load_weights<FORM>(job.weight, job.other, i, w);
+      load_eight(param.moment1 + i, m);
+      load_eight(param.moment2 + i, v);
+      load_weights<FORM>(param.weight, param.other, i, w);
 #pragma unroll
       for (int j = 0; j < 8; ++j) w[j] = update(numbers, cautious, g[j], m[j], v[j], w[j]);
-      store_eight(job.moment1 + i, m);
-      store_eight(job.moment2 + i, v);
-      store_weights<FORM>(job.weight, job.other, i, w);
+      store_eight(param.moment1 + i, m);
+      store_eight(param.moment2 + i, v);
+      store_weights<FORM>(param.weight, param.other, i, w);
     } else {
       for (i64 j = i; j < min(i + 8, end); ++j) {
-        float m = job.moment1[j], v = job.moment2[j];
-        const float old = load_weight<FORM>(job.weight, job.other, j);
+        float m = param.moment1[j], v = param.moment2[j];
+        const float old = load_weight<FORM>(param.weight, param.other, j);
         const float w = update(numbers, cautious, widen(grad[j]), m, v, old);
-        job.moment1[j] = m;
-        job.moment2[j] = v;
-        store_weight<FORM>(job.weight, job.other, j, w);
+        param.moment1[j] = m;
+        param.moment2[j] = v;
+        store_weight<FORM>(param.weight, param.other, j, w);
       }
     }
   }
 }
 
-KERNEL(kThreads) adamw(const __grid_constant__ Jobs jobs) {
-  const Job& job = jobs.job[tensor_of_block(jobs.job, int(jobs.count))];
-  const i64 start = i64(int(blockIdx.x) - job.first_chunk) * kChunk;
-  switch (job.flags & 7) {
-    case kSingle: return run<kSingle, float>(job, start);
-    case kMaster: return run<kMaster, float>(job, start);
-    case kSplit: return run<kSplit, float>(job, start);
-    case kSingle + 4: return run<kSingle, Bf16>(job, start);
-    case kMaster + 4: return run<kMaster, Bf16>(job, start);
-    case kSplit + 4: return run<kSplit, Bf16>(job, start);
+KERNEL(kThreads) adamw(const __grid_constant__ ParamUpdates updates) {
+  const ParamUpdate& param = updates.param[tensor_of_block(updates.param, int(updates.count))];
+  const i64 start = i64(int(blockIdx.x) - param.first_chunk) * kChunk;
+  switch (param.flags & 7) {
+    case kSingle: return run<kSingle, float>(param, start);
+    case kMaster: return run<kMaster, float>(param, start);
+    case kResidual: return run<kResidual, float>(param, start);
+    case kSingle + 4: return run<kSingle, Bf16>(param, start);
+    case kMaster + 4: return run<kMaster, Bf16>(param, start);
+    case kResidual + 4: return run<kResidual, Bf16>(param, start);
   }
 }

@@ -7,19 +7,19 @@ use bytemuck::{Pod, Zeroable};
 
 use super::launch::{Arg, Launch};
 use super::{address, check, is_aligned, source};
-use crate::adamw::Scalars;
+use crate::adamw::AdamwKernelScalars;
 use crate::weight::{Weight, same_count};
 
 /// As in `adamw.cu`.
 const THREADS: u32 = 256;
 const CHUNK: u64 = THREADS as u64 * 8 * 4;
 /// So many fit into the 4 KiB that every driver takes as a kernel's parameters.
-const MOST_JOBS: usize = 32;
+const MOST_UPDATES: usize = 32;
 
-/// `Job` of `adamw.cu`.
+/// `ParamUpdate` of `adamw.cu`.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Entry {
+struct UpdateEntry {
     grad: u64,
     moment1: u64,
     moment2: u64,
@@ -31,12 +31,12 @@ struct Entry {
     flags: u32,
 }
 
-/// `Jobs` of `adamw.cu`.
+/// `ParamUpdates` of `adamw.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Entries {
+struct UpdateEntries {
     count: u64,
-    entries: [Entry; MOST_JOBS],
+    entries: [UpdateEntry; MOST_UPDATES],
 }
 
 /// The form's number in `weight.cuh`, the working weight and what lies beside it, all checked.
@@ -60,7 +60,7 @@ pub(super) fn parts<'a>(
             check(weight, Kind::BFloat16, "weight")?;
             Ok((1, weight, Some(master)))
         }
-        Weight::Split { weight, low } => {
+        Weight::Bf16Residual { weight, residual: low } => {
             check(weight, Kind::BFloat16, "weight")?;
             check(low, Kind::Int16, "low bits")?;
             Ok((2, weight, Some(low)))
@@ -68,52 +68,56 @@ pub(super) fn parts<'a>(
     }
 }
 
-fn entry(job: &crate::adamw::Job<'_>, device: Device) -> Result<Entry> {
+fn entry(update: &crate::adamw::ParamUpdate<'_>, device: Device) -> Result<UpdateEntry> {
     let op = "AdamW";
-    super::check_float(job.grad, "gradient")?;
-    check(job.grad, job.grad.kind(), device, "gradient")?;
-    let count = job.grad.numel();
-    for (moment, what) in [(&*job.moment1, "first moment"), (&*job.moment2, "second moment")] {
+    super::check_float(update.grad, "gradient")?;
+    check(update.grad, update.grad.kind(), device, "gradient")?;
+    let count = update.grad.numel();
+    for (moment, what) in [(&*update.moment1, "first moment"), (&*update.moment2, "second moment")]
+    {
         check(moment, Kind::Float, device, what)?;
         same_count(op, count, moment.numel(), what)?;
     }
-    check(job.numbers, Kind::Float, device, "numbers of a step")?;
-    same_count(op, Scalars::COUNT, job.numbers.numel(), "numbers of a step")?;
-    let (form, weight, other) = parts(op, &job.weight, count, device)?;
-    let tensors = [job.grad, &*job.moment1, &*job.moment2, weight];
+    check(update.numbers, Kind::Float, device, "numbers of a step")?;
+    same_count(op, AdamwKernelScalars::COUNT, update.numbers.numel(), "numbers of a step")?;
+    let (form, weight, other) = parts(op, &update.weight, count, device)?;
+    let tensors = [update.grad, &*update.moment1, &*update.moment2, weight];
     let aligned = tensors.into_iter().chain(other).all(is_aligned);
-    let is_bf16 = job.grad.kind() == Kind::BFloat16;
+    let is_bf16 = update.grad.kind() == Kind::BFloat16;
     let flag = |bit: u32, on: bool| if on { bit } else { 0 };
-    Ok(Entry {
-        grad: address(job.grad),
-        moment1: address(&*job.moment1),
-        moment2: address(&*job.moment2),
+    Ok(UpdateEntry {
+        grad: address(update.grad),
+        moment1: address(&*update.moment1),
+        moment2: address(&*update.moment2),
         weight: address(weight),
         other: address(other),
         count: count as u64,
-        numbers: address(job.numbers),
+        numbers: address(update.numbers),
         first_chunk: 0,
-        flags: form + flag(4, is_bf16) + flag(8, job.cautious) + flag(16, aligned),
+        flags: form + flag(4, is_bf16) + flag(8, update.cautious) + flag(16, aligned),
     })
 }
 
-/// One step for all `jobs`, which are on `device` and share no memory.
-pub(crate) fn step(jobs: &[crate::adamw::Job<'_>], device: Device) -> Result<()> {
-    let entries = jobs.iter().map(|job| entry(job, device)).collect::<Result<Vec<_>>>()?;
-    entries.chunks(MOST_JOBS).try_for_each(|entries| launch(entries, device))
+/// One step for all `updates`, which are on `device` and share no memory.
+pub(crate) fn step(updates: &[crate::adamw::ParamUpdate<'_>], device: Device) -> Result<()> {
+    let entries = updates.iter().map(|update| entry(update, device)).collect::<Result<Vec<_>>>()?;
+    entries.chunks(MOST_UPDATES).try_for_each(|entries| launch(entries, device))
 }
 
-fn launch(entries: &[Entry], device: Device) -> Result<()> {
-    let mut list = Entries { count: entries.len() as u64, entries: [Entry::zeroed(); MOST_JOBS] };
+fn launch(entries: &[UpdateEntry], device: Device) -> Result<()> {
+    let mut list = UpdateEntries {
+        count: entries.len() as u64,
+        entries: [UpdateEntry::zeroed(); MOST_UPDATES],
+    };
     let mut chunks = 0;
     for (to, from) in list.entries.iter_mut().zip(entries) {
-        *to = Entry { first_chunk: chunks, ..*from };
+        *to = UpdateEntry { first_chunk: chunks, ..*from };
         chunks += super::chunks(from.count, CHUNK);
     }
     let grid = (chunks, 1, 1);
     let launch =
         Launch { source: &source::ADAMW, kernel: "adamw", grid, block: THREADS, shared: 0 };
-    // SAFETY: `Entries` has the layout of `Jobs`; `entry` has checked each tensor's dtype, device
+    // SAFETY: `UpdateEntries` has the layout of `ParamUpdates`; `entry` has checked each tensor's dtype, device
     // and size, and the caller that none overlap.
     unsafe { launch.run(device, &[Arg::Struct(bytemuck::cast_slice(bytemuck::bytes_of(&list)))]) }
 }
@@ -124,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_list_fits_a_kernel_s_parameters() {
-        assert_eq!(size_of::<Entry>(), 64);
-        assert!(size_of::<Entries>() <= 4096);
+        assert_eq!(size_of::<UpdateEntry>(), 64);
+        assert!(size_of::<UpdateEntries>() <= 4096);
     }
 }

@@ -1,4 +1,4 @@
-//! The sweep of [`crate::cross_entropy`] on a GPU.
+//! [`crate::cross_entropy`] of logits that are there on a GPU.
 
 #![expect(unsafe_code, reason = "launches of kernels on raw device memory")]
 
@@ -7,7 +7,7 @@ use bert4rs_tensor_core::{Kind, Result, Tensor};
 
 use super::launch::Launch;
 use super::{by_kind, check, check_float, check_int, source};
-use crate::cross_entropy::Options;
+use crate::cross_entropy::CrossEntropyOptions;
 
 const OP: &str = "cross-entropy";
 
@@ -17,11 +17,11 @@ const THREADS: u32 = 256;
 /// The part of the loss of `logits`, `[n, v]`, a scalar; `count` rows count in all. If `wanted`,
 /// the gradient of the loss takes the place of the logits. A label that is no class makes the
 /// loss NaN.
-pub(crate) fn sweep(
+pub(crate) fn softmax_cross_entropy_in_place(
     logits: &mut Tensor,
     labels: &Tensor,
     count: &Tensor,
-    options: &Options,
+    options: &CrossEntropyOptions,
     wanted: bool,
 ) -> Result<Tensor> {
     let device = logits.device();

@@ -11,7 +11,7 @@ use std::sync::{Mutex, OnceLock};
 use libloading::os::unix::{Library, RTLD_NOW};
 
 use super::launch::Launch;
-use super::source::Source;
+use super::source::KernelSource;
 
 const HEADER: &str = include_str!("emulator.h");
 const MATRIX: &str = include_str!("emulator_matrix.h");
@@ -42,7 +42,7 @@ fn cpp(args: &[&str], folder: &std::path::Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn compile(source: &Source) -> Library {
+fn compile(source: &KernelSource) -> Library {
     let folder = tempfile::tempdir().unwrap();
     let text = format!("{HEADER}\n{}", without_ptx(source.whole()));
     let path = folder.path().join("kernels.cc");

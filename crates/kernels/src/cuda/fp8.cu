@@ -163,13 +163,13 @@ __device__ __forceinline__ void amax_columns(const T* x, int rows, int cols, u32
 // Where factors come from.
 enum From { kAmax = 0, kGiven = 1, kColumns = 2 };
 
-// A 64 x 64 tile: to `straight` [rows, cols] if not null, and to `turned` [cols, rows] if not
+// A 64 x 64 tile: to `straight` [rows, cols] if not null, and to `transposed` [cols, rows] if not
 // null, by way of shared memory. `factors` is one magnitude, one factor, or one magnitude a
 // column; inverse factors go to `inverse`, as many. `seen` and `count` gather what `straight`
-// (or else `turned`) saw.
+// (or else `transposed`) saw.
 template <typename T, bool E4M3>
 __device__ __forceinline__ void tile(const T* x, int rows, int cols, const float* factors, int from,
-                                     u8* straight, u8* turned, float* inverse, u32* seen,
+                                     u8* straight, u8* transposed, float* inverse, u32* seen,
                                      u64* count) {
   // A row of 17 words: columns of bytes and rows of words both spread over the banks.
   __shared__ u32 bytes[kTile][kTile / 4 + 1];
@@ -220,22 +220,22 @@ __device__ __forceinline__ void tile(const T* x, int rows, int cols, const float
     store_chunk(straight + i64(row) * cols + col, cols - col, cols % kChunk == 0, quad);
   }
   if (seen) add_up(magnitude, overflow, seen, count);
-  if (!turned) return;
+  if (!transposed) return;
 #pragma unroll
   for (int i = 0; i < 4; ++i) bytes[line][part / 4 + i] = quad.word[i];
   __syncthreads();
   // Neighbouring threads take neighbouring columns, whose bytes share words.
-  const int turned_line = threadIdx.x % kTile, turned_part = threadIdx.x / kTile * kChunk;
-  const int out_row = col0 + turned_line, out_col = row0 + turned_part;
+  const int out_line = threadIdx.x % kTile, out_part = threadIdx.x / kTile * kChunk;
+  const int out_row = col0 + out_line, out_col = row0 + out_part;
   if (out_row >= cols || out_col >= rows) return;
   Quad out;
 #pragma unroll
   for (int i = 0; i < kChunk; ++i) {
-    const u32 word = bytes[turned_part + i][turned_line / 4];
-    const u32 byte = word >> (8 * (turned_line % 4)) & 0xffu;
+    const u32 word = bytes[out_part + i][out_line / 4];
+    const u32 byte = word >> (8 * (out_line % 4)) & 0xffu;
     out.word[i / 4] = i % 4 == 0 ? byte : out.word[i / 4] | byte << (8 * (i % 4));
   }
-  store_chunk(turned + i64(out_row) * rows + out_col, rows - out_col, rows % kChunk == 0, out);
+  store_chunk(transposed + i64(out_row) * rows + out_col, rows - out_col, rows % kChunk == 0, out);
 }
 
 // A warp takes a row: first its largest magnitude, then, from the first-level cache, the copy.
@@ -284,9 +284,9 @@ FOR_TYPE(Bf16, bf16)
 
 #define FOR_FORMAT(T, E4M3, name)                                                                 \
   KERNEL(kThreads) fp8_tile_##name(const T* x, int rows, int cols, const float* factors,          \
-                                   int from, u8* straight, u8* turned, float* inverse,            \
+                                   int from, u8* straight, u8* transposed, float* inverse,        \
                                    u32* seen, u64* count) {                                       \
-    tile<T, E4M3>(x, rows, cols, factors, from, straight, turned, inverse, seen, count);          \
+    tile<T, E4M3>(x, rows, cols, factors, from, straight, transposed, inverse, seen, count);      \
   }                                                                                               \
   KERNEL(kThreads) fp8_rows_##name(const T* x, int rows, int cols, u8* out, float* inverse,       \
                                    u32* seen, u64* count) {                                       \

@@ -19,7 +19,7 @@ const MOST_BLOCKS: u32 = 132 * 8;
 
 /// Where the tile kernel's factors come from; as in `fp8.cu`.
 #[derive(Clone, Copy)]
-enum From {
+enum ScaleSource {
     Amax = 0,
     Given = 1,
     Columns = 2,
@@ -34,13 +34,14 @@ pub(crate) fn cast(
 ) -> Result<Cast> {
     // A matrix that begins at an odd place is copied to one that does not.
     let copy = if is_aligned(x_rc) { None } else { Some(aligned_copy(x_rc)?) };
-    let job = Job::new(copy.as_ref().unwrap_or(x_rc), format)?;
+    let task = GpuCast::new(copy.as_ref().unwrap_or(x_rc), format)?;
     match factor {
-        Factor::Row => job.by_row(transposed),
+        Factor::Row => task.by_row(transposed),
         Factor::Tensor => {
-            let amax = job.zeros(&[1], Kind::Float)?;
-            job.amax(&amax)?;
-            job.by_tensor(&amax, From::Amax, None, transposed).map(|cast| Cast { amax, ..cast })
+            let amax = task.zeros(&[1], Kind::Float)?;
+            task.amax(&amax)?;
+            task.by_tensor(&amax, ScaleSource::Amax, None, transposed)
+                .map(|cast| Cast { amax, ..cast })
         }
         Factor::Given(given) => {
             super::check(given, Kind::Float, x_rc.device(), "the given factor")?;
@@ -52,19 +53,19 @@ pub(crate) fn cast(
                     expected: "one value".into(),
                 });
             }
-            job.by_tensor(given, From::Given, Some(()), transposed)
+            task.by_tensor(given, ScaleSource::Given, Some(()), transposed)
         }
     }
 }
 
-struct Job<'a> {
+struct GpuCast<'a> {
     x: &'a Tensor,
     format: Format,
     rows: i64,
     cols: i64,
 }
 
-impl<'a> Job<'a> {
+impl<'a> GpuCast<'a> {
     fn new(x: &'a Tensor, format: Format) -> Result<Self> {
         let (rows, cols) = crate::fp8::sizes(x)?;
         super::check_float(x, "a matrix to cast to FP8")?;
@@ -104,9 +105,9 @@ impl<'a> Job<'a> {
 
     fn tiles(
         &self,
-        factors: (&Tensor, From),
+        factors: (&Tensor, ScaleSource),
         straight: Option<&Tensor>,
-        turned: Option<&Tensor>,
+        copy: Option<&Tensor>,
         inverse: &Tensor,
         seen: Option<(&Tensor, &Tensor)>,
     ) -> Result<()> {
@@ -126,7 +127,7 @@ impl<'a> Job<'a> {
             factors.0.into(),
             (factors.1 as i32).into(),
             straight.into(),
-            turned.into(),
+            copy.into(),
             inverse.into(),
             amax.into(),
             count.into(),
@@ -137,12 +138,12 @@ impl<'a> Job<'a> {
     fn by_tensor(
         &self,
         factors: &Tensor,
-        from: From,
+        from: ScaleSource,
         see: Option<()>,
         transposed: bool,
     ) -> Result<Cast> {
         let values = self.empty(&[self.rows, self.cols], self.format.kind())?;
-        let turned = match transposed {
+        let copy = match transposed {
             true => Some(self.empty(&[self.cols, self.rows], self.format.kind())?),
             false => None,
         };
@@ -154,9 +155,9 @@ impl<'a> Job<'a> {
         };
         let overflows = self.zeros(&[1], Kind::Int64)?;
         let seen = Some((&amax, &overflows));
-        self.tiles((factors, from), Some(&values), turned.as_ref(), &inverse, seen)?;
+        self.tiles((factors, from), Some(&values), copy.as_ref(), &inverse, seen)?;
         let scaled = |values| Scaled { values, inverse: inverse.shallow_clone() };
-        Ok(Cast { straight: scaled(values), transposed: turned.map(scaled), amax, overflows })
+        Ok(Cast { straight: scaled(values), transposed: copy.map(scaled), amax, overflows })
     }
 
     fn by_row(&self, transposed: bool) -> Result<Cast> {
@@ -194,7 +195,7 @@ impl<'a> Job<'a> {
         self.launch(kernel, (across, down), &args)?;
         let values = self.empty(&[self.cols, self.rows], self.format.kind())?;
         let inverse = self.empty(&[self.cols, 1], Kind::Float)?;
-        self.tiles((&amax, From::Columns), None, Some(&values), &inverse, None)?;
+        self.tiles((&amax, ScaleSource::Columns), None, Some(&values), &inverse, None)?;
         Ok(Scaled { values, inverse })
     }
 }

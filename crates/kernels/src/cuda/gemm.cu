@@ -1,6 +1,6 @@
 // Symmetric products of a stack of matrices: S = alpha X Xt + beta C, and S = alpha A B + beta C
 // where A and B are symmetric and commute, as polynomials of one matrix do. Twin: src/gemm.rs,
-// Form::Symmetric.
+// OutputStructure::Symmetric.
 //
 // Floor for a matrix of n rows and inner size d, BF16: n (n + 128) d operations, half of a full
 // product's 2 n^2 d and the diagonal's tiles; n d 2 bytes read (each tile of 128 rows is read by

@@ -8,7 +8,7 @@ use bert4rs_tensor_core::{Kind, Result, Tensor};
 
 use super::launch::Launch;
 use super::{blocks, is_aligned, source};
-use crate::gemm::{Form, Right};
+use crate::gemm::{OutputStructure, Rhs};
 
 const OP: &str = "matrix product";
 
@@ -30,16 +30,16 @@ pub(crate) fn product_into(
     out: &mut Tensor,
     alpha: f32,
     a: &Tensor,
-    right: Right<'_>,
+    rhs: Rhs<'_>,
     plus: Option<(f32, &Tensor)>,
-    form: Form,
+    structure: OutputStructure,
 ) -> Result<()> {
-    if is_worth_it(a, plus.map(|(_, c)| c), out, form) {
-        return symmetric(out, alpha, a, right, plus);
+    if is_worth_it(a, plus.map(|(_, c)| c), out, structure) {
+        return symmetric(out, alpha, a, rhs, plus);
     }
-    let b = match right {
-        Right::Plain(b) => b.shallow_clone(),
-        Right::Transposed(b) => b.f_transpose(1, 2).during(OP)?,
+    let b = match rhs {
+        Rhs::Plain(b) => b.shallow_clone(),
+        Rhs::Transposed(b) => b.f_transpose(1, 2).during(OP)?,
     };
     if out.kind() != a.kind() {
         // BF16 operands with an FP32 result: exact in FP32, and rare.
@@ -63,11 +63,16 @@ fn by_libtorch(
     out.f_copy_(&product).during(OP)
 }
 
-fn is_worth_it(a: &Tensor, plus: Option<&Tensor>, out: &Tensor, form: Form) -> bool {
+fn is_worth_it(
+    a: &Tensor,
+    plus: Option<&Tensor>,
+    out: &Tensor,
+    structure: OutputStructure,
+) -> bool {
     let [stack, side, inner] = a.size()[..] else { return false };
     let tiles = i64::from(blocks(side, TILE));
     let tensors = [a, out].into_iter().chain(plus);
-    form == Form::Symmetric
+    structure == OutputStructure::Symmetric
         && [side, inner].iter().all(|size| size % 8 == 0)
         && tensors.into_iter().all(|t| t.kind() == Kind::BFloat16 && is_aligned(t))
         && stack <= i64::from(super::MOST_GRID_Y)
@@ -78,12 +83,12 @@ pub(super) fn symmetric(
     out: &mut Tensor,
     alpha: f32,
     a: &Tensor,
-    right: Right<'_>,
+    rhs: Rhs<'_>,
     plus: Option<(f32, &Tensor)>,
 ) -> Result<()> {
     let (stack, side, inner) = a.size3().during(OP)?;
     // A plain one is symmetric, and so its own transpose.
-    let (Right::Plain(b) | Right::Transposed(b)) = right;
+    let (Rhs::Plain(b) | Rhs::Transposed(b)) = rhs;
     let tiles = blocks(side, TILE);
     let grid = (tiles * (tiles + 1) / 2, stack as u32, 1);
     let kernel = "symmetric_product";

@@ -9,29 +9,29 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bert4rs_tensor_core::{Device, Error, Result, Tensor, stream};
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
-use super::source::{Source, architecture};
-use super::store::Store;
+use super::kernel_cache::KernelCache;
+use super::source::{KernelSource, architecture};
 use super::{address, nvrtc};
 
 /// A loaded kernel; modules are never unloaded.
 #[derive(Clone, Copy)]
-struct Function(sys::CUfunction);
+struct LoadedFunction(sys::CUfunction);
 
 // SAFETY: a CUfunction may be launched from any thread whose current context is its own, which
 // `Launch::run` sees to.
-unsafe impl Send for Function {}
+unsafe impl Send for LoadedFunction {}
 
 /// A device's context and what was loaded into it.
-struct Loaded {
+struct LoadedDevice {
     context: Arc<CudaContext>,
     capability: (i32, i32),
     modules: HashMap<&'static str, usize>,
-    functions: HashMap<&'static str, Function>,
+    functions: HashMap<&'static str, LoadedFunction>,
 }
 
 /// All devices that were used, by index.
-fn devices() -> &'static Mutex<HashMap<usize, Loaded>> {
-    static DEVICES: OnceLock<Mutex<HashMap<usize, Loaded>>> = OnceLock::new();
+fn devices() -> &'static Mutex<HashMap<usize, LoadedDevice>> {
+    static DEVICES: OnceLock<Mutex<HashMap<usize, LoadedDevice>>> = OnceLock::new();
     DEVICES.get_or_init(Mutex::default)
 }
 
@@ -39,7 +39,7 @@ fn driver_error(what: &str) -> impl FnOnce(DriverError) -> Error + '_ {
     move |error| Error::Torch { op: format!("CUDA kernel {what}"), message: error.to_string() }
 }
 
-fn with_device<T>(index: usize, body: impl FnOnce(&mut Loaded) -> Result<T>) -> Result<T> {
+fn with_device<T>(index: usize, body: impl FnOnce(&mut LoadedDevice) -> Result<T>) -> Result<T> {
     let mut devices = devices().lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(loaded) = devices.get_mut(&index) {
         return body(loaded);
@@ -52,7 +52,7 @@ fn with_device<T>(index: usize, body: impl FnOnce(&mut Loaded) -> Result<T>) -> 
     let context = CudaContext::new(index).map_err(driver_error("context"))?;
     let capability = context.compute_capability().map_err(driver_error("context"))?;
     let (modules, functions) = (HashMap::new(), HashMap::new());
-    body(devices.entry(index).or_insert(Loaded { context, capability, modules, functions }))
+    body(devices.entry(index).or_insert(LoadedDevice { context, capability, modules, functions }))
 }
 
 /// The compute capability of a CUDA device, such as `(9, 0)`.
@@ -63,8 +63,8 @@ pub fn capability(index: usize) -> Result<(i32, i32)> {
     with_device(index, |loaded| Ok(loaded.capability))
 }
 
-impl Loaded {
-    fn function(&mut self, source: &Source, name: &'static str) -> Result<Function> {
+impl LoadedDevice {
+    fn function(&mut self, source: &KernelSource, name: &'static str) -> Result<LoadedFunction> {
         if let Some(&function) = self.functions.get(name) {
             return Ok(function);
         }
@@ -79,19 +79,19 @@ impl Loaded {
         let c_name = CString::new(name).unwrap_or_default();
         // SAFETY: the module was loaded into this context and is never unloaded.
         let function = unsafe { result::module::get_function(module as sys::CUmodule, c_name) };
-        let function = Function(function.map_err(driver_error(name))?);
+        let function = LoadedFunction(function.map_err(driver_error(name))?);
         self.functions.insert(name, function);
         Ok(function)
     }
 }
 
 /// Compiles or finds `source` and loads it into the current context.
-fn load(source: &Source, capability: (i32, i32)) -> Result<usize> {
+fn load(source: &KernelSource, capability: (i32, i32)) -> Result<usize> {
     let options = source.options(&architecture(capability));
     let text = source.whole();
     let version = format!("{:?}", nvrtc::version()?);
     let compile = || Ok(nvrtc::compile(source.name, &text, &options)?.cubin);
-    let cubin = match Store::of_user() {
+    let cubin = match KernelCache::of_user() {
         None => compile()?,
         Some(store) => store.get(&[&text, &options.join(" "), &version], compile)?,
     };
@@ -156,7 +156,7 @@ impl From<bool> for Arg<'_> {
 
 /// A launch of one kernel.
 pub(crate) struct Launch {
-    pub(crate) source: &'static Source,
+    pub(crate) source: &'static KernelSource,
     pub(crate) kernel: &'static str,
     pub(crate) grid: (u32, u32, u32),
     pub(crate) block: u32,
@@ -217,7 +217,7 @@ impl Launch {
     }
 }
 
-fn allow_shared(function: Function, bytes: u32) -> std::result::Result<(), DriverError> {
+fn allow_shared(function: LoadedFunction, bytes: u32) -> std::result::Result<(), DriverError> {
     use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MOST;
     // SAFETY: the function is loaded.
     unsafe { result::function::set_function_attribute(function.0, MOST, bytes as i32) }

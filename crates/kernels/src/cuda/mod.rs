@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`source`] | the CUDA C sources |
 //! | [`nvrtc`] | the compiler, loaded at run time |
-//! | [`store`] | what was compiled, kept on disk |
+//! | [`kernel_cache`] | what was compiled, kept on disk |
 //! | `launch` | loading and launching on libtorch's stream and memory |
 //! | the others | twins of the modules of the same names |
 //!
@@ -22,14 +22,14 @@ pub(crate) mod embedding;
 mod emulator;
 pub(crate) mod fp8;
 pub(crate) mod gemm;
+pub mod kernel_cache;
 mod launch;
 pub(crate) mod muon;
 pub(crate) mod norm;
 pub mod nvrtc;
 pub(crate) mod rotary;
 pub mod source;
-pub(crate) mod squares;
-pub mod store;
+pub(crate) mod sum_of_squares;
 #[cfg(test)]
 mod tests;
 

@@ -1,45 +1,46 @@
 // Muon around its polar factor. Twin: src/muon.rs, whose passes these are.
 //
-// Floor for a value, BF16 gradient and products, FP32 momentum and master: `muon_move` 2 + 4 read
-// and 4 written; `muon_update` 2 + 4 read, 2 written; sums 2 read; `muon_apply` 2 + 4 read, 4 + 2
-// written. Few operations a value. What lies transposed goes through shared memory by tiles of
-// 64 x 64, so that both sides move 16 bytes an access.
+// Floor for a value, BF16 gradient and products, FP32 momentum and master, in bytes:
+// `muon_momentum` 2 + 4 read and 4 written; `muon_write` 2 + 4 read, 2 written; sums 2 read;
+// `muon_apply` 2 + 4 read, 4 + 2 written. Few operations a value. What lies transposed goes through
+// shared memory by tiles of 64 x 64, so that both sides move 16 bytes an access.
 //
 // Sums are made in an order that depends on the shape alone, so that a step repeats bit by bit.
 
 constexpr int kThreads = 256;
 constexpr int kTile = 64;
-// Values a block of `muon_move` takes: its threads add few squares each in FP32.
+// Values a block of `muon_momentum` takes: its threads add few squares each in FP32.
 constexpr int kChunk = kThreads * 16;
 
-// `Scalars` of src/muon.rs, in its order. They lie in memory, where a recorded launch finds those
-// of each replay.
+// `MuonKernelScalars` of src/muon.rs, in its order. They lie in memory, where a recorded launch finds
+// those of each replay.
 struct Numbers {
-  float one_minus_momentum, grad_scale, lr, keep;
+  float one_minus_momentum, grad_scale, lr, decay_factor;
 };
 
-struct Blend {
+struct MomentumArgs {
   float one_minus_momentum, grad_scale;
   int nesterov;
 };
 
-__device__ __forceinline__ Blend blend_of(const Numbers* numbers, int nesterov) {
+__device__ __forceinline__ MomentumArgs momentum_args(const Numbers* numbers, int nesterov) {
   return {numbers->one_minus_momentum, numbers->grad_scale, nesterov};
 }
 
 // A factor of 0 hides what is not finite.
-__device__ __forceinline__ float scaled(const Blend& blend, float g) {
-  return blend.grad_scale == 0.0f ? 0.0f : g * blend.grad_scale;
+__device__ __forceinline__ float scaled(const MomentumArgs& args, float g) {
+  return args.grad_scale == 0.0f ? 0.0f : g * args.grad_scale;
 }
 
-__device__ __forceinline__ float blended(const Blend& blend, float g, float m) {
-  return blend.nesterov ? m - blend.one_minus_momentum * (m - scaled(blend, g)) : m;
+__device__ __forceinline__ float updated(const MomentumArgs& args, float g, float m) {
+  return args.nesterov ? m - args.one_minus_momentum * (m - scaled(args, g)) : m;
 }
 
 // Moves the momentum; sums[block] becomes the sum of squares of its part of the update.
 template <typename G>
-__device__ __forceinline__ void move(const Blend& blend, const G* grad, float* momentum, i64 count,
-                                     bool is_aligned, double* sums) {
+__device__ __forceinline__ void move_momentum(const MomentumArgs& args, const G* grad,
+                                              float* momentum, i64 count, bool is_aligned,
+                                              double* sums) {
   __shared__ float room[kThreads / 32];
   const i64 start = i64(blockIdx.x) * kChunk;
   const i64 end = min(start + kChunk, count);
@@ -61,8 +62,8 @@ __device__ __forceinline__ void move(const Blend& blend, const G* grad, float* m
     }
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      m[j] += blend.one_minus_momentum * (scaled(blend, g[j]) - m[j]);
-      const float u = blended(blend, g[j], m[j]);
+      m[j] += args.one_minus_momentum * (scaled(args, g[j]) - m[j]);
+      const float u = updated(args, g[j], m[j]);
       sum += u * u;
     }
     if (whole) {
@@ -95,8 +96,9 @@ KERNEL(kThreads) muon_norm(const double* sums, int count, double factor, float* 
 
 // Writes the update, scaled: as `momentum` lies.
 template <typename G, typename O>
-__device__ __forceinline__ void write(const Blend& blend, const G* grad, const float* momentum,
-                                      const float* inverse, O* x, i64 count, bool is_aligned) {
+__device__ __forceinline__ void write(const MomentumArgs& args, const G* grad,
+                                      const float* momentum, const float* inverse, O* x,
+                                      i64 count, bool is_aligned) {
   const float scale = inverse[0];
   const i64 i = (i64(blockIdx.x) * kThreads + threadIdx.x) * 8;
   if (is_aligned && i + 8 <= count) {
@@ -104,11 +106,11 @@ __device__ __forceinline__ void write(const Blend& blend, const G* grad, const f
     load_eight(grad + i, g);
     load_eight(momentum + i, m);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) m[j] = blended(blend, g[j], m[j]) * scale;
+    for (int j = 0; j < 8; ++j) m[j] = updated(args, g[j], m[j]) * scale;
     store_eight(x + i, m);
   } else {
     for (i64 j = i; j < min(i + 8, count); ++j) {
-      x[j] = narrow<O>(blended(blend, widen(grad[j]), momentum[j]) * scale);
+      x[j] = narrow<O>(updated(args, widen(grad[j]), momentum[j]) * scale);
     }
   }
 }
@@ -140,9 +142,9 @@ __device__ __forceinline__ void store_part(T* to, int count, bool is_aligned,
 
 // The same, transposed: `x` is [cols, rows].
 template <typename G, typename O>
-__device__ __forceinline__ void write_turned(const Blend& blend, const G* grad,
-                                             const float* momentum, const float* inverse, O* x,
-                                             int rows, int cols, bool is_aligned) {
+__device__ __forceinline__ void write_transposed(const MomentumArgs& args, const G* grad,
+                                                 const float* momentum, const float* inverse,
+                                                 O* x, int rows, int cols, bool is_aligned) {
   __shared__ float tile[kTile][kTile + 1];
   const float scale = inverse[0];
   const int row0 = blockIdx.y * kTile, col0 = blockIdx.x * kTile;
@@ -154,7 +156,7 @@ __device__ __forceinline__ void write_turned(const Blend& blend, const G* grad,
     load_part(grad + at, count, is_aligned, g);
     load_part(momentum + at, count, is_aligned, m);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) tile[line][part + j] = blended(blend, g[j], m[j]) * scale;
+    for (int j = 0; j < 8; ++j) tile[line][part + j] = updated(args, g[j], m[j]) * scale;
   }
   __syncthreads();
   for (int line = threadIdx.x / 8; line < kTile; line += kThreads / 8) {
@@ -210,21 +212,22 @@ __device__ __forceinline__ void sum_columns(const O* o, int rows, int cols, bool
 }
 
 // Where `row` or `col` is null, it is 1 throughout.
-struct Move {
+struct UpdateArgs {
   const float* row;
   const float* col;
-  float step, keep;
+  float step, decay_factor;
   int cautious;
 };
 
-// p = p keep - step row col o, for a tile of 64 x 64. `o` is [cols, rows] where TURNED.
-template <typename O, int FORM, bool TURNED>
-__device__ __forceinline__ void apply(const Move& move, const O* o, void* weight, void* other,
+// p = p decay_factor - step row col o, for a tile of 64 x 64. `o` is [cols, rows] where
+// TRANSPOSED.
+template <typename O, int FORM, bool TRANSPOSED>
+__device__ __forceinline__ void apply(const UpdateArgs& args, const O* o, void* weight, void* other,
                                       int rows, int cols, bool is_aligned,
                                       float (*tile)[kTile + 1]) {
   const int row0 = blockIdx.y * kTile, col0 = blockIdx.x * kTile;
   const int part = threadIdx.x % 8 * 8;
-  if (TURNED) {
+  if (TRANSPOSED) {
     for (int line = threadIdx.x / 8; line < kTile; line += kThreads / 8) {
       const int from = col0 + line, count = from < cols ? rows - row0 - part : 0;
       float values[8];
@@ -239,9 +242,9 @@ __device__ __forceinline__ void apply(const Move& move, const O* o, void* weight
     const int count = row < rows ? cols - col0 - part : 0;
     if (count <= 0) continue;
     const i64 at = i64(row) * cols + col0 + part;
-    const float factor = move.row ? move.step * move.row[row] : move.step;
+    const float factor = args.row ? args.step * args.row[row] : args.step;
     float values[8], weights[8];
-    if (TURNED) {
+    if (TRANSPOSED) {
 #pragma unroll
       for (int j = 0; j < 8; ++j) values[j] = tile[part + j][line];
     } else {
@@ -258,10 +261,10 @@ __device__ __forceinline__ void apply(const Move& move, const O* o, void* weight
     }
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const float column = move.col && j < count ? move.col[col0 + part + j] : 1.0f;
+      const float column = args.col && j < count ? args.col[col0 + part + j] : 1.0f;
       const float u = factor * column * values[j];
-      const float keep = move.cautious && u * weights[j] < 0.0f ? 1.0f : move.keep;
-      weights[j] = weights[j] * keep - u;
+      const float decay = args.cautious && u * weights[j] < 0.0f ? 1.0f : args.decay_factor;
+      weights[j] = weights[j] * decay - u;
     }
     if (whole) {
       store_weights<FORM>(weight, other, at, weights);
@@ -275,9 +278,11 @@ __device__ __forceinline__ void apply(const Move& move, const O* o, void* weight
 }
 
 #define FOR_GRAD(G, name)                                                                         \
-  KERNEL(kThreads) muon_move_##name(const Numbers* numbers, int nesterov, const G* grad,          \
-                                    float* momentum, i64 count, int is_aligned, double* sums) {   \
-    move<G>(blend_of(numbers, nesterov), grad, momentum, count, is_aligned, sums);                \
+  KERNEL(kThreads) muon_momentum_##name(const Numbers* numbers, int nesterov, const G* grad,      \
+                                        float* momentum, i64 count, int is_aligned,               \
+                                        double* sums) {                                           \
+    const MomentumArgs args = momentum_args(numbers, nesterov);                                   \
+    move_momentum<G>(args, grad, momentum, count, is_aligned, sums);                              \
   }
 FOR_GRAD(float, float)
 FOR_GRAD(Bf16, bf16)
@@ -286,13 +291,14 @@ FOR_GRAD(Bf16, bf16)
   KERNEL(kThreads) muon_write_##name(const Numbers* numbers, int nesterov, const G* grad,         \
                                      const float* momentum, const float* inverse, O* x,           \
                                      i64 count, int is_aligned) {                                 \
-    write<G, O>(blend_of(numbers, nesterov), grad, momentum, inverse, x, count, is_aligned);      \
+    const MomentumArgs args = momentum_args(numbers, nesterov);                                   \
+    write<G, O>(args, grad, momentum, inverse, x, count, is_aligned);                             \
   }                                                                                               \
-  KERNEL(kThreads) muon_write_turned_##name(const Numbers* numbers, int nesterov, const G* grad,  \
-                                            const float* momentum, const float* inverse, O* x,    \
-                                            int rows, int cols, int is_aligned) {                 \
-    write_turned<G, O>(blend_of(numbers, nesterov), grad, momentum, inverse, x, rows, cols,       \
-                       is_aligned);                                                               \
+  KERNEL(kThreads) muon_write_transposed_##name(                                                  \
+      const Numbers* numbers, int nesterov, const G* grad, const float* momentum,                 \
+      const float* inverse, O* x, int rows, int cols, int is_aligned) {                           \
+    const MomentumArgs args = momentum_args(numbers, nesterov);                                   \
+    write_transposed<G, O>(args, grad, momentum, inverse, x, rows, cols, is_aligned);             \
   }
 FOR_GRAD_AND_OUT(float, float, float_float)
 FOR_GRAD_AND_OUT(float, Bf16, float_bf16)
@@ -312,15 +318,15 @@ FOR_GRAD_AND_OUT(Bf16, Bf16, bf16_bf16)
                                      float factor, int cautious, const O* o, void* weight,        \
                                      void* other, int rows, int cols, int is_aligned, int form) { \
     __shared__ float tile[kTile][kTile + 1];                                                      \
-    const Move move{row, col, numbers->lr * factor, numbers->keep, cautious};                     \
-    const bool aligned = is_aligned;                                                              \
+    const UpdateArgs args{row, col, numbers->lr * factor, numbers->decay_factor, cautious};       \
+    const bool wide = is_aligned;                                                                 \
     switch (form + (rows > cols ? 3 : 0)) {                                                       \
-      case 0: return apply<O, kSingle, false>(move, o, weight, other, rows, cols, aligned, tile); \
-      case 1: return apply<O, kMaster, false>(move, o, weight, other, rows, cols, aligned, tile); \
-      case 2: return apply<O, kSplit, false>(move, o, weight, other, rows, cols, aligned, tile);  \
-      case 3: return apply<O, kSingle, true>(move, o, weight, other, rows, cols, aligned, tile);  \
-      case 4: return apply<O, kMaster, true>(move, o, weight, other, rows, cols, aligned, tile);  \
-      case 5: return apply<O, kSplit, true>(move, o, weight, other, rows, cols, aligned, tile);   \
+      case 0: return apply<O, kSingle, false>(args, o, weight, other, rows, cols, wide, tile);    \
+      case 1: return apply<O, kMaster, false>(args, o, weight, other, rows, cols, wide, tile);    \
+      case 2: return apply<O, kResidual, false>(args, o, weight, other, rows, cols, wide, tile);  \
+      case 3: return apply<O, kSingle, true>(args, o, weight, other, rows, cols, wide, tile);     \
+      case 4: return apply<O, kMaster, true>(args, o, weight, other, rows, cols, wide, tile);     \
+      case 5: return apply<O, kResidual, true>(args, o, weight, other, rows, cols, wide, tile);   \
     }                                                                                             \
   }
 FOR_FACTOR(float, float)

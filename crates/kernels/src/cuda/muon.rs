@@ -7,7 +7,7 @@ use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 
 use super::launch::{Arg, Launch};
 use super::{blocks, by_kind, check, check_float, check_int, is_aligned, source};
-use crate::muon::{Blend, Move, Scalars};
+use crate::muon::{MomentumArgs, MuonKernelScalars, UpdateArgs};
 use crate::weight::{Weight, same_count};
 
 const OP: &str = "Muon";
@@ -36,12 +36,12 @@ unsafe fn launch(
 /// Checks the numbers of a step, which kernels read.
 fn check_numbers(numbers: &Tensor, device: Device) -> Result<()> {
     check(numbers, Kind::Float, device, "numbers of a step")?;
-    same_count(OP, Scalars::COUNT, numbers.numel(), "numbers of a step")
+    same_count(OP, MuonKernelScalars::COUNT, numbers.numel(), "numbers of a step")
 }
 
-/// See [`crate::muon::gather`], which has checked shapes and that no two tensors overlap.
-pub(crate) fn gather(
-    blend: &Blend<'_>,
+/// See [`crate::muon::momentum_update`], which has checked shapes and that no two tensors overlap.
+pub(crate) fn momentum_update(
+    args: &MomentumArgs<'_>,
     grad: &Tensor,
     momentum: &mut Tensor,
     x_nm: &mut Tensor,
@@ -60,36 +60,39 @@ pub(crate) fn gather(
     let tensors = [grad, &*momentum, &*x_nm];
     let sides = [rows, cols].iter().all(|side| side.is_multiple_of(8));
     let aligned = Arg::from(tensors.into_iter().all(is_aligned) && sides);
-    check_numbers(blend.numbers, device)?;
-    let numbers: [Arg<'_>; 2] = [blend.numbers.into(), blend.nesterov.into()];
+    check_numbers(args.numbers, device)?;
+    let numbers: [Arg<'_>; 2] = [args.numbers.into(), args.nesterov.into()];
     let begin = |tensors: &[&Tensor]| -> Vec<Arg<'_>> {
         numbers.into_iter().chain(tensors.iter().map(|&tensor| Arg::from(tensor))).collect()
     };
-    let mut args = begin(&[grad, momentum]);
-    args.extend([Arg::from(count), aligned, Arg::from(&sums)]);
-    let norm = [(&sums).into(), (parts as i32).into(), blend.norm_factor.into(), (&inverse).into()];
+    let mut taken = begin(&[grad, momentum]);
+    taken.extend([Arg::from(count), aligned, Arg::from(&sums)]);
+    let norm = [(&sums).into(), (parts as i32).into(), args.norm_factor.into(), (&inverse).into()];
     // SAFETY: all tensors were checked above or made for this; `sums` holds one number a block.
     unsafe {
-        let move_kernel = by_kind(grad.kind(), "muon_move_float", "muon_move_bf16");
-        launch(grad, move_kernel, (parts, 1), &args)?;
+        let move_kernel = by_kind(grad.kind(), "muon_momentum_float", "muon_momentum_bf16");
+        launch(grad, move_kernel, (parts, 1), &taken)?;
         launch(grad, "muon_norm", (1, 1), &norm)?;
     }
-    let mut args = begin(&[grad, momentum, &inverse, x_nm]);
+    let mut taken = begin(&[grad, momentum, &inverse, x_nm]);
     if rows <= cols {
-        args.extend([Arg::from(count), aligned]);
+        taken.extend([Arg::from(count), aligned]);
         let of_float = by_kind(x_nm.kind(), "muon_write_float_float", "muon_write_float_bf16");
         let of_bf16 = by_kind(x_nm.kind(), "muon_write_bf16_float", "muon_write_bf16_bf16");
         let grid = (blocks(count, i64::from(THREADS) * 8), 1);
         // SAFETY: as above.
-        return unsafe { launch(grad, by_kind(grad.kind(), of_float, of_bf16), grid, &args) };
+        return unsafe { launch(grad, by_kind(grad.kind(), of_float, of_bf16), grid, &taken) };
     }
-    args.extend([Arg::from(rows as i32), Arg::from(cols as i32), aligned]);
-    let of_float =
-        by_kind(x_nm.kind(), "muon_write_turned_float_float", "muon_write_turned_float_bf16");
+    taken.extend([Arg::from(rows as i32), Arg::from(cols as i32), aligned]);
+    let of_float = by_kind(
+        x_nm.kind(),
+        "muon_write_transposed_float_float",
+        "muon_write_transposed_float_bf16",
+    );
     let of_bf16 =
-        by_kind(x_nm.kind(), "muon_write_turned_bf16_float", "muon_write_turned_bf16_bf16");
+        by_kind(x_nm.kind(), "muon_write_transposed_bf16_float", "muon_write_transposed_bf16_bf16");
     // SAFETY: as above.
-    unsafe { launch(grad, by_kind(grad.kind(), of_float, of_bf16), tiles(rows, cols)?, &args) }
+    unsafe { launch(grad, by_kind(grad.kind(), of_float, of_bf16), tiles(rows, cols)?, &taken) }
 }
 
 /// A block for each tile: columns, rows.
@@ -132,9 +135,9 @@ pub(crate) fn sums_of_squares(
     Ok(sums)
 }
 
-/// See [`crate::muon::apply`], which has checked shapes and that no two tensors overlap.
-pub(crate) fn apply(
-    numbers: &Move<'_>,
+/// See [`crate::muon::apply_update`], which has checked shapes and that no two tensors overlap.
+pub(crate) fn apply_update(
+    numbers: &UpdateArgs<'_>,
     o_nm: &Tensor,
     weight: &Weight<'_>,
     (rows, cols): (usize, usize),

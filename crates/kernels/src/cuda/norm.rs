@@ -1,4 +1,4 @@
-//! [`crate::normalize`] on a GPU.
+//! [`crate::norm`] on a GPU.
 
 #![expect(unsafe_code, reason = "launches of kernels on raw device memory")]
 
@@ -7,9 +7,9 @@ use bert4rs_tensor_core::{Kind, Result, Tensor};
 
 use super::launch::{Arg, Launch};
 use super::{address, blocks, by_kind, check, check_int, columns, is_aligned, source};
-use crate::normalize::Form;
-use crate::normalize::backward::{Found as Gradients, Of};
-use crate::normalize::forward::Found;
+use crate::norm::NormKind;
+use crate::norm::backward::{InputGrads, OutputGrads};
+use crate::norm::forward::NormOutputs;
 
 const OP: &str = "norm";
 
@@ -25,11 +25,11 @@ const MOST_BLOCKS: u32 = 132 * 4;
 /// The most features that the backward pass has room for.
 pub(crate) const MOST_FEATURES: i64 = (MOST_SHARED / (2 * size_of::<f32>())) as i64;
 
-/// The number of a form in `norm.cu`.
-fn number(form: Form) -> i32 {
-    match form {
-        Form::Layer => 0,
-        Form::Rms => 1,
+/// The number of a kind in `norm.cu`.
+fn number(norm_kind: NormKind) -> i32 {
+    match norm_kind {
+        NormKind::Layer => 0,
+        NormKind::Rms => 1,
     }
 }
 
@@ -54,15 +54,15 @@ fn check_all(x: &Tensor, others: &[Option<&Tensor>]) -> Result<bool> {
 /// The norm of `x`, or of `x + y`. All are dense and of one dtype; `weight` and `bias` have as
 /// many values as a row of `x`, `y` has the shape of `x`.
 pub(crate) fn forward(
-    form: Form,
+    norm_kind: NormKind,
     eps: f32,
     (weight, bias): (&Tensor, Option<&Tensor>),
     x: &Tensor,
     y: Option<&Tensor>,
-) -> Result<Found> {
+) -> Result<NormOutputs> {
     let is_wide = check_all(x, &[Some(weight), bias, y])?;
     let (rows, features) = shape(x)?;
-    let found = Found::empty(x, y.is_some(), rows)?;
+    let found = NormOutputs::empty(x, y.is_some(), rows)?;
     let at = [
         Some(x),
         y,
@@ -78,7 +78,7 @@ pub(crate) fn forward(
     let launch = Launch { source: &source::NORM, kernel, grid, block: ROWS * 32, shared: 0 };
     let args = [
         Arg::Struct(&at),
-        number(form).into(),
+        number(norm_kind).into(),
         eps.into(),
         rows.into(),
         (features as i32).into(),
@@ -92,13 +92,13 @@ pub(crate) fn forward(
 /// The gradients of what was normalised, of the weight and, if there is one, of the bias. Without
 /// one, its gradient is empty.
 pub(crate) fn backward(
-    form: Form,
+    norm_kind: NormKind,
     is_biased: bool,
     weight: &Tensor,
     sum: &Tensor,
     statistics: &Tensor,
-    of: &Of,
-) -> Result<Gradients> {
+    of: &OutputGrads,
+) -> Result<InputGrads> {
     let of_outputs = of.checked(sum)?;
     let is_wide = check_all(sum, &of_outputs)? & check_all(weight, &[])?;
     let (rows, features) = shape(sum)?;
@@ -126,7 +126,7 @@ pub(crate) fn backward(
     };
     let args = [
         Arg::Struct(&at),
-        number(form).into(),
+        number(norm_kind).into(),
         rows.into(),
         (features as i32).into(),
         is_biased.into(),
@@ -139,5 +139,5 @@ pub(crate) fn backward(
     let sums = columns::sum(&parts, sum.kind())?;
     let weight = sums.f_narrow(0, 0, features).during(OP)?;
     let bias = sums.f_narrow(0, features, columns - features).during(OP)?;
-    Ok(Gradients { sum: out, weight, bias })
+    Ok(InputGrads { sum: out, weight, bias })
 }

@@ -26,7 +26,7 @@ type Program = *mut c_void;
 type Status = c_int;
 
 /// NVRTC's functions.
-struct Functions {
+struct NvrtcFunctions {
     create: unsafe extern "C" fn(
         *mut Program,
         *const c_char,
@@ -119,7 +119,7 @@ fn failed(message: String) -> Error {
 
 /// A program of NVRTC, destroyed when dropped.
 struct Handle {
-    functions: &'static Functions,
+    functions: &'static NvrtcFunctions,
     handle: Program,
 }
 
@@ -150,8 +150,8 @@ impl Drop for Handle {
     }
 }
 
-fn functions() -> Result<&'static Functions> {
-    static FUNCTIONS: OnceLock<std::result::Result<Functions, String>> = OnceLock::new();
+fn functions() -> Result<&'static NvrtcFunctions> {
+    static FUNCTIONS: OnceLock<std::result::Result<NvrtcFunctions, String>> = OnceLock::new();
     FUNCTIONS.get_or_init(load).as_ref().map_err(|reason| Error::Unsupported {
         what: "compiling CUDA kernels".into(),
         reason: reason.clone(),
@@ -167,7 +167,7 @@ fn folders() -> Vec<PathBuf> {
     beside.into_iter().flatten().chain([PathBuf::from(TOOLKIT)]).collect()
 }
 
-fn load() -> std::result::Result<Functions, String> {
+fn load() -> std::result::Result<NvrtcFunctions, String> {
     let folders = folders();
     for folder in &folders {
         if let Some(path) = with_prefix(folder, BUILTINS) {
@@ -201,7 +201,7 @@ fn open(path: &Path) -> std::result::Result<&'static Library, String> {
     library.map(|library| &*Box::leak(Box::new(library))).map_err(|error| error.to_string())
 }
 
-fn symbols(library: &Library) -> std::result::Result<Functions, String> {
+fn symbols(library: &Library) -> std::result::Result<NvrtcFunctions, String> {
     /// # Safety
     /// `T` is the type of the function of this name.
     unsafe fn get<T: Copy>(library: &Library, name: &str) -> std::result::Result<T, String> {
@@ -211,7 +211,7 @@ fn symbols(library: &Library) -> std::result::Result<Functions, String> {
     }
     // SAFETY: the types are those of nvrtc.h of CUDA 13.
     unsafe {
-        Ok(Functions {
+        Ok(NvrtcFunctions {
             create: get(library, "nvrtcCreateProgram")?,
             compile: get(library, "nvrtcCompileProgram")?,
             destroy: get(library, "nvrtcDestroyProgram")?,

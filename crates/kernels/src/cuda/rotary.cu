@@ -88,16 +88,16 @@ __device__ __forceinline__ void forward(const Heads<T>& x, const Shape<T>& shape
     multiply(n, weight, 1.0f / sqrtf(squares / float(shape.features) + eps));
   }
   if (!is_there) return;
-  Pair cos, sin, turned;
+  Pair cos, sin, rotated;
   const i64 row = index / shape.heads % shape.angles * shape.features;
   load_pair(shape.cos + row, first, half, cos);
   load_pair(shape.sin + row, first, half, sin);
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
-    turned.first[j] = n.first[j] * cos.first[j] - n.second[j] * sin.first[j];
-    turned.second[j] = n.second[j] * cos.second[j] + n.first[j] * sin.second[j];
+    rotated.first[j] = n.first[j] * cos.first[j] - n.second[j] * sin.first[j];
+    rotated.second[j] = n.second[j] * cos.second[j] + n.first[j] * sin.second[j];
   }
-  store_pair(y + index * shape.features, first, half, turned);
+  store_pair(y + index * shape.features, first, half, rotated);
 }
 
 // dn, from dy.

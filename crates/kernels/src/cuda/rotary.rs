@@ -19,7 +19,7 @@ const STEP: i64 = 8;
 const MOST_BLOCKS: u32 = 132 * 8;
 
 /// Whether heads of so many features are taken: halves of whole accesses, by threads of one warp.
-pub(crate) fn takes(features: i64) -> bool {
+pub(crate) fn supports(features: i64) -> bool {
     features % (2 * STEP) == 0 && (1..=MOST_FEATURES).contains(&features)
 }
 

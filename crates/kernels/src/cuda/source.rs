@@ -2,7 +2,7 @@
 
 /// One file of kernels.
 #[derive(Debug)]
-pub struct Source {
+pub struct KernelSource {
     /// Its file's name without `.cu`.
     pub name: &'static str,
     /// What comes after [`COMMON`].
@@ -17,48 +17,54 @@ const COMMON: &str = include_str!("common.cuh");
 const WEIGHT: &str = include_str!("weight.cuh");
 
 /// Activations and gates.
-pub static ACTIVATION: Source =
-    Source { name: "activation", parts: &[include_str!("activation.cu")], fused: true };
+pub static ACTIVATION: KernelSource =
+    KernelSource { name: "activation", parts: &[include_str!("activation.cu")], fused: true };
 
 /// Softmax statistics and gradients of logits.
-pub static CROSS_ENTROPY: Source =
-    Source { name: "cross_entropy", parts: &[include_str!("cross_entropy.cu")], fused: true };
+pub static CROSS_ENTROPY: KernelSource =
+    KernelSource { name: "cross_entropy", parts: &[include_str!("cross_entropy.cu")], fused: true };
 
 /// AdamW in one pass.
-pub static ADAMW: Source =
-    Source { name: "adamw", parts: &[WEIGHT, include_str!("adamw.cu")], fused: false };
+pub static ADAMW: KernelSource =
+    KernelSource { name: "adamw", parts: &[WEIGHT, include_str!("adamw.cu")], fused: false };
 
 /// Casts to FP8.
-pub static FP8: Source = Source { name: "fp8", parts: &[include_str!("fp8.cu")], fused: false };
+pub static FP8: KernelSource =
+    KernelSource { name: "fp8", parts: &[include_str!("fp8.cu")], fused: false };
 
 /// Symmetric products.
-pub static GEMM: Source = Source { name: "gemm", parts: &[include_str!("gemm.cu")], fused: true };
+pub static GEMM: KernelSource =
+    KernelSource { name: "gemm", parts: &[include_str!("gemm.cu")], fused: true };
 
 /// Sums of columns.
-pub static COLUMNS: Source =
-    Source { name: "columns", parts: &[include_str!("columns.cu")], fused: true };
+pub static COLUMNS: KernelSource =
+    KernelSource { name: "columns", parts: &[include_str!("columns.cu")], fused: true };
 
 /// Gradients of lookups in tables.
-pub static EMBEDDING: Source =
-    Source { name: "embedding", parts: &[include_str!("embedding.cu")], fused: true };
+pub static EMBEDDING: KernelSource =
+    KernelSource { name: "embedding", parts: &[include_str!("embedding.cu")], fused: true };
 
 /// Layer norm and RMS norm.
-pub static NORM: Source = Source { name: "norm", parts: &[include_str!("norm.cu")], fused: true };
+pub static NORM: KernelSource =
+    KernelSource { name: "norm", parts: &[include_str!("norm.cu")], fused: true };
 
 /// Rotary positions of heads.
-pub static ROTARY: Source =
-    Source { name: "rotary", parts: &[include_str!("rotary.cu")], fused: true };
+pub static ROTARY: KernelSource =
+    KernelSource { name: "rotary", parts: &[include_str!("rotary.cu")], fused: true };
 
 /// What Muon does before and after its products.
-pub static MUON: Source =
-    Source { name: "muon", parts: &[WEIGHT, include_str!("muon.cu")], fused: false };
+pub static MUON: KernelSource =
+    KernelSource { name: "muon", parts: &[WEIGHT, include_str!("muon.cu")], fused: false };
 
 /// Sums of squares of many tensors.
-pub static SQUARES: Source =
-    Source { name: "squares", parts: &[include_str!("squares.cu")], fused: true };
+pub static SUM_OF_SQUARES: KernelSource = KernelSource {
+    name: "sum_of_squares",
+    parts: &[include_str!("sum_of_squares.cu")],
+    fused: true,
+};
 
 /// All sources, for a check that compiles every one.
-pub static ALL: [&Source; 11] = [
+pub static ALL: [&KernelSource; 11] = [
     &ACTIVATION,
     &ADAMW,
     &COLUMNS,
@@ -69,13 +75,13 @@ pub static ALL: [&Source; 11] = [
     &MUON,
     &NORM,
     &ROTARY,
-    &SQUARES,
+    &SUM_OF_SQUARES,
 ];
 
 /// The architectures that every source must compile for: Ampere, Ada and Hopper.
 pub const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
 
-impl Source {
+impl KernelSource {
     /// The text that NVRTC gets.
     pub fn whole(&self) -> String {
         // Messages name the last part's lines as those of the file.

@@ -3,7 +3,7 @@
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 use super::*;
-use crate::activation::Curve;
+use crate::activation::Activation;
 use crate::fp8::{Factor, Format};
 use crate::weight::{Weight, split_tensor};
 
@@ -31,8 +31,8 @@ fn fp8_casts_have_the_bits_of_their_twin() {
                 for factor in [Factor::Tensor, Factor::Row, Factor::Given(&given)] {
                     let expected = crate::fp8::cast(&x, format, factor, true).unwrap();
                     let found = fp8::cast(&x, format, factor, true).unwrap();
-                    let turned = [found.transposed.unwrap(), expected.transposed.unwrap()];
-                    for [found, expected] in [turned, [found.straight, expected.straight]] {
+                    let both_copies = [found.transposed.unwrap(), expected.transposed.unwrap()];
+                    for [found, expected] in [both_copies, [found.straight, expected.straight]] {
                         assert!(same_bits(&found.values, &expected.values), "{rows} {cols}");
                         assert!(same_bits(&found.inverse, &expected.inverse));
                     }
@@ -54,7 +54,7 @@ fn weight(tensors: &mut [Tensor]) -> Weight<'_> {
         [weight] => Weight::Single(weight),
         [other, weight] => match other.kind() {
             Kind::Float => Weight::Master { master: other, weight },
-            _ => Weight::Split { weight, low: other },
+            _ => Weight::Bf16Residual { weight, residual: other },
         },
         _ => unreachable!("a weight has one tensor or two"),
     }
@@ -62,14 +62,14 @@ fn weight(tensors: &mut [Tensor]) -> Weight<'_> {
 
 #[test]
 fn adamw_has_the_bits_of_its_twin() {
-    let scalars = crate::adamw::Scalars {
+    let scalars = crate::adamw::AdamwKernelScalars {
         grad_scale: 0.5,
         one_minus_beta1: 0.1,
         beta2: 0.98,
         one_minus_beta2: 0.02,
         inverse_sqrt_correction2: 3.0,
         eps: 1e-6,
-        keep: 0.999,
+        decay_factor: 0.999,
         step_size: 1e-2,
     };
     let numbers = &Tensor::from_slice(&scalars.to_array());
@@ -87,9 +87,9 @@ fn adamw_has_the_bits_of_its_twin() {
     let run = |emulated: bool| {
         let mut sets: Vec<Vec<Tensor>> =
             sets.iter().map(|set| set.iter().map(Tensor::copy).collect()).collect();
-        let jobs = sets.iter_mut().map(|set| {
+        let updates = sets.iter_mut().map(|set| {
             let [grad, moment1, moment2, rest @ ..] = &mut set[..] else { unreachable!() };
-            crate::adamw::Job {
+            crate::adamw::ParamUpdate {
                 numbers,
                 cautious: true,
                 grad,
@@ -98,10 +98,10 @@ fn adamw_has_the_bits_of_its_twin() {
                 weight: weight(rest),
             }
         });
-        let jobs: Vec<_> = jobs.collect();
+        let updates: Vec<_> = updates.collect();
         match emulated {
-            true => adamw::step(&jobs, Device::Cpu).unwrap(),
-            false => crate::adamw::step(jobs).unwrap(),
+            true => adamw::step(&updates, Device::Cpu).unwrap(),
+            false => crate::adamw::step(updates).unwrap(),
         }
         sets.into_iter().flatten().collect::<Vec<_>>()
     };
@@ -109,22 +109,22 @@ fn adamw_has_the_bits_of_its_twin() {
 }
 
 fn muon_scalars() -> [f32; 4] {
-    let (one_minus_momentum, grad_scale, lr, keep) = (0.05, 0.5, 0.2, 0.9);
-    crate::muon::Scalars { one_minus_momentum, grad_scale, lr, keep }.to_array()
+    let (one_minus_momentum, grad_scale, lr, decay_factor) = (0.05, 0.5, 0.2, 0.9);
+    crate::muon::MuonKernelScalars { one_minus_momentum, grad_scale, lr, decay_factor }.to_array()
 }
 
 #[test]
 fn muon_s_passes_equal_their_twins() {
     let numbers = &Tensor::from_slice(&muon_scalars());
-    let blend = crate::muon::Blend { numbers, nesterov: true, norm_factor: 1.01 };
+    let args = crate::muon::MomentumArgs { numbers, nesterov: true, norm_factor: 1.01 };
     for (rows, cols) in [(1, 1), (5, 7), (72, 136), (136, 72), (130, 70)] {
         for kind in [Kind::Float, Kind::BFloat16] {
             let (grad, m) = (random(&[rows, cols], kind), random(&[rows, cols], Kind::Float));
             let empty = || Tensor::zeros([rows.min(cols), rows.max(cols)], (kind, Device::Cpu));
             let (mut m1, mut x1, mut m2, mut x2) = (m.copy(), empty(), m.copy(), empty());
-            crate::muon::gather(&blend, &grad, &mut m1, &mut x1).unwrap();
+            crate::muon::momentum_update(&args, &grad, &mut m1, &mut x1).unwrap();
             let sides = (rows as usize, cols as usize);
-            muon::gather(&blend, &grad, &mut m2, &mut x2, sides).unwrap();
+            muon::momentum_update(&args, &grad, &mut m2, &mut x2, sides).unwrap();
             assert!(m1.equal(&m2) && distance(&x2, &x1) < 3e-3);
             for of_columns in [false, true] {
                 let sides = (x1.size()[0] as usize, x1.size()[1] as usize);
@@ -135,11 +135,12 @@ fn muon_s_passes_equal_their_twins() {
             let row = random(&[rows], Kind::Float);
             let col = random(&[cols], Kind::Float);
             let (row, col) = [(Some(&row), None), (Some(&row), Some(&col))][usize::from(rows > 5)];
-            let numbers = crate::muon::Move { numbers, factor: 0.5, row, col, cautious: true };
+            let numbers =
+                crate::muon::UpdateArgs { numbers, factor: 0.5, row, col, cautious: true };
             for mut found in forms(&random(&[rows, cols], Kind::Float)) {
                 let mut expected: Vec<Tensor> = found.iter().map(Tensor::copy).collect();
-                crate::muon::apply(&numbers, &x1, weight(&mut expected)).unwrap();
-                muon::apply(&numbers, &x1, &weight(&mut found), sides).unwrap();
+                crate::muon::apply_update(&numbers, &x1, weight(&mut expected)).unwrap();
+                muon::apply_update(&numbers, &x1, &weight(&mut found), sides).unwrap();
                 assert!(found.iter().zip(&expected).all(|(a, b)| a.equal(b)), "{rows} {cols}");
             }
         }
@@ -151,14 +152,14 @@ fn symmetric_products_equal_fp64() {
     for (stack, side, inner) in [(1, 8, 16), (2, 136, 40)] {
         let x = random(&[stack, side, inner], Kind::BFloat16);
         let mut gram = Tensor::zeros([stack, side, side], (Kind::BFloat16, Device::Cpu));
-        let right = crate::gemm::Right::Transposed(&x);
-        gemm::symmetric(&mut gram, 0.5, &x, right, None).unwrap();
+        let rhs = crate::gemm::Rhs::Transposed(&x);
+        gemm::symmetric(&mut gram, 0.5, &x, rhs, None).unwrap();
         let double = |x: &Tensor| x.to_kind(Kind::Double);
         assert!(distance(&gram, &(double(&x).bmm(&double(&x).transpose(1, 2)) * 0.5)) < 3e-3);
         assert!(gram.equal(&gram.transpose(1, 2)));
         let mut found = gram.zeros_like();
-        let right = crate::gemm::Right::Plain(&gram);
-        gemm::symmetric(&mut found, 1.5, &gram, right, Some((-2.0, &gram))).unwrap();
+        let rhs = crate::gemm::Rhs::Plain(&gram);
+        gemm::symmetric(&mut found, 1.5, &gram, rhs, Some((-2.0, &gram))).unwrap();
         let expected = double(&gram).bmm(&double(&gram)) * 1.5 - double(&gram) * 2.0;
         assert!(distance(&found, &expected) < 3e-3);
     }
@@ -169,19 +170,19 @@ fn activations_equal_their_twins() {
     for kind in [Kind::Float, Kind::BFloat16] {
         let inputs = [random(&[3001], kind) * 3.0, random(&[3001], kind)];
         let dy = random(&[3001], kind);
-        for curve in [Curve::Gelu, Curve::GeluTanh, Curve::Silu] {
+        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Silu] {
             for used in [1, 2] {
                 let leaves: Vec<Tensor> =
                     inputs[..used].iter().map(|x| x.copy().set_requires_grad(true)).collect();
                 let expected =
-                    crate::activation::activate(curve, &leaves[0], leaves.get(1)).unwrap();
-                let y = activation::forward(curve, &inputs[0], inputs[..used].get(1)).unwrap();
+                    crate::activation::activate(activation, &leaves[0], leaves.get(1)).unwrap();
+                let y = activation::forward(activation, &inputs[0], inputs[..used].get(1)).unwrap();
                 assert!(distance(&y, &expected.detach()) < 4e-3);
                 let loss = (expected * &dy).sum(Kind::Float);
                 let expected = Tensor::run_backward(&[loss], &leaves, false, false);
-                let (dx, du) = activation::backward(curve, &inputs[..used], &dy).unwrap();
+                let (dx, du) = activation::backward(activation, &inputs[..used], &dy).unwrap();
                 for (found, expected) in [Some(dx), du].iter().flatten().zip(&expected) {
-                    assert!(distance(found, expected) < 6e-3, "{curve:?} {kind:?}");
+                    assert!(distance(found, expected) < 6e-3, "{activation:?} {kind:?}");
                 }
             }
         }
@@ -190,9 +191,10 @@ fn activations_equal_their_twins() {
 
 #[test]
 fn the_sweep_of_cross_entropy_equals_fp64() {
-    use crate::cross_entropy::Options;
-    let plain = Options { ignored: -100, ..Options::default() };
-    let full = Options { label_smoothing: 0.1, z_loss: 1e-3, soft_cap: Some(5.0), ..plain };
+    use crate::cross_entropy::CrossEntropyOptions;
+    let plain = CrossEntropyOptions { ignored: -100, ..CrossEntropyOptions::default() };
+    let full =
+        CrossEntropyOptions { label_smoothing: 0.1, z_loss: 1e-3, soft_cap: Some(5.0), ..plain };
     for (rows, classes) in [(1, 2), (5, 31), (3, 5025)] {
         for options in [plain, full] {
             // The same each time: where a class is all but certain, its loss is the difference of
@@ -203,10 +205,13 @@ fn the_sweep_of_cross_entropy_equals_fp64() {
             let _ = labels.narrow(0, 0, rows / 3).fill_(-100);
             let count = labels.ne(-100).sum(Kind::Int64);
             let mut expected = logits.to_kind(Kind::Double);
-            let sweep = crate::cross_entropy::sweep;
+            let sweep = crate::cross_entropy::softmax_cross_entropy_in_place;
             let exact = sweep(&mut expected, &labels, &count, &options, true).unwrap();
             let mut found = logits.copy();
-            let loss = cross_entropy::sweep(&mut found, &labels, &count, &options, true).unwrap();
+            let loss = cross_entropy::softmax_cross_entropy_in_place(
+                &mut found, &labels, &count, &options, true,
+            )
+            .unwrap();
             assert!(distance(&loss, &exact) < 1e-5 && distance(&found, &expected) < 1e-4);
         }
     }
@@ -227,31 +232,33 @@ fn sums_of_columns_equal_libtorch_s() {
 #[test]
 fn norms_equal_their_twins() {
     use crate::isa::Isa;
-    use crate::normalize::{Form, backward, forward};
+    use crate::norm::{NormKind, backward, forward};
     for (rows, features) in [(1, 5), (3, 7), (13, 40), (9, 256), (5, 776), (3, 3200), (3, 6400)] {
-        for form in [Form::Layer, Form::Rms] {
+        for norm_kind in [NormKind::Layer, NormKind::Rms] {
             let [x, y, twin, of_sum, grad] =
                 [(); 5].map(|()| random(&[rows, features], Kind::BFloat16) + 0.5);
             let [weight, bias] = [(); 2].map(|()| random(&[features], Kind::BFloat16) + 1.0);
-            let bias = (form == Form::Layer).then_some(bias);
+            let bias = (norm_kind == NormKind::Layer).then_some(bias);
             let (affine, summed) = ((&weight, bias.as_ref()), (features != 40).then_some(&y));
             let isa = Isa::fastest();
-            let cpu = forward::forward::<half::bf16>(isa, form, 1e-5, affine, &x, summed).unwrap();
-            let gpu = norm::forward(form, 1e-5, affine, &x, summed).unwrap();
-            let what = format!("{form:?} {rows} {features}");
+            let cpu =
+                forward::forward::<half::bf16>(isa, norm_kind, 1e-5, affine, &x, summed).unwrap();
+            let gpu = norm::forward(norm_kind, 1e-5, affine, &x, summed).unwrap();
+            let what = format!("{norm_kind:?} {rows} {features}");
             assert!(distance(&gpu.normed, &cpu.normed) < 3e-3, "{what}");
             assert!(distance(&gpu.statistics, &cpu.statistics) < 1e-5, "{what}");
             let sum = cpu.sum.as_ref().unwrap_or(&x);
             assert!(gpu.sum.as_ref().is_none_or(|found| found.equal(sum)));
             let both = features != 256;
-            let of = backward::Of {
+            let of = backward::OutputGrads {
                 normed: grad,
                 twin: both.then_some(twin),
                 sum: both.then_some(of_sum),
             };
             let statistics = &cpu.statistics;
-            let cpu = backward::backward::<half::bf16>(isa, form, &weight, sum, statistics, &of);
-            let gpu = norm::backward(form, bias.is_some(), &weight, sum, statistics, &of);
+            let cpu =
+                backward::backward::<half::bf16>(isa, norm_kind, &weight, sum, statistics, &of);
+            let gpu = norm::backward(norm_kind, bias.is_some(), &weight, sum, statistics, &of);
             let (cpu, gpu) = (cpu.unwrap(), gpu.unwrap());
             assert!(distance(&gpu.sum, &cpu.sum) < 3e-3, "{what}");
             assert!(distance(&gpu.weight, &cpu.weight) < 3e-3, "{what}");
@@ -263,7 +270,7 @@ fn norms_equal_their_twins() {
 }
 
 #[test]
-fn turned_heads_equal_their_twins() {
+fn rotated_heads_equal_their_twins() {
     use crate::isa::Isa;
     use crate::rotary::pass;
     for [b, t, h, e] in [[1, 1, 1, 16], [2, 3, 2, 48], [2, 37, 3, 64], [1, 5, 2, 512]] {
@@ -297,7 +304,7 @@ fn turned_heads_equal_their_twins() {
             }
         }
     }
-    assert!(!rotary::takes(24) && !rotary::takes(528) && rotary::takes(128));
+    assert!(!rotary::supports(24) && !rotary::supports(528) && rotary::supports(128));
 }
 
 #[test]
@@ -334,12 +341,13 @@ fn sums_of_squares_equal_their_twin() {
             }
         })
         .collect();
-    let sums = Vec::<f64>::try_from(squares::sums(&tensors, Device::Cpu).unwrap()).unwrap();
+    let sums = Vec::<f64>::try_from(sum_of_squares::sums(&tensors, Device::Cpu).unwrap()).unwrap();
     for (tensor, found) in tensors.iter().zip(sums) {
         let defined = tensor.defined();
-        let expected = if defined { crate::norm::sum_of_squares(tensor).unwrap() } else { 0.0 };
+        let expected =
+            if defined { crate::sum_of_squares::sum_of_squares(tensor).unwrap() } else { 0.0 };
         assert!((found - expected).abs() <= 1e-5 * expected, "{found} for {expected}");
     }
     let huge = [Tensor::from_slice(&[1.0f32, f32::INFINITY])];
-    assert!(!squares::sums(&huge, Device::Cpu).unwrap().double_value(&[0]).is_finite());
+    assert!(!sum_of_squares::sums(&huge, Device::Cpu).unwrap().double_value(&[0]).is_finite());
 }

@@ -1,6 +1,6 @@
 // An exact FP32 weight and the working weight that follows it, as in src/weight.rs.
 
-enum Form { kSingle = 0, kMaster = 1, kSplit = 2 };
+enum WeightForm { kSingle = 0, kMaster = 1, kResidual = 2 };
 
 // `weight` is FP32 where FORM is kSingle, else BF16; `other` is the FP32 master, or the low bits.
 template <int FORM>
@@ -30,7 +30,7 @@ __device__ __forceinline__ void store_weight(void* weight, void* other, i64 i, f
 template <int FORM>
 __device__ __forceinline__ void load_weights(const void* weight, const void* other, i64 i,
                                              float (&values)[8]) {
-  if (FORM == kSplit) {
+  if (FORM == kResidual) {
     const Quad high = load_quad(static_cast<const u16*>(weight) + i);
     const Quad low = load_quad(static_cast<const u16*>(other) + i);
 #pragma unroll
@@ -55,7 +55,7 @@ __device__ __forceinline__ void load_weights(const void* weight, const void* oth
 template <int FORM>
 __device__ __forceinline__ void store_weights(void* weight, void* other, i64 i,
                                               const float (&values)[8]) {
-  if (FORM == kSplit) {
+  if (FORM == kResidual) {
     Quad high, low;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {

@@ -103,11 +103,11 @@ pub fn cast_on(
     transposed: bool,
 ) -> Result<Cast> {
     let (rows, cols) = sizes(x_rc)?;
-    let job = Job { isa, format, rows, cols };
+    let task = CpuCast { isa, format, rows, cols };
     let what = "a matrix to cast to FP8";
     match x_rc.kind() {
-        Kind::BFloat16 => job.run::<bf16>(slices::read(x_rc, what)?, factor, transposed),
-        _ => job.run::<f32>(slices::read(x_rc, what)?, factor, transposed),
+        Kind::BFloat16 => task.run::<bf16>(slices::read(x_rc, what)?, factor, transposed),
+        _ => task.run::<f32>(slices::read(x_rc, what)?, factor, transposed),
     }
 }
 
@@ -197,14 +197,14 @@ multiversioned! {
 
 /// What is the same for all parts of a cast.
 #[derive(Clone, Copy)]
-struct Job {
+struct CpuCast {
     isa: Isa,
     format: Format,
     rows: usize,
     cols: usize,
 }
 
-impl Job {
+impl CpuCast {
     fn run<T: Grad>(self, x: &[T], factor: Factor<'_>, transposed: bool) -> Result<Cast> {
         match factor {
             Factor::Row => self.by_row(x, transposed),
@@ -244,9 +244,9 @@ impl Job {
         let transposed = match transposed {
             false => None,
             true => {
-                let mut turned = empty_bytes(self.cols, self.rows)?;
-                transpose(out, self.rows, self.cols, slices::write(&mut turned, "FP8 values")?);
-                Some(self.scaled(turned, inverse.shallow_clone())?)
+                let mut copy = empty_bytes(self.cols, self.rows)?;
+                transpose(out, self.rows, self.cols, slices::write(&mut copy, "FP8 values")?);
+                Some(self.scaled(copy, inverse.shallow_clone())?)
             }
         };
         let straight = self.scaled(values, inverse)?;
@@ -294,8 +294,8 @@ impl Job {
             .reduce(|| vec![0; cols], |a, b| a.iter().zip(&b).map(|(a, b)| *a.max(b)).collect());
         let factors: Vec<f32> =
             largest.iter().map(|&bits| format.factor(f32::from_bits(bits))).collect();
-        let mut turned = empty_bytes(cols, rows)?;
-        let out: &mut [u8] = slices::write(&mut turned, "an FP8 matrix")?;
+        let mut copy = empty_bytes(cols, rows)?;
+        let out: &mut [u8] = slices::write(&mut copy, "an FP8 matrix")?;
         out.par_chunks_mut(TILE * rows.max(1)).enumerate().for_each(|(tile, out)| {
             let start = tile * TILE;
             let count = TILE.min(cols - start);
@@ -309,7 +309,7 @@ impl Job {
         });
         let inverses: Vec<f32> = factors.iter().map(|factor| 1.0 / factor).collect();
         let inverse = Tensor::f_from_slice(&inverses).during(OP)?;
-        self.scaled(turned, inverse.f_view([cols as i64, 1]).during(OP)?)
+        self.scaled(copy, inverse.f_view([cols as i64, 1]).during(OP)?)
     }
 
     /// Bytes seen as numbers of the format.

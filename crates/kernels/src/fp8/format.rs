@@ -88,7 +88,7 @@ impl Format {
     }
 
     /// The plain reference of `encode`: the nearest of all numbers, the even one of two.
-    pub fn encode_plainly(self, value: f32) -> u8 {
+    pub fn encode_reference(self, value: f32) -> u8 {
         let sign = if value.is_sign_negative() { 0x80 } else { 0 };
         if value.is_nan() {
             return 0x7f | sign;
@@ -147,7 +147,7 @@ mod tests {
     fn check(format: Format, values: &[f32]) {
         for (&value, torch) in values.iter().zip(by_libtorch(format, values)) {
             let (found, overflows) = encode(format, value.to_bits());
-            assert_eq!(found, format.encode_plainly(value), "{format:?} of {value:e}");
+            assert_eq!(found, format.encode_reference(value), "{format:?} of {value:e}");
             if overflows {
                 assert_eq!(format.decode(found), format.max().copysign(value), "{value:e}");
                 let beyond = format.decode(torch);

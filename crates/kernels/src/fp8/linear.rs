@@ -26,15 +26,15 @@ const OP: &str = "FP8 linear map";
 /// One map's way of multiplying in FP8. It holds what delayed factors are made from, but no
 /// parameter.
 #[derive(Debug, Clone)]
-pub struct Linear {
+pub struct Fp8Linear {
     scaling: Fp8Scaling,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<CastHistories>>,
     overflows: OverflowCount,
 }
 
 /// What a map remembers of the tensors that it casts.
 #[derive(Debug, Default)]
-struct State {
+struct CastHistories {
     input: History,
     weight: History,
     grad: History,
@@ -90,7 +90,7 @@ impl Which {
     }
 }
 
-impl State {
+impl CastHistories {
     fn history(&mut self, which: Which) -> &mut History {
         match which {
             Which::Input => &mut self.input,
@@ -100,7 +100,7 @@ impl State {
     }
 }
 
-impl Linear {
+impl Fp8Linear {
     /// A map that has cast nothing yet, and counts what overflows in `overflows`.
     pub fn new(scaling: Fp8Scaling, overflows: OverflowCount) -> Self {
         Self { scaling, state: Arc::default(), overflows }
@@ -159,7 +159,7 @@ fn pad(x_mk: &Tensor) -> Result<Tensor> {
 
 /// One application of the map.
 struct Products {
-    map: Linear,
+    map: Fp8Linear,
     has_bias: bool,
 }
 

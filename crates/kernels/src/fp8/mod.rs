@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`Format`] | the two formats, and FP32 rounded to them |
 //! | [`cast()`] | a matrix in FP8, with its factor and its transposed copy |
-//! | [`Linear`] | a linear map whose three products are FP8 |
+//! | [`Fp8Linear`] | a linear map whose three products are FP8 |
 //!
 //! `x` becomes `round(x · factor)`, where the factor brings the largest magnitude to the format's
 //! largest number; `inverse = 1 / factor` brings it back. The factor is of a tensor or of a row.
@@ -17,5 +17,5 @@ mod product;
 pub(crate) use cast::sizes;
 pub use cast::{Cast, Factor, Scaled, cast, cast_on};
 pub use format::Format;
-pub use linear::Linear;
-pub use product::{product, refusal};
+pub use linear::Fp8Linear;
+pub use product::{product, unsupported_reason};

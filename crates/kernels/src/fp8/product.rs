@@ -14,7 +14,7 @@ pub(crate) const MULTIPLE: i64 = 16;
 const LEAST_CAPABILITY: (i32, i32) = (8, 9);
 
 /// Why FP8 products can't be had on `device`; none where they can. On the CPU they are emulated.
-pub fn refusal(device: Device) -> Option<Error> {
+pub fn unsupported_reason(device: Device) -> Option<Error> {
     let Device::Cuda(index) = device else { return None };
     let refuse = |reason: String| {
         Some(Error::Unsupported {
@@ -77,8 +77,8 @@ fn on_matrix_units(
     kind: Kind,
     exact: bool,
 ) -> Result<Tensor> {
-    if let Some(refusal) = refusal(a.values.device()) {
-        return Err(refusal);
+    if let Some(error) = unsupported_reason(a.values.device()) {
+        return Err(error);
     }
     for (tensor, scaled) in [("left operand", a), ("right operand", b)] {
         let found = scaled.values.size();

@@ -6,9 +6,9 @@ use std::cell::RefCell;
 use bert4rs_tensor_core::{Kind, Result, Tensor, parallel};
 use half::bf16;
 
-use super::{Form, Right};
+use super::{OutputStructure, Rhs};
 use crate::number::avx512::multiply_add;
-use crate::number::{EMPTY, Line, Number};
+use crate::number::{CacheLine, EMPTY, Number};
 use crate::slices;
 use crate::transpose::avx512::transpose_16;
 
@@ -18,14 +18,14 @@ const TILE_ROWS: usize = 12;
 const TILE_COLS: usize = 32;
 
 /// The packed columns of a task: word `w` of column `c` is in line `2 w + c / 16`.
-type Panel = [Line];
+type Panel = [CacheLine];
 
 thread_local! {
-    static PANEL: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    static PANEL: RefCell<Vec<CacheLine>> = const { RefCell::new(Vec::new()) };
 }
 
 /// All that tasks share: operands of `T`, the result and what is added to it of `O`.
-struct Job<'a, T, O> {
+struct StackedProduct<'a, T, O> {
     a: &'a [T],
     b: &'a [T],
     b_transposed: bool,
@@ -35,52 +35,52 @@ struct Job<'a, T, O> {
     cols: usize,
     inner: usize,
     symmetric: bool,
-    out: Shared<O>,
+    out: SharedResult<O>,
 }
 
 /// The result, written by all tasks, no element by two.
-struct Shared<T>(*mut T);
+struct SharedResult<T>(*mut T);
 
 // SAFETY: tasks write disjoint elements through it, see `store`, and nobody reads meanwhile.
-unsafe impl<T: Send> Sync for Shared<T> {}
+unsafe impl<T: Send> Sync for SharedResult<T> {}
 
 pub(super) fn run(
     out: &mut Tensor,
     a: &Tensor,
-    right: Right<'_>,
+    rhs: Rhs<'_>,
     alpha: f32,
     plus: Option<(f32, &Tensor)>,
-    form: Form,
+    structure: OutputStructure,
 ) -> Result<()> {
     match (a.kind(), out.kind()) {
         (Kind::BFloat16, Kind::BFloat16) => {
-            run_with::<bf16, bf16>(out, a, right, alpha, plus, form)
+            run_with::<bf16, bf16>(out, a, rhs, alpha, plus, structure)
         }
-        (Kind::BFloat16, _) => run_with::<bf16, f32>(out, a, right, alpha, plus, form),
-        _ => run_with::<f32, f32>(out, a, right, alpha, plus, form),
+        (Kind::BFloat16, _) => run_with::<bf16, f32>(out, a, rhs, alpha, plus, structure),
+        _ => run_with::<f32, f32>(out, a, rhs, alpha, plus, structure),
     }
 }
 
 fn run_with<T: Number, O: Number>(
     out: &mut Tensor,
     a: &Tensor,
-    right: Right<'_>,
+    rhs: Rhs<'_>,
     alpha: f32,
     plus: Option<(f32, &Tensor)>,
-    form: Form,
+    structure: OutputStructure,
 ) -> Result<()> {
     let shape = out.size();
     let [stack, rows, cols] = [shape[0], shape[1], shape[2]].map(|extent| extent as usize);
     let inner = a.size()[2] as usize;
-    let (b, b_transposed) = match right {
-        Right::Plain(b) => (b, false),
-        Right::Transposed(b) => (b, true),
+    let (b, b_transposed) = match rhs {
+        Rhs::Plain(b) => (b, false),
+        Rhs::Transposed(b) => (b, true),
     };
     let plus = match plus {
         Some((beta, c)) => Some((beta, slices::read(c, "an added matrix")?)),
         None => None,
     };
-    let job = Job {
+    let product = StackedProduct {
         a: slices::read::<T>(a, "a left operand")?,
         b: slices::read::<T>(b, "a right operand")?,
         b_transposed,
@@ -89,25 +89,25 @@ fn run_with<T: Number, O: Number>(
         rows,
         cols,
         inner,
-        symmetric: form == Form::Symmetric,
-        out: Shared(slices::write::<O>(out, "a result")?.as_mut_ptr()),
+        symmetric: structure == OutputStructure::Symmetric,
+        out: SharedResult(slices::write::<O>(out, "a result")?.as_mut_ptr()),
     };
     let panels = cols.div_ceil(TILE_COLS);
     parallel::for_each(stack * panels, |task| {
         PANEL.with_borrow_mut(|panel| {
-            job.columns(panel, task / panels, (task % panels) * TILE_COLS);
+            product.columns(panel, task / panels, (task % panels) * TILE_COLS);
         });
     });
     Ok(())
 }
 
-impl<T: Number, O: Number> Job<'_, T, O> {
+impl<T: Number, O: Number> StackedProduct<'_, T, O> {
     fn words(&self) -> usize {
         self.inner / T::PER_WORD
     }
 
     /// Computes the result's columns from `col` on, of one matrix of the stack.
-    fn columns(&self, panel: &mut Vec<Line>, matrix: usize, col: usize) {
+    fn columns(&self, panel: &mut Vec<CacheLine>, matrix: usize, col: usize) {
         panel.resize(2 * self.words(), EMPTY);
         self.pack(panel, matrix, col);
         // Of a symmetric result, tiles that lie above the diagonal as a whole are left out.
@@ -187,7 +187,7 @@ impl<T: Number, O: Number> Job<'_, T, O> {
         }
     }
 
-    /// Writes `alpha tile + beta C` where the result has elements: all in the full form; below
+    /// Writes `alpha tile + beta C` where the result has elements: all in the full structure; below
     /// the diagonal, and mirrored above it, in the symmetric one.
     fn store(&self, tile: &[f32; TILE_ROWS * TILE_COLS], matrix: usize, row: usize, col: usize) {
         let base = matrix * self.rows * self.cols;
@@ -236,7 +236,7 @@ impl<T: Number, O: Number> Job<'_, T, O> {
             // The first row of the tile that is strictly below the diagonal in this column.
             let first = (col + j + 1).saturating_sub(row).min(rows);
             let start = base + (col + j) * self.cols + row + first;
-            // SAFETY: elements of row `col + j` right of the diagonal, which only the task of
+            // SAFETY: elements of row `col + j` rhs of the diagonal, which only the task of
             // these columns writes, once, since its tiles have different rows.
             unsafe {
                 let to = self.out.0.add(start);

@@ -51,16 +51,16 @@ pub struct HeadNorm<'a> {
 
 /// Whether [`rotate`] takes `x`: FP32 or BF16, all of one dtype, on the CPU, or on a GPU where our
 /// kernels are preferred and take so many features.
-pub fn takes(x_bthe: &Tensor, angles: &Angles, norm: Option<&HeadNorm>) -> bool {
+pub fn supports(x_bthe: &Tensor, angles: &Angles, norm: Option<&HeadNorm>) -> bool {
     let kind = x_bthe.kind();
     let others = [angles.cos, angles.sin].into_iter().chain(norm.map(|norm| norm.weight));
-    let fits = x_bthe.size().last().is_some_and(|&features| cuda::rotary::takes(features));
+    let fits = x_bthe.size().last().is_some_and(|&features| cuda::rotary::supports(features));
     (x_bthe.device() == Device::Cpu || fits && cuda::is_preferred(x_bthe.device()))
         && matches!(kind, Kind::BFloat16 | Kind::Float)
         && others.into_iter().all(|other| other.kind() == kind)
 }
 
-/// The heads of `x`, normed if asked for, turned by their positions: dense, of the same shape and
+/// The heads of `x`, normed if asked for, rotated by their positions: dense, of the same shape and
 /// dtype. Rows of heads may lie in wider ones.
 ///
 /// # Errors
@@ -83,7 +83,7 @@ fn check(x: &Tensor, angles: &Angles, norm: Option<&HeadNorm>) -> Result<()> {
     if e == 0 || e % 2 != 0 {
         return shape("input", x, "an even number of features".into());
     }
-    if !takes(x, angles, norm) {
+    if !supports(x, angles, norm) {
         return Err(Error::Unsupported {
             what: format!("{OP} of {:?}", x.kind()),
             reason: "it takes FP32 or BF16, the same for all inputs, and on a GPU an even number \

@@ -22,13 +22,13 @@ const TASKS: usize = 64;
 
 /// Heads `[b, t, h, e]`, each dense.
 #[derive(Clone, Copy)]
-struct Heads<'a, T> {
+struct HeadViews<'a, T> {
     values: &'a [T],
     strides: [usize; 4],
     sizes: [usize; 4],
 }
 
-impl<'a, T: Number> Heads<'a, T> {
+impl<'a, T: Number> HeadViews<'a, T> {
     fn new(x: &'a Tensor, what: &str) -> Result<Self> {
         let (values, strides) = slices::read_strided::<T, 4>(x, what)?;
         let size = x.size();
@@ -57,7 +57,7 @@ impl<'a, T: Number> Heads<'a, T> {
 
 /// What all heads share.
 #[derive(Clone, Copy)]
-struct Shape<'a, T> {
+struct RotationTables<'a, T> {
     cos: &'a [T],
     sin: &'a [T],
     /// Of the norm of each head.
@@ -65,7 +65,7 @@ struct Shape<'a, T> {
     eps: f32,
 }
 
-impl<'a, T: Number> Shape<'a, T> {
+impl<'a, T: Number> RotationTables<'a, T> {
     /// From cosines, sines and the weight if any, which must be dense.
     fn new(tensors: &'a [Tensor], eps: Option<f32>) -> Result<Self> {
         let weight = eps.map(|_| slices::read(&tensors[2], "a norm's weight")).transpose()?;
@@ -109,15 +109,15 @@ pub(crate) fn forward<T: Number>(
     eps: Option<f32>,
 ) -> Result<Tensor> {
     let mut y = Tensor::f_empty(x.size(), (x.kind(), x.device())).during(OP)?;
-    let heads = Heads::<T>::new(x, "heads")?;
-    let shape = Shape::<T>::new(rest, eps)?;
-    let out = Shared::new(slices::write::<T>(&mut y, "turned heads")?);
+    let heads = HeadViews::<T>::new(x, "heads")?;
+    let tables = RotationTables::<T>::new(rest, eps)?;
+    let out = Shared::new(slices::write::<T>(&mut y, "rotated heads")?);
     let (places, width) = (heads.places(), heads.width());
     parallel::for_each(tasks(places), |task| {
         let part = task_of(places, task);
         // SAFETY: each task has places of its own.
         let out = unsafe { out.part(part.start * width, part.len() * width) };
-        forward_on::<T>(isa, heads, shape, part, out);
+        forward_on::<T>(isa, heads, tables, part, out);
     });
     Ok(y)
 }
@@ -131,9 +131,9 @@ pub(crate) fn backward<T: Number>(
     eps: Option<f32>,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let mut of_x = Tensor::f_empty(grad.size(), (grad.kind(), grad.device())).during(OP)?;
-    let of_y = Heads::<T>::new(grad, "a gradient")?;
-    let shape = Shape::<T>::new(saved, eps)?;
-    let x = eps.map(|_| Heads::<T>::new(&saved[3], "heads")).transpose()?;
+    let of_y = HeadViews::<T>::new(grad, "a gradient")?;
+    let tables = RotationTables::<T>::new(saved, eps)?;
+    let x = eps.map(|_| HeadViews::<T>::new(&saved[3], "heads")).transpose()?;
     if x.is_some_and(|x| x.sizes != of_y.sizes) {
         let expected = format!("{:?}", saved[3].size());
         return Err(Error::Shape { op: OP, tensor: "gradient", found: grad.size(), expected });
@@ -145,7 +145,7 @@ pub(crate) fn backward<T: Number>(
         // SAFETY: each task has places of its own.
         let out = unsafe { out.part(part.start * width, part.len() * width) };
         let mut of_weight = vec![0.0; if eps.is_some() { features } else { 0 }];
-        backward_on::<T>(isa, (of_y, x), shape, part, out, &mut of_weight);
+        backward_on::<T>(isa, (of_y, x), tables, part, out, &mut of_weight);
         of_weight
     });
     let of_weight = eps.map(|_| -> Result<Tensor> {
@@ -162,8 +162,8 @@ pub(crate) fn backward<T: Number>(
 vectorized! {
     /// [`forward_places`] on `isa`.
     fn forward_on[T: Number][T](
-        x: Heads<'_, T>,
-        shape: Shape<'_, T>,
+        x: HeadViews<'_, T>,
+        tables: RotationTables<'_, T>,
         places: Range<usize>,
         out: &mut [T],
     ) = forward_places
@@ -171,22 +171,22 @@ vectorized! {
 
 #[inline(always)]
 fn forward_places<V: Lanes, T: Number>(
-    x: Heads<'_, T>,
-    shape: Shape<'_, T>,
+    x: HeadViews<'_, T>,
+    tables: RotationTables<'_, T>,
     places: Range<usize>,
     out: &mut [T],
 ) {
     let [_, _, count, features] = x.sizes;
     let mut outs = out.chunks_exact_mut(features);
     for place in places {
-        let angles = shape.angles(place, features);
+        let angles = tables.angles(place, features);
         for (head, out) in (0..count).zip(&mut outs) {
             let x = x.head(place, head);
-            let scale = match shape.weight {
-                Some(_) => inverse_rms::<V, T>(x, shape.eps),
+            let scale = match tables.weight {
+                Some(_) => inverse_rms::<V, T>(x, tables.eps),
                 None => 1.0,
             };
-            let of_x = Turn { x, angles, weight: shape.weight, scale: V::splat(scale) };
+            let of_x = Turn { x, angles, weight: tables.weight, scale: V::splat(scale) };
             let half = features / 2;
             for first in (0..whole(half)).step_by(LANES) {
                 of_x.write::<false>(first..first + LANES, out);
@@ -251,10 +251,10 @@ impl<V: Lanes, T: Number> Turn<'_, V, T> {
         let second = pair(&first, self.x.len());
         let [cos, sin] = self.angles;
         let (n_i, n_j) = (self.normed::<TAIL>(&first), self.normed::<TAIL>(&second));
-        let turned = n_j.mul(at::<V, T, TAIL>(sin, &first));
-        let y_i = n_i.mul(at::<V, T, TAIL>(cos, &first)).sub(turned);
-        let turned = n_i.mul(at::<V, T, TAIL>(sin, &second));
-        let y_j = n_j.mul(at::<V, T, TAIL>(cos, &second)).add(turned);
+        let crossed = n_j.mul(at::<V, T, TAIL>(sin, &first));
+        let y_i = n_i.mul(at::<V, T, TAIL>(cos, &first)).sub(crossed);
+        let crossed = n_i.mul(at::<V, T, TAIL>(sin, &second));
+        let y_j = n_j.mul(at::<V, T, TAIL>(cos, &second)).add(crossed);
         write::<V, T, TAIL>(y_i, &mut out[first]);
         write::<V, T, TAIL>(y_j, &mut out[second]);
     }
@@ -263,8 +263,8 @@ impl<V: Lanes, T: Number> Turn<'_, V, T> {
 vectorized! {
     /// [`backward_places`] on `isa`.
     fn backward_on[T: Number][T](
-        heads: (Heads<'_, T>, Option<Heads<'_, T>>),
-        shape: Shape<'_, T>,
+        heads: (HeadViews<'_, T>, Option<HeadViews<'_, T>>),
+        tables: RotationTables<'_, T>,
         places: Range<usize>,
         out: &mut [T],
         of_weight: &mut [f32],
@@ -274,8 +274,8 @@ vectorized! {
 /// The gradients of `y`, and `x` where there is a norm.
 #[inline(always)]
 fn backward_places<V: Lanes, T: Number>(
-    (of_y, x): (Heads<'_, T>, Option<Heads<'_, T>>),
-    shape: Shape<'_, T>,
+    (of_y, x): (HeadViews<'_, T>, Option<HeadViews<'_, T>>),
+    tables: RotationTables<'_, T>,
     places: Range<usize>,
     out: &mut [T],
     of_weight: &mut [f32],
@@ -283,13 +283,13 @@ fn backward_places<V: Lanes, T: Number>(
     let [_, _, count, features] = of_y.sizes;
     let mut outs = out.chunks_exact_mut(features);
     for place in places {
-        let angles = shape.angles(place, features);
+        let angles = tables.angles(place, features);
         for (head, out) in (0..count).zip(&mut outs) {
             let back = Back { of_y: of_y.head(place, head), angles };
-            match x.zip(shape.weight) {
+            match x.zip(tables.weight) {
                 None => back.write::<V>(out),
                 Some((x, weight)) => {
-                    let normed = Normed { back, x: x.head(place, head), weight, eps: shape.eps };
+                    let normed = Normed { back, x: x.head(place, head), weight, eps: tables.eps };
                     normed.write::<V>(out, of_weight);
                 }
             }
@@ -310,10 +310,10 @@ impl<T: Number> Back<'_, T> {
         let [cos, sin] = self.angles;
         let (dy_i, dy_j) =
             (at::<V, T, TAIL>(self.of_y, first), at::<V, T, TAIL>(self.of_y, second));
-        let turned = dy_j.mul(at::<V, T, TAIL>(sin, second));
-        let dn_i = dy_i.mul(at::<V, T, TAIL>(cos, first)).add(turned);
-        let turned = dy_i.mul(at::<V, T, TAIL>(sin, first));
-        let dn_j = dy_j.mul(at::<V, T, TAIL>(cos, second)).sub(turned);
+        let crossed = dy_j.mul(at::<V, T, TAIL>(sin, second));
+        let dn_i = dy_i.mul(at::<V, T, TAIL>(cos, first)).add(crossed);
+        let crossed = dy_i.mul(at::<V, T, TAIL>(sin, first));
+        let dn_j = dy_j.mul(at::<V, T, TAIL>(cos, second)).sub(crossed);
         [dn_i, dn_j]
     }
 

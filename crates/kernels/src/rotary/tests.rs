@@ -3,7 +3,7 @@ use crate::threads::assert_same_on_one_thread;
 
 const EPS: f64 = 1e-6;
 
-struct Inputs {
+struct RotaryInputs {
     x: Tensor,
     weight: Tensor,
     cos: Tensor,
@@ -11,7 +11,7 @@ struct Inputs {
 }
 
 /// Heads within wider rows, as where one map gives queries, keys and values.
-fn inputs([b, t, h, e]: [i64; 4], rows: i64, kind: Kind) -> Inputs {
+fn inputs([b, t, h, e]: [i64; 4], rows: i64, kind: Kind) -> RotaryInputs {
     let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
     let wide = random(&[b, t, h * e + 6]).to_kind(kind);
     let x = wide.narrow(2, 3, h * e).unflatten(2, [h, e]).set_requires_grad(true);
@@ -20,7 +20,7 @@ fn inputs([b, t, h, e]: [i64; 4], rows: i64, kind: Kind) -> Inputs {
     let shape = [rows / t, t, 1, e];
     let [cos, sin] = [angles.cos() * 1.2, angles.sin() * 1.2];
     let [cos, sin] = [cos, sin].map(|table| table.to_kind(kind).reshape(shape));
-    Inputs { x, weight, cos, sin }
+    RotaryInputs { x, weight, cos, sin }
 }
 
 /// The formula, step by step.
@@ -61,8 +61,8 @@ fn values_and_gradients_equal_fp64() {
     }
 }
 
-fn check_one(name: &str, inputs: &Inputs, normed: bool) {
-    let Inputs { x, weight, cos, sin } = inputs;
+fn check_one(name: &str, inputs: &RotaryInputs, normed: bool) {
+    let RotaryInputs { x, weight, cos, sin } = inputs;
     let norm = normed.then_some(HeadNorm { weight, eps: EPS });
     let found = rotate(x, &Angles { cos, sin }, norm.as_ref()).unwrap();
     let double = |x: &Tensor| x.detach().to_kind(Kind::Double);
@@ -88,7 +88,7 @@ fn check_one(name: &str, inputs: &Inputs, normed: bool) {
 
 #[test]
 fn every_isa_agrees() {
-    let Inputs { x, weight, cos, sin } = inputs([2, 19, 3, 70], 38, Kind::Float);
+    let RotaryInputs { x, weight, cos, sin } = inputs([2, 19, 3, 70], 38, Kind::Float);
     let x = x.detach();
     let rest = [cos, sin, weight.detach()];
     let run = |isa: Isa| {
@@ -108,7 +108,7 @@ fn every_isa_agrees() {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    let Inputs { x, weight, cos, sin } = inputs([2, 200, 2, 64], 400, Kind::BFloat16);
+    let RotaryInputs { x, weight, cos, sin } = inputs([2, 200, 2, 64], 400, Kind::BFloat16);
     let norm = HeadNorm { weight: &weight, eps: EPS };
     let run = || {
         let y = rotate(&x, &Angles { cos: &cos, sin: &sin }, Some(&norm)).unwrap();
@@ -121,7 +121,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 #[test]
 fn what_is_not_finite_stays_in_its_head() {
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        let Inputs { x, weight, cos, sin } = inputs([1, 5, 3, 36], 5, Kind::Float);
+        let RotaryInputs { x, weight, cos, sin } = inputs([1, 5, 3, 36], 5, Kind::Float);
         let x = x.detach();
         let _ = x.narrow(1, 2, 1).narrow(2, 1, 1).narrow(3, 35, 1).fill_(bad);
         let norm = HeadNorm { weight: &weight.detach(), eps: EPS };
@@ -137,7 +137,7 @@ fn what_is_not_finite_stays_in_its_head() {
 
 #[test]
 fn other_shapes_are_refused() {
-    let Inputs { x, weight, cos, sin } = inputs([2, 3, 2, 6], 3, Kind::Float);
+    let RotaryInputs { x, weight, cos, sin } = inputs([2, 3, 2, 6], 3, Kind::Float);
     let angles = Angles { cos: &cos, sin: &sin };
     let said = |found: Result<Tensor>| found.unwrap_err().to_string();
     let short = HeadNorm { weight: &weight.narrow(0, 0, 5), eps: EPS };
@@ -146,7 +146,7 @@ fn other_shapes_are_refused() {
     assert!(said(rotate(&x, &fewer, None)).contains("cosines"));
     assert!(said(rotate(&x.narrow(3, 0, 5), &angles, None)).contains("even"));
     // Sines by place and row, cosines by place alone: each would do with its like.
-    let Inputs { sin: of_rows, .. } = inputs([2, 3, 2, 6], 6, Kind::Float);
+    let RotaryInputs { sin: of_rows, .. } = inputs([2, 3, 2, 6], 6, Kind::Float);
     assert!(said(rotate(&x, &Angles { cos: &cos, sin: &of_rows }, None)).contains("sines"));
     let other = Angles { cos: &cos, sin: &sin.to_kind(Kind::BFloat16) };
     assert!(said(rotate(&x, &other, None)).contains("FP32 or BF16"));

@@ -1,6 +1,6 @@
 //! Attention against the plain formula in FP64, forward and backward.
 
-use bert4rs_kernels::attention::{self, Scores, Seen};
+use bert4rs_kernels::attention::{self, AttentionArgs, VisibleKeys};
 use bert4rs_tensor_core::attention as plain;
 use bert4rs_tensor_core::{Device, Kind, Tensor, random};
 
@@ -96,8 +96,8 @@ fn check(case: Case, kind: Kind) {
         .documents
         .then(|| (documents(case.batch, case.queries, 5), documents(case.batch, case.keys, 5)));
     let of = of.as_ref().map(|(queries, keys)| (queries, keys));
-    let seen = Seen { documents: of, causal: case.causal, window: case.window };
-    let scores = Scores { seen, bias: inputs.get(3), scale: 0.3 };
+    let visible = VisibleKeys { documents: of, causal: case.causal, window: case.window };
+    let scores = AttentionArgs { visible, bias: inputs.get(3), scale: 0.3 };
     let found = attention::attend(&inputs[0], &inputs[1], &inputs[2], &scores);
     let found = found.expect("attention");
     let doubles: Vec<Tensor> = inputs.iter().map(double).collect();
@@ -166,8 +166,8 @@ fn a_nan_reaches_those_who_see_it_and_no_other_head() {
     let (q, k, v) = (make(), make(), make());
     let _ = v.get(0).get(0).get(5).fill_(f64::NAN);
     let numbers = documents(2, 128, 5);
-    let seen = Seen { documents: Some((&numbers, &numbers)), ..Seen::default() };
-    let scores = Scores { seen, bias: None, scale: 0.3 };
+    let visible = VisibleKeys { documents: Some((&numbers, &numbers)), ..VisibleKeys::default() };
+    let scores = AttentionArgs { visible, bias: None, scale: 0.3 };
     let found = attention::attend(&q, &k, &v, &scores).unwrap();
     let sees = mask(&case, Some((&numbers, &numbers))).get(0).get(0).select(1, 5);
     let is_nan = found.isnan();
@@ -185,7 +185,11 @@ fn a_query_that_sees_no_key_gets_0() {
     let of_queries = Tensor::arange(128, (Kind::Int64, Device::Cpu)).ge(70).to_kind(Kind::Int64);
     let of_queries = of_queries.unsqueeze(0);
     let documents = Some((&of_queries, &of_keys));
-    let scores = Scores { seen: Seen { documents, ..Seen::default() }, bias: None, scale: 1.0 };
+    let scores = AttentionArgs {
+        visible: VisibleKeys { documents, ..VisibleKeys::default() },
+        bias: None,
+        scale: 1.0,
+    };
     let found = attention::attend(&x, &x, &x, &scores).unwrap();
     assert!(found.narrow(2, 0, 70).ne(0.0).all().int64_value(&[]) == 1);
     assert!(found.narrow(2, 70, 58).eq(0.0).all().int64_value(&[]) == 1);
@@ -196,13 +200,13 @@ fn a_query_that_sees_no_key_gets_0() {
 #[test]
 fn refuses_what_it_cannot_do() {
     let x = |features: i64, kind| Tensor::zeros([1, 2, 8, features], (kind, Device::Cpu));
-    let scores = Scores { seen: Seen::default(), bias: None, scale: 1.0 };
+    let scores = AttentionArgs { visible: VisibleKeys::default(), bias: None, scale: 1.0 };
     let odd = x(24, Kind::Float);
-    assert!(!attention::takes(&odd, &odd, &odd));
+    assert!(!attention::supports(&odd, &odd, &odd));
     assert!(attention::attend(&odd, &odd, &odd, &scores).is_err());
     let (q, k) = (x(32, Kind::Float), x(64, Kind::Float));
     assert!(attention::attend(&q, &k, &k, &scores).is_err());
     let bias = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
-    let biased = Scores { bias: Some(&bias), ..scores };
+    let biased = AttentionArgs { bias: Some(&bias), ..scores };
     assert!(attention::attend(&q, &q, &q, &biased).is_err());
 }

@@ -5,7 +5,7 @@
 //! there.
 
 use bert4rs_kernels::cuda::nvrtc;
-use bert4rs_kernels::cuda::source::{ALL, ARCHITECTURES, Source};
+use bert4rs_kernels::cuda::source::{ALL, ARCHITECTURES, KernelSource};
 
 /// What the compiler's log says that it should not.
 fn complaints(log: &str) -> Vec<String> {
@@ -31,7 +31,7 @@ fn reads_sixteen_bytes(ptx: &str) -> bool {
     ptx.lines().any(|line| line.contains("ld.global") && line.contains(".v4."))
 }
 
-fn check(source: &Source, architecture: &str) -> Vec<String> {
+fn check(source: &KernelSource, architecture: &str) -> Vec<String> {
     let mut options = source.options(architecture);
     options.push("--ptxas-options=-v".into());
     let found = match nvrtc::compile(source.name, &source.whole(), &options) {

@@ -1,11 +1,11 @@
 //! The kernels on a GPU against their CPU twins. Skipped, with the reason, where there is none.
 
-use bert4rs_kernels::activation::{self, Curve};
-use bert4rs_kernels::cross_entropy::{self, Options, Output};
+use bert4rs_kernels::activation::{self, Activation};
+use bert4rs_kernels::cross_entropy::{self, CrossEntropyOptions, OutputWeights};
 use bert4rs_kernels::fp8::{self, Cast, Factor, Format};
-use bert4rs_kernels::gemm::{self, Form, Right};
+use bert4rs_kernels::gemm::{self, OutputStructure, Rhs};
 use bert4rs_kernels::weight::{Weight, split_tensor};
-use bert4rs_kernels::{adamw, cuda, muon, norm};
+use bert4rs_kernels::{adamw, cuda, muon, sum_of_squares};
 use bert4rs_tensor_core::device::{self, Cuda};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
@@ -80,8 +80,8 @@ fn fp8_casts_have_the_bits_of_the_cpu() {
 #[test]
 fn fp8_products_equal_their_emulation() {
     let Some(device) = gpu() else { return };
-    if let Some(refusal) = fp8::refusal(device) {
-        return skip(&refusal.to_string());
+    if let Some(reason) = fp8::unsupported_reason(device) {
+        return skip(&reason.to_string());
     }
     let random = |rows, cols| Tensor::randn([rows, cols], (Kind::Float, Device::Cpu));
     let (x, w) = (random(96, 128).to_kind(Kind::BFloat16), random(64, 128).to_kind(Kind::BFloat16));
@@ -110,7 +110,7 @@ fn weight(tensors: &mut [Tensor]) -> Weight<'_> {
         [weight] => Weight::Single(weight),
         [other, weight] => match other.kind() {
             Kind::Float => Weight::Master { master: other, weight },
-            _ => Weight::Split { weight, low: other },
+            _ => Weight::Bf16Residual { weight, residual: other },
         },
         _ => unreachable!("a weight has one tensor or two"),
     }
@@ -128,14 +128,14 @@ fn random_of(shape: &[i64], kind: Kind) -> Tensor {
 #[test]
 fn adamw_has_the_bits_of_the_cpu() {
     let Some(device) = gpu() else { return };
-    let scalars = adamw::Scalars {
+    let scalars = adamw::AdamwKernelScalars {
         grad_scale: 0.5,
         one_minus_beta1: 0.1,
         beta2: 0.98,
         one_minus_beta2: 0.02,
         inverse_sqrt_correction2: 3.0,
         eps: 1e-6,
-        keep: 0.999,
+        decay_factor: 0.999,
         step_size: 1e-2,
     };
     // More tensors than one launch takes, of sizes that are whole and not; and odd beginnings.
@@ -157,12 +157,12 @@ fn adamw_has_the_bits_of_the_cpu() {
             })
             .collect();
         let numbers = Tensor::from_slice(&scalars.to_array()).to_device(device);
-        let jobs = made.iter_mut().enumerate().map(|(index, tensors)| {
+        let updates = made.iter_mut().enumerate().map(|(index, tensors)| {
             let [grad, moment1, moment2, rest @ ..] = &mut tensors[..] else { unreachable!() };
             let (numbers, cautious, weight) = (&numbers, index % 4 == 0, weight(rest));
-            adamw::Job { numbers, cautious, grad, moment1, moment2, weight }
+            adamw::ParamUpdate { numbers, cautious, grad, moment1, moment2, weight }
         });
-        adamw::step(jobs.collect()).unwrap();
+        adamw::step(updates.collect()).unwrap();
         made.into_iter().flatten().map(|tensor| tensor.to_device(Device::Cpu)).collect()
     };
     for (index, (found, expected)) in run(device).iter().zip(&run(Device::Cpu)).enumerate() {
@@ -180,7 +180,12 @@ fn muon_s_passes_equal_those_of_the_cpu() {
         let error = f64::try_from(error).unwrap();
         assert!(error < 1e-3, "{what}: {error}");
     };
-    let scalars = muon::Scalars { one_minus_momentum: 0.05, grad_scale: 0.5, lr: 0.2, keep: 0.9 };
+    let scalars = muon::MuonKernelScalars {
+        one_minus_momentum: 0.05,
+        grad_scale: 0.5,
+        lr: 0.2,
+        decay_factor: 0.9,
+    };
     let numbers = Tensor::from_slice(&scalars.to_array());
     for (rows, cols) in [(1, 1), (5, 7), (64, 64), (72, 136), (136, 72), (768, 3072), (3072, 768)] {
         for (grad_kind, kind) in [(Kind::Float, Kind::Float), (Kind::BFloat16, Kind::BFloat16)] {
@@ -191,8 +196,8 @@ fn muon_s_passes_equal_those_of_the_cpu() {
                 let (grad, mut m) = (grad.to_device(device), momentum.to_device(device).copy());
                 let mut x = Tensor::zeros([low, high], (kind, device));
                 let numbers = &numbers.to_device(device);
-                let blend = muon::Blend { numbers, nesterov: true, norm_factor: 1.01 };
-                muon::gather(&blend, &grad, &mut m, &mut x).unwrap();
+                let args = muon::MomentumArgs { numbers, nesterov: true, norm_factor: 1.01 };
+                muon::momentum_update(&args, &grad, &mut m, &mut x).unwrap();
                 let sums = [false, true].map(|cols| muon::sums_of_squares(&x, cols).unwrap());
                 (m, x, sums)
             };
@@ -210,8 +215,8 @@ fn muon_s_passes_equal_those_of_the_cpu() {
                     let o = expected.1.to_device(device);
                     let [row, col, numbers] = [&row, &col, &numbers].map(|x| x.to_device(device));
                     let (row, col, numbers) = (Some(&row), Some(&col), &numbers);
-                    let numbers = muon::Move { numbers, factor: 0.5, row, col, cautious };
-                    muon::apply(&numbers, &o, weight(&mut tensors)).unwrap();
+                    let numbers = muon::UpdateArgs { numbers, factor: 0.5, row, col, cautious };
+                    muon::apply_update(&numbers, &o, weight(&mut tensors)).unwrap();
                     tensors
                 };
                 for (found, expected) in run(device).iter().zip(&run(Device::Cpu)) {
@@ -229,7 +234,8 @@ fn symmetric_products_equal_fp64() {
     // Some by our kernel, some by libtorch; whole tiles and not.
     for (stack, side, inner) in [(1, 8, 16), (30, 768, 768), (3, 2048, 512), (60, 392, 1000)] {
         let x = random_of(&[stack, side, inner], Kind::BFloat16).to_device(device);
-        let gram = gemm::product(0.5, &x, Right::Transposed(&x), None, Form::Symmetric).unwrap();
+        let gram =
+            gemm::product(0.5, &x, Rhs::Transposed(&x), None, OutputStructure::Symmetric).unwrap();
         let expected = double(&x).bmm(&double(&x).transpose(1, 2)) * 0.5;
         let off = |found: &Tensor, expected: &Tensor| {
             f64::try_from((double(found) - expected).norm() / expected.norm()).unwrap()
@@ -239,7 +245,8 @@ fn symmetric_products_equal_fp64() {
         // b A + c A², as an iteration of the polar factor does.
         let a = (&gram / f64::from(inner as i32)).contiguous();
         let plus = Some((-2.0, &a));
-        let found = gemm::product(1.5, &a, Right::Plain(&a), plus, Form::Symmetric).unwrap();
+        let found =
+            gemm::product(1.5, &a, Rhs::Plain(&a), plus, OutputStructure::Symmetric).unwrap();
         let expected = double(&a).bmm(&double(&a)) * 1.5 - double(&a) * 2.0;
         assert!(off(&found, &expected) < 3e-3);
     }
@@ -257,17 +264,17 @@ fn activations_equal_fp64() {
     for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 4e-3)] {
         for count in [1, 7, 8, 4096, 70_001] {
             let inputs = [(); 2].map(|()| random_of(&[count], kind) * 3.0);
-            for curve in [Curve::Gelu, Curve::GeluTanh, Curve::Silu] {
-                let own = |x: &[Tensor]| activation::activate(curve, &x[0], x.get(1)).unwrap();
+            for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Silu] {
+                let own = |x: &[Tensor]| activation::activate(activation, &x[0], x.get(1)).unwrap();
                 let plain = |x: &[Tensor]| {
-                    let value = match curve {
-                        Curve::Gelu => x[0].gelu("none"),
-                        Curve::GeluTanh => x[0].gelu("tanh"),
-                        Curve::Silu => x[0].silu(),
+                    let value = match activation {
+                        Activation::Gelu => x[0].gelu("none"),
+                        Activation::GeluTanh => x[0].gelu("tanh"),
+                        Activation::Silu => x[0].silu(),
                     };
                     x.get(1).map_or(value.shallow_clone(), |gated| &value * gated)
                 };
-                let what = format!("{curve:?} {kind:?} {count}");
+                let what = format!("{activation:?} {kind:?} {count}");
                 for used in [1, 2] {
                     assert_like_fp64(device, &what, &inputs[..used], own, plain, bound);
                 }
@@ -280,8 +287,9 @@ fn activations_equal_fp64() {
 fn cross_entropy_equals_fp64() {
     let Some(device) = gpu() else { return };
     cuda::prefer(true);
-    let plain = Options { ignored: -100, ..Options::default() };
-    let full = Options { label_smoothing: 0.1, z_loss: 1e-3, soft_cap: Some(5.0), ..plain };
+    let plain = CrossEntropyOptions { ignored: -100, ..CrossEntropyOptions::default() };
+    let full =
+        CrossEntropyOptions { label_smoothing: 0.1, z_loss: 1e-3, soft_cap: Some(5.0), ..plain };
     // An odd number of classes begins rows at every even place.
     for (rows, classes) in [(1, 2), (5, 31), (40, 30_522), (9, 50_257)] {
         for (kind, bound) in [(Kind::Float, 1e-4), (Kind::BFloat16, 1e-2)] {
@@ -293,7 +301,7 @@ fn cross_entropy_equals_fp64() {
                 let run = |device: Device, kind: Kind| {
                     let leaf = |t: &Tensor| t.to_device(device).to_kind(kind).detach().copy();
                     let inputs = [&hidden, &weight].map(|t| leaf(t).set_requires_grad(true));
-                    let output = Output { weight: &inputs[1], bias: None };
+                    let output = OutputWeights { weight: &inputs[1], bias: None };
                     let labels = labels.to_device(device);
                     let loss =
                         cross_entropy::linear_cross_entropy(&inputs[0], output, &labels, &options)
@@ -343,7 +351,7 @@ fn assert_like_fp64(
 #[test]
 fn norms_equal_fp64() {
     let Some(device) = gpu() else { return };
-    use bert4rs_kernels::normalize::{Form, Norm, add_and_normalize};
+    use bert4rs_kernels::norm::{NormArgs, NormKind, add_and_normalize};
     for (rows, features) in [(1, 8), (37, 50), (1000, 768), (70, 4096)] {
         for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 1e-2)] {
             let of = |shape: &[i64]| random_of(shape, kind);
@@ -351,7 +359,8 @@ fn norms_equal_fp64() {
             let inputs = [x, y, of(&[features]) + 1.0, of(&[features])];
             let own = |inputs: &[Tensor]| {
                 let [x, y, weight, bias] = inputs else { unreachable!() };
-                let norm = Norm { form: Form::Layer, weight, bias: Some(bias), eps: 1e-5 };
+                let norm =
+                    NormArgs { norm_kind: NormKind::Layer, weight, bias: Some(bias), eps: 1e-5 };
                 let [normed, sum] = add_and_normalize(&norm, x, Some(y)).unwrap();
                 normed + sum
             };
@@ -373,7 +382,7 @@ fn norms_equal_fp64() {
 }
 
 #[test]
-fn turned_heads_equal_fp64() {
+fn rotated_heads_equal_fp64() {
     let Some(device) = gpu() else { return };
     use bert4rs_kernels::rotary::{Angles, HeadNorm, rotate};
     for [b, t, h, e] in [[1, 1, 1, 16], [2, 37, 3, 64], [4, 512, 12, 128]] {
@@ -429,9 +438,9 @@ fn sums_of_squares_equal_those_of_the_cpu() {
     let tensors: Vec<Tensor> =
         (0..200).map(|index| random_of(&[1 + 997 * index], Kind::BFloat16)).collect();
     let there = to(device, &tensors);
-    let found = norm::sums_of_squares(&there, device).unwrap().to_device(Device::Cpu);
+    let found = sum_of_squares::sums_of_squares(&there, device).unwrap().to_device(Device::Cpu);
     for (found, tensor) in Vec::<f64>::try_from(found).unwrap().iter().zip(&tensors) {
-        let expected = norm::sum_of_squares(tensor).unwrap();
+        let expected = sum_of_squares::sum_of_squares(tensor).unwrap();
         assert!((found - expected).abs() <= 1e-5 * expected, "{found} for {expected}");
     }
 }

@@ -38,12 +38,12 @@ impl Activation {
 
     /// [`forward`](Self::forward) of `x`, times `gated` if there is one, with such kernels.
     pub fn apply(self, kernels: Kernels, x: &Tensor, gated: Option<&Tensor>) -> Result<Tensor> {
-        let own = self.curve().filter(|&curve| {
-            let fast = kernel::is_fast(curve, x.kind(), gated.is_some());
-            kernels == Kernels::Fused && kernel::takes(x) && fast
+        let own = self.fused().filter(|&activation| {
+            let fast = kernel::is_fast(activation, x.kind(), gated.is_some());
+            kernels == Kernels::Fused && kernel::supports(x) && fast
         });
         match own {
-            Some(curve) => kernel::activate(curve, x, gated),
+            Some(activation) => kernel::activate(activation, x, gated),
             _ => {
                 let y = self.forward(x);
                 Ok(gated.map_or_else(|| y.shallow_clone(), |gated| &y * gated))
@@ -52,11 +52,11 @@ impl Activation {
     }
 
     /// The kernel's name of it, if it has it.
-    fn curve(self) -> Option<kernel::Curve> {
+    fn fused(self) -> Option<kernel::Activation> {
         match self {
-            Self::Gelu => Some(kernel::Curve::Gelu),
-            Self::GeluNew => Some(kernel::Curve::GeluTanh),
-            Self::Silu => Some(kernel::Curve::Silu),
+            Self::Gelu => Some(kernel::Activation::Gelu),
+            Self::GeluNew => Some(kernel::Activation::GeluTanh),
+            Self::Silu => Some(kernel::Activation::Silu),
             Self::Relu | Self::ReluSquared => None,
         }
     }

@@ -55,14 +55,15 @@ impl Heads<'_> {
         let Self { q_bhte, k_bgse, v_bgse } = self;
         let features = q_bhte.size().last().copied().unwrap_or(1) as f64;
         let factor = scale.unwrap_or(1.0 / features.sqrt());
-        if let Some((packing, window)) = self.takes_varlen(mask, options)? {
+        if let Some((packing, window)) = self.supports_varlen(mask, options)? {
             return Ok(varlen::flash([q_bhte, k_bgse, v_bgse], packing, window, factor)?);
         }
-        if self.takes_own(mask, options)?
+        if self.supports_own(mask, options)?
             && let Some(by_position) = mask.by_position()
         {
-            let scores = kernel::Scores { seen: by_position, bias: mask.bias(), scale: factor };
-            return Ok(kernel::attend(q_bhte, k_bgse, v_bgse, &scores)?);
+            let args =
+                kernel::AttentionArgs { visible: by_position, bias: mask.bias(), scale: factor };
+            return Ok(kernel::attend(q_bhte, k_bgse, v_bgse, &args)?);
         }
         let scores = Scores { visible: mask.borrow(), scale };
         Ok(attention::attend(q_bhte, k_bgse, v_bgse, &scores, options)?)
@@ -75,10 +76,10 @@ impl Heads<'_> {
         scale: Option<f64>,
         options: &Options,
     ) -> Result<AttentionBackend> {
-        if self.takes_varlen(mask, options)?.is_some() {
+        if self.supports_varlen(mask, options)?.is_some() {
             return Ok(AttentionBackend::Varlen);
         }
-        if self.takes_own(mask, options)? {
+        if self.supports_own(mask, options)? {
             return Ok(AttentionBackend::Own);
         }
         if options.implementation == Implementation::Plain {
@@ -97,23 +98,23 @@ impl Heads<'_> {
     }
 
     /// What flash attention by documents needs, where that is asked for and fits.
-    fn takes_varlen<'a>(
+    fn supports_varlen<'a>(
         self,
         mask: &'a AttentionMask,
         options: &Options,
     ) -> Result<Option<(&'a Packing, AttentionWindow)>> {
         let fits = options.implementation == Implementation::Varlen
             && options.dropout == 0.0
-            && varlen::takes(self.q_bhte);
+            && varlen::supports(self.q_bhte);
         if fits { mask.packing() } else { Ok(None) }
     }
 
     /// Whether our own kernel computes it: where it is asked for, and where the best is asked for
     /// and it is that.
-    fn takes_own(self, mask: &AttentionMask, options: &Options) -> Result<bool> {
+    fn supports_own(self, mask: &AttentionMask, options: &Options) -> Result<bool> {
         let fits = options.dropout == 0.0
             && mask.by_position().is_some()
-            && kernel::takes(self.q_bhte, self.k_bgse, self.v_bgse);
+            && kernel::supports(self.q_bhte, self.k_bgse, self.v_bgse);
         match options.implementation {
             Implementation::Fused => Ok(fits && kernel::is_fast(self.q_bhte.kind())),
             Implementation::Own if fits => Ok(true),

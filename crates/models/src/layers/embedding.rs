@@ -45,7 +45,7 @@ impl Embedding {
     /// What libtorch throws, as for ids that are no entries.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
         let is_faster = self.is_tied || self.weight.device() != Device::Cpu;
-        if self.kernels == Kernels::Fused && is_faster && kernel::takes(&self.weight) {
+        if self.kernels == Kernels::Fused && is_faster && kernel::supports(&self.weight) {
             return kernel::lookup(&self.weight, ids, self.padding);
         }
         let padding = self.padding.unwrap_or(-1);

@@ -21,7 +21,7 @@ pub struct Linear {
     /// `[outputs]`.
     pub bias: Option<Tensor>,
     /// How it multiplies in FP8, where the store of its parameters says so.
-    pub fp8: Option<fp8::Linear>,
+    pub fp8: Option<fp8::Fp8Linear>,
 }
 
 /// A clone has the same parameters and FP8 history, not copies of them.
@@ -70,7 +70,7 @@ impl Linear {
     ) -> Result<Self> {
         let fp8 = path
             .fp8("weight", role)
-            .map(|(scaling, overflows)| fp8::Linear::new(scaling, overflows));
+            .map(|(scaling, overflows)| fp8::Fp8Linear::new(scaling, overflows));
         let weight = path.param("weight", &[outputs, inputs], role, init)?;
         let bias = match biased {
             Biased::Yes => Some(path.param("bias", &[outputs], Role::Bias, Init::Zeros)?),

@@ -1,6 +1,6 @@
 //! Normalisation.
 
-use bert4rs_kernels::normalize as kernel;
+use bert4rs_kernels::norm as kernel;
 use bert4rs_kernels::rotary::HeadNorm;
 use bert4rs_tensor_core::param::{Init, Kernels, ParamPath, Role};
 use bert4rs_tensor_core::{Result, Tensor};
@@ -57,7 +57,7 @@ impl Norm {
     /// # Errors
     /// What the kernel throws.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self.own(x, kernel::Beside::Nothing) {
+        match self.own(x, kernel::FusedWith::Nothing) {
             Some(own) => kernel::normalize(&own, x),
             None => Ok(self.plain(x)),
         }
@@ -65,7 +65,7 @@ impl Norm {
 
     /// [`forward`](Self::forward) of `x + y`, to be used twice.
     pub(super) fn of_sum(&self, x: &Tensor, y: &Tensor) -> Result<ResidualStream> {
-        Ok(match self.own(x, kernel::Beside::Sum) {
+        Ok(match self.own(x, kernel::FusedWith::Sum) {
             Some(own) => ResidualStream::Forked(kernel::normalize_sum(&own, x, y)?),
             None => ResidualStream::Whole(self.plain(&(x + y))),
         })
@@ -74,7 +74,7 @@ impl Norm {
     /// [`forward`](Self::forward), and what was normalised.
     pub(super) fn with_sum(&self, x: ResidualStream) -> Result<[Tensor; 2]> {
         let (x, y) = x.summands();
-        match self.own(&x, kernel::Beside::Sum) {
+        match self.own(&x, kernel::FusedWith::Sum) {
             Some(own) => kernel::add_and_normalize(&own, &x, y.as_ref()),
             None => {
                 let sum = y.map_or_else(|| x.shallow_clone(), |y| &x + y);
@@ -98,20 +98,24 @@ impl Norm {
     }
 
     /// The kernel's form of it, where its kernel is to be used and is the faster one.
-    fn own(&self, x: &Tensor, beside: kernel::Beside) -> Option<kernel::Norm<'_>> {
-        let form = match self.kind {
-            NormKind::Layer => kernel::Form::Layer,
-            NormKind::Rms => kernel::Form::Rms,
+    fn own(&self, x: &Tensor, fused_with: kernel::FusedWith) -> Option<kernel::NormArgs<'_>> {
+        let norm_kind = match self.kind {
+            NormKind::Layer => kernel::NormKind::Layer,
+            NormKind::Rms => kernel::NormKind::Rms,
         };
-        let own =
-            kernel::Norm { form, weight: &self.weight, bias: self.bias.as_ref(), eps: self.eps };
-        let fused = self.kernels == Kernels::Fused && kernel::takes(&own, x);
-        (fused && kernel::is_fast(form, x.kind(), beside)).then_some(own)
+        let own = kernel::NormArgs {
+            norm_kind,
+            weight: &self.weight,
+            bias: self.bias.as_ref(),
+            eps: self.eps,
+        };
+        let fused = self.kernels == Kernels::Fused && kernel::supports(&own, x);
+        (fused && kernel::is_fast(norm_kind, x.kind(), fused_with)).then_some(own)
     }
 
     /// Whether a sum before it is best left to it.
     pub(super) fn adds(&self, x: &Tensor) -> bool {
-        self.own(x, kernel::Beside::Sum).is_some()
+        self.own(x, kernel::FusedWith::Sum).is_some()
     }
 
     /// The form in which the kernel of rotations takes it, where it has one.

@@ -171,7 +171,7 @@ impl Rotation {
         let angles = kernel::Angles { cos: &self.cos, sin: &self.sin };
         let own_norm = norm.and_then(Norm::of_heads);
         let has_norm = own_norm.is_some() == norm.is_some();
-        let takes = has_norm && kernel::takes(x_bthe, &angles, own_norm.as_ref());
+        let takes = has_norm && kernel::supports(x_bthe, &angles, own_norm.as_ref());
         if takes && with == Kernels::Fused {
             return Ok(kernel::rotate(x_bthe, &angles, own_norm.as_ref())?);
         }

@@ -6,7 +6,7 @@
 mod config;
 mod scalars;
 
-use bert4rs_kernels::adamw::{self as kernel, Job, Weight};
+use bert4rs_kernels::adamw::{self as kernel, ParamUpdate, Weight};
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
@@ -51,7 +51,7 @@ fn update(
 ) -> Result<()> {
     let op = "AdamW";
     let _guard = bert4rs_tensor_core::no_grad_guard();
-    let [_, moved1, beta2, moved2, inverse_sqrt_correction2, eps, keep, step_size] =
+    let [_, moved1, beta2, moved2, inverse_sqrt_correction2, eps, decay_factor, step_size] =
         scalars.unbind(exact.kind())?;
     let grad = scale.apply(grad.detach().f_to_kind(exact.kind()).during(op)?)?;
     let _ = state.exp_avg.f_lerp_tensor_(&grad, &moved1).during(op)?;
@@ -61,10 +61,10 @@ fn update(
     let direction = state.exp_avg.f_div(&denominator).during(op)?;
     if cautious {
         let disagree = (&direction * &*exact).f_le(0.0).during(op)?;
-        let keep = keep.f_expand_as(&disagree).during(op)?;
-        let _ = exact.f_mul_(&keep.f_masked_fill(&disagree, 1.0).during(op)?).during(op)?;
+        let decay_factor = decay_factor.f_expand_as(&disagree).during(op)?;
+        let _ = exact.f_mul_(&decay_factor.f_masked_fill(&disagree, 1.0).during(op)?).during(op)?;
     } else {
-        let _ = exact.f_mul_(&keep).during(op)?;
+        let _ = exact.f_mul_(&decay_factor).during(op)?;
     }
     let _ = exact.f_sub_(&(direction * step_size)).during(op)?;
     Ok(())
@@ -124,15 +124,15 @@ impl Adamw {
 
     fn step_fused(&self, slots: Vec<AdamwSlot<'_>>) -> Result<()> {
         let grads = slots.iter().map(|slot| kernel_grad(slot.grad)).collect::<Result<Vec<_>>>()?;
-        let mut jobs = Vec::with_capacity(slots.len());
+        let mut updates = Vec::with_capacity(slots.len());
         for (slot, grad) in slots.into_iter().zip(&grads) {
             let Param { weight, master, .. } = slot.param;
             let weight = match (master, slot.low) {
-                (_, Some(low)) => Weight::Split { weight, low },
+                (_, Some(low)) => Weight::Bf16Residual { weight, residual: low },
                 (Some(master), None) => Weight::Master { master, weight },
                 (None, None) => Weight::Single(weight),
             };
-            jobs.push(Job {
+            updates.push(ParamUpdate {
                 numbers: &self.scalars.row(slot.index).float,
                 cautious: self.config.cautious,
                 grad,
@@ -141,7 +141,7 @@ impl Adamw {
                 weight,
             });
         }
-        Ok(kernel::step(jobs)?)
+        Ok(kernel::step(updates)?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! AdamW's scalars of a step.
 
-use bert4rs_kernels::adamw::Scalars;
+use bert4rs_kernels::adamw::AdamwKernelScalars;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Result, Tensor};
 
@@ -10,7 +10,7 @@ use crate::verdict::Verdict;
 
 const OP: &str = "AdamW's scalars";
 
-/// [`Scalars`] of each parameter, and the steps that it has taken.
+/// [`AdamwKernelScalars`] of each parameter, and the steps that it has taken.
 #[derive(Debug)]
 pub(crate) struct AdamwScalars {
     table: ScalarTable,
@@ -37,7 +37,7 @@ impl AdamwScalars {
         let AdamwConfig { beta1, beta2, eps, .. } = *config;
         let active = [1.0, 1.0 - beta1, beta2, 1.0 - beta2, 1.0, eps, 1.0, 0.0];
         let idle = [0.0, 0.0, 1.0, 0.0, 1.0, eps, 1.0, 0.0];
-        let active: [f64; Scalars::COUNT] = active;
+        let active: [f64; AdamwKernelScalars::COUNT] = active;
         Ok(Self {
             table: ScalarTable::new(lr.len(), active, idle, device)?,
             lr_n: upload(lr, device)?,
@@ -48,7 +48,7 @@ impl AdamwScalars {
         })
     }
 
-    /// Makes the scalars of the next step, in the order of [`Scalars`], and counts it for those of
+    /// Makes the scalars of the next step, in the order of [`AdamwKernelScalars`], and counts it for those of
     /// the parameters that have one of `grads`.
     pub(crate) fn advance(
         &mut self,

@@ -1,6 +1,6 @@
 //! Muon with few passes over memory around the products: [`bert4rs_kernels::muon`].
 
-use bert4rs_kernels::muon::{self as kernel, Blend, Move};
+use bert4rs_kernels::muon::{self as kernel, MomentumArgs, UpdateArgs};
 use bert4rs_kernels::weight::Weight;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Tensor};
@@ -27,7 +27,7 @@ pub(super) fn step_stack(
     let options = step.config.options();
     let plan = PolarPlan::of(shape, kind, device, &options);
     let x_knm = space.take(&shape, plan.kind(), device)?;
-    let blend = Blend {
+    let args = MomentumArgs {
         numbers: &step.scalars.float,
         nesterov: step.config.nesterov,
         norm_factor: options.coefficients.norm_factor(),
@@ -37,7 +37,12 @@ pub(super) fn step_stack(
         let block = slot.state.blocks[block];
         let grad = kernel_grad(&block.of(&slot.grad.detach())?)?;
         let mut x_nm = x_knm.f_get(index as i64).during(OP)?;
-        kernel::gather(&blend, &grad, &mut block.of(&slot.state.momentum_buffer)?, &mut x_nm)?;
+        kernel::momentum_update(
+            &args,
+            &grad,
+            &mut block.of(&slot.state.momentum_buffer)?,
+            &mut x_nm,
+        )?;
     }
     let o_knm = plan.run(space, x_knm, &options)?;
     for (index, &(slot, block)) in stack.iter().enumerate() {
@@ -53,7 +58,7 @@ fn apply(step: &MuonStep<'_>, slot: &mut MuonSlot<'_>, index: usize, o_nm: &Tens
     let block = slot.state.blocks[index];
     let stats = slot.state.second_momentum_buffer.get_mut(index);
     let sides = factors(step, block, stats, o_nm)?;
-    let numbers = Move {
+    let args = UpdateArgs {
         numbers: &step.scalars.float,
         factor: step.config.scale.by_shape(block.rows, block.cols) as f32,
         row: sides.row.as_ref(),
@@ -64,13 +69,17 @@ fn apply(step: &MuonStep<'_>, slot: &mut MuonSlot<'_>, index: usize, o_nm: &Tens
     match (&slot.param.master, &slot.low) {
         (_, Some(low)) => {
             let mut low = block.of(low)?;
-            kernel::apply(&numbers, o_nm, Weight::Split { weight: &mut weight, low: &mut low })?;
+            kernel::apply_update(
+                &args,
+                o_nm,
+                Weight::Bf16Residual { weight: &mut weight, residual: &mut low },
+            )?;
         }
         (Some(master), None) => {
             let master = &mut block.of(master)?;
-            kernel::apply(&numbers, o_nm, Weight::Master { master, weight: &mut weight })?;
+            kernel::apply_update(&args, o_nm, Weight::Master { master, weight: &mut weight })?;
         }
-        (None, None) => kernel::apply(&numbers, o_nm, Weight::Single(&mut weight))?,
+        (None, None) => kernel::apply_update(&args, o_nm, Weight::Single(&mut weight))?,
     }
     Ok(())
 }

@@ -113,13 +113,13 @@ fn move_block(
     let block = slot.state.blocks[block];
     let whole = masters::read(slot.param, slot.low.as_deref())?;
     let mut p = block.of(&whole)?;
-    let [_, _, lr, keep, _] = step.scalars.unbind(p.kind())?;
+    let [_, _, lr, decay_factor, _] = step.scalars.unbind(p.kind())?;
     if step.config.cautious {
         let disagree = o_rc.f_mul(&p).during(OP)?.f_lt(0.0).during(OP)?;
-        let keep = keep.f_expand_as(&disagree).during(OP)?;
-        let _ = p.f_mul_(&keep.f_masked_fill(&disagree, 1.0).during(OP)?).during(OP)?;
+        let decay_factor = decay_factor.f_expand_as(&disagree).during(OP)?;
+        let _ = p.f_mul_(&decay_factor.f_masked_fill(&disagree, 1.0).during(OP)?).during(OP)?;
     } else if step.config.weight_decay != 0.0 {
-        let _ = p.f_mul_(&keep).during(OP)?;
+        let _ = p.f_mul_(&decay_factor).during(OP)?;
     }
     let _ = o_rc.f_mul_(&lr).during(OP)?;
     let _ = p.f_sub_(o_rc).during(OP)?;

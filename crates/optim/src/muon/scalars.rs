@@ -1,6 +1,6 @@
 //! Muon's scalars of a step.
 
-use bert4rs_kernels::muon::Scalars;
+use bert4rs_kernels::muon::MuonKernelScalars;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 
@@ -10,11 +10,11 @@ use crate::verdict::Verdict;
 
 const OP: &str = "Muon's scalars";
 
-/// [`Scalars`] for all parameters, and what NorMuon adds to them.
+/// [`MuonKernelScalars`] for all parameters, and what NorMuon adds to them.
 #[derive(Debug)]
 pub(crate) struct MuonScalars {
     table: ScalarTable,
-    /// [`Scalars`] as kernels take them: FP32 `[4]`.
+    /// [`MuonKernelScalars`] as kernels take them: FP32 `[4]`.
     pub(crate) float: Tensor,
     /// How far NorMuon's mean squares move, FP64 `[]`: `1 - beta2`, or 0.
     pub(crate) stats_weight: Tensor,
@@ -26,12 +26,12 @@ impl MuonScalars {
         let active = [1.0, 1.0, 0.0, 1.0, stats_weight];
         let table = ScalarTable::new(1, active, [0.0, 0.0, 0.0, 1.0, 0.0], device)?;
         let row = table.row(0);
-        let float = row.float.f_narrow(0, 0, Scalars::COUNT as i64).during(OP)?;
-        let stats_weight = row.exact.f_get(Scalars::COUNT as i64).during(OP)?;
+        let float = row.float.f_narrow(0, 0, MuonKernelScalars::COUNT as i64).during(OP)?;
+        let stats_weight = row.exact.f_get(MuonKernelScalars::COUNT as i64).during(OP)?;
         Ok(Self { table, float, stats_weight })
     }
 
-    /// Makes the scalars of the next step, in the order of [`Scalars`].
+    /// Makes the scalars of the next step, in the order of [`MuonKernelScalars`].
     pub(crate) fn advance(
         &mut self,
         config: &MuonConfig,
@@ -50,8 +50,8 @@ impl MuonScalars {
         self.table.commit(&verdict.finite)
     }
 
-    /// The scalars one by one, `[]` of `kind`: [`Scalars`], then `stats_weight`.
-    pub(crate) fn unbind(&self, kind: Kind) -> Result<[Tensor; Scalars::COUNT + 1]> {
+    /// The scalars one by one, `[]` of `kind`: [`MuonKernelScalars`], then `stats_weight`.
+    pub(crate) fn unbind(&self, kind: Kind) -> Result<[Tensor; MuonKernelScalars::COUNT + 1]> {
         self.table.row(0).unbind(kind)
     }
 }

@@ -8,7 +8,7 @@
 //! small eigenvalues of `R` drown in rounding, so that it starts anew from `X` after some steps.
 
 use bert4rs_kernels::cuda;
-use bert4rs_kernels::gemm::{self, Form, Right};
+use bert4rs_kernels::gemm::{self, OutputStructure, Rhs};
 use bert4rs_tensor_core::cpu::CpuFeatures;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
@@ -50,7 +50,8 @@ impl Engine {
             let a_knn = self.gram_matrix(space, &x_knm)?;
             let b_knn = self.symmetric(space, c, &a_knn, &a_knn, b, &a_knn)?;
             space.give(a_knn);
-            let next = self.product(space, 1.0, &b_knn, &x_knm, Some((a, &x_knm)), Form::Full)?;
+            let next =
+                self.product(space, 1.0, &b_knn, &x_knm, Some((a, &x_knm)), OutputStructure::Full)?;
             space.give(b_knn);
             space.give(std::mem::replace(&mut x_knm, next));
         }
@@ -68,7 +69,7 @@ impl Engine {
         for table in table.chunks(restart.max(1)) {
             let r_knn = self.gram_matrix(space, &x_knm)?;
             let q_knn = self.gram_chunk(space, r_knn, table)?;
-            let next = self.product(space, 1.0, &q_knn, &x_knm, None, Form::Full)?;
+            let next = self.product(space, 1.0, &q_knn, &x_knm, None, OutputStructure::Full)?;
             space.give(q_knn);
             space.give(std::mem::replace(&mut x_knm, next));
         }
@@ -87,14 +88,21 @@ impl Engine {
         let (k, n, _) = x_knm.size3().during(OP)?;
         let (device, shape) = (x_knm.device(), x_knm.size());
         let mut r_knn = space.take(&[k, n, n], Kind::Float, device)?;
-        let right = Right::Transposed(&x_knm);
-        gemm::product_into(&mut r_knn, 1.0, &x_knm, right, None, Form::Symmetric)?;
+        let rhs = Rhs::Transposed(&x_knm);
+        gemm::product_into(&mut r_knn, 1.0, &x_knm, rhs, None, OutputStructure::Symmetric)?;
         let q_knn = Self::Kernel.gram_chunk(space, r_knn, table)?;
         let mut rounded = space.take(&[k, n, n], Kind::BFloat16, device)?;
         rounded.f_copy_(&q_knn).during(OP)?;
         space.give(q_knn);
         let mut out = space.take(&shape, Kind::Float, device)?;
-        gemm::product_into(&mut out, 1.0, &rounded, Right::Plain(&x_knm), None, Form::Full)?;
+        gemm::product_into(
+            &mut out,
+            1.0,
+            &rounded,
+            Rhs::Plain(&x_knm),
+            None,
+            OutputStructure::Full,
+        )?;
         space.give(rounded);
         space.give(x_knm);
         Ok(out)
@@ -143,8 +151,8 @@ impl Engine {
         }
         let (k, n, _) = x_knm.size3().during(OP)?;
         let mut out = space.take(&[k, n, n], x_knm.kind(), x_knm.device())?;
-        let right = Right::Transposed(x_knm);
-        gemm::product_into(&mut out, 1.0, x_knm, right, None, Form::Symmetric)?;
+        let rhs = Rhs::Transposed(x_knm);
+        gemm::product_into(&mut out, 1.0, x_knm, rhs, None, OutputStructure::Symmetric)?;
         Ok(out)
     }
 
@@ -158,10 +166,10 @@ impl Engine {
         beta: f64,
         c: &Tensor,
     ) -> Result<Buffer> {
-        self.product(space, alpha, a, b, Some((beta, c)), Form::Symmetric)
+        self.product(space, alpha, a, b, Some((beta, c)), OutputStructure::Symmetric)
     }
 
-    /// `alpha A B + beta C`; `form` is what the caller knows of the result.
+    /// `alpha A B + beta C`; `structure` is what the caller knows of the result.
     fn product(
         self,
         space: &mut Workspace,
@@ -169,7 +177,7 @@ impl Engine {
         a: &Tensor,
         b: &Tensor,
         plus: Option<(f64, &Tensor)>,
-        form: Form,
+        structure: OutputStructure,
     ) -> Result<Buffer> {
         match (self, plus) {
             (Self::Libtorch, Some((beta, c))) => {
@@ -184,7 +192,7 @@ impl Engine {
                 let (_, _, cols) = b.size3().during(OP)?;
                 let mut out = space.take(&[k, rows, cols], a.kind(), a.device())?;
                 let plus = plus.map(|(beta, c)| (beta as f32, c));
-                gemm::product_into(&mut out, alpha as f32, a, Right::Plain(b), plus, form)?;
+                gemm::product_into(&mut out, alpha as f32, a, Rhs::Plain(b), plus, structure)?;
                 Ok(out)
             }
         }

@@ -17,7 +17,7 @@ pub mod coefficients;
 mod iterate;
 mod workspace;
 
-use bert4rs_kernels::norm;
+use bert4rs_kernels::sum_of_squares::sum_of_squares;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::precision::Precision;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
@@ -262,7 +262,7 @@ fn normalize(x_knm: &mut Tensor, factor: f64) -> Result<()> {
     if x_knm.device() == Device::Cpu && x_knm.kind() == Kind::Float {
         for index in 0..stack {
             let mut x_nm = x_knm.f_get(index).during(OP)?;
-            let norm = norm::sum_of_squares(&x_nm)?.sqrt() * factor;
+            let norm = sum_of_squares(&x_nm)?.sqrt() * factor;
             let _ = x_nm.f_div_scalar_(norm.max(f64::from(f32::MIN_POSITIVE))).during(OP)?;
         }
         return Ok(());

@@ -2,7 +2,7 @@
 //! against a mask.
 
 use bert4rs_tensor_core::attention::{Implementation, MaskView, Options, Scores, attend};
-use bert4rs_tensor_core::varlen::{AttentionWindow, Packing, flash, plain, takes};
+use bert4rs_tensor_core::varlen::{AttentionWindow, Packing, flash, plain, supports};
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 
 use crate::support::cuda_or_skip;
@@ -116,7 +116,7 @@ fn document_by_document_equals_a_mask() {
 fn flash_attention_is_refused_off_a_gpu() {
     let packing = Packing::of(&documents(&ROWS)).unwrap().unwrap();
     let [q, k, v] = heads(3, 9, 8, Kind::BFloat16, Device::Cpu);
-    assert!(!takes(&q));
+    assert!(!supports(&q));
     let error = flash([&q, &k, &v], &packing, REACHES[0], 0.3).unwrap_err().to_string();
     assert!(error.contains("CUDA") && error.contains("mask of documents"), "{error}");
     let error = Implementation::Varlen.check_device(Device::Cpu).unwrap_err().to_string();

@@ -14,11 +14,11 @@ fn bytes(scaled: &Scaled) -> Vec<u8> {
 }
 
 /// The definition, value by value: `factors` by row.
-fn plainly(x: &Tensor, format: Format, factors: &[f32]) -> Vec<u8> {
+fn encoded(x: &Tensor, format: Format, factors: &[f32]) -> Vec<u8> {
     let cols = x.size()[1] as usize;
     let values = Vec::<f32>::try_from(x.to_kind(Kind::Float).contiguous().view(-1)).unwrap();
     let at = |i: usize| factors[(i / cols).min(factors.len() - 1)];
-    values.iter().enumerate().map(|(i, v)| format.encode_plainly(v * at(i))).collect()
+    values.iter().enumerate().map(|(i, v)| format.encode_reference(v * at(i))).collect()
 }
 
 fn factors(amax: &Tensor, format: Format) -> Vec<f32> {
@@ -31,27 +31,27 @@ fn every_factor_on_every_isa_equals_the_definition() {
     for (rows, cols) in [(1, 1), (3, 5), (64, 64), (70, 130), (129, 200)] {
         for kind in [Kind::Float, Kind::BFloat16] {
             let x = random(rows, cols, kind);
-            let turned = x.transpose(0, 1).contiguous();
+            let x_cr = x.transpose(0, 1).contiguous();
             for (format, isa) in
                 FORMATS.into_iter().flat_map(|f| Isa::available().map(move |i| (f, i)))
             {
                 let whole = factors(&x.abs().max(), format);
                 let cast = cast_on(isa, &x, format, Factor::Tensor, true).unwrap();
-                assert_eq!(bytes(&cast.straight), plainly(&x, format, &whole));
+                assert_eq!(bytes(&cast.straight), encoded(&x, format, &whole));
                 let transposed = cast.transposed.unwrap();
-                assert_eq!(bytes(&transposed), plainly(&turned, format, &whole));
+                assert_eq!(bytes(&transposed), encoded(&x_cr, format, &whole));
                 assert_eq!(transposed.values.size(), [cols, rows]);
 
                 let given = Tensor::from_slice(&[whole[0] * 2.0]);
                 let cast = cast_on(isa, &x, format, Factor::Given(&given), false).unwrap();
-                assert_eq!(bytes(&cast.straight), plainly(&x, format, &[whole[0] * 2.0]));
+                assert_eq!(bytes(&cast.straight), encoded(&x, format, &[whole[0] * 2.0]));
                 assert!(cast.transposed.is_none());
 
                 let cast = cast_on(isa, &x, format, Factor::Row, true).unwrap();
                 let by_row = factors(&x.abs().amax([1], true), format);
-                assert_eq!(bytes(&cast.straight), plainly(&x, format, &by_row));
-                let by_col = factors(&turned.abs().amax([1], true), format);
-                assert_eq!(bytes(&cast.transposed.unwrap()), plainly(&turned, format, &by_col));
+                assert_eq!(bytes(&cast.straight), encoded(&x, format, &by_row));
+                let by_col = factors(&x_cr.abs().amax([1], true), format);
+                assert_eq!(bytes(&cast.transposed.unwrap()), encoded(&x_cr, format, &by_col));
             }
         }
     }

@@ -21,7 +21,7 @@ fn grads(y: &Tensor, weights: &Tensor, inputs: &[&Tensor]) -> Vec<Tensor> {
 #[test]
 fn values_and_gradients_are_near_the_exact_ones() {
     for (scaling, kind) in ALL.into_iter().flat_map(|s| [(s, Kind::Float), (s, Kind::BFloat16)]) {
-        let map = Linear::new(scaling, OverflowCount::default());
+        let map = Fp8Linear::new(scaling, OverflowCount::default());
         let (w, bias) = (random(&[48, 64], kind), random(&[48], kind));
         // The second and third time, delayed factors come from what was seen before.
         for _ in 0..3 {
@@ -52,7 +52,7 @@ fn numbers_that_fp8_holds_give_the_exact_product() {
         exponent.exp2() * sign * 7.0
     };
     for scaling in ALL {
-        let map = Linear::new(scaling, OverflowCount::default());
+        let map = Fp8Linear::new(scaling, OverflowCount::default());
         let (x, w) = (powers(&[6, 32]), powers(&[16, 32]));
         let y = map.forward(&x, &w, None).unwrap();
         assert!(distance(&y, &x.linear(&w, None::<Tensor>)) < 1e-6, "{scaling:?}");
@@ -62,7 +62,7 @@ fn numbers_that_fp8_holds_give_the_exact_product() {
 #[test]
 fn delayed_factors_overflow_where_values_grow_and_recover() {
     let overflows = OverflowCount::default();
-    let map = Linear::new(Fp8Scaling::Delayed, overflows.clone());
+    let map = Fp8Linear::new(Fp8Scaling::Delayed, overflows.clone());
     let w = random(&[16, 16], Kind::Float);
     let x = random(&[8, 16], Kind::Float);
     let loud = &x * 100.0;
@@ -84,7 +84,7 @@ fn a_row_of_small_values_keeps_its_digits_with_a_factor_of_its_own() {
     let w = random(&[16, 64], Kind::Float).detach();
     let exact = x.linear(&w, None::<Tensor>);
     let error = |scaling| {
-        let y = Linear::new(scaling, OverflowCount::default()).forward(&x, &w, None).unwrap();
+        let y = Fp8Linear::new(scaling, OverflowCount::default()).forward(&x, &w, None).unwrap();
         distance(&y.narrow(0, 1, 1), &exact.narrow(0, 1, 1))
     };
     assert!(error(Fp8Scaling::Row) < 0.06);
@@ -93,7 +93,7 @@ fn a_row_of_small_values_keeps_its_digits_with_a_factor_of_its_own() {
 
 #[test]
 fn only_what_needs_a_gradient_gets_one() {
-    let map = Linear::new(Fp8Scaling::Tensor, OverflowCount::default());
+    let map = Fp8Linear::new(Fp8Scaling::Tensor, OverflowCount::default());
     let (x, w) = (random(&[4, 16], Kind::Float), random(&[8, 16], Kind::Float));
     let y = map.forward(&x.detach(), &w, None).unwrap();
     y.sum(Kind::Float).backward();
@@ -105,7 +105,7 @@ fn only_what_needs_a_gradient_gets_one() {
 
 #[test]
 fn a_weight_of_another_width_is_refused() {
-    let map = Linear::new(Fp8Scaling::Tensor, OverflowCount::default());
+    let map = Fp8Linear::new(Fp8Scaling::Tensor, OverflowCount::default());
     let (x, w) = (random(&[4, 16], Kind::Float), random(&[8, 15], Kind::Float));
     let error = map.forward(&x, &w, None).unwrap_err().to_string();
     assert!(error.contains("[outputs, 16]"), "{error}");

@@ -4,32 +4,32 @@ use super::*;
 use crate::threads::assert_same_on_one_thread;
 
 /// Inputs of a norm: x, y, weight, bias.
-type Inputs = [Tensor; 4];
+type NormInputs = [Tensor; 4];
 
-fn inputs(rows: i64, features: i64, kind: Kind) -> Inputs {
+fn inputs(rows: i64, features: i64, kind: Kind) -> NormInputs {
     let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
     let [x, y] = [1.5, 0.5].map(|mean| random(&[rows, features]) * 2.0 + mean);
     let [weight, bias] = [1.0, 0.2].map(|mean| random(&[features]) * 0.3 + mean);
     [x, y, weight, bias].map(|x| x.to_kind(kind).set_requires_grad(true))
 }
 
-fn double(inputs: &Inputs) -> Inputs {
+fn double(inputs: &NormInputs) -> NormInputs {
     inputs.each_ref().map(|x| x.detach().to_kind(Kind::Double).set_requires_grad(true))
 }
 
 const EPS: f64 = 1e-5;
 
 /// The formula, step by step, in the dtype of `s`.
-fn plain(form: Form, s: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+fn plain(norm_kind: NormKind, s: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
     let mean = |x: &Tensor| x.mean_dim([-1i64].as_slice(), true, s.kind());
-    let centered = if form == Form::Layer { s - mean(s) } else { s.shallow_clone() };
+    let centered = if norm_kind == NormKind::Layer { s - mean(s) } else { s.shallow_clone() };
     let z = &centered / (mean(&centered.square()) + EPS).sqrt();
     let scaled = z * weight;
     bias.map_or(scaled.shallow_clone(), |bias| &scaled + bias)
 }
 
-fn norm<'a>(form: Form, inputs: &'a Inputs, biased: bool) -> Norm<'a> {
-    Norm { form, weight: &inputs[2], bias: biased.then_some(&inputs[3]), eps: EPS }
+fn norm<'a>(norm_kind: NormKind, inputs: &'a NormInputs, biased: bool) -> NormArgs<'a> {
+    NormArgs { norm_kind, weight: &inputs[2], bias: biased.then_some(&inputs[3]), eps: EPS }
 }
 
 #[track_caller]
@@ -55,7 +55,7 @@ fn weighted(x: &Tensor, phase: f64) -> Tensor {
 }
 
 /// The gradients of the inputs of these numbers.
-fn gradients(loss: &Tensor, inputs: &Inputs, used: &[usize]) -> Vec<Tensor> {
+fn gradients(loss: &Tensor, inputs: &NormInputs, used: &[usize]) -> Vec<Tensor> {
     let used: Vec<&Tensor> = used.iter().map(|&index| &inputs[index]).collect();
     Tensor::run_backward(&[loss], &used, true, false)
 }
@@ -65,25 +65,27 @@ fn values_and_gradients_equal_fp64() {
     // Rows and features that fill vectors and blocks, and that do not.
     for (rows, features) in [(1, 1), (3, 7), (4, 16), (37, 40), (70, 256), (130, 1025)] {
         for kind in [Kind::Float, Kind::BFloat16] {
-            for (form, biased) in [(Form::Layer, true), (Form::Layer, false), (Form::Rms, false)] {
-                check_all(rows, features, kind, form, biased);
+            for (norm_kind, biased) in
+                [(NormKind::Layer, true), (NormKind::Layer, false), (NormKind::Rms, false)]
+            {
+                check_all(rows, features, kind, norm_kind, biased);
             }
         }
     }
 }
 
-fn check_all(rows: i64, features: i64, kind: Kind, form: Form, biased: bool) {
-    let name = format!("{form:?} of {rows}x{features} {kind:?}");
+fn check_all(rows: i64, features: i64, kind: Kind, norm_kind: NormKind, biased: bool) {
+    let name = format!("{norm_kind:?} of {rows}x{features} {kind:?}");
     let inputs = inputs(rows, features, kind);
     let exact = double(&inputs);
-    let own = norm(form, &inputs, biased);
+    let own = norm(norm_kind, &inputs, biased);
     let bias = biased.then_some(&exact[3]);
     let last = if biased { vec![2, 3] } else { vec![2] };
     // What the kernel normalises is rounded; FP64 gets the rounded sum, with both histories.
     let rounded = (&inputs[0] + &inputs[1]).to_kind(Kind::Double).detach();
     let sum = &exact[0] + &exact[1];
     let sum = &sum + (rounded - sum.detach());
-    let expected = plain(form, &sum, &exact[2], bias);
+    let expected = plain(norm_kind, &sum, &exact[2], bias);
     let used: Vec<usize> = [0, 1].into_iter().chain(last.iter().copied()).collect();
 
     let [first, twin] = normalize_sum(&own, &inputs[0], &inputs[1]).unwrap();
@@ -110,7 +112,7 @@ fn check_all(rows: i64, features: i64, kind: Kind, form: Form, biased: bool) {
     let alone = normalize(&own, &inputs[0]).unwrap();
     let [again, same] = add_and_normalize(&own, &inputs[0], None).unwrap();
     assert!(again.equal(&alone) && same.equal(&inputs[0]));
-    let expected = plain(form, &exact[0], &exact[2], bias);
+    let expected = plain(norm_kind, &exact[0], &exact[2], bias);
     assert_close(&name, &alone, &expected, kind);
     let found = gradients(&weighted(&alone, 0.0), &inputs, &used);
     let wanted = gradients(&weighted(&expected, 0.0), &exact, &used);
@@ -121,15 +123,15 @@ fn check_all(rows: i64, features: i64, kind: Kind, form: Form, biased: bool) {
 
 #[test]
 fn rows_that_are_not_finite_stay_by_themselves() {
-    for form in [Form::Layer, Form::Rms] {
+    for norm_kind in [NormKind::Layer, NormKind::Rms] {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let inputs = inputs(6, 37, Kind::Float);
             let x = inputs[0].detach();
             let _ = x.get(2).narrow(0, 35, 1).fill_(bad);
-            let own = norm(form, &inputs, true);
+            let own = norm(norm_kind, &inputs, true);
             let found = normalize(&own, &x).unwrap();
-            let expected = plain(form, &x, &inputs[2], Some(&inputs[3]));
-            assert!(found.isnan().equal(&expected.isnan()), "{form:?} {bad}");
+            let expected = plain(norm_kind, &x, &inputs[2], Some(&inputs[3]));
+            assert!(found.isnan().equal(&expected.isnan()), "{norm_kind:?} {bad}");
             assert!(found.get(2).isnan().any().int64_value(&[]) == 1);
             assert!(found.isnan().any_dim(1, false).sum(Kind::Int64).int64_value(&[]) == 1);
         }
@@ -140,13 +142,14 @@ fn rows_that_are_not_finite_stay_by_themselves() {
 fn every_isa_agrees() {
     let inputs = inputs(11, 70, Kind::Float).map(|x| x.detach());
     let [x, y, weight, bias] = &inputs;
-    let of = backward::Of { normed: x * 0.5, twin: Some(y.copy()), sum: Some(y * 2.0) };
+    let of = backward::OutputGrads { normed: x * 0.5, twin: Some(y.copy()), sum: Some(y * 2.0) };
     let run = |isa: Isa| {
         let affine = (weight, Some(bias));
-        let found = forward::forward::<f32>(isa, Form::Layer, 1e-5, affine, x, Some(y)).unwrap();
+        let found =
+            forward::forward::<f32>(isa, NormKind::Layer, 1e-5, affine, x, Some(y)).unwrap();
         let (sum, statistics) = (found.sum.unwrap(), found.statistics);
-        let back =
-            backward::backward::<f32>(isa, Form::Layer, weight, &sum, &statistics, &of).unwrap();
+        let back = backward::backward::<f32>(isa, NormKind::Layer, weight, &sum, &statistics, &of)
+            .unwrap();
         [found.normed, sum, statistics, back.sum, back.weight, back.bias]
     };
     let expected = run(Isa::Portable).map(|x| x.to_kind(Kind::Double));
@@ -160,7 +163,7 @@ fn every_isa_agrees() {
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
     let inputs = inputs(150, 70, Kind::BFloat16);
-    let own = norm(Form::Layer, &inputs, true);
+    let own = norm(NormKind::Layer, &inputs, true);
     let run = || {
         let [normed, sum] = add_and_normalize(&own, &inputs[0], Some(&inputs[1])).unwrap();
         let loss = weighted(&normed, 0.0) + weighted(&sum, 1.0);
@@ -173,7 +176,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 fn other_shapes_are_refused() {
     let inputs = inputs(3, 8, Kind::Float);
     let other = Tensor::zeros([3, 7], (Kind::Float, Device::Cpu));
-    let own = norm(Form::Layer, &inputs, true);
+    let own = norm(NormKind::Layer, &inputs, true);
     assert!(normalize(&own, &other).unwrap_err().to_string().contains("weight"));
     let error = normalize_sum(&own, &inputs[0], &inputs[0].narrow(0, 0, 2)).unwrap_err();
     assert!(error.to_string().contains("second summand"), "{error}");

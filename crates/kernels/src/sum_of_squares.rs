@@ -75,7 +75,7 @@ pub fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
 }
 
 /// Whether [`sums_of_squares`] takes tensors of `device`: a GPU where our kernels are preferred.
-pub fn takes_many(device: Device) -> bool {
+pub fn supports_many(device: Device) -> bool {
     cuda::is_preferred(device)
 }
 
@@ -86,7 +86,7 @@ pub fn takes_many(device: Device) -> bool {
 /// # Errors
 /// Other tensors, and what the driver says.
 pub fn sums_of_squares(tensors: &[Tensor], device: Device) -> Result<Tensor> {
-    cuda::squares::sums(tensors, device)
+    cuda::sum_of_squares::sums(tensors, device)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::tile::COLS;
 
 /// Which keys a query sees.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Seen<'a> {
+pub struct VisibleKeys<'a> {
     /// The document of each query, I64 `[b, t]`, and of each key, `[b, s]`: a query sees its own
     /// document alone. All are one document if absent.
     pub documents: Option<(&'a Tensor, &'a Tensor)>,
@@ -18,40 +18,45 @@ pub struct Seen<'a> {
     pub window: Option<i64>,
 }
 
-/// The numbers of a [`Seen`], for one call.
+/// The numbers of a [`VisibleKeys`], for one call.
 #[derive(Debug, Clone)]
-pub(super) struct Rule {
+pub(super) struct VisibilityRule {
     /// Of queries and of keys, row by row of the batch.
     documents: Option<(Vec<i32>, Vec<i32>)>,
     queries: usize,
     keys: usize,
-    /// The least and the greatest `key - query - (keys - queries)` that is seen.
+    /// The least and the greatest `key - query - (keys - queries)` that is visible.
     least: i32,
     greatest: i32,
 }
 
-impl Rule {
+impl VisibilityRule {
     /// # Errors
     /// Documents of another shape or dtype, or with numbers beyond 32 bits.
-    pub(super) fn new(seen: &Seen, batch: usize, queries: usize, keys: usize) -> Result<Self> {
-        let documents = match seen.documents {
+    pub(super) fn new(
+        visible: &VisibleKeys,
+        batch: usize,
+        queries: usize,
+        keys: usize,
+    ) -> Result<Self> {
+        let documents = match visible.documents {
             None => None,
             Some((of_queries, of_keys)) => {
                 Some((numbers(of_queries, [batch, queries])?, numbers(of_keys, [batch, keys])?))
             }
         };
         let window =
-            seen.window.map_or(i32::MAX, |window| (window - 1).min(i32::MAX as i64) as i32);
-        let greatest = if seen.causal { 0 } else { window };
+            visible.window.map_or(i32::MAX, |window| (window - 1).min(i32::MAX as i64) as i32);
+        let greatest = if visible.causal { 0 } else { window };
         Ok(Self { documents, queries, keys, least: -window, greatest })
     }
 
     /// Of row `row` of the batch.
-    pub(super) fn of(&self, row: usize) -> RowRule<'_> {
+    pub(super) fn of(&self, row: usize) -> RowVisibility<'_> {
         let documents = self.documents.as_ref().map(|(queries, keys)| {
             (&queries[row * self.queries..][..self.queries], &keys[row * self.keys..][..self.keys])
         });
-        RowRule { documents, rule: self }
+        RowVisibility { documents, rule: self }
     }
 }
 
@@ -76,11 +81,11 @@ fn numbers(documents: &Tensor, shape: [usize; 2]) -> Result<Vec<i32>> {
         .collect()
 }
 
-/// A [`Rule`] for one row of the batch.
+/// A [`VisibilityRule`] for one row of the batch.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RowRule<'a> {
+pub(super) struct RowVisibility<'a> {
     documents: Option<(&'a [i32], &'a [i32])>,
-    rule: &'a Rule,
+    rule: &'a VisibilityRule,
 }
 
 /// Which axis runs along the columns of a block of scores.
@@ -92,7 +97,7 @@ pub(super) enum Columns {
 
 /// What 32 columns are tested by.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Test {
+pub(super) struct ColumnTest {
     documents: [i32; COLS],
     /// The place of each column, queries' moved on to the key at the same place.
     places: [i32; COLS],
@@ -103,7 +108,7 @@ pub(super) struct Test {
     last: i32,
 }
 
-impl RowRule<'_> {
+impl RowVisibility<'_> {
     /// Whether every query sees every key, so that nothing need be tested.
     pub(super) fn sees_all(&self) -> bool {
         let reach = self.rule.keys.max(self.rule.queries) as i32;
@@ -115,7 +120,7 @@ impl RowRule<'_> {
     }
 
     /// For 32 columns from `first` on.
-    pub(super) fn test(&self, columns: Columns, first: usize) -> Test {
+    pub(super) fn test(&self, columns: Columns, first: usize) -> ColumnTest {
         let (shift, length) = match columns {
             Columns::Keys => (0, self.rule.keys),
             Columns::Queries => (self.shift(), self.rule.queries),
@@ -124,7 +129,7 @@ impl RowRule<'_> {
             let of = if columns == Columns::Keys { keys } else { queries };
             std::array::from_fn(|i| of[(first + i).min(length - 1)])
         });
-        Test {
+        ColumnTest {
             documents,
             places: std::array::from_fn(|i| (first + i) as i32 + shift),
             columns,
@@ -134,14 +139,14 @@ impl RowRule<'_> {
         }
     }
 
-    /// The document and the place of a query, for [`Test::sees`].
+    /// The document and the place of a query, for [`ColumnTest::sees`].
     pub(super) fn query(&self, index: usize) -> (i32, i32) {
         let index = index.min(self.rule.queries - 1);
         let document = self.documents.map_or(0, |(queries, _)| queries[index]);
         (document, index as i32 + self.shift())
     }
 
-    /// The document and the place of a key, for [`Test::sees`].
+    /// The document and the place of a key, for [`ColumnTest::sees`].
     pub(super) fn key(&self, index: usize) -> (i32, i32) {
         (self.documents.map_or(0, |(_, keys)| keys[index]), index as i32)
     }
@@ -179,7 +184,7 @@ fn bounds(numbers: &[i32]) -> (i32, i32) {
     })
 }
 
-impl Test {
+impl ColumnTest {
     /// Where a query and a key of a row and of 16 columns from `column` on see each other.
     #[inline(always)]
     pub(super) fn sees<V: Lanes>(&self, (document, place): (i32, i32), column: usize) -> V::Mask {

@@ -30,7 +30,7 @@ const OP: &str = "norm";
 
 /// What is taken off a row before it is scaled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum NormKind {
     /// Its mean.
     Layer,
     /// Nothing.
@@ -39,9 +39,9 @@ pub enum Form {
 
 /// A norm over the last axis, with statistics in FP32.
 #[derive(Debug, Clone, Copy)]
-pub struct Norm<'a> {
+pub struct NormArgs<'a> {
     /// Which.
-    pub form: Form,
+    pub norm_kind: NormKind,
     /// `[features]`
     pub weight: &'a Tensor,
     /// `[features]`
@@ -52,7 +52,7 @@ pub struct Norm<'a> {
 
 /// Whether the functions of this module take `x`: FP32 or BF16, with weights of the same dtype, on
 /// the CPU, or on a GPU where our kernels are preferred and have room for the row.
-pub fn takes(norm: &Norm, x: &Tensor) -> bool {
+pub fn supports(norm: &NormArgs, x: &Tensor) -> bool {
     let fits = norm.weight.numel() as i64 <= cuda::norm::MOST_FEATURES;
     (x.device() == Device::Cpu || fits && cuda::is_preferred(x.device()))
         && matches!(x.kind(), Kind::BFloat16 | Kind::Float)
@@ -61,7 +61,7 @@ pub fn takes(norm: &Norm, x: &Tensor) -> bool {
 
 /// What a norm is computed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beside {
+pub enum FusedWith {
     /// Nothing.
     Nothing,
     /// A sum, before or after it, and the sum of two gradients.
@@ -70,16 +70,16 @@ pub enum Beside {
 
 /// Whether it is faster than libtorch's operations: all but those of a layer norm of a sum in
 /// FP32, which are as fast.
-pub fn is_fast(form: Form, kind: Kind, beside: Beside) -> bool {
-    form == Form::Rms || kind == Kind::BFloat16 || beside == Beside::Nothing
+pub fn is_fast(norm_kind: NormKind, kind: Kind, fused_with: FusedWith) -> bool {
+    norm_kind == NormKind::Rms || kind == Kind::BFloat16 || fused_with == FusedWith::Nothing
 }
 
 /// The norm of `x`, `[.., features]`; shape and dtype stay.
 ///
 /// # Errors
 /// Shapes, dtypes or devices that don't fit.
-pub fn normalize(norm: &Norm, x: &Tensor) -> Result<Tensor> {
-    let [normed] = apply(norm, x, None, Second::None)?;
+pub fn normalize(norm: &NormArgs, x: &Tensor) -> Result<Tensor> {
+    let [normed] = apply(norm, x, None, SecondOutput::None)?;
     Ok(normed)
 }
 
@@ -88,27 +88,27 @@ pub fn normalize(norm: &Norm, x: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// As [`normalize`]; `x` and `y` of different shapes.
-pub fn normalize_sum(norm: &Norm, x: &Tensor, y: &Tensor) -> Result<[Tensor; 2]> {
-    apply(norm, x, Some(y), Second::Twin)
+pub fn normalize_sum(norm: &NormArgs, x: &Tensor, y: &Tensor) -> Result<[Tensor; 2]> {
+    apply(norm, x, Some(y), SecondOutput::Twin)
 }
 
 /// The norm of `x + y`, and `x + y` itself; of `x` and `x` itself without `y`.
 ///
 /// # Errors
 /// As [`normalize_sum`].
-pub fn add_and_normalize(norm: &Norm, x: &Tensor, y: Option<&Tensor>) -> Result<[Tensor; 2]> {
-    apply(norm, x, y, Second::Sum)
+pub fn add_and_normalize(norm: &NormArgs, x: &Tensor, y: Option<&Tensor>) -> Result<[Tensor; 2]> {
+    apply(norm, x, y, SecondOutput::Sum)
 }
 
 fn apply<const OUTPUTS: usize>(
-    norm: &Norm,
+    norm: &NormArgs,
     x: &Tensor,
     y: Option<&Tensor>,
-    second: Second,
+    second: SecondOutput,
 ) -> Result<[Tensor; OUTPUTS]> {
     check(norm, x, y)?;
     let function = Normalize {
-        form: norm.form,
+        norm_kind: norm.norm_kind,
         eps: norm.eps as f32,
         biased: norm.bias.is_some(),
         summed: y.is_some(),
@@ -121,7 +121,7 @@ fn apply<const OUTPUTS: usize>(
         .map_err(|_| Error::Torch { op: OP.into(), message: "no result".into() })
 }
 
-fn check(norm: &Norm, x: &Tensor, y: Option<&Tensor>) -> Result<()> {
+fn check(norm: &NormArgs, x: &Tensor, y: Option<&Tensor>) -> Result<()> {
     let features = x.size().last().copied().unwrap_or(0);
     let shape = |tensor, found: &Tensor, expected: String| {
         Err(Error::Shape { op: OP, tensor, found: found.size(), expected })
@@ -142,7 +142,7 @@ fn check(norm: &Norm, x: &Tensor, y: Option<&Tensor>) -> Result<()> {
 
 /// What else is given out beside the norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Second {
+enum SecondOutput {
     None,
     /// The same again.
     Twin,
@@ -152,11 +152,11 @@ enum Second {
 
 /// Inputs `x`, the weight, the bias if any, and `y` if any.
 struct Normalize {
-    form: Form,
+    norm_kind: NormKind,
     eps: f32,
     biased: bool,
     summed: bool,
-    second: Second,
+    second: SecondOutput,
 }
 
 impl Function for Normalize {
@@ -169,20 +169,22 @@ impl Function for Normalize {
         let bias = self.biased.then(|| inputs[2].contiguous());
         let y = self.summed.then(|| inputs[inputs.len() - 1].contiguous());
         let affine = (&weight, bias.as_ref());
-        let (form, eps, isa) = (self.form, self.eps, Isa::fastest());
+        let (norm_kind, eps, isa) = (self.norm_kind, self.eps, Isa::fastest());
         let found = match (x.device(), x.kind()) {
             (Device::Cpu, Kind::BFloat16) => {
-                forward::forward::<bf16>(isa, form, eps, affine, &x, y.as_ref())?
+                forward::forward::<bf16>(isa, norm_kind, eps, affine, &x, y.as_ref())?
             }
-            (Device::Cpu, _) => forward::forward::<f32>(isa, form, eps, affine, &x, y.as_ref())?,
-            _ => cuda::norm::forward(form, eps, affine, &x, y.as_ref())?,
+            (Device::Cpu, _) => {
+                forward::forward::<f32>(isa, norm_kind, eps, affine, &x, y.as_ref())?
+            }
+            _ => cuda::norm::forward(norm_kind, eps, affine, &x, y.as_ref())?,
         };
         let sum = found.sum.unwrap_or(x);
         [&sum, &found.statistics, inputs[1]].into_iter().for_each(|tensor| ctx.save(tensor));
         let second = match self.second {
-            Second::None => None,
-            Second::Twin => Some(found.normed.shallow_clone()),
-            Second::Sum => Some(sum),
+            SecondOutput::None => None,
+            SecondOutput::Twin => Some(found.normed.shallow_clone()),
+            SecondOutput::Sum => Some(sum),
         };
         Ok([found.normed].into_iter().chain(second).collect())
     }
@@ -196,7 +198,7 @@ impl Function for Normalize {
         let dense = |grad: &Option<Tensor>| grad.as_ref().map(Tensor::contiguous);
         let (first, second) = (dense(&grads[0]), grads.get(1).and_then(dense));
         let (of_normed, twin, of_sum) = match (self.second, first) {
-            (Second::Sum, first) => (first, None, second),
+            (SecondOutput::Sum, first) => (first, None, second),
             // The one that is used, where only one is.
             (_, None) => (second, None, None),
             (_, first) => (first, second, None),
@@ -204,14 +206,16 @@ impl Function for Normalize {
         let Some(of_normed) = of_normed else {
             return Ok(self.of_inputs(of_sum, None, None));
         };
-        let of = backward::Of { normed: of_normed, twin, sum: of_sum };
-        let (weight, form, isa) = (&weight.contiguous(), self.form, Isa::fastest());
+        let of = backward::OutputGrads { normed: of_normed, twin, sum: of_sum };
+        let (weight, norm_kind, isa) = (&weight.contiguous(), self.norm_kind, Isa::fastest());
         let found = match (sum.device(), sum.kind()) {
             (Device::Cpu, Kind::BFloat16) => {
-                backward::backward::<bf16>(isa, form, weight, sum, statistics, &of)?
+                backward::backward::<bf16>(isa, norm_kind, weight, sum, statistics, &of)?
             }
-            (Device::Cpu, _) => backward::backward::<f32>(isa, form, weight, sum, statistics, &of)?,
-            _ => cuda::norm::backward(form, self.biased, weight, sum, statistics, &of)?,
+            (Device::Cpu, _) => {
+                backward::backward::<f32>(isa, norm_kind, weight, sum, statistics, &of)?
+            }
+            _ => cuda::norm::backward(norm_kind, self.biased, weight, sum, statistics, &of)?,
         };
         Ok(self.of_inputs(Some(found.sum), Some(found.weight), Some(found.bias)))
     }

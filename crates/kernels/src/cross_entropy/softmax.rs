@@ -6,7 +6,7 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor, parallel};
 use half::bf16;
 
-use super::Options;
+use super::CrossEntropyOptions;
 use crate::isa::Isa;
 use crate::lanes::{LANES, Lanes, exp, tanh, vectorized};
 use crate::number::Number;
@@ -14,18 +14,20 @@ use crate::slices::{self, Shared};
 
 /// The part of the loss of `logits`, `[n, v]`, a scalar; `count` rows count in all. If `wanted`,
 /// the gradient of the loss takes the place of the logits.
-pub(crate) fn sweep(
+pub(crate) fn softmax_cross_entropy_in_place(
     logits: &mut Tensor,
     labels: &Tensor,
     count: &Tensor,
-    options: &Options,
+    options: &CrossEntropyOptions,
     wanted: bool,
 ) -> Result<Tensor> {
     match (logits.device(), logits.kind()) {
         (Device::Cpu, Kind::BFloat16) => own::<bf16>(logits, labels, count, options, wanted),
         (Device::Cpu, Kind::Float) => own::<f32>(logits, labels, count, options, wanted),
         (device, Kind::BFloat16 | Kind::Float) if crate::cuda::is_preferred(device) => {
-            crate::cuda::cross_entropy::sweep(logits, labels, count, options, wanted)
+            crate::cuda::cross_entropy::softmax_cross_entropy_in_place(
+                logits, labels, count, options, wanted,
+            )
         }
         _ => by_libtorch(logits, labels, count, options, wanted),
     }
@@ -33,7 +35,7 @@ pub(crate) fn sweep(
 
 /// What all rows of a call share.
 #[derive(Clone, Copy)]
-pub(super) struct Shape {
+pub(super) struct LossTerms {
     pub(super) smoothing: f32,
     pub(super) z_loss: f32,
     pub(super) cap: Option<f32>,
@@ -41,9 +43,9 @@ pub(super) struct Shape {
     pub(super) share: f32,
 }
 
-impl Shape {
+impl LossTerms {
     /// Where `count` rows count.
-    pub(super) fn new(options: &Options, count: i64) -> Self {
+    pub(super) fn new(options: &CrossEntropyOptions, count: i64) -> Self {
         Self {
             smoothing: options.label_smoothing as f32,
             z_loss: options.z_loss as f32,
@@ -64,7 +66,7 @@ impl Shape {
 pub(super) fn labels_of(
     labels: &Tensor,
     classes: usize,
-    options: &Options,
+    options: &CrossEntropyOptions,
 ) -> Result<Vec<Option<usize>>> {
     let labels = labels.contiguous();
     let label_of = |&label: &i64| match usize::try_from(label) {
@@ -82,14 +84,14 @@ fn own<T: Number>(
     logits: &mut Tensor,
     labels: &Tensor,
     count: &Tensor,
-    options: &Options,
+    options: &CrossEntropyOptions,
     wanted: bool,
 ) -> Result<Tensor> {
     let op = "cross-entropy";
     let classes = logits.size()[1] as usize;
     let labels = labels_of(labels, classes, options)?;
     let count = count.f_int64_value(&[]).during(op)?;
-    let shape = Shape::new(options, count);
+    let terms = LossTerms::new(options, count);
     let mut losses = vec![0f32; labels.len()];
     let isa = Isa::fastest();
     let (rows, sums) =
@@ -98,7 +100,7 @@ fn own<T: Number>(
         // SAFETY: a row and its loss are one task's alone.
         let (logits, loss) = unsafe { (rows.part(row * classes, classes), sums.part(row, 1)) };
         loss[0] = match labels[row] {
-            Some(label) => row_on::<T>(isa, logits, label, shape, wanted),
+            Some(label) => row_on::<T>(isa, logits, label, terms, wanted),
             None => {
                 logits.fill(T::round(0.0));
                 0.0
@@ -111,52 +113,52 @@ fn own<T: Number>(
 
 vectorized! {
     /// [`row`] on `isa`.
-    fn row_on[T: Number][T](logits: &mut [T], label: usize, shape: Shape, wanted: bool) -> f32
+    fn row_on[T: Number][T](logits: &mut [T], label: usize, terms: LossTerms, wanted: bool) -> f32
         = row
 }
 
 /// The loss of a row; its gradient takes the place of the logits if wanted.
 #[inline(always)]
-fn row<V: Lanes, T: Number>(logits: &mut [T], label: usize, shape: Shape, wanted: bool) -> f32 {
+fn row<V: Lanes, T: Number>(logits: &mut [T], label: usize, terms: LossTerms, wanted: bool) -> f32 {
     let hidden = f32::NEG_INFINITY;
     let mut greatest = V::splat(hidden);
     for logits in logits.chunks(LANES) {
-        greatest = score::<V, T>(logits, shape.cap, hidden).max(greatest);
+        greatest = score::<V, T>(logits, terms.cap, hidden).max(greatest);
     }
     let greatest = greatest.greatest();
     let (mut sum, mut total) = (V::splat(0.0), V::splat(0.0));
     for logits in logits.chunks(LANES) {
-        let value = score::<V, T>(logits, shape.cap, hidden);
+        let value = score::<V, T>(logits, terms.cap, hidden);
         sum = sum.add(exp(value.sub(V::splat(greatest))));
-        if shape.smoothing > 0.0 {
-            total = total.add(score::<V, T>(logits, shape.cap, 0.0));
+        if terms.smoothing > 0.0 {
+            total = total.add(score::<V, T>(logits, terms.cap, 0.0));
         }
     }
     let log_sum = greatest + sum.sum().ln();
-    let hit = capped_one(logits[label].widen(), shape.cap);
-    let loss = shape.loss(log_sum, hit, total.sum() / logits.len() as f32);
+    let hit = capped_one(logits[label].widen(), terms.cap);
+    let loss = terms.loss(log_sum, hit, total.sum() / logits.len() as f32);
     if wanted {
-        gradients::<V, T>(logits, label, log_sum, shape);
+        gradients::<V, T>(logits, label, log_sum, terms);
     }
     loss
 }
 
 #[inline(always)]
-fn gradients<V: Lanes, T: Number>(logits: &mut [T], label: usize, log_sum: f32, shape: Shape) {
-    let factor = V::splat(shape.share * (1.0 + 2.0 * shape.z_loss * log_sum));
-    let spread = V::splat(-shape.share * shape.smoothing / logits.len() as f32);
+fn gradients<V: Lanes, T: Number>(logits: &mut [T], label: usize, log_sum: f32, terms: LossTerms) {
+    let factor = V::splat(terms.share * (1.0 + 2.0 * terms.z_loss * log_sum));
+    let spread = V::splat(-terms.share * terms.smoothing / logits.len() as f32);
     let target = logits[label].widen();
     for logits in logits.chunks_mut(LANES) {
-        let value = score::<V, T>(logits, shape.cap, 0.0);
+        let value = score::<V, T>(logits, terms.cap, 0.0);
         let grad = exp(value.sub(V::splat(log_sum))).mul_add(factor, spread);
-        write(grad.mul(slope(value, shape.cap)), logits);
+        write(grad.mul(slope(value, terms.cap)), logits);
     }
     // The label's own, from the logit that was there.
     let mut padded = [0.0; LANES];
-    let value = capped(V::splat(target), shape.cap);
-    let hit = V::splat(-shape.share * (1.0 - shape.smoothing));
+    let value = capped(V::splat(target), terms.cap);
+    let hit = V::splat(-terms.share * (1.0 - terms.smoothing));
     let grad = exp(value.sub(V::splat(log_sum))).mul_add(factor, spread).add(hit);
-    grad.mul(slope(value, shape.cap)).store(&mut padded);
+    grad.mul(slope(value, terms.cap)).store(&mut padded);
     logits[label] = T::round(padded[0]);
 }
 
@@ -219,7 +221,7 @@ fn by_libtorch(
     logits: &mut Tensor,
     labels: &Tensor,
     count: &Tensor,
-    options: &Options,
+    options: &CrossEntropyOptions,
     wanted: bool,
 ) -> Result<Tensor> {
     let exact = super::exact(logits);

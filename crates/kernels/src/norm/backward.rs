@@ -5,7 +5,7 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Error, Result, Tensor, parallel};
 
-use super::{Form, OP};
+use super::{NormKind, OP};
 use crate::isa::Isa;
 use crate::lanes::{LANES, Lanes, vectorized};
 use crate::number::Number;
@@ -21,7 +21,7 @@ const BLOCKS: usize = 64;
 const ABREAST: usize = 4;
 
 /// Gradients of what the forward pass gave out, dense.
-pub(crate) struct Of {
+pub(crate) struct OutputGrads {
     pub(crate) normed: Tensor,
     /// Of the same again, to be added to the first.
     pub(crate) twin: Option<Tensor>,
@@ -29,7 +29,7 @@ pub(crate) struct Of {
     pub(crate) sum: Option<Tensor>,
 }
 
-impl Of {
+impl OutputGrads {
     /// That of the norm, of its twin and of the sum, each of the shape of `sum`.
     pub(crate) fn checked(&self, sum: &Tensor) -> Result<[Option<&Tensor>; 3]> {
         let all = [Some(&self.normed), self.twin.as_ref(), self.sum.as_ref()];
@@ -44,7 +44,7 @@ impl Of {
 }
 
 /// Gradients of what the forward pass got.
-pub(crate) struct Found {
+pub(crate) struct InputGrads {
     pub(crate) sum: Tensor,
     pub(crate) weight: Tensor,
     pub(crate) bias: Tensor,
@@ -52,8 +52,8 @@ pub(crate) struct Found {
 
 /// What is read of all rows, or of some.
 #[derive(Clone, Copy)]
-struct Rows<'a, T> {
-    form: Form,
+struct GradRows<'a, T> {
+    norm_kind: NormKind,
     weight: &'a [T],
     /// What was normalised.
     sum: &'a [T],
@@ -63,7 +63,7 @@ struct Rows<'a, T> {
     of_sum: Option<&'a [T]>,
 }
 
-impl<'a, T> Rows<'a, T> {
+impl<'a, T> GradRows<'a, T> {
     /// `count` rows from `first` on.
     #[inline(always)]
     fn part(self, first: usize, count: usize) -> Self {
@@ -83,20 +83,20 @@ impl<'a, T> Rows<'a, T> {
 /// Dense inputs of `T`, as the forward pass saved them.
 pub(crate) fn backward<T: Number>(
     isa: Isa,
-    form: Form,
+    norm_kind: NormKind,
     weight: &Tensor,
     sum: &Tensor,
     statistics: &Tensor,
-    of: &Of,
-) -> Result<Found> {
-    let mut found = Found {
+    of: &OutputGrads,
+) -> Result<InputGrads> {
+    let mut found = InputGrads {
         sum: sum.f_empty_like().during(OP)?,
         weight: weight.f_empty_like().during(OP)?,
         bias: weight.f_empty_like().during(OP)?,
     };
     let [_, twin, of_sum] = of.checked(sum)?;
-    let all = Rows::<T> {
-        form,
+    let all = GradRows::<T> {
+        norm_kind,
         weight: slices::read(weight, "a norm's weight")?,
         sum: slices::read(sum, "a norm's input")?,
         statistics: slices::read(statistics, "statistics")?,
@@ -117,7 +117,7 @@ fn read_if_any<T: Number>(of: Option<&Tensor>) -> Result<Option<&[T]>> {
 
 /// Writes the gradient of what was normalised; gives the blocks' sums for weight and bias, in two
 /// halves each.
-fn blocks<T: Number>(isa: Isa, all: &Rows<'_, T>, out: &mut [T]) -> Vec<Vec<f32>> {
+fn blocks<T: Number>(isa: Isa, all: &GradRows<'_, T>, out: &mut [T]) -> Vec<Vec<f32>> {
     let features = all.weight.len();
     let rows = out.len().checked_div(features).unwrap_or(0);
     let size = ROWS.max(rows.div_ceil(BLOCKS));
@@ -148,7 +148,7 @@ fn add_up<T: Number>(sums: &[Vec<f32>], out: &mut [T], half: usize) {
 vectorized! {
     /// [`some_rows`] on `isa`.
     fn backward_on[T: Number][T](
-        rows: Rows<'_, T>,
+        rows: GradRows<'_, T>,
         out: &mut [T],
         of_weight: &mut [f32],
         of_bias: &mut [f32],
@@ -158,7 +158,7 @@ vectorized! {
 /// The gradients of some rows, and what they add to those of weight and bias.
 #[inline(always)]
 fn some_rows<V: Lanes, T: Number>(
-    rows: Rows<'_, T>,
+    rows: GradRows<'_, T>,
     out: &mut [T],
     of_weight: &mut [f32],
     of_bias: &mut [f32],
@@ -184,7 +184,7 @@ fn some_rows<V: Lanes, T: Number>(
 /// [`some_rows`] of `R` rows.
 #[inline(always)]
 fn abreast<V: Lanes, T: Number, const R: usize>(
-    rows: Rows<'_, T>,
+    rows: GradRows<'_, T>,
     out: &mut [T],
     of_weight: &mut [f32],
     of_bias: &mut [f32],
@@ -194,7 +194,7 @@ fn abreast<V: Lanes, T: Number, const R: usize>(
         std::array::from_fn(|row| V::splat(rows.statistics[2 * row])),
         std::array::from_fn(|row| V::splat(rows.statistics[2 * row + 1])),
     );
-    let mut sums = Sums { means, scales, plain: [V::splat(0.0); R], with_z: [V::splat(0.0); R] };
+    let mut sums = RowSums { means, scales, plain: [V::splat(0.0); R], with_z: [V::splat(0.0); R] };
     let whole = whole(features);
     for i in (0..whole).step_by(LANES) {
         sums.add::<T, false>(rows, i..i + LANES, of_weight, of_bias);
@@ -204,9 +204,9 @@ fn abreast<V: Lanes, T: Number, const R: usize>(
     }
     let mean = |sum: V| V::splat(sum.sum() / features as f32);
     let with_z = sums.with_z.map(mean);
-    let plain = match rows.form {
-        Form::Layer => sums.plain.map(mean),
-        Form::Rms => [V::splat(0.0); R],
+    let plain = match rows.norm_kind {
+        NormKind::Layer => sums.plain.map(mean),
+        NormKind::Rms => [V::splat(0.0); R],
     };
     for i in (0..whole).step_by(LANES) {
         write_columns::<V, T, R, false>(rows, (&sums, &plain, &with_z), i..i + LANES, out);
@@ -217,7 +217,7 @@ fn abreast<V: Lanes, T: Number, const R: usize>(
 }
 
 /// Statistics of `R` rows, and their sums of `g` and of `g z`.
-struct Sums<V, const R: usize> {
+struct RowSums<V, const R: usize> {
     means: [V; R],
     scales: [V; R],
     plain: [V; R],
@@ -227,7 +227,7 @@ struct Sums<V, const R: usize> {
 /// `z` and the gradient of the norm at some columns of a row. Beyond its end the gradient is 0.
 #[inline(always)]
 fn at<V: Lanes, T: Number, const TAIL: bool>(
-    rows: Rows<'_, T>,
+    rows: GradRows<'_, T>,
     place: std::ops::Range<usize>,
     mean: V,
     scale: V,
@@ -245,11 +245,11 @@ fn at<V: Lanes, T: Number, const TAIL: bool>(
     (z, grad)
 }
 
-impl<V: Lanes, const R: usize> Sums<V, R> {
+impl<V: Lanes, const R: usize> RowSums<V, R> {
     #[inline(always)]
     fn add<T: Number, const TAIL: bool>(
         &mut self,
-        rows: Rows<'_, T>,
+        rows: GradRows<'_, T>,
         columns: std::ops::Range<usize>,
         of_weight: &mut [f32],
         of_bias: &mut [f32],
@@ -276,8 +276,8 @@ impl<V: Lanes, const R: usize> Sums<V, R> {
 /// and of `g z`.
 #[inline(always)]
 fn write_columns<V: Lanes, T: Number, const R: usize, const TAIL: bool>(
-    rows: Rows<'_, T>,
-    (sums, plain, with_z): (&Sums<V, R>, &[V; R], &[V; R]),
+    rows: GradRows<'_, T>,
+    (sums, plain, with_z): (&RowSums<V, R>, &[V; R], &[V; R]),
     columns: std::ops::Range<usize>,
     out: &mut [T],
 ) {

@@ -16,11 +16,11 @@ const HASH: usize = 32;
 
 /// A folder of compiled kernels.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub struct KernelCache {
     folder: PathBuf,
 }
 
-impl Store {
+impl KernelCache {
     /// The user's: `$XDG_CACHE_HOME/bert4rs/kernels`, else `~/.cache/bert4rs/kernels`; none where
     /// neither variable says.
     pub fn of_user() -> Option<Self> {
@@ -103,37 +103,37 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn made(store: &Store, parts: &[&str], content: &[u8]) -> (Vec<u8>, bool) {
+    fn made(cache: &KernelCache, parts: &[&str], content: &[u8]) -> (Vec<u8>, bool) {
         let mut made = false;
         let make = || {
             made = true;
             Ok(content.to_vec())
         };
-        (store.get(parts, make).unwrap(), made)
+        (cache.get(parts, make).unwrap(), made)
     }
 
     #[test]
     fn an_entry_is_made_once_for_all_that_decides_it() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::at(&folder.path().join("new/kernels"));
-        assert_eq!(made(&store, &["source", "sm_90a"], b"first"), (b"first".to_vec(), true));
-        assert_eq!(made(&store, &["source", "sm_90a"], b"second"), (b"first".to_vec(), false));
-        assert_eq!(made(&store, &["source", "sm_80"], b"third"), (b"third".to_vec(), true));
-        assert_eq!(made(&store, &["sources", "m_80"], b"fourth"), (b"fourth".to_vec(), true));
+        let cache = KernelCache::at(&folder.path().join("new/kernels"));
+        assert_eq!(made(&cache, &["source", "sm_90a"], b"first"), (b"first".to_vec(), true));
+        assert_eq!(made(&cache, &["source", "sm_90a"], b"second"), (b"first".to_vec(), false));
+        assert_eq!(made(&cache, &["source", "sm_80"], b"third"), (b"third".to_vec(), true));
+        assert_eq!(made(&cache, &["sources", "m_80"], b"fourth"), (b"fourth".to_vec(), true));
     }
 
     #[test]
     fn a_damaged_entry_is_made_again() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::at(folder.path());
-        let path = store.path(&["a"]);
-        made(&store, &["a"], b"content");
+        let cache = KernelCache::at(folder.path());
+        let path = cache.path(&["a"]);
+        made(&cache, &["a"], b"content");
         let whole = fs::read(&path).unwrap();
         let mut flipped = whole.clone();
         flipped[HASH + 2] ^= 1;
         for damaged in [&whole[..whole.len() - 1], &flipped, b"", &whole[..HASH - 1]] {
             fs::write(&path, damaged).unwrap();
-            assert_eq!(made(&store, &["a"], b"content"), (b"content".to_vec(), true));
+            assert_eq!(made(&cache, &["a"], b"content"), (b"content".to_vec(), true));
             assert_eq!(fs::read(&path).unwrap(), whole);
         }
     }
@@ -141,11 +141,11 @@ mod tests {
     #[test]
     fn many_makers_at_once_leave_one_whole_entry_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::at(folder.path());
+        let cache = KernelCache::at(folder.path());
         let content = vec![7; 1 << 16];
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| assert_eq!(made(&store, &["a"], &content).0, content));
+                scope.spawn(|| assert_eq!(made(&cache, &["a"], &content).0, content));
             }
         });
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -156,7 +156,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        let store = Store::at(&file.join("below"));
-        assert_eq!(made(&store, &["a"], b"content"), (b"content".to_vec(), true));
+        let cache = KernelCache::at(&file.join("below"));
+        assert_eq!(made(&cache, &["a"], b"content"), (b"content".to_vec(), true));
     }
 }

@@ -1,4 +1,4 @@
-//! [`crate::norm`] on a GPU, for many tensors by few launches.
+//! [`crate::sum_of_squares`] on a GPU, for many tensors by few launches.
 
 #![expect(unsafe_code, reason = "launches of kernels on raw device memory")]
 
@@ -11,39 +11,39 @@ use super::{address, check, check_float, chunks, is_aligned, source};
 
 const OP: &str = "sums of squares";
 
-/// As in `squares.cu`.
+/// As in `sum_of_squares.cu`.
 const THREADS: u32 = 256;
 const CHUNK: u64 = THREADS as u64 * 8 * 4;
 /// So many fit into the 4 KiB that every driver takes as a kernel's parameters.
 const MOST_ENTRIES: usize = 128;
 
-/// `Entry` of `squares.cu`.
+/// `Entry` of `sum_of_squares.cu`.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Entry {
+struct SquaresEntry {
     values: u64,
     count: u64,
     first_chunk: u32,
     flags: u32,
 }
 
-/// `Entries` of `squares.cu`.
+/// `Entries` of `sum_of_squares.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Entries {
+struct SquaresEntries {
     count: u32,
     chunks: u32,
-    entries: [Entry; MOST_ENTRIES],
+    entries: [SquaresEntry; MOST_ENTRIES],
 }
 
-fn entry(tensor: &Tensor, device: Device) -> Result<Entry> {
+fn entry(tensor: &Tensor, device: Device) -> Result<SquaresEntry> {
     if !tensor.defined() {
-        return Ok(Entry::zeroed());
+        return Ok(SquaresEntry::zeroed());
     }
     check_float(tensor, "a gradient")?;
     check(tensor, tensor.kind(), device, "a gradient")?;
     let (is_bf16, aligned) = (tensor.kind() == Kind::BFloat16, is_aligned(tensor));
-    Ok(Entry {
+    Ok(SquaresEntry {
         values: address(tensor),
         count: tensor.numel() as u64,
         first_chunk: 0,
@@ -51,7 +51,7 @@ fn entry(tensor: &Tensor, device: Device) -> Result<Entry> {
     })
 }
 
-/// See [`crate::norm::sums_of_squares`].
+/// See [`crate::sum_of_squares::sums_of_squares`].
 pub(crate) fn sums(tensors: &[Tensor], device: Device) -> Result<Tensor> {
     let entries = tensors.iter().map(|x| entry(x, device)).collect::<Result<Vec<_>>>()?;
     let options = (Kind::Double, device);
@@ -63,18 +63,18 @@ pub(crate) fn sums(tensors: &[Tensor], device: Device) -> Result<Tensor> {
     Ok(out)
 }
 
-fn launch(entries: &[Entry], out: &Tensor, device: Device) -> Result<()> {
-    let mut list = Entries::zeroed();
+fn launch(entries: &[SquaresEntry], out: &Tensor, device: Device) -> Result<()> {
+    let mut list = SquaresEntries::zeroed();
     list.count = entries.len() as u32;
     for (to, from) in list.entries.iter_mut().zip(entries) {
-        *to = Entry { first_chunk: list.chunks, ..*from };
+        *to = SquaresEntry { first_chunk: list.chunks, ..*from };
         list.chunks += chunks(from.count, CHUNK);
     }
     let parts = Tensor::f_empty([i64::from(list.chunks)], (Kind::Double, device)).during(OP)?;
     let list_bytes: &[u64] = bytemuck::cast_slice(bytemuck::bytes_of(&list));
     let run = |kernel, grid, block, args: &[Arg<'_>]| {
-        let launch = Launch { source: &source::SQUARES, kernel, grid, block, shared: 0 };
-        // SAFETY: `Entries` has the layout of the kernel's; `entry` has checked each tensor's
+        let launch = Launch { source: &source::SUM_OF_SQUARES, kernel, grid, block, shared: 0 };
+        // SAFETY: `SquaresEntries` has the layout of the kernel's; `entry` has checked each tensor's
         // dtype and device; there is a part for each chunk and a result for each entry.
         unsafe { launch.run(device, args) }
     };
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_list_fits_a_kernel_s_parameters() {
-        assert_eq!(size_of::<Entry>(), 24);
-        assert!(size_of::<Entries>() <= 4096 - 16);
+        assert_eq!(size_of::<SquaresEntry>(), 24);
+        assert!(size_of::<SquaresEntries>() <= 4096 - 16);
     }
 }

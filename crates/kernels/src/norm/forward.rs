@@ -5,7 +5,7 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Result, Tensor, parallel};
 
-use super::{Form, OP};
+use super::{NormKind, OP};
 use crate::isa::Isa;
 use crate::lanes::{LANES, Lanes, vectorized};
 use crate::number::Number;
@@ -18,7 +18,7 @@ const ROWS: usize = 32;
 const ABREAST: usize = 4;
 
 /// What the forward pass makes.
-pub(crate) struct Found {
+pub(crate) struct NormOutputs {
     pub(crate) normed: Tensor,
     /// Of two tensors.
     pub(crate) sum: Option<Tensor>,
@@ -26,7 +26,7 @@ pub(crate) struct Found {
     pub(crate) statistics: Tensor,
 }
 
-impl Found {
+impl NormOutputs {
     /// Room for the results of `rows` rows of `x`, or of a sum of two such tensors.
     pub(crate) fn empty(x: &Tensor, is_sum: bool, rows: i64) -> Result<Self> {
         Ok(Self {
@@ -40,7 +40,7 @@ impl Found {
 /// A norm's numbers.
 #[derive(Clone, Copy)]
 struct Affine<'a, T> {
-    form: Form,
+    norm_kind: NormKind,
     eps: f32,
     weight: &'a [T],
     bias: Option<&'a [T]>,
@@ -49,18 +49,18 @@ struct Affine<'a, T> {
 /// Dense inputs of `T`, whose shapes were checked.
 pub(crate) fn forward<T: Number>(
     isa: Isa,
-    form: Form,
+    norm_kind: NormKind,
     eps: f32,
     (weight, bias): (&Tensor, Option<&Tensor>),
     x: &Tensor,
     y: Option<&Tensor>,
-) -> Result<Found> {
+) -> Result<NormOutputs> {
     let weight: &[T] = slices::read(weight, "a norm's weight")?;
     let bias = bias.map(|bias| slices::read(bias, "a norm's bias")).transpose()?;
-    let affine = Affine { form, eps, weight, bias };
+    let affine = Affine { norm_kind, eps, weight, bias };
     let features = weight.len();
     let rows = x.numel().checked_div(features).unwrap_or(0);
-    let mut found = Found::empty(x, y.is_some(), rows as i64)?;
+    let mut found = NormOutputs::empty(x, y.is_some(), rows as i64)?;
     let x: &[T] = slices::read(x, "a norm's input")?;
     let y: Option<&[T]> = y.map(|y| slices::read(y, "a norm's second summand")).transpose()?;
     let normed_out = Shared::new(slices::write::<T>(&mut found.normed, "a norm")?);
@@ -74,7 +74,7 @@ pub(crate) fn forward<T: Number>(
         let part = from..from + length;
         // SAFETY: each task has rows of its own.
         let (sum, out) = unsafe {
-            let out = Out {
+            let out = NormSlices {
                 normed: normed_out.part(from, length),
                 statistics: statistics_out.part(2 * first, 2 * count),
             };
@@ -87,7 +87,7 @@ pub(crate) fn forward<T: Number>(
 }
 
 /// Where some rows' results go.
-struct Out<'a, T> {
+struct NormSlices<'a, T> {
     normed: &'a mut [T],
     statistics: &'a mut [f32],
 }
@@ -98,7 +98,7 @@ vectorized! {
         affine: Affine<'_, T>,
         x: &[T],
         summands: Option<(&[T], &mut [T])>,
-        out: Out<'_, T>,
+        out: NormSlices<'_, T>,
     ) = some_rows
 }
 
@@ -108,7 +108,7 @@ fn some_rows<V: Lanes, T: Number>(
     affine: Affine<'_, T>,
     x: &[T],
     summands: Option<(&[T], &mut [T])>,
-    out: Out<'_, T>,
+    out: NormSlices<'_, T>,
 ) {
     let source = match summands {
         None => x,
@@ -162,7 +162,7 @@ fn abreast<V: Lanes, T: Number, const R: usize>(
 ) {
     let features = affine.weight.len();
     let mut means = [0.0; R];
-    if affine.form == Form::Layer {
+    if affine.norm_kind == NormKind::Layer {
         means =
             totals::<V, T, R>(rows, features, |value, _| value).map(|sum| sum / features as f32);
     }
