@@ -3,7 +3,10 @@
 
 use std::path::PathBuf;
 
+use bert4rs_train::presets::RECOMMENDED;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::model_flags::{EmbedFlags, FillMaskFlags, ForwardFlags, GenerateFlags};
 
@@ -35,18 +38,31 @@ pub(crate) enum Command {
     Profile(Box<ProfileFlags>),
     /// List the presets, or show one in full.
     Presets(PresetsFlags),
+    /// List runs: what they do, their numbers and sizes.
+    Runs(RunsFlags),
+    /// Make a page of the curves of one or several runs.
+    Report(ReportFlags),
     /// Say what this machine and this libtorch can do.
     Doctor(DoctorFlags),
+    /// Print what a shell needs to complete commands and flags.
+    Completions(CompletionsFlags),
+    /// Write a man page for each command.
+    Man(ManFlags),
 }
 
-/// What a run is to be: a preset, and what is laid over it.
+/// A number that a configuration file can hold: TOML's end here.
+fn whole_number() -> RangedU64ValueParser {
+    RangedU64ValueParser::new().range(..=i64::MAX as u64)
+}
+
+/// What a run is to be: presets, and what is laid over it.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigFlags {
     /// Preset that everything else is laid over; `bert4rs presets` lists them [default:
-    /// recommended].
-    #[arg(long)]
-    pub(crate) preset: Option<String>,
-    /// TOML file laid over the preset, such as the config.toml of an earlier run.
+    /// recommended]. Of several, A+B or --preset A --preset B, each is laid over those before it.
+    #[arg(long, value_name = "NAME", value_delimiter = '+')]
+    pub(crate) preset: Vec<String>,
+    /// TOML file laid over the presets, such as the config.toml of an earlier run.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// bert, gpt or t5 in the preset's size, or a published one: bert-base, gpt2, t5-v1_1-small, …
@@ -58,15 +74,18 @@ pub(crate) struct ConfigFlags {
 }
 
 impl ConfigFlags {
-    /// The preset's name.
-    pub(crate) fn preset(&self) -> &str {
-        self.preset.as_deref().unwrap_or("recommended")
+    /// The presets' names.
+    pub(crate) fn presets(&self) -> Vec<&str> {
+        match &*self.preset {
+            [] => vec![RECOMMENDED],
+            names => names.iter().map(String::as_str).collect(),
+        }
     }
 
     /// Whether none is given.
     pub(crate) fn are_absent(&self) -> bool {
         let Self { preset, config, model, set } = self;
-        preset.is_none() && config.is_none() && model.is_none() && set.is_empty()
+        preset.is_empty() && config.is_none() && model.is_none() && set.is_empty()
     }
 }
 
@@ -86,7 +105,7 @@ pub(crate) struct TrainFlags {
     #[arg(long)]
     pub(crate) device: Option<String>,
     /// Seeds weights, data order and masks.
-    #[arg(long)]
+    #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) seed: Option<u64>,
     /// Folder of the run; default: runs/PRESET-N, the first that is free.
     #[arg(long, value_name = "DIR")]
@@ -95,7 +114,7 @@ pub(crate) struct TrainFlags {
     #[arg(long)]
     pub(crate) overwrite: bool,
     /// Optimizer steps.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) max_steps: Option<u64>,
     /// Sequences a batch.
     #[arg(long, value_name = "N")]
@@ -153,10 +172,18 @@ pub(crate) struct PresetsFlags {
 /// What `presets` shows.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PresetsAction {
-    /// Print every value that a preset leads to.
+    /// Print every value that a preset leads to, or several laid over each other.
     Show {
-        /// The preset.
-        name: String,
+        /// The presets, in order: A B, or A+B.
+        #[arg(required = true, value_delimiter = '+')]
+        names: Vec<String>,
+    },
+    /// Print the values in which two presets differ; each may be several, A+B.
+    Diff {
+        /// One.
+        left: String,
+        /// The other.
+        right: String,
     },
 }
 
@@ -171,4 +198,44 @@ pub(crate) struct DoctorFlags {
     pub(crate) memory: bool,
     #[command(flatten)]
     pub(crate) config: ConfigFlags,
+}
+
+/// Flags of `runs`.
+#[derive(Debug, Args)]
+pub(crate) struct RunsFlags {
+    /// The folder that holds the runs' folders.
+    #[arg(default_value = "runs")]
+    pub(crate) folder: PathBuf,
+    /// Print an object a line instead.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Flags of `report`.
+#[derive(Debug, Args)]
+pub(crate) struct ReportFlags {
+    /// Folders of runs, finished or not.
+    #[arg(required = true, value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
+    /// The page.
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    pub(crate) out: PathBuf,
+    /// Replace the file that --out names.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+/// Flags of `completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsFlags {
+    /// The shell. bash reads what is in `~/.local/share/bash-completion/completions/bert4rs`.
+    pub(crate) shell: Shell,
+}
+
+/// Flags of `man`.
+#[derive(Debug, Args)]
+pub(crate) struct ManFlags {
+    /// Folder for the pages; it is made if it is missing.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
 }

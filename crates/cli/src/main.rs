@@ -29,6 +29,10 @@ fn main() -> ExitCode {
         Command::Batches(flags) => commands::batches::run(&flags),
         Command::Profile(flags) => commands::profile::run(&flags),
         Command::Presets(flags) => commands::presets::run(&flags),
+        Command::Runs(flags) => commands::runs::run(&flags),
+        Command::Report(flags) => commands::report::run(&flags),
         Command::Doctor(flags) => commands::doctor::run(&flags),
+        Command::Completions(flags) => commands::completions::completions(&flags),
+        Command::Man(flags) => commands::completions::man(&flags),
     })
 }

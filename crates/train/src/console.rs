@@ -1,31 +1,39 @@
 //! What a run shows: lines anyone can grep, and a bar where a person watches.
 
-use std::io::{IsTerminal, Write};
+use std::cell::RefCell;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::error::{Error, Result};
 use crate::metrics::{StepRecord, Summary};
+use crate::output::print_line;
 
 /// Where a run's messages go.
 #[derive(Debug)]
 pub struct Console {
     bar: Option<ProgressBar>,
     interactive: bool,
+    /// The first line that standard output did not take.
+    failure: RefCell<Option<Error>>,
 }
 
 impl Console {
     /// Standard output, with a progress bar if that is a terminal.
     pub fn new() -> Self {
         let interactive = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
-        Self { bar: None, interactive }
+        Self { bar: None, interactive, failure: RefCell::default() }
     }
 
-    /// Prints a line above the bar. A closed pipe is no reason to stop training.
+    /// Prints a line above the bar. That it can't be printed is no reason to stop training:
+    /// [`finish`](Self::finish) tells in the end.
     pub fn line(&self, text: &str) {
         let print = || {
-            let _ = writeln!(std::io::stdout(), "{text}");
+            if let Err(error) = print_line(text) {
+                self.failure.borrow_mut().get_or_insert(error);
+            }
         };
         match &self.bar {
             Some(bar) => bar.suspend(print),
@@ -68,6 +76,15 @@ impl Console {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+    }
+
+    /// Removes the bar.
+    ///
+    /// # Errors
+    /// Lines that standard output did not take.
+    pub fn finish(&mut self) -> Result<()> {
+        self.end();
+        self.failure.take().map_or(Ok(()), Err)
     }
 
     /// The line of a step.

@@ -1,6 +1,7 @@
 //! The presets, compiled in: one small TOML file each.
 
-use crate::error::{Error, Result};
+use crate::config::{Layer, leaves, resolve};
+use crate::error::{Error, Result, shorten};
 use crate::nearest::nearest;
 
 /// A named set of configuration values.
@@ -34,6 +35,9 @@ pub const PRESETS: [Preset; 15] = [
 /// The preset that holds every key.
 pub const BASELINE: Preset = PRESETS[0];
 
+/// The preset that is for speed.
+pub const RECOMMENDED: &str = "recommended";
+
 impl Preset {
     /// The preset of this name.
     ///
@@ -46,8 +50,16 @@ impl Preset {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("there are: {}", names.join(", ")),
             };
-            Error::UnknownPreset { name: name.to_owned(), hint }
+            Error::UnknownPreset { name: shorten(name), hint }
         })
+    }
+
+    /// Its values.
+    ///
+    /// # Errors
+    /// None, as each preset's file is TOML.
+    pub fn layer(&self) -> Result<Layer> {
+        Layer::parse(format!("preset {}", self.name), self.toml)
     }
 
     /// The comment that opens its file, as one paragraph.
@@ -55,5 +67,67 @@ impl Preset {
         let lines = self.toml.lines().map_while(|line| line.strip_prefix('#'));
         let words: Vec<&str> = lines.map(str::trim).take_while(|line| !line.is_empty()).collect();
         words.join(" ")
+    }
+}
+
+/// The values of several presets, to be laid over each other in this order.
+///
+/// # Errors
+/// An unknown name.
+pub fn layers(names: &[&str]) -> Result<Vec<Layer>> {
+    names.iter().map(|name| Preset::named(name)?.layer()).collect()
+}
+
+/// Says, of presets that leave most of what [`RECOMMENDED`] speeds up as the baseline has it, that
+/// they do, and what to add.
+///
+/// # Errors
+/// An unknown name.
+pub fn note_on_speed(names: &[&str]) -> Result<Option<String>> {
+    if names == [BASELINE.name] {
+        return Ok(None);
+    }
+    let baseline = resolve(&[])?.to_table()?;
+    let composed = resolve(&layers(names)?)?.to_table()?;
+    let recommended = Preset::named(RECOMMENDED)?.layer()?;
+    let (baseline, composed) = (leaves(&baseline), leaves(&composed));
+    let speeds_up = leaves(&recommended.values);
+    let is_plain = |key: &String| {
+        let value = |all: &[(String, &toml::Value)]| {
+            all.iter().find(|(known, _)| known == key).map(|(_, value)| (*value).clone())
+        };
+        value(&baseline) == value(&composed)
+    };
+    let plain = speeds_up.iter().filter(|(key, _)| is_plain(key)).count();
+    Ok((2 * plain > speeds_up.len()).then(|| {
+        let name = names.join("+");
+        format!("all else as in baseline; for speed, --preset {RECOMMENDED}+{name}")
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_compose_in_their_order() {
+        let of = |names: &[&str]| resolve(&layers(names).unwrap()).unwrap();
+        let both = of(&["recommended", "normuon"]);
+        assert!(both.optimizer.muon.is_some());
+        assert_eq!(both.compute, of(&["recommended"]).compute, "as fast as recommended");
+        assert_eq!(of(&["normuon", "baseline"]).compute, of(&[]).compute, "the later one wins");
+    }
+
+    #[test]
+    fn a_preset_that_leaves_the_rest_plain_says_so() {
+        let note = |names: &[&str]| note_on_speed(names).unwrap();
+        for name in ["muon", "bf16", "packed", "yarn", "flash"] {
+            let said = note(&[name]).unwrap();
+            assert!(said.ends_with(&format!("--preset recommended+{name}")), "{said}");
+        }
+        for names in [&["baseline"][..], &["recommended"], &["fastest"], &["low-memory"]] {
+            assert_eq!(note(names), None, "{names:?}");
+        }
+        assert_eq!(note(&["recommended", "muon"]), None);
     }
 }

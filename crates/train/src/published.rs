@@ -6,7 +6,7 @@ use bert4rs_models::t5::{T5Config, T5Size, T5Version};
 use toml::Table;
 
 use crate::config::Layer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shorten};
 use crate::nearest::nearest;
 
 /// A published model.
@@ -84,7 +84,7 @@ fn unknown<'a>(name: &str, published: impl Iterator<Item = &'a str> + Clone) -> 
     Error::Config {
         origin: "command line".into(),
         key: "--model".into(),
-        reason: format!("there is no model {name:?}; {hint}"),
+        reason: format!("there is no model {:?}; {hint}", shorten(name)),
     }
 }
 

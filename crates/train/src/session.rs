@@ -169,6 +169,13 @@ impl Session {
         self.work.task.held_out_loss()
     }
 
+    /// Bytes that [`export`](Self::export) writes: exact values in FP32, and room for what
+    /// stands beside them.
+    pub fn export_bytes(&self) -> u64 {
+        const BESIDE: u64 = 4 << 20;
+        4 * self.work.params.count() as u64 + BESIDE
+    }
+
     /// Writes the model to `folder`.
     pub fn export(&self, folder: &Path) -> Result<()> {
         self.work.task.export(folder, &self.work.params)

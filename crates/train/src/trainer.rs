@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use bert4rs_tensor_core::error::catch_torch_error;
+
 use crate::clock::ProcessClock;
 use crate::config::Config;
 use crate::console::Console;
 use crate::error::{Error, Result};
 use crate::metrics::{Meter, StepRecord, Summary};
-use crate::run_folder::{ClaimedFolder, RunFolder};
+use crate::run_folder::{ClaimedFolder, Outcome, RunFolder};
 use crate::session::Session;
 
 /// Trains as `config` says, and leaves everything in `folder`.
@@ -23,10 +25,31 @@ pub fn train(
 ) -> Result<Summary> {
     let mut session = Session::prepare(config, console)?;
     let mut run = folder.begin(config)?;
+    let outcome =
+        catch_torch_error("training", || train_in(&mut run, &mut session, config, console, clock));
+    let outcome = outcome.map_err(Error::from).flatten();
+    let outcome = outcome.map_err(|error| error.while_training(config));
+    match &outcome {
+        Ok(_) => run.end(Outcome::Finished, None)?,
+        // The run's own failure is the one to tell.
+        Err(error) => drop(run.end(Outcome::Failed, Some(error.to_string()))),
+    }
+    outcome
+}
+
+/// Trains in a folder that is there, and leaves everything but the run's end in it.
+fn train_in(
+    run: &mut RunFolder,
+    session: &mut Session,
+    config: &Config,
+    console: &mut Console,
+    clock: ProcessClock,
+) -> Result<Summary> {
     let mut meter = Meter::new();
     let max_steps = config.train.max_steps;
     let mut first_step_s = 0.0;
 
+    run.reserve(session.export_bytes())?;
     session.describe().iter().for_each(|line| console.line(line));
     console.begin("training", max_steps);
     for step in 1..=max_steps {
@@ -34,7 +57,7 @@ pub fn train(
         let outcome = session.step(step)?;
         meter.end_step(step, outcome, clock.elapsed());
         if step == 1 || step == max_steps || step % config.train.log_every == 0 {
-            report(&mut session, &mut meter, &mut run, console, clock)?;
+            report(session, &mut meter, run, console, clock)?;
         }
         if step == 1 {
             first_step_s = clock.elapsed().as_secs_f64();
@@ -44,7 +67,8 @@ pub fn train(
     console.end();
 
     let trained_s = clock.elapsed().as_secs_f64();
-    session.export(run.path())?;
+    run.export(session.export_bytes(), |folder| session.export(folder))?;
+    run.replace_old()?;
     let held_out_loss = session.held_out_loss()?;
     let mut summary = session.summary(&meter)?;
     summary.time_to_first_step_s = first_step_s;
@@ -66,9 +90,7 @@ fn report(
 ) -> Result<()> {
     let records = meter.flush()?;
     run.log(&records)?;
-    if let Some(note) = session.take_note() {
-        console.line(&note);
-    }
+    [session.take_note(), run.take_note()].iter().flatten().for_each(|note| console.line(note));
     if let Some(latest) = records.last() {
         console.step(latest, session.max_steps(), clock.elapsed());
         refuse_divergence(latest)?;

@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 
 use bert4rs_tensor_core::safetensors;
-use bert4rs_train::config::resolve;
 use bert4rs_train::console::Console;
 use bert4rs_train::session::Session;
-use bert4rs_train::{Error, Result};
+use bert4rs_train::{Error, Result, capacity};
 
-use super::train::{layers, require_corpus};
+use super::train::{config_to_run, layers};
 use crate::flags::BatchesFlags;
 
 pub(crate) fn run(flags: &BatchesFlags) -> Result<ExitCode> {
@@ -23,8 +22,13 @@ pub(crate) fn run(flags: &BatchesFlags) -> Result<ExitCode> {
         let reason = "exists; choose another file, or add --overwrite";
         return Err(refuse(&out.display().to_string(), reason));
     }
-    let config = resolve(&layers(&flags.train)?)?;
-    require_corpus(&config)?;
+    let config = config_to_run(&layers(&flags.train)?)?;
+    let memory = capacity::memory_bytes().map_or(u128::MAX, u128::from);
+    if config.batch_bytes().saturating_mul(flags.count.into()) > memory {
+        let reason =
+            format!("{} batches are more than the memory of this machine holds", flags.count);
+        return Err(refuse("--count", &reason));
+    }
     let mut console = Console::new();
     let session = Session::prepare(&config, &mut console)?;
     let mut tensors = Vec::new();
@@ -35,5 +39,6 @@ pub(crate) fn run(flags: &BatchesFlags) -> Result<ExitCode> {
     let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     safetensors::save(out, &named, None)?;
     console.line(&format!("{} batches in {}", flags.count, out.display()));
+    console.finish()?;
     Ok(ExitCode::SUCCESS)
 }

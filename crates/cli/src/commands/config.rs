@@ -1,15 +1,13 @@
 //! The flags that say what a run is to be, as layers of configuration.
 
 use bert4rs_train::config::{Layer, Positions, parse_assignment, resolve};
-use bert4rs_train::presets::Preset;
-use bert4rs_train::{Result, published, trainer};
+use bert4rs_train::{Result, presets, published, trainer};
 
 use crate::flags::ConfigFlags;
 
-/// Preset, file, model, `--set`: the later ones win.
+/// Presets, file, model, `--set`: the later ones win.
 pub(crate) fn config_layers(flags: &ConfigFlags) -> Result<Vec<Layer>> {
-    let preset = Preset::named(flags.preset())?;
-    let mut layers = vec![Layer::parse(format!("preset {}", preset.name), preset.toml)?];
+    let mut layers = presets::layers(&flags.presets())?;
     if let Some(path) = &flags.config {
         layers.push(trainer::read_config_file(path)?);
     }

@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub(crate) mod batches;
+pub(crate) mod completions;
 mod config;
 pub(crate) mod doctor;
 pub(crate) mod embed;
@@ -9,6 +10,8 @@ pub(crate) mod forward;
 pub(crate) mod generate;
 pub(crate) mod presets;
 pub(crate) mod profile;
+pub(crate) mod report;
+pub(crate) mod runs;
 pub(crate) mod train;
 
 use std::io::Write;

@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use bert4rs_train::config::{Layer, resolve};
+use bert4rs_train::config::Layer;
 use bert4rs_train::console::Console;
 use bert4rs_train::run_folder::{ClaimedFolder, default_path};
 use bert4rs_train::{Error, Result, profile};
 
-use super::train::{layers, require_corpus};
+use super::train::{config_to_run, layers};
 use crate::flags::ProfileFlags;
 
 pub(crate) fn run(flags: &ProfileFlags) -> Result<ExitCode> {
@@ -26,10 +26,11 @@ pub(crate) fn run(flags: &ProfileFlags) -> Result<ExitCode> {
     let steps = flags.warmup_steps.saturating_add(flags.steps);
     let steps = i64::try_from(steps).unwrap_or(i64::MAX);
     layers.push(Layer::single("--steps", "train.max_steps", steps));
-    let config = resolve(&layers)?;
-    require_corpus(&config)?;
+    let config = config_to_run(&layers)?;
     let out = flags.train.out.clone().unwrap_or_else(|| default_path("profile"));
     let folder = ClaimedFolder::claim(&out, flags.train.overwrite)?;
-    profile::run(&config, flags.warmup_steps, folder, &mut Console::new())?;
+    let mut console = Console::new();
+    profile::run(&config, flags.warmup_steps, folder, &mut console)?;
+    console.finish()?;
     Ok(ExitCode::SUCCESS)
 }

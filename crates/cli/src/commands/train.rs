@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use bert4rs_train::clock::ProcessClock;
-use bert4rs_train::config::{Config, Layer, resolve};
+use bert4rs_train::config::{Config, Layer, resolve_to_run};
 use bert4rs_train::console::Console;
+use bert4rs_train::presets::note_on_speed;
 use bert4rs_train::run_folder::{ClaimedFolder, default_path};
 use bert4rs_train::{Error, Result, trainer};
 
@@ -13,15 +14,20 @@ use super::config::config_layers;
 use crate::flags::TrainFlags;
 
 pub(crate) fn run(flags: &TrainFlags, clock: ProcessClock) -> Result<ExitCode> {
-    let config = resolve(&layers(flags)?)?;
-    require_corpus(&config)?;
-    let out = flags.out.clone().unwrap_or_else(|| default_path(flags.config.preset()));
+    let config = config_to_run(&layers(flags)?)?;
+    let presets = flags.config.presets();
+    let out = flags.out.clone().unwrap_or_else(|| default_path(&presets.join("+")));
     let folder = ClaimedFolder::claim(&out, flags.overwrite)?;
-    trainer::train(&config, folder, &mut Console::new(), clock)?;
+    let mut console = Console::new();
+    if let Some(note) = note_on_speed(&presets)?.filter(|_| flags.config.config.is_none()) {
+        console.line(&format!("preset     {}: {note}", presets.join("+")));
+    }
+    trainer::train(&config, folder, &mut console, clock)?;
+    console.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Preset, file, model, `--set`, flags: the later ones win.
+/// Presets, file, model, `--set`, flags: the later ones win.
 pub(crate) fn layers(flags: &TrainFlags) -> Result<Vec<Layer>> {
     let mut layers = config_layers(&flags.config)?;
     let numbers = [
@@ -36,7 +42,7 @@ pub(crate) fn layers(flags: &TrainFlags) -> Result<Vec<Layer>> {
     ];
     for (flag, key, value) in numbers {
         let Some(value) = value else { continue };
-        // TOML has no unsigned numbers; one too large for it is no sensible value of any flag.
+        // The flags take no larger numbers than TOML does.
         let value = i64::try_from(value).unwrap_or(i64::MAX);
         layers.push(Layer::single(flag, key, value));
     }
@@ -64,9 +70,11 @@ fn absolute(path: &Path) -> Result<String> {
     })
 }
 
-pub(crate) fn require_corpus(config: &Config) -> Result<()> {
+/// What is to be run on this machine, with a corpus.
+pub(crate) fn config_to_run(layers: &[Layer]) -> Result<Config> {
+    let config = resolve_to_run(layers)?;
     if !config.data.corpus.is_empty() {
-        return Ok(());
+        return Ok(config);
     }
     Err(Error::Config {
         origin: "command line".into(),

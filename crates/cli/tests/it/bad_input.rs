@@ -48,15 +48,24 @@ fn configuration() {
     check(&["--num-heads", "5"], &["--num-heads", "model.num_heads", "5", "32"]);
     check(&["--set", "data.seqlen=64"], &["seqlen", "did you mean seq_len?"]);
     check(&["--set", "seq_len=64"], &["did you mean data.seq_len?"]);
-    check(&["--set", "data.seq_len=long"], &["data.seq_len", "string \"long\"", "u32"]);
+    check(&["--set", "data.seq_len=long"], &["data.seq_len", "\"long\"", "a whole number from 0"]);
+    check(&["--set", "seed=-1"], &["seed: -1 is not", "a whole number from 0"]);
+    check(&["--set", "seed=18446744073709551615"], &["seed", "to 9223372036854775807"]);
+    check(&["--seed", "18446744073709551615"], &["--seed", "9223372036854775807"]);
+    check(&["--set", "model.qk_norm=1"], &["model.qk_norm: 1 is not", "true or false"]);
+    check(&["--set", "data.corpus=3"], &["data.corpus", "a list"]);
+    check(&["--set", "model=3"], &["model: 3", "a section"]);
     check(&["--set", "data.seq_len"], &["key=value"]);
     check(&["--set", "optimizer.adamw.lr=-1"], &["optimizer.adamw.lr", "-1"]);
     check(&["--model", "gtp"], &["--model", "did you mean gpt"]);
-    check(&["--set", "model.family=gtp"], &["model.family", "`bert`, `gpt`"]);
+    check(
+        &["--set", "model.family=gtp"],
+        &["model.family", "bert, gpt or t5", "did you mean gpt?"],
+    );
     check(&["--set", "compute.attention=efficient"], &["compute.attention", "it is for GPUs"]);
-    check(&["--set", "compute.attention=fast"], &["compute.attention", "`flash`"]);
+    check(&["--set", "compute.attention=fast"], &["compute.attention", "flash"]);
     check(&["--set", "compute.attention=own"], &["compute.attention", "multiple of 32"]);
-    check(&["--set", "model.norm=batch"], &["model.norm", "`layer`", "`published`"]);
+    check(&["--set", "model.norm=batch"], &["model.norm", "layer, rms or published"]);
     check(
         &["--set", "model.positions.kind=rope", "--set", "model.positions.factor=2"],
         &["model.positions", "factor"],
@@ -72,8 +81,90 @@ fn configuration() {
     check(&["--set", "model.attention_dropout=0.1"], &["compute.attention = \"plain\""]);
     check(&["--model", "t5", "--set", "compute.attention=varlen"], &["compute.attention", "bias"]);
     check(&["--set", "compute.precision=fp8"], &["compute.precision", "fp8", "bf16"]);
+    check(&["--model", "t5", "--set", "compute.attention=flash"], &["compute.attention", "fused"]);
     check(&["--preset", "recomended"], &["did you mean \"recommended\"?"]);
     check(&["--preset", "xyz"], &["there are: baseline, "]);
+}
+
+#[test]
+fn choices_of_another_type_list_what_there_is() {
+    for (key, parts) in [
+        ("compute.attention", &["plain, fused, own"][..]),
+        ("compute.precision", &["fp32", "bf16", "auto"]),
+        ("model.family", &["bert, gpt or t5"]),
+        ("model.positions", &["kind", "published, learned, rope or yarn"]),
+        ("schedule.decay", &["shape", "constant, linear, cosine"]),
+        ("schedule.warmup", &["steps or fraction"]),
+    ] {
+        for value in ["3", "true", "[1]"] {
+            let assignment = format!("{key}={value}");
+            let sandbox = Sandbox::new();
+            let outcome = sandbox.run(&["doctor", "--memory", "--set", &assignment]).refuses(parts);
+            assert!(outcome.stderr.contains(key), "{}", outcome.stderr);
+            for word in ["unit variant", "enum", "invalid type"] {
+                assert!(!outcome.stderr.contains(word), "serde's words: {}", outcome.stderr);
+            }
+        }
+    }
+}
+
+#[test]
+fn messages_are_short_and_name_a_key_once() {
+    let sandbox = Sandbox::new();
+    let long = "x".repeat(20_000);
+    for assignment in [
+        format!("model.family={long}"),
+        format!("model.{long}=1"),
+        format!("data.seq_len={long}"),
+        format!("compute.device={long}"),
+        format!("data.tokenizer=[\"{long}\"]"),
+        long.clone(),
+    ] {
+        let outcome = sandbox.run(&["doctor", "--memory", "--set", &assignment]).refuses(&[]);
+        assert!(outcome.stderr.len() < 1000, "{}", outcome.stderr.len());
+    }
+    let twice = sandbox.run(&["doctor", "--memory", "--set", "model.hiden_size=3"]);
+    let message =
+        twice.refuses(&["--set model.hiden_size: no such key; did you mean hidden_size?"]);
+    assert_eq!(message.stderr.matches("model.hiden_size").count(), 1, "{}", message.stderr);
+}
+
+#[test]
+fn sizes_that_no_machine_has() {
+    for (flags, parts) in [
+        (["--batch-size", "4000000000"], ["--batch-size: data.batch_size", "lower it"]),
+        (["--vocab-size", "4294967295"], ["--vocab-size: model.vocab_size", "this machine"]),
+        (["--seq-len", "4294967295"], ["--seq-len: data.seq_len", "lower it"]),
+        (["--num-layers", "1000000000"], ["--num-layers: model.num_layers", "10000"]),
+        (["--set", "data.prefetch=4294967295"], ["--set data.prefetch", "lower it"]),
+        (["--set", "data.workers=100000"], ["--set data.workers", "threads"]),
+        (["--set", "compute.threads=100000"], ["--set compute.threads", "threads"]),
+        (["--set", "train.accumulate=4294967295"], ["--set train.accumulate", "lower it"]),
+    ] {
+        check(&flags, &parts);
+    }
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    let batches = ["batches", "--count", "18446744073709551615", "--corpus", "corpus.txt"];
+    sandbox.run(&[&batches, &["--out", "b.safetensors"][..]].concat()).refuses(&["--count"]);
+    sandbox
+        .run(&["doctor", "--memory", "--set", "model.num_layers=1000000000"])
+        .refuses(&["model.num_layers", "10000"]);
+}
+
+#[test]
+fn numbers_that_fp32_cannot_hold() {
+    for (key, value) in [
+        ("model.logit_soft_cap", "1e39"),
+        ("optimizer.adamw.eps", "1e-46"),
+        ("optimizer.adamw.eps", "1e300"),
+        ("optimizer.adamw.lr", "inf"),
+        ("optimizer.adamw.lr", "nan"),
+        ("loss.z_loss", "1e-300"),
+        ("optimizer.clip.max_norm", "1e39"),
+    ] {
+        check(&["--set", &format!("{key}={value}")], &[key, "FP32"]);
+    }
 }
 
 #[test]
@@ -157,7 +248,8 @@ fn no_disk_space() {
         let Some(_disk) = SmallDisk::mount(sandbox.path(small)) else { return };
         let out = if small == "small-out" { "small-out/run" } else { "run" };
         let outcome = sandbox.train_with(&["--out", out], &[(variable, small)]);
-        outcome.refuses(&[small, "No space left on device"]);
+        let needed = if small == "small-out" { "MiB are needed" } else { "No space left" };
+        outcome.fails(&[small, needed]);
         assert!(!sandbox.path(&format!("{out}/model.safetensors")).exists(), "no part of a model");
     }
 }

@@ -4,10 +4,14 @@
 
 mod bad_input;
 mod batches;
+mod completions;
 mod forward;
 mod models;
+mod output;
 mod presets;
 mod profile;
+mod run_folder;
+mod runs;
 mod support;
 mod text;
 mod train;

@@ -78,6 +78,37 @@ fn presets_are_listed_and_shown_in_full() {
 }
 
 #[test]
+fn presets_compose_and_are_held_against_each_other() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    let shown = sandbox.run(&["presets", "show", "recommended", "normuon"]).succeeds().stdout;
+    assert!(shown.contains("packing = \"packed\"") && shown.contains("[optimizer.muon.normuon]"));
+    assert_eq!(shown, sandbox.run(&["presets", "show", "recommended+normuon"]).succeeds().stdout);
+
+    let diff = |left, right| sandbox.run(&["presets", "diff", left, right]).succeeds().stdout;
+    let found = diff("baseline", "bf16");
+    assert_eq!(found.lines().count(), 2, "{found}");
+    assert!(found.contains("compute.precision  \"fp32\"    \"bf16\""), "{found}");
+    let found = diff("recommended", "recommended+muon");
+    assert!(found.contains("optimizer.muon.lr") && found.contains("none"), "{found}");
+    assert!(!found.contains("packing"), "{found}");
+    assert!(diff("baseline", "muon+baseline").contains("optimizer.muon.lr"), "nothing undoes it");
+    assert!(diff("flash", "flash").contains("the same values"));
+    sandbox.run(&["presets", "diff", "baseline", "bf61"]).refuses(&["did you mean \"bf16\"?"]);
+
+    let said = |presets: &[&str]| {
+        let steps = ["--max-steps", "1", "--overwrite"];
+        sandbox.train(&[presets, &steps[..]].concat()).succeeds().stdout
+    };
+    let plain = said(&["--preset", "muon"]);
+    assert!(plain.contains("muon: all else as in baseline; for speed, --preset recommended+muon"));
+    let composed = said(&["--preset", "recommended", "--preset", "muon"]);
+    assert!(!composed.contains("for speed"), "{composed}");
+    let config = std::fs::read_to_string(sandbox.path("run/config.toml")).unwrap();
+    assert!(config.contains("packing = \"packed\"") && config.contains("[optimizer.muon]"));
+}
+
+#[test]
 fn what_presets_show_prints_is_a_configuration() {
     let sandbox = Sandbox::new();
     sandbox.corpus();

@@ -32,7 +32,10 @@ fn a_profile_shows_operations_and_parts_of_a_step() {
     for part in ["data wait", "aten::mm", "self ms", "run"] {
         assert!(shown.contains(part), "{part:?} is missing in {shown}");
     }
-    assert_eq!(sandbox.list("run"), ["config.toml", "metrics.jsonl", "profile.txt", "trace.json"]);
+    assert_eq!(
+        sandbox.list("run"),
+        [".bert4rs-run", "config.toml", "metrics.jsonl", "profile.txt", "run.json", "trace.json"]
+    );
     let text = std::fs::read_to_string(sandbox.path("run/trace.json")).unwrap();
     let trace: serde_json::Value = serde_json::from_str(&text).unwrap();
     let events = trace["traceEvents"].as_array().unwrap();

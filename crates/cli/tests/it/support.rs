@@ -41,14 +41,15 @@ impl Sandbox {
     /// The same with environment variables of its own; an unnamed one is left out.
     fn run_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Outcome {
         let variables = variables.iter().filter(|(name, _)| !name.is_empty()).copied();
-        let output = Command::new(env!("CARGO_BIN_EXE_bert4rs"))
-            .args(args)
-            .current_dir(self.folder.path())
-            .env("XDG_CACHE_HOME", self.path("cache"))
-            .envs(variables)
-            .output()
-            .unwrap();
-        Outcome::new(output)
+        Outcome::new(self.command(args).envs(variables).output().unwrap())
+    }
+
+    /// The program with its arguments, to be run in the folder.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bert4rs"));
+        command.args(args).current_dir(self.folder.path());
+        command.env("XDG_CACHE_HOME", self.path("cache"));
+        command
     }
 
     /// Trains a tiny model on `corpus` for a few steps into `run`.
@@ -58,16 +59,7 @@ impl Sandbox {
 
     /// The same with environment variables of its own.
     pub(crate) fn train_with(&self, extra: &[&str], variables: &[(&str, &str)]) -> Outcome {
-        let mut args = vec!["train"];
-        args.extend(TINY);
-        if !extra.contains(&"--corpus") && !extra.contains(&"--config") {
-            args.extend(["--corpus", "corpus.txt"]);
-        }
-        if !extra.contains(&"--out") {
-            args.extend(["--out", "run"]);
-        }
-        args.extend(extra);
-        self.run_with(&args, variables)
+        self.run_with(&train_args(extra), variables)
     }
 
     /// The names in a folder, sorted; empty where there is no such folder.
@@ -78,6 +70,20 @@ impl Sandbox {
         names.sort();
         names
     }
+}
+
+/// Arguments that train a tiny model on `corpus.txt` into `run`, if `extra` does not say otherwise.
+pub(crate) fn train_args<'a>(extra: &[&'a str]) -> Vec<&'a str> {
+    let mut args = vec!["train"];
+    args.extend(TINY);
+    if !extra.contains(&"--corpus") && !extra.contains(&"--config") {
+        args.extend(["--corpus", "corpus.txt"]);
+    }
+    if !extra.contains(&"--out") {
+        args.extend(["--out", "run"]);
+    }
+    args.extend(extra);
+    args
 }
 
 const TINY: [&str; 22] = [
@@ -113,7 +119,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    fn new(output: Output) -> Self {
+    pub(crate) fn new(output: Output) -> Self {
         Self {
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),
@@ -130,7 +136,16 @@ impl Outcome {
     /// Fails the test unless the program ended with exit code 2 and one message that holds all
     /// of `parts`.
     pub(crate) fn refuses(self, parts: &[&str]) -> Self {
-        assert_eq!(self.code, Some(2), "{}\n{}", self.stdout, self.stderr);
+        self.ends_with(2, parts)
+    }
+
+    /// The same with exit code 1: the input was fine, the machine was not.
+    pub(crate) fn fails(self, parts: &[&str]) -> Self {
+        self.ends_with(1, parts)
+    }
+
+    fn ends_with(self, code: i32, parts: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.stdout, self.stderr);
         assert_eq!(self.stderr.matches("error:").count(), 1, "one message: {}", self.stderr);
         for part in parts {
             assert!(self.stderr.contains(part), "no {part:?} in: {}", self.stderr);

@@ -23,10 +23,12 @@ fn a_run_leaves_everything_that_it_promises() {
     assert_eq!(
         sandbox.list("run"),
         [
+            ".bert4rs-run",
             "config.json",
             "config.toml",
             "metrics.jsonl",
             "model.safetensors",
+            "run.json",
             "summary.json",
             "tokenizer.json",
             "tokenizer_config.json"
@@ -181,8 +183,13 @@ fn a_run_is_overwritten_only_when_asked() {
     // Bad input leaves the old run alone even with --overwrite.
     sandbox.train(&["--overwrite", "--corpus", "nowhere.txt"]).refuses(&["nowhere.txt"]);
     assert_eq!(losses(&sandbox, "run"), before);
+    // So does a run that can't go on.
+    sandbox.train(&["--overwrite", "--set", "optimizer.adamw.lr=1e30"]).fails(&["lr"]);
+    assert_eq!(losses(&sandbox, "run"), before);
+    assert!(sandbox.path("run/model.safetensors").exists());
     sandbox.train(&["--seed", "2", "--overwrite"]).succeeds();
     assert_ne!(losses(&sandbox, "run"), before);
+    assert_eq!(sandbox.list("run.new"), [""; 0], "it took the old one's place");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use toml::{Table, Value};
 
 use super::Config;
-use crate::error::{Error, Result};
-use crate::nearest::nearest;
+use super::words::explain;
+use crate::error::{Error, Result, shorten};
 use crate::presets::BASELINE;
 
 /// Values from one place. Later layers win.
@@ -22,7 +22,7 @@ impl Layer {
         let origin = origin.into();
         let values = text.parse::<Table>().map_err(|error| Error::Toml {
             origin: origin.clone(),
-            reason: error.to_string().trim_end().to_owned(),
+            reason: shorten_lines(error.to_string().trim_end()),
         })?;
         Ok(Self { origin, values })
     }
@@ -33,11 +33,16 @@ impl Layer {
     }
 }
 
+/// A parser's message shows the line at fault, which may be long.
+fn shorten_lines(text: &str) -> String {
+    text.lines().map(shorten).collect::<Vec<_>>().join("\n")
+}
+
 /// Reads `key=value`, the form that `--set` takes. A value that is no TOML is a string.
 pub fn parse_assignment(text: &str) -> Result<Layer> {
     let bad = |reason: &str| Error::Config {
         origin: "--set".into(),
-        key: text.to_owned(),
+        key: shorten(text),
         reason: reason.into(),
     };
     let (key, value) =
@@ -81,27 +86,43 @@ pub fn resolve(layers: &[Layer]) -> Result<Config> {
         deserialize(&layer.origin, &merged)?;
     }
     let config = deserialize(&format!("preset {}", BASELINE.name), &merged)?;
-    config.validate().map_err(|(key, reason)| Error::Config {
-        origin: origin_of(&key, layers),
-        key,
-        reason,
-    })?;
+    config.validate().map_err(|fault| fault_in(layers, fault))?;
     Ok(config)
+}
+
+/// The same for a run on this machine.
+///
+/// # Errors
+/// Also what asks for more memory or threads than this machine has.
+pub fn resolve_to_run(layers: &[Layer]) -> Result<Config> {
+    let config = resolve(layers)?;
+    config.check_limits().map_err(|fault| fault_in(layers, fault))?;
+    Ok(config)
+}
+
+/// A fault of a key, with the layer that its value came from.
+fn fault_in(layers: &[Layer], (key, reason): (String, String)) -> Error {
+    Error::Config { origin: origin_of(&key, layers), key, reason }
 }
 
 /// Every valid key, in the order of the baseline's file.
 pub fn known_keys() -> Result<Vec<String>> {
-    fn collect(table: &Table, prefix: &str, keys: &mut Vec<String>) {
+    Ok(leaves(&baseline()?).into_iter().map(|(key, _)| key).collect())
+}
+
+/// The values in `table` and its sections by their whole keys, such as `data.seq_len`.
+pub fn leaves(table: &Table) -> Vec<(String, &Value)> {
+    fn collect<'a>(table: &'a Table, prefix: &str, found: &mut Vec<(String, &'a Value)>) {
         for (name, value) in table {
             match value {
-                Value::Table(inner) => collect(inner, &format!("{prefix}{name}."), keys),
-                _ => keys.push(format!("{prefix}{name}")),
+                Value::Table(inner) => collect(inner, &format!("{prefix}{name}."), found),
+                _ => found.push((format!("{prefix}{name}"), value)),
             }
         }
     }
-    let mut keys = Vec::new();
-    collect(&baseline()?, "", &mut keys);
-    Ok(keys)
+    let mut found = Vec::new();
+    collect(table, "", &mut found);
+    found
 }
 
 fn baseline() -> Result<Table> {
@@ -109,34 +130,35 @@ fn baseline() -> Result<Table> {
 }
 
 fn deserialize(origin: &str, values: &Table) -> Result<Config> {
-    let config: std::result::Result<Config, _> =
-        serde_path_to_error::deserialize(Value::Table(values.clone()));
-    match config {
-        Ok(config) => Ok(config),
-        Err(error) => Err(Error::Config {
-            origin: origin.to_owned(),
-            key: error.path().to_string(),
-            reason: reason_of(&error)?,
-        }),
-    }
+    read(values).map_err(|error| {
+        let key = error.path().to_string();
+        let try_value = |value| {
+            let mut values = values.clone();
+            *value_at(&mut values, &key)? = value;
+            Some(read(&values).err()?.inner().message().to_owned())
+        };
+        match explain(error.inner().message(), try_value) {
+            Ok(reason) => Error::Config { origin: origin.to_owned(), key, reason },
+            Err(error) => error,
+        }
+    })
 }
 
-/// serde's words, and for an unknown key the nearest valid one.
-fn reason_of(error: &serde_path_to_error::Error<toml::de::Error>) -> Result<String> {
-    let words = error.inner().message().to_owned();
-    let Some(rest) = words.strip_prefix("unknown field `") else { return Ok(words) };
-    // "unknown field `x`, expected one of `a`, `b`": names stand at the odd places.
-    let mut names = rest.split('`').step_by(2);
-    let unknown = names.next().unwrap_or_default();
-    let expected: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
-    let keys = known_keys()?;
-    // A forgotten section is the commonest slip: `seq_len` for `data.seq_len`.
-    let elsewhere = keys.iter().find(|key| key.rsplit('.').next() == Some(unknown));
-    let near = nearest(unknown, expected).or(elsewhere.map(String::as_str));
-    Ok(match near {
-        Some(near) => format!("no such key; did you mean {near}?"),
-        None => "no such key; `bert4rs presets show baseline` prints all".into(),
-    })
+fn read(
+    values: &Table,
+) -> std::result::Result<Config, serde_path_to_error::Error<toml::de::Error>> {
+    serde_path_to_error::deserialize(Value::Table(values.clone()))
+}
+
+/// The value of `key`, if there is one.
+fn value_at<'a>(values: &'a mut Table, key: &str) -> Option<&'a mut Value> {
+    let (sections, name) =
+        key.rsplit_once('.').map_or((None, key), |(all, name)| (Some(all), name));
+    let mut table = values;
+    for section in sections.into_iter().flat_map(|sections| sections.split('.')) {
+        table = table.get_mut(section)?.as_table_mut()?;
+    }
+    table.get_mut(name)
 }
 
 /// Where the value of `key` came from: the last layer that sets it, else the baseline.

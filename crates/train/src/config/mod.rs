@@ -5,10 +5,12 @@
 
 mod families;
 mod layers;
+mod limits;
 mod model;
 mod validate;
+mod words;
 
-pub use layers::{Layer, known_keys, parse_assignment, resolve};
+pub use layers::{Layer, known_keys, leaves, parse_assignment, resolve, resolve_to_run};
 pub use model::{Biases, Family, Head, ModelConfig, OrPublished, Positions, T5Form};
 
 use bert4rs_data::Layout;
@@ -144,11 +146,20 @@ impl Config {
         self.compute.logits == LogitsOf::Masked && self.compute.graphs == Graphs::Off
     }
 
+    /// The values as a table, as a [`Layer`] has them.
+    ///
+    /// # Errors
+    /// A value that TOML can't hold.
+    pub fn to_table(&self) -> Result<toml::Table> {
+        toml::Table::try_from(self).map_err(not_toml)
+    }
+
     /// The configuration as a TOML file that [`resolve`] reads back to an equal one.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string_pretty(self).map_err(|error| Error::Toml {
-            origin: "the configuration".into(),
-            reason: error.to_string(),
-        })
+        toml::to_string_pretty(self).map_err(not_toml)
     }
+}
+
+fn not_toml(error: toml::ser::Error) -> Error {
+    Error::Toml { origin: "the configuration".into(), reason: error.to_string() }
 }

@@ -9,7 +9,10 @@ use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::fp8::Fp8Mode;
 use bert4rs_tensor_core::precision::Precision;
 
-use super::{Config, Family};
+use super::{Config, Family, leaves};
+
+/// Ten times the deepest transformer that was ever published.
+const MOST_LAYERS: u64 = 10_000;
 
 /// The key at fault and the reason.
 type Fault = (String, String);
@@ -17,6 +20,7 @@ type Fault = (String, String);
 impl Config {
     /// Checks every value; the first that can't be used is the error.
     pub(super) fn validate(&self) -> Result<(), Fault> {
+        self.validate_numbers()?;
         self.validate_model()?;
         self.validate_compute()?;
         self.validate_data()?;
@@ -24,10 +28,35 @@ impl Config {
         self.validate_optimizer()
     }
 
+    /// Numbers act on values in FP32: one that it can't hold would become infinite, or nothing.
+    fn validate_numbers(&self) -> Result<(), Fault> {
+        let Ok(table) = self.to_table() else { return Ok(()) };
+        for (key, value) in leaves(&table) {
+            let Some(number) = value.as_float() else { continue };
+            let size = number.abs();
+            if number.is_nan() || size > f32::MAX.into() {
+                return Err((key, format!("{number} is more than FP32 can hold, {:e}", f32::MAX)));
+            }
+            if size > 0.0 && size < f32::MIN_POSITIVE.into() {
+                let least = f32::MIN_POSITIVE;
+                return Err((
+                    key,
+                    format!("{number:e} is less than FP32 can hold, {least:e}; set 0"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn validate_model(&self) -> Result<(), Fault> {
         let model = &self.model;
         at_least("model.vocab_size", model.vocab_size.into(), 6)?;
         at_least("model.hidden_size", model.hidden_size.into(), 1)?;
+        for (key, layers) in
+            [("model.num_layers", model.num_layers), ("model.decoder_layers", model.decoder_layers)]
+        {
+            at_most(key, layers.into(), MOST_LAYERS)?;
+        }
         at_least("model.num_layers", model.num_layers.into(), 1)?;
         at_least("model.num_heads", model.num_heads.into(), 1)?;
         if let Some((key, reason)) = model.refusal() {
@@ -91,6 +120,13 @@ impl Config {
                  fused"
             );
             return Err(("compute.attention".into(), reason));
+        }
+        if self.compute.attention == attention::Implementation::Flash
+            && self.model.family == Family::T5
+        {
+            let reason = "T5 learns its bias by distance, of which flash attention gives no \
+                          gradients; choose fused, plain or math";
+            return Err(("compute.attention".into(), reason.into()));
         }
         self.validate_varlen()
     }
@@ -192,6 +228,10 @@ fn fault_of_optimizer(section: &str, error: bert4rs_optim::Error) -> Fault {
 
 fn at_least(key: &'static str, value: u64, least: u64) -> Result<(), Fault> {
     if value >= least { Ok(()) } else { Err((key.into(), format!("{value} is below {least}"))) }
+}
+
+fn at_most(key: &'static str, value: u64, most: u64) -> Result<(), Fault> {
+    if value <= most { Ok(()) } else { Err((key.into(), format!("{value} is above {most}"))) }
 }
 
 fn probability(key: &'static str, value: f64) -> Result<(), Fault> {

@@ -20,7 +20,7 @@ use bert4rs_tensor_core::safetensors::write_atomic;
 use crate::config::Config;
 use crate::console::Console;
 use crate::error::{Error, Result};
-use crate::run_folder::ClaimedFolder;
+use crate::run_folder::{ClaimedFolder, Outcome};
 use crate::session::Session;
 
 /// What Perfetto (`ui.perfetto.dev`) and `chrome://tracing` open.
@@ -43,7 +43,7 @@ pub fn run(
     console: &mut Console,
 ) -> Result<()> {
     let mut session = Session::prepare(config, console)?;
-    let run = folder.begin(config)?;
+    let mut run = folder.begin(config)?;
     session.describe().iter().for_each(|line| console.line(line));
     let steps = config.train.max_steps.saturating_sub(warmup_steps);
     for step in 1..=warmup_steps {
@@ -62,8 +62,9 @@ pub fn run(
     let text = format!("{}\n{}", table("part of a step", &parts), table("operation", &operations));
     write_atomic(&run.path().join(TABLE_FILE), text.as_bytes())?;
     write_trace_file(&run.path().join(TRACE_FILE), &events)?;
+    run.replace_old()?;
     console.line(&format!("result                    {}", run.path().display()));
-    Ok(())
+    run.end(Outcome::Finished, None)
 }
 
 fn record(session: &mut Session, warmup_steps: u64, max_steps: u64) -> Result<()> {

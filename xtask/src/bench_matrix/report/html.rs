@@ -1,14 +1,10 @@
 //! `report.html`: one file that needs nothing else, for a screen of any width and for paper.
 
-use super::chart::{Bar, Line, bars, escape, lines, reach};
+use bert4rs_charts::chart::{Bar, Line, MOST_LINES, bars, escape, line, lines, reach};
+
 use super::table::{COLUMNS, cells, mebibytes, method, race_lines, remarks, startup};
 use super::{Report, RowReport, SizeReport};
 use crate::bench_matrix::cell::Group;
-
-const STYLE: &str = include_str!("page.css");
-
-/// Lines that a chart can tell apart.
-const MOST_LINES: usize = 16;
 
 /// The page.
 pub(crate) fn page(report: &Report) -> String {
@@ -35,12 +31,7 @@ pub(crate) fn page(report: &Report) -> String {
         body += &section(size);
     }
     body += LEGEND;
-    format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <title>bert4rs bench-matrix</title><style>\n{STYLE}</style></head>\n\
-         <body>\n{body}\n</body></html>\n"
-    )
+    bert4rs_charts::page::page("bert4rs bench-matrix", &body)
 }
 
 const LEGEND: &str = "<h2>How to read this</h2>\
@@ -126,16 +117,6 @@ fn memory_charts(size: &SizeReport) -> String {
             class: class(row.group),
         })
     })
-}
-
-/// Eight colours, each whole and dashed.
-fn line(index: usize, label: &str, points: &[[f64; 2]]) -> Line {
-    let dashed = if index < MOST_LINES / 2 { "" } else { " dashed" };
-    Line {
-        label: label.to_owned(),
-        points: points.to_vec(),
-        class: format!("c{}{dashed}", index % (MOST_LINES / 2)),
-    }
 }
 
 fn loss_chart(size: &SizeReport) -> String {

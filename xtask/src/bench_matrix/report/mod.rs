@@ -1,6 +1,5 @@
 //! What a matrix found: numbers first, then each form that they are shown in.
 
-pub(super) mod chart;
 pub(super) mod html;
 pub(super) mod markdown;
 pub(super) mod table;

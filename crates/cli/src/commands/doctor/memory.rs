@@ -13,7 +13,7 @@ use crate::flags::ConfigFlags;
 pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode> {
     let config = resolve(&config_layers(flags)?)?;
     let MemoryPlan { parameters, memory } = MemoryPlan::of(&config)?;
-    row("parameters", &format!("{:.2} M", parameters as f64 / 1e6));
+    row("parameters", &format!("{:.2} M", parameters as f64 / 1e6))?;
     for (what, bytes) in [
         ("weights", memory.weights),
         ("masters", memory.masters),
@@ -22,9 +22,9 @@ pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode> {
         ("Muon's state", memory.muon),
         ("together", memory.total()),
     ] {
-        row(what, &mib(bytes));
+        row(what, &mib(bytes))?;
     }
-    row("not counted", "activations, which depend on the batch, and libtorch itself");
+    row("not counted", "activations, which depend on the batch, and libtorch itself")?;
     Ok(ExitCode::SUCCESS)
 }
 

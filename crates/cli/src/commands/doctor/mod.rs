@@ -8,9 +8,9 @@ use std::process::ExitCode;
 
 use bert4rs_tensor_core::device::{Cuda, DeviceChoice, cuda};
 use bert4rs_tensor_core::{cpu, get_num_threads, library};
+use bert4rs_train::output::print_line;
 use bert4rs_train::{Error, Result};
 
-use super::say;
 use crate::flags::DoctorFlags;
 
 pub(crate) fn run(flags: &DoctorFlags) -> Result<ExitCode> {
@@ -24,20 +24,20 @@ pub(crate) fn run(flags: &DoctorFlags) -> Result<ExitCode> {
             reason: "say what a run is to be; add --memory to see what it would hold".into(),
         });
     }
-    library_and_cpu();
+    library_and_cpu()?;
     let device = DeviceChoice::Auto.resolve()?;
-    row("devices", &devices());
-    row("chosen by auto", &format!("{device:?}"));
-    row("dtypes", &probe::dtypes(device));
-    row("FP8", &probe::fp8(device));
-    row("attention", &probe::attention(device));
+    row("devices", &devices())?;
+    row("chosen by auto", &format!("{device:?}"))?;
+    row("dtypes", &probe::dtypes(device))?;
+    row("FP8", &probe::fp8(device))?;
+    row("attention", &probe::attention(device))?;
     if flags.selftest { selftest::run(device) } else { Ok(ExitCode::SUCCESS) }
 }
 
-fn library_and_cpu() {
+fn library_and_cpu() -> Result<()> {
     let folder = library::folder().map_or("unknown".into(), |path| path.display().to_string());
-    row("libtorch", &format!("{} in {folder}", library::version()));
-    row("CPU", &cpu::name());
+    row("libtorch", &format!("{} in {folder}", library::version()))?;
+    row("CPU", &cpu::name())?;
     let features = cpu::CpuFeatures::detect();
     let yes_no = |has: bool| if has { "yes" } else { "no" };
     row(
@@ -50,9 +50,9 @@ fn library_and_cpu() {
             yes_no(features.amx_bf16),
             library::cpu_capability()
         ),
-    );
+    )?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    row("threads", &format!("{} of {cores} cores", get_num_threads()));
+    row("threads", &format!("{} of {cores} cores", get_num_threads()))
 }
 
 fn devices() -> String {
@@ -66,6 +66,6 @@ fn devices() -> String {
 }
 
 /// One line: a label and what was found.
-fn row(label: &str, found: &str) {
-    say(&format!("{label:<16}{found}"));
+fn row(label: &str, found: &str) -> Result<()> {
+    print_line(&format!("{label:<16}{found}"))
 }

@@ -11,9 +11,10 @@ use bert4rs_tensor_core::param::{Init, ParamStore, Role};
 use bert4rs_tensor_core::{Device, Kind, Tensor, no_grad, random};
 use bert4rs_train::Result;
 use bert4rs_train::config::{Layer, resolve};
+use bert4rs_train::output::print_line;
 use bert4rs_train::presets::PRESETS;
 
-use super::{probe, say};
+use super::probe;
 
 /// What a check found: `Ok` passes, with a remark.
 type Outcome = std::result::Result<String, String>;
@@ -27,7 +28,7 @@ pub(super) fn run(device: Device) -> Result<ExitCode> {
         ("BF16", &|| bert_forward(device, Kind::BFloat16)),
         ("FP8 detection", &|| fp8_detection(device)),
     ];
-    say("");
+    print_line("")?;
     let mut failed = 0;
     for (name, check) in checks {
         let outcome = catch_torch_error(name, check).unwrap_or_else(|error| Err(error.to_string()));
@@ -36,9 +37,9 @@ pub(super) fn run(device: Device) -> Result<ExitCode> {
             Err(reason) => ("FAILED", reason),
         };
         failed += usize::from(outcome.is_err());
-        say(&format!("{name:<16}{mark}  {remark}"));
+        print_line(&format!("{name:<16}{mark}  {remark}"))?;
     }
-    say(&format!("\n{} passed, {failed} failed", checks.len() - failed));
+    print_line(&format!("\n{} passed, {failed} failed", checks.len() - failed))?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

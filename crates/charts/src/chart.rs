@@ -11,37 +11,45 @@ const LEFT: f64 = 44.0;
 const BOTTOM: f64 = 34.0;
 /// Room for half of the last number below the axis.
 const RIGHT: f64 = 20.0;
+/// Lines that a chart can tell apart.
+pub const MOST_LINES: usize = 16;
 /// Points of a line: more cannot be told apart.
 const MOST_POINTS: usize = 200;
 
 /// A bar from 0.
-pub(crate) struct Bar {
-    pub(crate) label: String,
+#[derive(Debug, Clone)]
+pub struct Bar {
+    /// What stands above it.
+    pub label: String,
     /// The number as it is written.
-    pub(crate) text: String,
-    pub(crate) value: f64,
+    pub text: String,
+    /// Its length.
+    pub value: f64,
     /// Where the value lies with confidence.
-    pub(crate) interval: Option<(f64, f64)>,
+    pub interval: Option<(f64, f64)>,
     /// CSS class of its colour.
-    pub(crate) class: &'static str,
+    pub class: &'static str,
 }
 
 /// A line through points `[x, y]`.
-pub(crate) struct Line {
-    pub(crate) label: String,
-    pub(crate) points: Vec<[f64; 2]>,
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// Its name in the legend.
+    pub label: String,
+    /// In the order that they are joined in.
+    pub points: Vec<[f64; 2]>,
     /// CSS class of its colour.
-    pub(crate) class: String,
+    pub class: String,
 }
 
 /// The furthest that bars reach, their intervals included.
-pub(crate) fn reach<'a>(bars: impl IntoIterator<Item = &'a Bar>) -> f64 {
+pub fn reach<'a>(bars: impl IntoIterator<Item = &'a Bar>) -> f64 {
     let end = |bar: &Bar| bar.interval.map_or(bar.value, |(_, high)| high);
     bars.into_iter().map(end).fold(0.0, f64::max)
 }
 
 /// Horizontal bars, one below the other, each with a mark at `mark`, on a scale up to `most`.
-pub(crate) fn bars(title: &str, bars: &[Bar], mark: Option<f64>, most: f64) -> String {
+pub fn bars(title: &str, bars: &[Bar], mark: Option<f64>, most: f64) -> String {
     let scale = if most > 0.0 { (WIDTH - 2.0) / most } else { 0.0 };
     let height = ROW * bars.len() as f64 + 4.0;
     let mut svg = open(title, height);
@@ -78,8 +86,8 @@ fn whisker(low: f64, high: f64, y: f64) -> String {
     )
 }
 
-/// Lines over common axes, with a legend below.
-pub(crate) fn lines(title: &str, x_label: &str, y_label: &str, lines: &[Line]) -> String {
+/// Lines over common axes, with a legend below; empty where no line has a point.
+pub fn lines(title: &str, x_label: &str, y_label: &str, lines: &[Line]) -> String {
     let points = || lines.iter().flat_map(|line| &line.points);
     let x_most = points().map(|[x, _]| *x).fold(0.0, f64::max);
     let (low, high) = points().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), [_, y]| {
@@ -169,7 +177,8 @@ impl Axis {
 
     fn ticks(&self) -> Vec<(f64, String)> {
         let count = ((self.high - self.low) / self.step).round() as usize;
-        let decimals = if self.step < 0.1 { 2 } else { usize::from(self.step < 1.0) };
+        // As many as the step needs: 0.5 one, 0.0002 four.
+        let decimals = (-self.step.log10().floor()).clamp(0.0, 9.0) as usize;
         let tick = |index| self.low + index as f64 * self.step;
         (0..=count).map(tick).map(|value| (value, format!("{value:.decimals$}"))).collect()
     }
@@ -187,8 +196,18 @@ fn open(title: &str, height: f64) -> String {
     format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{title}\">")
 }
 
+/// A line in the colour of its place: eight colours, each whole and dashed.
+pub fn line(index: usize, label: &str, points: &[[f64; 2]]) -> Line {
+    let dashed = if index % MOST_LINES < MOST_LINES / 2 { "" } else { " dashed" };
+    Line {
+        label: label.to_owned(),
+        points: points.to_vec(),
+        class: format!("c{}{dashed}", index % (MOST_LINES / 2)),
+    }
+}
+
 /// Text as HTML and SVG take it.
-pub(crate) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     text.replace('"', "&quot;")
 }

@@ -1,0 +1,44 @@
+//! Standard output that can't be written to.
+
+use std::fs::File;
+use std::process::{Command, Stdio};
+
+use crate::support::{Outcome, Sandbox, train_args};
+
+/// Runs with standard output on a disk that is full.
+fn into_full_disk(command: &mut Command) -> Outcome {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let child = command.stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    Outcome::new(child.wait_with_output().unwrap())
+}
+
+/// Runs with standard output into a pipe that nobody reads.
+fn into_closed_pipe(command: &mut Command) -> Outcome {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    Outcome::new(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn what_cannot_be_printed_is_an_error_unless_nobody_reads_it() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    for args in [&["presets"][..], &["presets", "show", "baseline"], &["doctor", "--memory"]] {
+        into_full_disk(&mut sandbox.command(args)).fails(&["standard output", "No space left"]);
+        let quiet = into_closed_pipe(&mut sandbox.command(args)).succeeds();
+        assert_eq!(quiet.stderr, "", "{args:?}");
+    }
+}
+
+#[test]
+fn training_goes_on_whatever_its_lines_meet() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    let train = |out| sandbox.command(&train_args(&["--out", out]));
+    into_full_disk(&mut train("full")).fails(&["standard output", "No space left"]);
+    let quiet = into_closed_pipe(&mut train("closed")).succeeds();
+    assert_eq!(quiet.stderr, "");
+    for run in ["full", "closed"] {
+        assert!(sandbox.path(run).join("summary.json").exists(), "{run} is whole");
+    }
+}
