@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`config`] | every key, laid over from presets, files and flags |
 //! | [`presets`] | the named sets of values |
-//! | [`published`] | published models by name |
+//! | [`model_zoo`] | published models by name |
 //! | [`capacity`] | what this machine has: limits of what a run may ask for |
 //! | [`memory_plan`] | what a run will hold, before it begins |
 //! | [`trainer`] | the loop, on one screen |
@@ -30,7 +30,7 @@ mod nearest;
 pub mod output;
 pub mod presets;
 pub mod profile;
-pub mod published;
+pub mod model_zoo;
 pub mod report;
 pub mod run_folder;
 pub mod session;

@@ -1,6 +1,6 @@
 //! The presets, compiled in: one small TOML file each.
 
-use crate::config::{Layer, leaves, resolve};
+use crate::config::{Overlay, leaves, resolve};
 use crate::error::{Error, Result, shorten};
 use crate::nearest::nearest;
 
@@ -58,8 +58,8 @@ impl Preset {
     ///
     /// # Errors
     /// None, as each preset's file is TOML.
-    pub fn layer(&self) -> Result<Layer> {
-        Layer::parse(format!("preset {}", self.name), self.toml)
+    pub fn overlay(&self) -> Result<Overlay> {
+        Overlay::parse(format!("preset {}", self.name), self.toml)
     }
 
     /// The comment that opens its file, as one paragraph.
@@ -74,8 +74,8 @@ impl Preset {
 ///
 /// # Errors
 /// An unknown name.
-pub fn layers(names: &[&str]) -> Result<Vec<Layer>> {
-    names.iter().map(|name| Preset::named(name)?.layer()).collect()
+pub fn overlays(names: &[&str]) -> Result<Vec<Overlay>> {
+    names.iter().map(|name| Preset::named(name)?.overlay()).collect()
 }
 
 /// Says, of presets that leave most of what [`RECOMMENDED`] speeds up as the baseline has it, that
@@ -88,8 +88,8 @@ pub fn note_on_speed(names: &[&str]) -> Result<Option<String>> {
         return Ok(None);
     }
     let baseline = resolve(&[])?.to_table()?;
-    let composed = resolve(&layers(names)?)?.to_table()?;
-    let recommended = Preset::named(RECOMMENDED)?.layer()?;
+    let composed = resolve(&overlays(names)?)?.to_table()?;
+    let recommended = Preset::named(RECOMMENDED)?.overlay()?;
     let (baseline, composed) = (leaves(&baseline), leaves(&composed));
     let speeds_up = leaves(&recommended.values);
     let is_plain = |key: &String| {
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn presets_compose_in_their_order() {
-        let of = |names: &[&str]| resolve(&layers(names).unwrap()).unwrap();
+        let of = |names: &[&str]| resolve(&overlays(names).unwrap()).unwrap();
         let both = of(&["recommended", "normuon"]);
         assert!(both.optimizer.muon.is_some());
         assert_eq!(both.compute, of(&["recommended"]).compute, "as fast as recommended");

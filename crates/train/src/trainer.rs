@@ -1,7 +1,5 @@
 //! The loop.
 
-use std::path::Path;
-
 use bert4rs_tensor_core::error::catch_torch_error;
 
 use crate::clock::ProcessClock;
@@ -109,10 +107,4 @@ fn refuse_divergence(latest: &StepRecord) -> Result<()> {
             latest.loss
         ),
     })
-}
-
-/// Reads a configuration file that `--config` names.
-pub fn read_config_file(path: &Path) -> Result<crate::config::Layer> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    crate::config::Layer::parse(path.display().to_string(), &text)
 }

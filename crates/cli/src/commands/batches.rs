@@ -7,7 +7,7 @@ use bert4rs_train::console::Console;
 use bert4rs_train::session::Session;
 use bert4rs_train::{Error, Result, capacity};
 
-use super::train::{config_to_run, layers};
+use super::train::{config_to_run, overlays};
 use crate::flags::BatchesFlags;
 
 pub(crate) fn run(flags: &BatchesFlags) -> Result<ExitCode> {
@@ -22,7 +22,7 @@ pub(crate) fn run(flags: &BatchesFlags) -> Result<ExitCode> {
         let reason = "exists; choose another file, or add --overwrite";
         return Err(refuse(&out.display().to_string(), reason));
     }
-    let config = config_to_run(&layers(&flags.train)?)?;
+    let config = config_to_run(&overlays(&flags.train)?)?;
     let memory = capacity::memory_bytes().map_or(u128::MAX, u128::from);
     if config.batch_bytes().saturating_mul(flags.count.into()) > memory {
         let reason =

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use bert4rs_train::Result;
 use bert4rs_train::config::{Config, leaves, resolve};
 use bert4rs_train::output::print_line;
-use bert4rs_train::presets::{PRESETS, Preset, layers, note_on_speed};
+use bert4rs_train::presets::{PRESETS, Preset, note_on_speed, overlays};
 
 use crate::flags::{PresetsAction, PresetsFlags};
 
@@ -31,7 +31,7 @@ fn list() -> Result<()> {
 }
 
 fn show(names: &[&str]) -> Result<()> {
-    let config = resolve(&layers(names)?)?;
+    let config = resolve(&overlays(names)?)?;
     for name in names {
         print_line(&format!("# {name}: {}", Preset::named(name)?.summary()))?;
     }
@@ -70,7 +70,7 @@ fn diff(left: &str, right: &str) -> Result<()> {
 
 /// All values that presets, `A+B`, lead to, as TOML writes them.
 fn values(names: &str) -> Result<BTreeMap<String, String>> {
-    let config: Config = resolve(&layers(&names.split('+').collect::<Vec<_>>())?)?;
+    let config: Config = resolve(&overlays(&names.split('+').collect::<Vec<_>>())?)?;
     let table = config.to_table()?;
     Ok(leaves(&table).into_iter().map(|(key, value)| (key, value.to_string())).collect())
 }

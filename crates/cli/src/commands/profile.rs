@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use bert4rs_train::config::Layer;
+use bert4rs_train::config::Overlay;
 use bert4rs_train::console::Console;
 use bert4rs_train::run_folder::{ClaimedFolder, default_path};
 use bert4rs_train::{Error, Result, profile};
 
-use super::train::{config_to_run, layers};
+use super::train::{config_to_run, overlays};
 use crate::flags::ProfileFlags;
 
 pub(crate) fn run(flags: &ProfileFlags) -> Result<ExitCode> {
@@ -22,11 +22,11 @@ pub(crate) fn run(flags: &ProfileFlags) -> Result<ExitCode> {
     if flags.train.max_steps.is_some() {
         return Err(refuse("--max-steps", "a profile has --warmup-steps and --steps instead"));
     }
-    let mut layers = layers(&flags.train)?;
+    let mut overlays = overlays(&flags.train)?;
     let steps = flags.warmup_steps.saturating_add(flags.steps);
     let steps = i64::try_from(steps).unwrap_or(i64::MAX);
-    layers.push(Layer::single("--steps", "train.max_steps", steps));
-    let config = config_to_run(&layers)?;
+    overlays.push(Overlay::single("--steps", "train.max_steps", steps));
+    let config = config_to_run(&overlays)?;
     let out = flags.train.out.clone().unwrap_or_else(|| default_path("profile"));
     let folder = ClaimedFolder::claim(&out, flags.train.overwrite)?;
     let mut console = Console::new();

@@ -1,20 +1,20 @@
-//! `bert4rs train`: flags become layers of configuration, then the trainer runs.
+//! `bert4rs train`: flags become overlays of configuration, then the trainer runs.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use bert4rs_train::clock::ProcessClock;
-use bert4rs_train::config::{Config, Layer, resolve_to_run};
+use bert4rs_train::config::{Config, Overlay, resolve_to_run};
 use bert4rs_train::console::Console;
 use bert4rs_train::presets::note_on_speed;
 use bert4rs_train::run_folder::{ClaimedFolder, default_path};
 use bert4rs_train::{Error, Result, trainer};
 
-use super::config::config_layers;
+use super::config::config_overlays;
 use crate::flags::TrainFlags;
 
 pub(crate) fn run(flags: &TrainFlags, clock: ProcessClock) -> Result<ExitCode> {
-    let config = config_to_run(&layers(flags)?)?;
+    let config = config_to_run(&overlays(flags)?)?;
     let presets = flags.config.presets();
     let out = flags.out.clone().unwrap_or_else(|| default_path(&presets.join("+")));
     let folder = ClaimedFolder::claim(&out, flags.overwrite)?;
@@ -28,8 +28,8 @@ pub(crate) fn run(flags: &TrainFlags, clock: ProcessClock) -> Result<ExitCode> {
 }
 
 /// Presets, file, model, `--set`, flags: the later ones win.
-pub(crate) fn layers(flags: &TrainFlags) -> Result<Vec<Layer>> {
-    let mut layers = config_layers(&flags.config)?;
+pub(crate) fn overlays(flags: &TrainFlags) -> Result<Vec<Overlay>> {
+    let mut overlays = config_overlays(&flags.config)?;
     let numbers = [
         ("--seed", "seed", flags.seed),
         ("--max-steps", "train.max_steps", flags.max_steps),
@@ -44,19 +44,19 @@ pub(crate) fn layers(flags: &TrainFlags) -> Result<Vec<Layer>> {
         let Some(value) = value else { continue };
         // The flags take no larger numbers than TOML does.
         let value = i64::try_from(value).unwrap_or(i64::MAX);
-        layers.push(Layer::single(flag, key, value));
+        overlays.push(Overlay::single(flag, key, value));
     }
     if let Some(device) = &flags.device {
-        layers.push(Layer::single("--device", "compute.device", device.as_str()));
+        overlays.push(Overlay::single("--device", "compute.device", device.as_str()));
     }
     if let Some(tokenizer) = &flags.tokenizer {
-        layers.push(Layer::single("--tokenizer", "data.tokenizer", absolute(tokenizer)?));
+        overlays.push(Overlay::single("--tokenizer", "data.tokenizer", absolute(tokenizer)?));
     }
     if !flags.corpus.is_empty() {
         let paths: Result<Vec<String>> = flags.corpus.iter().map(|path| absolute(path)).collect();
-        layers.push(Layer::single("--corpus", "data.corpus", paths?));
+        overlays.push(Overlay::single("--corpus", "data.corpus", paths?));
     }
-    Ok(layers)
+    Ok(overlays)
 }
 
 /// The path from the root, so that the run's config.toml works from any folder.
@@ -71,8 +71,8 @@ fn absolute(path: &Path) -> Result<String> {
 }
 
 /// What is to be run on this machine, with a corpus.
-pub(crate) fn config_to_run(layers: &[Layer]) -> Result<Config> {
-    let config = resolve_to_run(layers)?;
+pub(crate) fn config_to_run(overlays: &[Overlay]) -> Result<Config> {
+    let config = resolve_to_run(overlays)?;
     if !config.data.corpus.is_empty() {
         return Ok(config);
     }

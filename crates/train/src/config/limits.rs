@@ -118,13 +118,13 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Layer, resolve};
-    use crate::published;
+    use crate::config::{Overlay, resolve};
+    use crate::model_zoo;
 
     /// The key that is refused for a machine of so many GiB.
     fn refused(gib: u64, settings: &str) -> Option<String> {
-        let layer = Layer::parse("test", &format!("compute.device = \"cpu\"\n{settings}")).unwrap();
-        let config = resolve(&[layer]).unwrap();
+        let overlay = Overlay::parse("test", &format!("compute.device = \"cpu\"\n{settings}")).unwrap();
+        let config = resolve(&[overlay]).unwrap();
         config.check_memory(gib << 30).err().map(|(key, _)| key)
     }
 
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn what_fits_is_let_through() {
         for (name, gib) in [("bert-base", 4), ("bert-large", 8), ("gpt2", 8), ("t5-small", 2)] {
-            let config = resolve(&[published::layer(name, true).unwrap()]).unwrap();
+            let config = resolve(&[model_zoo::overlay(name, true).unwrap()]).unwrap();
             assert_eq!(config.check_memory(gib << 30), Ok(()), "{name}");
             assert!(config.check_memory(256 << 20).is_err(), "{name}");
         }

@@ -4,13 +4,13 @@
 //! presets, files and flags over.
 
 mod families;
-mod layers;
+mod overlays;
 mod limits;
 mod model;
 mod validate;
 mod words;
 
-pub use layers::{Layer, known_keys, leaves, parse_assignment, resolve, resolve_to_run};
+pub use overlays::{Overlay, known_keys, leaves, parse_assignment, resolve, resolve_to_run};
 pub use model::{Biases, Family, Head, ModelConfig, OrPublished, Positions, T5Form};
 
 use bert4rs_data::Layout;
@@ -146,7 +146,7 @@ impl Config {
         self.compute.logits == LogitsOf::Masked && self.compute.graphs == Graphs::Off
     }
 
-    /// The values as a table, as a [`Layer`] has them.
+    /// The values as a table, as a [`Overlay`] has them.
     ///
     /// # Errors
     /// A value that TOML can't hold.

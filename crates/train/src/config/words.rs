@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::layers::known_keys;
+use super::overlays::known_keys;
 use crate::error::{Result, shorten};
 use crate::nearest::nearest;
 

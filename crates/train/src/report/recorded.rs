@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::Table;
 
-use crate::config::Layer;
+use crate::config::Overlay;
 use crate::error::{Error, Result};
 use crate::run_folder::{self, CONFIG, METRICS, Outcome, RunState, SUMMARY, Status};
 
@@ -76,7 +76,7 @@ impl RecordedRun {
         Ok(Self {
             status: state.status(path),
             state,
-            config: Layer::parse(config.display().to_string(), &text)?.values,
+            config: Overlay::parse(config.display().to_string(), &text)?.values,
             steps: steps(&path.join(METRICS))?,
             summary: summary(&path.join(SUMMARY))?,
             bytes: size(path).map_err(Error::io(path))?,

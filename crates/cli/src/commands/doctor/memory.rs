@@ -6,12 +6,12 @@ use bert4rs_train::Result;
 use bert4rs_train::config::resolve;
 use bert4rs_train::memory_plan::MemoryPlan;
 
-use super::super::config::config_layers;
+use super::super::config::config_overlays;
 use super::row;
 use crate::flags::ConfigFlags;
 
 pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode> {
-    let config = resolve(&config_layers(flags)?)?;
+    let config = resolve(&config_overlays(flags)?)?;
     let MemoryPlan { parameters, memory } = MemoryPlan::of(&config)?;
     row("parameters", &format!("{:.2} M", parameters as f64 / 1e6))?;
     for (what, bytes) in [

@@ -10,7 +10,7 @@ use bert4rs_tensor_core::error::catch_torch_error;
 use bert4rs_tensor_core::param::{Init, ParamStore, Role};
 use bert4rs_tensor_core::{Device, Kind, Tensor, no_grad, random};
 use bert4rs_train::Result;
-use bert4rs_train::config::{Layer, resolve};
+use bert4rs_train::config::{Overlay, resolve};
 use bert4rs_train::output::print_line;
 use bert4rs_train::presets::PRESETS;
 
@@ -46,13 +46,13 @@ pub(super) fn run(device: Device) -> Result<ExitCode> {
 /// Every preset resolves, and survives being written and read back.
 fn config() -> Outcome {
     for preset in PRESETS {
-        let resolved = Layer::parse(preset.name, preset.toml)
-            .and_then(|layer| resolve(&[layer]))
+        let resolved = Overlay::parse(preset.name, preset.toml)
+            .and_then(|overlay| resolve(&[overlay]))
             .map_err(|error| error.to_string())?;
         let again = resolved
             .to_toml()
-            .and_then(|text| Layer::parse(preset.name, &text))
-            .and_then(|layer| resolve(&[layer]))
+            .and_then(|text| Overlay::parse(preset.name, &text))
+            .and_then(|overlay| resolve(&[overlay]))
             .map_err(|error| error.to_string())?;
         if again != resolved {
             return Err(format!("preset {} changes when written and read back", preset.name));

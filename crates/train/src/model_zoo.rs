@@ -5,7 +5,7 @@ use bert4rs_models::gpt::{GptConfig, GptSize};
 use bert4rs_models::t5::{T5Config, T5Size, T5Version};
 use toml::Table;
 
-use crate::config::Layer;
+use crate::config::Overlay;
 use crate::error::{Error, Result, shorten};
 use crate::nearest::nearest;
 
@@ -55,10 +55,10 @@ fn lowercase(size: impl std::fmt::Debug) -> String {
 ///
 /// # Errors
 /// A name that is neither.
-pub fn layer(name: &str, learned_positions: bool) -> Result<Layer> {
+pub fn overlay(name: &str, learned_positions: bool) -> Result<Overlay> {
     let origin = format!("--model {name}");
     if FAMILIES.contains(&name) {
-        return Ok(Layer::single(origin, "model.family", name));
+        return Ok(Overlay::single(origin, "model.family", name));
     }
     let all = all();
     let Some((_, found)) = all.iter().find(|(known, _)| known == name) else {
@@ -70,7 +70,7 @@ pub fn layer(name: &str, learned_positions: bool) -> Result<Layer> {
     }
     let mut values = Table::new();
     values.insert("model".into(), model.into());
-    Ok(Layer { origin, values })
+    Ok(Overlay { origin, values })
 }
 
 fn unknown<'a>(name: &str, published: impl Iterator<Item = &'a str> + Clone) -> Error {
@@ -161,7 +161,7 @@ mod tests {
             ("t5-v1_1-small", 77.0),
             ("t5-11b", 11307.3),
         ] {
-            let config = resolve(&[layer(name, true).unwrap()]).unwrap();
+            let config = resolve(&[overlay(name, true).unwrap()]).unwrap();
             let found = MemoryPlan::of(&config).unwrap().parameters as f64 / 1e6;
             assert!((found - millions).abs() < 0.01 * millions, "{name}: {found}");
         }
@@ -170,12 +170,12 @@ mod tests {
     #[test]
     fn a_family_keeps_the_presets_size_and_an_unknown_name_is_said() {
         assert_eq!(
-            layer("gpt", true).unwrap().values.to_string().trim(),
+            overlay("gpt", true).unwrap().values.to_string().trim(),
             "[model]\nfamily = \"gpt\""
         );
-        let error = layer("bert-bse", true).unwrap_err().to_string();
+        let error = overlay("bert-bse", true).unwrap_err().to_string();
         assert!(error.contains("did you mean bert-base?"), "{error}");
-        let error = layer("xyz", true).unwrap_err().to_string();
+        let error = overlay("xyz", true).unwrap_err().to_string();
         assert!(error.contains("t5-v1_1-xxl"), "{error}");
     }
 }

@@ -1,5 +1,7 @@
 //! Presets, files and flags laid over each other, and what is wrong with them said by key.
 
+use std::path::Path;
+
 use toml::{Table, Value};
 
 use super::Config;
@@ -7,16 +9,25 @@ use super::words::explain;
 use crate::error::{Error, Result, shorten};
 use crate::presets::BASELINE;
 
-/// Values from one place. Later layers win.
+/// Values from one place. Later overlays win.
 #[derive(Debug, Clone)]
-pub struct Layer {
+pub struct Overlay {
     /// The file, preset or flag that errors name.
     pub origin: String,
     /// The values.
     pub values: Table,
 }
 
-impl Layer {
+impl Overlay {
+    /// Reads a TOML file, such as the one that `--config` names.
+    ///
+    /// # Errors
+    /// A file that can't be read, or that is no TOML.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        Self::parse(path.display().to_string(), &text)
+    }
+
     /// Reads TOML text.
     pub fn parse(origin: impl Into<String>, text: &str) -> Result<Self> {
         let origin = origin.into();
@@ -39,7 +50,7 @@ fn shorten_lines(text: &str) -> String {
 }
 
 /// Reads `key=value`, the form that `--set` takes. A value that is no TOML is a string.
-pub fn parse_assignment(text: &str) -> Result<Layer> {
+pub fn parse_assignment(text: &str) -> Result<Overlay> {
     let bad = |reason: &str| Error::Config {
         origin: "--set".into(),
         key: shorten(text),
@@ -57,7 +68,7 @@ pub fn parse_assignment(text: &str) -> Result<Layer> {
         }
         _ => Value::String(value.to_owned()),
     };
-    Ok(Layer::single(format!("--set {key}"), key, value))
+    Ok(Overlay::single(format!("--set {key}"), key, value))
 }
 
 /// `a.b = value` as nested tables.
@@ -74,19 +85,19 @@ fn nested(key: &str, value: Value) -> Table {
     })
 }
 
-/// Lays `layers` over the baseline, the last one on top, and checks the result.
+/// Lays `overlays` over the baseline, the last one on top, and checks the result.
 ///
 /// # Errors
 /// The first unknown key with the nearest valid one, value of a wrong type, or value that can't
-/// be used, and the layer that it came from.
-pub fn resolve(layers: &[Layer]) -> Result<Config> {
+/// be used, and the overlay that it came from.
+pub fn resolve(overlays: &[Overlay]) -> Result<Config> {
     let mut merged = baseline()?;
-    for layer in layers {
-        overlay(&mut merged, &layer.values);
-        deserialize(&layer.origin, &merged)?;
+    for overlay in overlays {
+        merge(&mut merged, &overlay.values);
+        deserialize(&overlay.origin, &merged)?;
     }
     let config = deserialize(&format!("preset {}", BASELINE.name), &merged)?;
-    config.validate().map_err(|fault| fault_in(layers, fault))?;
+    config.validate().map_err(|fault| fault_in(overlays, fault))?;
     Ok(config)
 }
 
@@ -94,15 +105,15 @@ pub fn resolve(layers: &[Layer]) -> Result<Config> {
 ///
 /// # Errors
 /// Also what asks for more memory or threads than this machine has.
-pub fn resolve_to_run(layers: &[Layer]) -> Result<Config> {
-    let config = resolve(layers)?;
-    config.check_limits().map_err(|fault| fault_in(layers, fault))?;
+pub fn resolve_to_run(overlays: &[Overlay]) -> Result<Config> {
+    let config = resolve(overlays)?;
+    config.check_limits().map_err(|fault| fault_in(overlays, fault))?;
     Ok(config)
 }
 
-/// A fault of a key, with the layer that its value came from.
-fn fault_in(layers: &[Layer], (key, reason): (String, String)) -> Error {
-    Error::Config { origin: origin_of(&key, layers), key, reason }
+/// A fault of a key, with the overlay that its value came from.
+fn fault_in(overlays: &[Overlay], (key, reason): (String, String)) -> Error {
+    Error::Config { origin: origin_of(&key, overlays), key, reason }
 }
 
 /// Every valid key, in the order of the baseline's file.
@@ -126,7 +137,7 @@ pub fn leaves(table: &Table) -> Vec<(String, &Value)> {
 }
 
 fn baseline() -> Result<Table> {
-    Layer::parse(format!("preset {}", BASELINE.name), BASELINE.toml).map(|layer| layer.values)
+    Overlay::parse(format!("preset {}", BASELINE.name), BASELINE.toml).map(|overlay| overlay.values)
 }
 
 fn deserialize(origin: &str, values: &Table) -> Result<Config> {
@@ -161,11 +172,11 @@ fn value_at<'a>(values: &'a mut Table, key: &str) -> Option<&'a mut Value> {
     table.get_mut(name)
 }
 
-/// Where the value of `key` came from: the last layer that sets it, else the baseline.
-fn origin_of(key: &str, layers: &[Layer]) -> String {
-    let sets = |layer: &&Layer| {
+/// Where the value of `key` came from: the last overlay that sets it, else the baseline.
+fn origin_of(key: &str, overlays: &[Overlay]) -> String {
+    let sets = |overlay: &&Overlay| {
         let mut parts = key.split('.').peekable();
-        let mut table = &layer.values;
+        let mut table = &overlay.values;
         while let Some(part) = parts.next() {
             match table.get(part) {
                 Some(Value::Table(inner)) if parts.peek().is_some() => table = inner,
@@ -175,24 +186,24 @@ fn origin_of(key: &str, layers: &[Layer]) -> String {
         }
         false
     };
-    layers
+    overlays
         .iter()
         .rev()
         .find(sets)
-        .map_or_else(|| format!("preset {}", BASELINE.name), |layer| layer.origin.clone())
+        .map_or_else(|| format!("preset {}", BASELINE.name), |overlay| overlay.origin.clone())
 }
 
 /// Lays `top` over `base`. A section is merged, but one that makes a choice is replaced, as the
 /// keys of the choice that was there before may not go with the new one; `"none"` removes a
 /// section that may be absent.
-fn overlay(base: &mut Table, top: &Table) {
+fn merge(base: &mut Table, top: &Table) {
     for (name, value) in top {
         match (base.get_mut(name), value) {
             (Some(Value::Table(_)), Value::String(none)) if none == "none" => {
                 base.remove(name);
             }
             (Some(Value::Table(base)), Value::Table(top)) if !makes_choice(base, top) => {
-                overlay(base, top);
+                merge(base, top);
             }
             _ => {
                 base.insert(name.clone(), value.clone());
