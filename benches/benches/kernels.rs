@@ -211,7 +211,7 @@ fn cross_entropy_both_ways(criterion: &mut Criterion) {
             let options =
                 cross_entropy::CrossEntropyOptions { ignored: -100, ..Default::default() };
             bencher.iter(|| {
-                cross_entropy::linear_cross_entropy(&hidden, output, &labels, &options)
+                cross_entropy::linear_cross_entropy(&hidden, output, &labels, None, &options)
                     .map(|loss| backward(&loss, &inputs))
                     .is_ok()
             });

@@ -63,7 +63,7 @@ def t5(config):
 
 
 def bert_inputs(batch):
-    """Labels of all slots, as transformers' own collator makes them: -100 where no loss counts."""
+    """Labels of all positions, as transformers' own collator makes them: -100 where no loss counts."""
     labels = torch.full_like(batch["input_ids"], -100)
     labels.view(-1)[batch["masked_positions"]] = batch["masked_labels"]
     return {"input_ids": batch["input_ids"], "labels": labels}

@@ -7,9 +7,34 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 use crate::error::Result;
+use crate::named_tensors::NamedTensors;
 
 /// The label that counts for nothing, as in transformers.
 pub const IGNORED: i64 = -100;
+
+/// What every batch of tokens can tell.
+pub trait TokenBatch: Send {
+    /// Its tensors, I64, each listed once. To a GPU, the copies run while the host goes on.
+    ///
+    /// Where some labels are [`IGNORED`], `counted` is last: the positions `[n]` in the flattened
+    /// batch, ascending, whose labels are not.
+    ///
+    /// # Errors
+    /// What libtorch throws, such as when memory runs out.
+    fn to_tensors(&self, device: Device) -> Result<NamedTensors>;
+
+    /// What the model reads, row by row; of T5, what its encoder reads.
+    fn input_ids(&self) -> &[i64];
+
+    /// The labels that count.
+    fn labels(&self) -> Vec<i64>;
+
+    /// Positions that are not padding.
+    fn real_tokens(&self) -> usize;
+
+    /// Positions that the model computes, padding included.
+    fn positions(&self) -> usize;
+}
 
 /// A batch for masked language modelling, in plain memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,7 +50,7 @@ pub struct MlmBatch {
     /// `[b, t]`: the number of the piece within its row, from 0. Attention stays within equal
     /// numbers; padding has a number of its own.
     pub document_ids: Vec<i64>,
-    /// `[m]`: indices into the flattened `[b·t]` of the positions to predict, ascending.
+    /// `[m]`: indices into the flattened `[b·t]` of the tokens to predict, ascending.
     pub masked_positions: Vec<i64>,
     /// `[m]`: the tokens that were there.
     pub masked_labels: Vec<i64>,
@@ -33,39 +58,34 @@ pub struct MlmBatch {
     pub real_tokens: usize,
 }
 
-/// A batch on a device; see [`MlmBatch`].
-#[derive(Debug)]
-pub struct MlmTensors {
-    /// `[b, t]`, i64: what the model sees.
-    pub input_ids: Tensor,
-    /// `[b, t]`, i64: the position within the piece of a document.
-    pub position_ids: Tensor,
-    /// `[b, t]`, i64: the number of the piece within its sequence.
-    pub document_ids: Tensor,
-    /// `[m]`, i64: indices into the flattened `[b·t]` of the positions to predict.
-    pub masked_positions: Tensor,
-    /// `[m]`, i64: the tokens that were there.
-    pub masked_labels: Tensor,
-    /// Positions that are not padding.
-    pub real_tokens: usize,
-}
-
-impl MlmBatch {
-    /// Copies the batch to `device`. To a GPU, the copies run while the host goes on.
-    ///
-    /// # Errors
-    /// What libtorch throws, such as when memory runs out.
-    pub fn to_tensors(&self, device: Device) -> Result<MlmTensors> {
+impl TokenBatch for MlmBatch {
+    fn to_tensors(&self, device: Device) -> Result<NamedTensors> {
         let grid = [self.rows as i64, self.columns as i64];
         let list = [self.masked_positions.len() as i64];
-        Ok(MlmTensors {
-            input_ids: to_device(&self.input_ids, &grid, device)?,
-            position_ids: to_device(&self.position_ids, &grid, device)?,
-            document_ids: to_device(&self.document_ids, &grid, device)?,
-            masked_positions: to_device(&self.masked_positions, &list, device)?,
-            masked_labels: to_device(&self.masked_labels, &list, device)?,
-            real_tokens: self.real_tokens,
-        })
+        Ok(vec![
+            ("input_ids", to_device(&self.input_ids, &grid, device)?),
+            ("position_ids", to_device(&self.position_ids, &grid, device)?),
+            ("document_ids", to_device(&self.document_ids, &grid, device)?),
+            ("masked_positions", to_device(&self.masked_positions, &list, device)?),
+            ("masked_labels", to_device(&self.masked_labels, &list, device)?),
+        ]
+        .into())
+    }
+
+    fn input_ids(&self) -> &[i64] {
+        &self.input_ids
+    }
+
+    fn labels(&self) -> Vec<i64> {
+        self.masked_labels.clone()
+    }
+
+    fn real_tokens(&self) -> usize {
+        self.real_tokens
+    }
+
+    fn positions(&self) -> usize {
+        self.rows * self.columns
     }
 }
 
@@ -89,46 +109,33 @@ pub struct CausalBatch {
     pub real_tokens: usize,
 }
 
-/// A batch on a device; see [`CausalBatch`].
-#[derive(Debug)]
-pub struct CausalTensors {
-    /// `[b, t]`, i64: what the model sees.
-    pub input_ids: Tensor,
-    /// `[b, t]`, i64: the position within the piece of a document.
-    pub position_ids: Tensor,
-    /// `[b, t]`, i64: the number of the piece within its row.
-    pub document_ids: Tensor,
-    /// `[b, t]`, i64: the token that is to follow each.
-    pub next_ids: Tensor,
-    /// `[n]`, i64: see [`CausalBatch::counted`].
-    pub counted: Tensor,
-}
-
-impl CausalBatch {
-    /// The positions in the flattened batch whose label counts, ascending: all but padding.
-    pub fn counted(&self) -> Vec<i64> {
-        counted(&self.next_ids)
-    }
-
-    /// The labels that count.
-    pub fn counted_labels(&self) -> Vec<i64> {
-        self.next_ids.iter().copied().filter(|&label| label != IGNORED).collect()
-    }
-
-    /// Copies the batch to `device`. To a GPU, the copies run while the host goes on.
-    ///
-    /// # Errors
-    /// What libtorch throws, such as when memory runs out.
-    pub fn to_tensors(&self, device: Device) -> Result<CausalTensors> {
+impl TokenBatch for CausalBatch {
+    fn to_tensors(&self, device: Device) -> Result<NamedTensors> {
         let grid = [self.rows as i64, self.columns as i64];
-        let counted = self.counted();
-        Ok(CausalTensors {
-            input_ids: to_device(&self.input_ids, &grid, device)?,
-            position_ids: to_device(&self.position_ids, &grid, device)?,
-            document_ids: to_device(&self.document_ids, &grid, device)?,
-            next_ids: to_device(&self.next_ids, &grid, device)?,
-            counted: to_device(&counted, &[counted.len() as i64], device)?,
-        })
+        let mut tensors = vec![
+            ("input_ids", to_device(&self.input_ids, &grid, device)?),
+            ("position_ids", to_device(&self.position_ids, &grid, device)?),
+            ("document_ids", to_device(&self.document_ids, &grid, device)?),
+            ("next_ids", to_device(&self.next_ids, &grid, device)?),
+        ];
+        tensors.extend(counted(&self.next_ids, device)?);
+        Ok(tensors.into())
+    }
+
+    fn input_ids(&self) -> &[i64] {
+        &self.input_ids
+    }
+
+    fn labels(&self) -> Vec<i64> {
+        counted_labels(&self.next_ids)
+    }
+
+    fn real_tokens(&self) -> usize {
+        self.real_tokens
+    }
+
+    fn positions(&self) -> usize {
+        self.rows * self.columns
     }
 }
 
@@ -156,57 +163,50 @@ pub struct SpanBatch {
     pub real_tokens: usize,
 }
 
-/// A batch on a device; see [`SpanBatch`].
-#[derive(Debug)]
-pub struct SpanTensors {
-    /// `[b, s]`, i64: what the encoder sees.
-    pub input_ids: Tensor,
-    /// `[b, s]`, i64: the number of the piece within its row.
-    pub document_ids: Tensor,
-    /// `[b, t]`, i64: what the decoder sees.
-    pub decoder_input_ids: Tensor,
-    /// `[b, t]`, i64: the number of the piece within its row.
-    pub decoder_document_ids: Tensor,
-    /// `[b, t]`, i64: what the decoder is to answer.
-    pub labels: Tensor,
-    /// `[n]`, i64: see [`SpanBatch::counted`].
-    pub counted: Tensor,
-}
-
-impl SpanBatch {
-    /// The positions in the flattened labels that count, ascending: all but padding.
-    pub fn counted(&self) -> Vec<i64> {
-        counted(&self.labels)
-    }
-
-    /// The labels that count.
-    pub fn counted_labels(&self) -> Vec<i64> {
-        self.labels.iter().copied().filter(|&label| label != IGNORED).collect()
-    }
-
-    /// Copies the batch to `device`. To a GPU, the copies run while the host goes on.
-    ///
-    /// # Errors
-    /// What libtorch throws, such as when memory runs out.
-    pub fn to_tensors(&self, device: Device) -> Result<SpanTensors> {
+impl TokenBatch for SpanBatch {
+    fn to_tensors(&self, device: Device) -> Result<NamedTensors> {
         let source = [self.rows as i64, self.columns as i64];
         let target = [self.rows as i64, self.target_columns as i64];
-        let counted = self.counted();
-        Ok(SpanTensors {
-            input_ids: to_device(&self.input_ids, &source, device)?,
-            document_ids: to_device(&self.document_ids, &source, device)?,
-            decoder_input_ids: to_device(&self.decoder_input_ids, &target, device)?,
-            decoder_document_ids: to_device(&self.decoder_document_ids, &target, device)?,
-            labels: to_device(&self.labels, &target, device)?,
-            counted: to_device(&counted, &[counted.len() as i64], device)?,
-        })
+        let mut tensors = vec![
+            ("input_ids", to_device(&self.input_ids, &source, device)?),
+            ("document_ids", to_device(&self.document_ids, &source, device)?),
+            ("decoder_input_ids", to_device(&self.decoder_input_ids, &target, device)?),
+            ("decoder_document_ids", to_device(&self.decoder_document_ids, &target, device)?),
+            ("labels", to_device(&self.labels, &target, device)?),
+        ];
+        tensors.extend(counted(&self.labels, device)?);
+        Ok(tensors.into())
+    }
+
+    fn input_ids(&self) -> &[i64] {
+        &self.input_ids
+    }
+
+    fn labels(&self) -> Vec<i64> {
+        counted_labels(&self.labels)
+    }
+
+    fn real_tokens(&self) -> usize {
+        self.real_tokens
+    }
+
+    fn positions(&self) -> usize {
+        self.rows * (self.columns + self.target_columns)
     }
 }
 
-/// The positions in flattened `labels` that count.
-fn counted(labels: &[i64]) -> Vec<i64> {
-    let positions = labels.iter().zip(0..);
-    positions.filter(|(label, _)| **label != IGNORED).map(|(_, position)| position).collect()
+/// The positions in flattened `labels` that count, `[n]`; absent where all do.
+fn counted(labels: &[i64], device: Device) -> Result<Option<(&'static str, Tensor)>> {
+    let positions = labels.iter().zip(0..).filter(|(label, _)| **label != IGNORED);
+    let counted: Vec<i64> = positions.map(|(_, position)| position).collect();
+    if counted.len() == labels.len() {
+        return Ok(None);
+    }
+    Ok(Some(("counted", to_device(&counted, &[counted.len() as i64], device)?)))
+}
+
+fn counted_labels(labels: &[i64]) -> Vec<i64> {
+    labels.iter().copied().filter(|&label| label != IGNORED).collect()
 }
 
 fn to_device(values: &[i64], shape: &[i64], device: Device) -> Result<Tensor> {

@@ -68,6 +68,14 @@ pub enum Error {
         /// How many there are.
         count: u64,
     },
+    /// A batch lacks a tensor that was asked for: it is of another task.
+    #[error("a batch has no tensor {name:?}; it has {found}")]
+    MissingTensor {
+        /// The name that was asked for.
+        name: String,
+        /// The names that there are.
+        found: String,
+    },
     /// A thread that makes batches can't be had, or panicked.
     #[error("making batch {index}: {reason}")]
     Worker {

@@ -18,7 +18,7 @@
 //! | [`causal`] | next tokens, for GPT |
 //! | [`spans`] | corrupted spans, for T5 |
 //! | [`noise`] | which tokens span corruption hides |
-//! | [`batch`] | batches, as numbers and as tensors |
+//! | [`batch`], [`named_tensors`] | batches, as numbers and as tensors |
 //! | [`prefetch`] | batches made ahead by threads |
 //! | [`unigram`] | losses that a model must beat |
 //! | [`fingerprint`] | a hash of the batches that a run was shown |
@@ -67,6 +67,7 @@ pub mod error;
 pub mod fingerprint;
 pub mod layout;
 pub mod mlm;
+pub mod named_tensors;
 pub mod noise;
 mod order;
 mod ordered_parallel;
@@ -83,13 +84,14 @@ pub mod summary;
 pub mod tokenizer;
 pub mod unigram;
 
-pub use batch::{CausalBatch, MlmBatch, MlmTensors, SpanBatch};
+pub use batch::{CausalBatch, MlmBatch, SpanBatch, TokenBatch};
 pub use causal::{CausalBatches, CausalOptions};
 pub use corpus::Corpus;
 pub use error::{Error, Result};
-pub use fingerprint::Fingerprint;
+pub use fingerprint::{BatchDigest, Fingerprint};
 pub use layout::Layout;
 pub use mlm::{MlmBatches, MlmOptions};
+pub use named_tensors::NamedTensors;
 pub use noise::Noise;
 pub use prefetch::{BatchSource, Prefetcher};
 pub use prepare::{Dataset, DatasetOptions, TokenizerChoice, prepare};

@@ -36,6 +36,11 @@ pub struct LossOptions {
 }
 
 impl LossOptions {
+    /// Cross-entropy alone, by the same code: what is measured rather than trained.
+    pub fn without_regularization(&self) -> Self {
+        Self { implementation: self.implementation, ..Self::default() }
+    }
+
     /// Refuses what is no probability or weight.
     pub fn validate(&self) -> Result<()> {
         if !(0.0..1.0).contains(&self.label_smoothing) {
@@ -49,15 +54,35 @@ impl LossOptions {
     }
 }
 
-/// The rows of hidden states `[n, d]` and labels `[n]` that `counted` names, I64; all if absent.
-pub(crate) fn select(
-    hidden_nd: Tensor,
-    labels_n: Tensor,
-    counted: Option<&Tensor>,
-) -> (Tensor, Tensor) {
-    match counted {
-        None => (hidden_nd, labels_n),
-        Some(rows) => (hidden_nd.index_select(0, rows), labels_n.index_select(0, rows)),
+/// The labels of a batch, and how their losses become one.
+#[derive(Debug, Clone, Copy)]
+pub struct Labels<'a> {
+    /// I64 `[b, t]`, the token that is to follow each position; [`IGNORED`] does not count.
+    pub ids_bt: &'a Tensor,
+    /// The positions in the flattened batch (`row · t + column`), I64 `[n]`, whose labels count:
+    /// logits are computed for these alone, with the same loss and gradients. All if absent.
+    pub counted_n: Option<&'a Tensor>,
+    /// What the sum of the losses is divided by, I64 `[]` on the labels' device: the number of
+    /// labels in all batches of a step, for batches whose gradients are added up. If absent, the
+    /// number of these labels that count, which gives their mean.
+    pub divisor: Option<&'a Tensor>,
+}
+
+impl<'a> From<&'a Tensor> for Labels<'a> {
+    /// The mean over those that count.
+    fn from(ids_bt: &'a Tensor) -> Self {
+        Self { ids_bt, counted_n: None, divisor: None }
+    }
+}
+
+impl Labels<'_> {
+    /// The rows of `hidden_nd` that are to be predicted from, and their labels `[n]`.
+    pub(crate) fn select(&self, hidden_nd: Tensor) -> (Tensor, Tensor) {
+        let labels_n = self.ids_bt.flatten(0, 1);
+        match self.counted_n {
+            None => (hidden_nd, labels_n),
+            Some(rows) => (hidden_nd.index_select(0, rows), labels_n.index_select(0, rows)),
+        }
     }
 }
 
@@ -70,14 +95,26 @@ pub fn cross_entropy(logits_nv: &Tensor, labels_n: &Tensor) -> Tensor {
 
 /// [`cross_entropy`], with what `options` add.
 pub fn cross_entropy_with(logits_nv: &Tensor, labels_n: &Tensor, options: &LossOptions) -> Tensor {
+    let count = labels_n.ne(IGNORED).sum(Kind::Int64);
+    divided_cross_entropy(logits_nv, labels_n, &count, options)
+}
+
+/// The sum that [`cross_entropy_with`] divides by the number of labels, divided by `divisor`.
+fn divided_cross_entropy(
+    logits_nv: &Tensor,
+    labels_n: &Tensor,
+    divisor: &Tensor,
+    options: &LossOptions,
+) -> Tensor {
     let exact = if logits_nv.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     let log_probs_nv = logits_nv.log_softmax(-1, exact);
-    let mut loss = log_probs_nv.nll_loss_nd(labels_n, None::<Tensor>, Reduction::Mean, IGNORED);
+    let sum = log_probs_nv.nll_loss_nd(labels_n, None::<Tensor>, Reduction::Sum, IGNORED);
+    let mut loss = sum / divisor;
     if options.label_smoothing == 0.0 && options.z_loss == 0.0 {
         return loss;
     }
     let counted_n = labels_n.ne(IGNORED).to_kind(exact);
-    let mean_of = |x_n: Tensor| (x_n * &counted_n).sum(exact) / counted_n.sum(exact);
+    let mean_of = |x_n: Tensor| (x_n * &counted_n).sum(exact) / divisor;
     if options.label_smoothing > 0.0 {
         let uniform = mean_of(-log_probs_nv.mean_dim(-1, false, exact));
         loss = loss * (1.0 - options.label_smoothing) + uniform * options.label_smoothing;
@@ -111,7 +148,7 @@ impl OutputLayer<'_> {
     }
 
     /// [`cross_entropy_with`] of the logits of `features_nd`, by the implementation that
-    /// `options` name.
+    /// `options` name, and divided as [`Labels::divisor`] says.
     ///
     /// # Errors
     /// A label that is no token, where it is looked at.
@@ -119,11 +156,16 @@ impl OutputLayer<'_> {
         &self,
         features_nd: &Tensor,
         labels_n: &Tensor,
+        divisor: Option<&Tensor>,
         options: &LossOptions,
     ) -> Result<Tensor> {
         match options.implementation {
             LossImplementation::Plain => {
-                Ok(cross_entropy_with(&self.logits(features_nd), labels_n, options))
+                let logits_nv = self.logits(features_nd);
+                Ok(match divisor {
+                    Some(divisor) => divided_cross_entropy(&logits_nv, labels_n, divisor, options),
+                    None => cross_entropy_with(&logits_nv, labels_n, options),
+                })
             }
             LossImplementation::Chunked => {
                 let output = kernel::OutputWeights { weight: self.weight, bias: self.bias };
@@ -133,7 +175,7 @@ impl OutputLayer<'_> {
                     soft_cap: self.soft_cap,
                     ignored: IGNORED,
                 };
-                Ok(kernel::linear_cross_entropy(features_nd, output, labels_n, &options)?)
+                Ok(kernel::linear_cross_entropy(features_nd, output, labels_n, divisor, &options)?)
             }
         }
     }

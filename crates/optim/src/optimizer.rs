@@ -156,6 +156,11 @@ impl Optimizer {
         self.read_verdict().map(drop)
     }
 
+    /// The settings it was made from.
+    pub fn config(&self) -> &OptimizerConfig {
+        &self.config
+    }
+
     /// Steps skipped so far because gradients were not finite, as far as the host knows: see
     /// [`sync_counters`](Self::sync_counters).
     pub fn skipped(&self) -> u64 {

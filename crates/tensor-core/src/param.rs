@@ -155,6 +155,11 @@ impl ParamStore {
         self
     }
 
+    /// Which linear maps multiply in FP8.
+    pub fn fp8(&self) -> &Fp8Config {
+        &self.fp8
+    }
+
     /// How many values overflowed FP8 in all of this store's maps.
     pub fn fp8_overflows(&self) -> &OverflowCount {
         &self.fp8_overflows

@@ -3,19 +3,28 @@
 use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Duration;
+use std::rc::Rc;
 
+use bert4rs_data::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Result};
-use crate::metrics::{StepRecord, Summary};
+use crate::hook::{Control, Hook, StepContext};
+use crate::metrics::{MetricSink, StepRecord};
 use crate::output::print_line;
+use crate::summary::Summary;
 
-/// Where a run's messages go.
-#[derive(Debug)]
+/// Where a run's messages go. Clones share one bar.
+#[derive(Debug, Clone)]
 pub struct Console {
-    bar: Option<ProgressBar>,
     interactive: bool,
+    shared: Rc<Shared>,
+}
+
+/// What clones share.
+#[derive(Debug, Default)]
+struct Shared {
+    bar: RefCell<Option<ProgressBar>>,
     /// The first line that standard output did not take.
     failure: RefCell<Option<Error>>,
 }
@@ -24,7 +33,7 @@ impl Console {
     /// Standard output, with a progress bar if that is a terminal.
     pub fn new() -> Self {
         let interactive = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
-        Self { bar: None, interactive, failure: RefCell::default() }
+        Self { interactive, shared: Rc::default() }
     }
 
     /// Prints a line above the bar. That it can't be printed is no reason to stop training:
@@ -32,17 +41,17 @@ impl Console {
     pub fn line(&self, text: &str) {
         let print = || {
             if let Err(error) = print_line(text) {
-                self.failure.borrow_mut().get_or_insert(error);
+                self.shared.failure.borrow_mut().get_or_insert(error);
             }
         };
-        match &self.bar {
+        match &*self.shared.bar.borrow() {
             Some(bar) => bar.suspend(print),
             None => print(),
         }
     }
 
     /// Begins a phase of `total` units, such as steps or bytes.
-    pub fn begin(&mut self, label: &str, total: u64) {
+    pub fn begin(&self, label: &str, total: u64) {
         self.end();
         if !self.interactive {
             return;
@@ -53,27 +62,39 @@ impl Console {
             bar.set_style(style);
         }
         bar.set_message(label.to_owned());
-        self.bar = Some(bar);
+        *self.shared.bar.borrow_mut() = Some(bar);
     }
 
     /// Begins a phase before training: a line where nobody watches, a bar where somebody does.
-    pub fn phase(&mut self, label: &str, total: u64) {
+    fn phase(&self, label: &str, total: u64) {
         if !self.interactive {
             self.line(&format!("{label} ..."));
         }
         self.begin(label, total);
     }
 
+    /// What shows how far a corpus' preparation is.
+    pub fn preparation(&self) -> impl FnMut(Progress) + use<> {
+        let (console, mut phase) = (self.clone(), None);
+        move |progress| {
+            if phase != Some(progress.phase) {
+                phase = Some(progress.phase);
+                console.phase(progress.phase.label(), progress.total);
+            }
+            console.advance_to(progress.done);
+        }
+    }
+
     /// Moves the bar to `done` units.
     pub fn advance_to(&self, done: u64) {
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = &*self.shared.bar.borrow() {
             bar.set_position(done);
         }
     }
 
     /// Removes the bar.
-    pub fn end(&mut self) {
-        if let Some(bar) = self.bar.take() {
+    pub fn end(&self) {
+        if let Some(bar) = self.shared.bar.borrow_mut().take() {
             bar.finish_and_clear();
         }
     }
@@ -82,20 +103,9 @@ impl Console {
     ///
     /// # Errors
     /// Lines that standard output did not take.
-    pub fn finish(&mut self) -> Result<()> {
+    pub fn finish(&self) -> Result<()> {
         self.end();
-        self.failure.take().map_or(Ok(()), Err)
-    }
-
-    /// The line of a step.
-    pub fn step(&self, record: &StepRecord, max_steps: u64, elapsed: Duration) {
-        self.line(&format!(
-            "Step {}/{max_steps} | Loss: {:.4} | Tokens/s: {:.0} | Time: {:.1}s",
-            record.step,
-            record.loss,
-            record.tokens_per_s,
-            elapsed.as_secs_f64()
-        ));
+        self.shared.failure.take().map_or(Ok(()), Err)
     }
 
     /// The closing table.
@@ -104,7 +114,7 @@ impl Console {
             ("total time", format!("{:.1} s", summary.total_time_s)),
             ("time to first step", format!("{:.2} s", summary.time_to_first_step_s)),
             ("tokens/s at steady state", format!("{:.0}", summary.tokens_per_s)),
-            ("padding", format!("{:.1}% of the places", 100.0 * padding(summary))),
+            ("padding", format!("{:.1}% of the positions", 100.0 * padding(summary))),
             ("final loss", format!("{:.4} nats", summary.final_loss)),
         ];
         if let Some(loss) = summary.held_out_loss {
@@ -142,9 +152,9 @@ impl Console {
     }
 }
 
-/// The share of places that held no token.
+/// The share of positions that held no token.
 fn padding(summary: &Summary) -> f64 {
-    1.0 - summary.tokens as f64 / summary.slots.max(1) as f64
+    1.0 - summary.tokens as f64 / summary.positions.max(1) as f64
 }
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -152,5 +162,54 @@ const MIB: f64 = 1024.0 * 1024.0;
 impl Default for Console {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Shows training's steps: a line for each report, and a bar that moves with each step.
+#[derive(Debug, Clone)]
+pub struct Terminal {
+    console: Console,
+    max_steps: u64,
+}
+
+impl Terminal {
+    /// On `console`, for a run of `max_steps`.
+    pub fn new(console: &Console, max_steps: u64) -> Self {
+        console.begin("training", max_steps);
+        Self { console: console.clone(), max_steps }
+    }
+}
+
+impl MetricSink for Terminal {
+    fn steps(&mut self, records: &[StepRecord]) -> Result<()> {
+        let Some(latest) = records.last() else { return Ok(()) };
+        let held_out = latest.held_out.iter().flatten();
+        let held_out = held_out.map(|(name, mean)| format!(" | Held-out {name}: {mean:.4}"));
+        self.console.line(&format!(
+            "Step {}/{} | Loss: {:.4} | Tokens/s: {:.0} | Time: {:.1}s{}",
+            latest.step,
+            self.max_steps,
+            latest.loss,
+            latest.tokens_per_s,
+            latest.time_s,
+            held_out.collect::<String>()
+        ));
+        Ok(())
+    }
+
+    fn warning(&mut self, text: &str) {
+        self.console.line(text);
+    }
+}
+
+impl Hook for Terminal {
+    fn on_step(&mut self, step: &StepContext<'_>, _: &mut Control) -> Result<()> {
+        self.console.advance_to(step.step);
+        Ok(())
+    }
+
+    fn on_end(&mut self) -> Result<()> {
+        self.console.end();
+        Ok(())
     }
 }

@@ -103,6 +103,9 @@ pub enum Error {
         /// What happened and what to try.
         reason: String,
     },
+    /// From a task, loader, hook or sink that is not of this crate.
+    #[error("{0}")]
+    Other(Box<dyn std::error::Error + Send + Sync>),
     /// From the floor: devices, files, libtorch.
     #[error(transparent)]
     Core(#[from] bert4rs_tensor_core::Error),
@@ -147,6 +150,7 @@ impl Error {
                 | Self::Output { .. }
                 | Self::OutOfMemory { .. }
                 | Self::Diverged { .. }
+                | Self::Other(_)
                 | Self::Optim(bert4rs_optim::Error::NonFinite { .. })
                 | Self::Core(Core::Torch { .. } | Core::OutOfMemory { .. })
         );

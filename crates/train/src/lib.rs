@@ -1,41 +1,62 @@
-//! Training: configuration, presets, the loop, and the folder that a run leaves.
+//! Training: the loop with its seams, and what a whole run adds to it.
+//!
+//! The loop knows neither configurations nor terminals. A model, data and metrics of your own
+//! train with it by implementing [`task::Task`], [`loader::Loader`] and [`hook::Hook`]; see
+//! `examples/own_task.rs`.
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | [`config`] | every key, laid over from presets, files and flags |
-//! | [`presets`] | the named sets of values |
-//! | [`model_zoo`] | published models by name |
-//! | [`capacity`] | what this machine has: limits of what a run may ask for |
-//! | [`memory_plan`] | what a run will hold, before it begins |
 //! | [`trainer`] | the loop, on one screen |
-//! | [`session`] | model, data and optimizer made from a configuration; one step |
-//! | [`task`] | what a family learns: its batches and its loss |
-//! | [`profile`] | a few steps with every operation timed |
+//! | [`task`] | what is learned: a model, its loss, its metrics, how it is kept |
+//! | [`loader`], [`batch`] | where batches come from, and what they hold |
+//! | [`hook`] | code of others within the loop |
+//! | [`metrics`] | what is recorded of steps, and its outlets |
+//! | [`evaluation`] | the model measured on held-out text |
+//! | [`execution`] | how a step's work is launched |
+//! | [`machine`] | device, precision, and all that changes the process |
+//! | [`facts`], [`summary`], [`description`] | what is known before, after, and told to people |
 //! | [`run_folder`] | `runs/NAME/`, never overwritten unasked |
+//! | [`config`], [`presets`], [`model_zoo`] | every key; named sets of values; published models |
+//! | [`build`](mod@build) | the parts of a run, made from a configuration |
+//! | [`run`] | `bert4rs train`: all of the above |
+//! | [`profile`] | a few steps with every operation timed |
+//! | [`memory_plan`] | what a run will hold, before it begins |
+//! | [`capacity`] | what this machine has: limits of what a run may ask for |
 //! | [`report`] | what runs left: a list, and a page of curves |
-//! | [`metrics`] | `metrics.jsonl` and `summary.json` |
 //! | [`console`] | what a person sees |
 //! | [`output`] | standard output, whose failures count |
 
+pub mod batch;
+pub mod build;
+mod captured_steps;
 pub mod capacity;
 pub mod clock;
 pub mod config;
 pub mod console;
+mod dataset;
+pub mod description;
 mod error;
-mod fixed;
+pub mod evaluation;
+pub mod execution;
+pub mod facts;
 mod gradients;
+pub mod hook;
+pub mod loader;
+pub mod machine;
 pub mod memory_plan;
 pub mod metrics;
+pub mod model_zoo;
+mod names;
 mod nearest;
 pub mod output;
 pub mod presets;
 pub mod profile;
-pub mod model_zoo;
 pub mod report;
+pub mod run;
 pub mod run_folder;
-pub mod session;
+pub mod summary;
 pub mod task;
+mod train_step;
 pub mod trainer;
-mod work;
 
 pub use error::{Error, Result, in_units};

@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use bert4rs_tensor_core::safetensors;
+use bert4rs_tensor_core::{Tensor, safetensors};
 use bert4rs_train::console::Console;
-use bert4rs_train::session::Session;
-use bert4rs_train::{Error, Result, capacity};
+use bert4rs_train::{Error, Result, build, capacity};
 
 use super::train::{config_to_run, overlays};
 use crate::flags::BatchesFlags;
@@ -29,12 +28,16 @@ pub(crate) fn run(flags: &BatchesFlags) -> Result<ExitCode> {
             format!("{} batches are more than the memory of this machine holds", flags.count);
         return Err(refuse("--count", &reason));
     }
-    let mut console = Console::new();
-    let session = Session::prepare(&config, &mut console)?;
+    let console = Console::new();
+    let mut loader = build::training_data(&config, &mut console.preparation())?.loader;
+    console.end();
     let mut tensors = Vec::new();
     for index in 0..flags.count {
-        let named = session.batch(index)?.into_iter();
-        tensors.extend(named.map(|(name, tensor)| (format!("{index}.{name}"), tensor)));
+        let batch = loader.next()?;
+        let named = batch.tensors.iter().map(|(name, tensor)| (name, tensor.shallow_clone()));
+        let real_tokens = ("real_tokens", Tensor::from(batch.size.tokens as i64));
+        let all = named.chain([real_tokens]);
+        tensors.extend(all.map(|(name, tensor)| (format!("{index}.{name}"), tensor)));
     }
     let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     safetensors::save(out, &named, None)?;

@@ -29,8 +29,8 @@ pub(crate) fn run(flags: &ProfileFlags) -> Result<ExitCode> {
     let config = config_to_run(&overlays)?;
     let out = flags.train.out.clone().unwrap_or_else(|| default_path("profile"));
     let folder = ClaimedFolder::claim(&out, flags.train.overwrite)?;
-    let mut console = Console::new();
-    profile::run(&config, flags.warmup_steps, folder, &mut console)?;
+    let console = Console::new();
+    profile::run(&config, flags.warmup_steps, folder, &console)?;
     console.finish()?;
     Ok(ExitCode::SUCCESS)
 }

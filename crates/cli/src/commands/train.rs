@@ -8,7 +8,7 @@ use bert4rs_train::config::{Config, Overlay, resolve_to_run};
 use bert4rs_train::console::Console;
 use bert4rs_train::presets::note_on_speed;
 use bert4rs_train::run_folder::{ClaimedFolder, default_path};
-use bert4rs_train::{Error, Result, trainer};
+use bert4rs_train::{Error, Result, run};
 
 use super::config::config_overlays;
 use crate::flags::TrainFlags;
@@ -18,11 +18,11 @@ pub(crate) fn run(flags: &TrainFlags, clock: ProcessClock) -> Result<ExitCode> {
     let presets = flags.config.presets();
     let out = flags.out.clone().unwrap_or_else(|| default_path(&presets.join("+")));
     let folder = ClaimedFolder::claim(&out, flags.overwrite)?;
-    let mut console = Console::new();
+    let console = Console::new();
     if let Some(note) = note_on_speed(&presets)?.filter(|_| flags.config.config.is_none()) {
         console.line(&format!("preset     {}: {note}", presets.join("+")));
     }
-    trainer::train(&config, folder, &mut console, clock)?;
+    run::train(&config, folder, &console, clock)?;
     console.finish()?;
     Ok(ExitCode::SUCCESS)
 }

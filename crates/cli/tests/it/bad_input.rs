@@ -26,7 +26,7 @@ fn check_corpus(contents: &[u8], parts: &[&str]) {
 #[test]
 fn what_only_a_gpu_has() {
     check(&["--set", "compute.tf32=true"], &["compute.tf32", "no CUDA device", "leave it false"]);
-    check(&["--set", "compute.graphs=on"], &["compute.graphs", "fixed", "auto"]);
+    check(&["--set", "compute.execution=on"], &["compute.execution", "eager", "cuda_graphs"]);
 }
 
 #[test]

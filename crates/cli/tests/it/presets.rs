@@ -1,7 +1,8 @@
 //! The presets: `bert4rs presets`, and each of them in training. And `bert4rs doctor`.
 
-use bert4rs_train::metrics::{StepRecord, Summary};
+use bert4rs_train::metrics::StepRecord;
 use bert4rs_train::presets::PRESETS;
+use bert4rs_train::summary::Summary;
 
 use crate::support::Sandbox;
 

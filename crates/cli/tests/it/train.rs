@@ -1,6 +1,7 @@
 //! `bert4rs train` on a small real text.
 
-use bert4rs_train::metrics::{StepRecord, Summary};
+use bert4rs_train::metrics::StepRecord;
+use bert4rs_train::summary::Summary;
 
 use crate::support::Sandbox;
 
@@ -40,9 +41,9 @@ fn a_run_leaves_everything_that_it_promises() {
 
     let text = std::fs::read_to_string(sandbox.path("run/summary.json")).unwrap();
     let summary: Summary = serde_json::from_str(&text).unwrap();
-    assert_eq!((summary.steps, summary.slots), (6, 6 * 2 * 32), "packed by default");
-    // A packed row has fewer than 8 places of padding.
-    assert!(summary.tokens <= summary.slots && summary.tokens > summary.slots - 6 * 2 * 8);
+    assert_eq!((summary.steps, summary.positions), (6, 6 * 2 * 32), "packed by default");
+    // A packed row has fewer than 8 positions of padding.
+    assert!(summary.tokens <= summary.positions && summary.tokens > summary.positions - 6 * 2 * 8);
     assert_eq!(records.iter().map(|record| record.tokens).sum::<u64>(), summary.tokens);
     assert!(records.iter().all(|record| record.muon_lr.is_none()));
     // The heads of this model have 16 features, which our own kernel does not take.
@@ -78,8 +79,8 @@ fn presets_train_the_same_model_in_every_family() {
             sandbox.train(&["--model", family, "--preset", preset, "--out", &run]).succeeds();
             records(&sandbox, &run)
         });
-        let slots = |records: &[StepRecord]| records.iter().map(|r| r.slots).sum::<u64>();
-        assert!(slots(&baseline) >= slots(&recommended), "{family}: the baseline pads");
+        let positions = |records: &[StepRecord]| records.iter().map(|r| r.positions).sum::<u64>();
+        assert!(positions(&baseline) >= positions(&recommended), "{family}: the baseline pads");
         for (baseline, recommended) in baseline.iter().zip(&recommended) {
             assert_eq!(baseline.tokens, recommended.tokens, "{family}: the same batches");
             let apart = (baseline.loss - recommended.loss).abs() / baseline.loss;
@@ -153,23 +154,25 @@ fn steps_that_no_one_waits_for_train_the_same_model() {
     sandbox.corpus();
     for family in ["bert", "gpt", "t5"] {
         for preset in ["baseline", "recommended"] {
-            let [off, fixed] = ["off", "fixed"].map(|graphs| {
-                let (run, set) = (format!("{family}-{graphs}"), format!("compute.graphs={graphs}"));
+            let [eager, capturable] = ["eager", "capturable"].map(|execution| {
+                let (run, set) =
+                    (format!("{family}-{execution}"), format!("compute.execution={execution}"));
                 let common = ["--model", family, "--preset", preset, "--out", &run, "--overwrite"];
                 let sets = ["--set", &set, "--set", "train.accumulate=2"];
                 sandbox.train(&[&common[..], &sets].concat()).succeeds();
                 records(&sandbox, &run)
             });
-            for (off, fixed) in off.iter().zip(&fixed) {
-                let apart = |off: f64, fixed: f64| (off - fixed).abs() / off;
-                let (loss, norm) =
-                    (apart(off.loss, fixed.loss), apart(off.grad_norm, fixed.grad_norm));
-                assert!(loss < 1e-3 && norm < 1e-2, "{family} {preset}: {off:?} and {fixed:?}");
+            for (eager, capturable) in eager.iter().zip(&capturable) {
+                let apart = |left: f64, right: f64| (left - right).abs() / left;
+                let loss = apart(eager.loss, capturable.loss);
+                let norm = apart(eager.grad_norm, capturable.grad_norm);
+                let both = format!("{eager:?} and {capturable:?}");
+                assert!(loss < 1e-3 && norm < 1e-2, "{family} {preset}: {both}");
             }
         }
     }
     let shown = sandbox.train(&["--out", "auto"]).succeeds().stdout;
-    assert!(shown.contains("graphs     not used: they are for GPUs"), "{shown}");
+    assert!(shown.contains("execution  eager, without CUDA graphs: they are for GPUs"), "{shown}");
 }
 
 #[test]

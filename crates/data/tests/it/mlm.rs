@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use bert4rs_data::{BatchSource, Dataset, Layout, MlmBatch, MlmBatches, MlmOptions};
-use bert4rs_tensor_core::{Device, Kind, Tensor};
+use bert4rs_data::{BatchSource, Dataset, Layout, MlmBatch, MlmBatches, MlmOptions, TokenBatch};
+use bert4rs_tensor_core::{Device, Kind};
 use tempfile::tempdir;
 
 use crate::sample::{assert_error, dataset};
@@ -203,16 +203,17 @@ fn tensors_hold_the_same_numbers() {
     let folder = tempdir().unwrap();
     let batch = train(&dataset(folder.path(), 100), OPTIONS).batch(0).unwrap();
     let tensors = batch.to_tensors(Device::Cpu).unwrap();
-    let check = |tensor: &Tensor, shape: &[i64], expected: &[i64]| {
+    let check = |name: &str, shape: &[i64], expected: &[i64]| {
+        let tensor = tensors.get(name).unwrap();
         assert_eq!((tensor.size().as_slice(), tensor.kind()), (shape, Kind::Int64));
         assert_eq!(Vec::<i64>::try_from(tensor.flatten(0, -1)).unwrap(), expected);
     };
-    check(&tensors.input_ids, &[4, 64], &batch.input_ids);
-    check(&tensors.position_ids, &[4, 64], &batch.position_ids);
-    check(&tensors.document_ids, &[4, 64], &batch.document_ids);
-    check(&tensors.masked_positions, &[40], &batch.masked_positions);
-    check(&tensors.masked_labels, &[40], &batch.masked_labels);
-    assert_eq!(tensors.real_tokens, batch.real_tokens);
+    check("input_ids", &[4, 64], &batch.input_ids);
+    check("position_ids", &[4, 64], &batch.position_ids);
+    check("document_ids", &[4, 64], &batch.document_ids);
+    check("masked_positions", &[40], &batch.masked_positions);
+    check("masked_labels", &[40], &batch.masked_labels);
+    assert_eq!(tensors.iter().count(), 5);
 }
 
 /// The positions of each piece in turn, as `(id, position)`, without padding.

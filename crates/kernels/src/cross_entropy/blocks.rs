@@ -41,7 +41,7 @@ pub(super) fn is_fast(hidden_nd: &Tensor) -> bool {
         && tile::is_fast(hidden_nd.kind())
 }
 
-/// The part of the loss of `hidden_nd`, a scalar; `count` rows count in all. With it, if wanted,
+/// The part of the loss of `hidden_nd`, a scalar, divided by `count`. With it, if wanted,
 /// the gradients.
 pub(super) fn run<T: Number>(
     hidden_nd: &Tensor,

@@ -7,7 +7,8 @@
 //! libtorch multiplies, and `softmax` turns logits into gradients.
 //!
 //! With logits `x` of a row (after the soft cap, if any), `L = log Σ exp x`, label `y`, smoothing
-//! `ε` over `v` classes, weight `z` of the squared logarithm, and `n` rows that count:
+//! `ε` over `v` classes, weight `z` of the squared logarithm, and sums over the rows that count,
+//! which are `n` unless another divisor is given:
 //!
 //! ```text
 //! loss = 1/n Σ (1-ε) (L - x_y) + ε (L - mean x) + z L²
@@ -53,7 +54,11 @@ pub struct OutputWeights<'a> {
     pub bias: Option<&'a Tensor>,
 }
 
-/// Mean loss over the rows that count, a scalar in FP32 (FP64 for FP64 inputs).
+/// The losses of the rows that count, summed and divided once: a scalar in FP32 (FP64 for FP64
+/// inputs).
+///
+/// `divisor` is I64 `[]` on the labels' device, such as the labels of all batches that a step
+/// adds up. Absent, it is the number of rows that count, which gives their mean.
 ///
 /// `hidden_nd` and the output layer share a float dtype; `labels_n` is I64. Statistics are FP32,
 /// logits and their gradients of the inputs' dtype.
@@ -64,16 +69,17 @@ pub fn linear_cross_entropy(
     hidden_nd: &Tensor,
     output: OutputWeights,
     labels_n: &Tensor,
+    divisor: Option<&Tensor>,
     options: &CrossEntropyOptions,
 ) -> Result<Tensor> {
-    linear_cross_entropy_in(hidden_nd, output, labels_n, options, LOGITS)
+    linear_cross_entropy_in(hidden_nd, output, (labels_n, divisor), options, LOGITS)
 }
 
 /// [`linear_cross_entropy`] with another limit on the logits held.
 fn linear_cross_entropy_in(
     hidden_nd: &Tensor,
     output: OutputWeights,
-    labels_n: &Tensor,
+    (labels_n, divisor): (&Tensor, Option<&Tensor>),
     options: &CrossEntropyOptions,
     limit: i64,
 ) -> Result<Tensor> {
@@ -85,6 +91,7 @@ fn linear_cross_entropy_in(
     let (rows, classes) = (hidden_nd.size()[0], output.weight.size()[0]);
     let function = LinearCrossEntropy {
         labels: labels_n.shallow_clone(),
+        divisor: divisor.map(Tensor::shallow_clone),
         options: *options,
         rows_at_once: (limit / classes).clamp(1, rows.max(1)),
         wanted,
@@ -113,6 +120,8 @@ fn check(hidden: &Tensor, output: OutputWeights, labels: &Tensor) -> Result<()> 
 
 struct LinearCrossEntropy {
     labels: Tensor,
+    /// Absent for the number of rows that count.
+    divisor: Option<Tensor>,
     options: CrossEntropyOptions,
     rows_at_once: i64,
     /// Whether a gradient will be asked for.
@@ -127,8 +136,13 @@ impl Function for LinearCrossEntropy {
     fn forward(&mut self, inputs: &[&Tensor], ctx: &mut ForwardContext) -> Result<Vec<Tensor>> {
         let op = self.name();
         let (hidden, weight, bias) = (inputs[0], inputs[1], inputs.get(2).copied());
-        let counted = self.labels.f_ne(self.options.ignored).during(op)?;
-        let count = counted.f_sum(Kind::Int64).during(op)?;
+        let divisor = match &self.divisor {
+            Some(divisor) => divisor.shallow_clone(),
+            None => {
+                let counted = self.labels.f_ne(self.options.ignored).during(op)?;
+                counted.f_sum(Kind::Int64).during(op)?
+            }
+        };
         let mut gradients = GradientSums::default();
         let mut losses = Vec::new();
         let rows = hidden.size()[0];
@@ -136,8 +150,7 @@ impl Function for LinearCrossEntropy {
             let length = self.rows_at_once.min(rows - first);
             let hidden = hidden.narrow(0, first, length);
             let labels = self.labels.narrow(0, first, length);
-            let (loss, parts) =
-                self.chunk(&hidden, OutputWeights { weight, bias }, &labels, &count)?;
+            let (loss, parts) = self.chunk(&hidden, OutputWeights { weight, bias }, &labels, &divisor)?;
             losses.push(loss);
             if let Some(parts) = parts {
                 gradients.add(parts).during(op)?;
@@ -175,21 +188,20 @@ impl LinearCrossEntropy {
         hidden: &Tensor,
         output: OutputWeights,
         labels: &Tensor,
-        count: &Tensor,
+        divisor: &Tensor,
     ) -> Result<(Tensor, Option<ChunkGrads>)> {
         let (options, wanted) = (&self.options, self.wanted);
         if blocks::is_fast(hidden) {
             return match hidden.kind() {
                 Kind::BFloat16 => {
-                    blocks::run::<bf16>(hidden, output, labels, (count, options), wanted)
+                    blocks::run::<bf16>(hidden, output, labels, (divisor, options), wanted)
                 }
-                _ => blocks::run::<f32>(hidden, output, labels, (count, options), wanted),
+                _ => blocks::run::<f32>(hidden, output, labels, (divisor, options), wanted),
             };
         }
         let op = self.name();
         let mut logits = hidden.f_linear(output.weight, output.bias).during(op)?;
-        let loss =
-            softmax::softmax_cross_entropy_in_place(&mut logits, labels, count, options, wanted)?;
+        let loss = softmax::softmax_cross_entropy_in_place(&mut logits, labels, divisor, options, wanted)?;
         let parts = || ChunkGrads::new(&logits, hidden, output).during(op);
         Ok((loss, wanted.then(parts).transpose()?))
     }

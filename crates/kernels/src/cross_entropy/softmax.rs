@@ -12,7 +12,7 @@ use crate::lanes::{LANES, Lanes, exp, tanh, vectorized};
 use crate::number::Number;
 use crate::slices::{self, Shared};
 
-/// The part of the loss of `logits`, `[n, v]`, a scalar; `count` rows count in all. If `wanted`,
+/// The part of the loss of `logits`, `[n, v]`, a scalar, divided by `count`. If `wanted`,
 /// the gradient of the loss takes the place of the logits.
 pub(crate) fn softmax_cross_entropy_in_place(
     logits: &mut Tensor,

@@ -45,7 +45,8 @@ fn check_one(kind: Kind, classes: i64, biased: bool, limit: i64, options: &Cross
     let _ = labels.get(3).fill_(options.ignored);
     let _ = labels.get(22).fill_(options.ignored);
     let output = OutputWeights { weight: &inputs[1], bias: inputs.get(2) };
-    let found = linear_cross_entropy_in(&inputs[0], output, &labels, options, limit).unwrap();
+    let labels_of = (&labels, None);
+    let found = linear_cross_entropy_in(&inputs[0], output, labels_of, options, limit).unwrap();
     let doubles: Vec<Tensor> = inputs
         .iter()
         .map(|input| input.detach().to_kind(Kind::Double).set_requires_grad(true))
@@ -93,7 +94,7 @@ fn without_gradients_the_loss_is_the_same() {
     let (hidden, weight) = (leaf(&[9, 32], Kind::Float), leaf(&[40, 32], Kind::Float));
     let labels = Tensor::randint(40, [9], (Kind::Int64, Device::Cpu));
     let output = OutputWeights { weight: &weight, bias: None };
-    let loss = || linear_cross_entropy(&hidden, output, &labels, &NONE).unwrap();
+    let loss = || linear_cross_entropy(&hidden, output, &labels, None, &NONE).unwrap();
     let with = loss();
     let without = bert4rs_tensor_core::no_grad(loss);
     assert!(with.requires_grad() && !without.requires_grad());
@@ -107,14 +108,38 @@ fn a_nan_is_seen_and_labels_are_checked() {
     let labels = Tensor::from_slice(&[0i64, 1, 2, 39]);
     let broken = hidden.detach();
     let _ = broken.get(2).get(5).fill_(f64::NAN);
-    let loss = linear_cross_entropy(&broken, output, &labels, &NONE).unwrap();
+    let loss = linear_cross_entropy(&broken, output, &labels, None, &NONE).unwrap();
     assert!(loss.double_value(&[]).is_nan());
     for wrong in [40i64, -1] {
         let labels = Tensor::from_slice(&[0, 1, 2, wrong]);
-        let error = linear_cross_entropy(&hidden, output, &labels, &NONE).unwrap_err();
+        let error = linear_cross_entropy(&hidden, output, &labels, None, &NONE).unwrap_err();
         assert!(error.to_string().contains(&wrong.to_string()), "{error}");
     }
     let all_ignored = Tensor::from_slice(&[-100i64; 4]);
-    let loss = linear_cross_entropy(&hidden, output, &all_ignored, &NONE).unwrap();
+    let loss = linear_cross_entropy(&hidden, output, &all_ignored, None, &NONE).unwrap();
     assert!(loss.double_value(&[]).is_nan(), "as libtorch's mean of nothing");
+}
+
+#[test]
+fn parts_with_one_divisor_add_up_to_the_whole() {
+    bert4rs_tensor_core::random::seed(5);
+    let (hidden, weight) = (leaf(&[12, 32], Kind::Float), leaf(&[40, 32], Kind::Float));
+    let labels = Tensor::randint(40, [12], (Kind::Int64, Device::Cpu));
+    let _ = labels.get(2).fill_(-100);
+    let options = CrossEntropyOptions { label_smoothing: 0.1, z_loss: 1e-2, ..NONE };
+    let output = OutputWeights { weight: &weight, bias: None };
+    let whole = linear_cross_entropy(&hidden, output, &labels, None, &options).unwrap();
+    let divisor = Tensor::from(11i64);
+    let part = |first: i64, length: i64| {
+        let (hidden, labels) = (hidden.narrow(0, first, length), labels.narrow(0, first, length));
+        linear_cross_entropy(&hidden, output, &labels, Some(&divisor), &options).unwrap()
+    };
+    let sum = part(0, 5) + part(5, 7);
+    check_close("loss", &sum, &whole.to_kind(Kind::Double), 1e-6);
+    let inputs = [&hidden, &weight];
+    let found = Tensor::run_backward(&[sum], &inputs, false, false);
+    let expected = Tensor::run_backward(&[whole], &inputs, false, false);
+    for (found, expected) in found.iter().zip(&expected) {
+        check_close("gradient", found, &expected.to_kind(Kind::Double), 1e-6);
+    }
 }

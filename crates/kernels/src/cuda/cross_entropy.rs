@@ -14,7 +14,7 @@ const OP: &str = "cross-entropy";
 /// As in `cross_entropy.cu`.
 const THREADS: u32 = 256;
 
-/// The part of the loss of `logits`, `[n, v]`, a scalar; `count` rows count in all. If `wanted`,
+/// The part of the loss of `logits`, `[n, v]`, a scalar, divided by `count`. If `wanted`,
 /// the gradient of the loss takes the place of the logits. A label that is no class makes the
 /// loss NaN.
 pub(crate) fn softmax_cross_entropy_in_place(

@@ -303,9 +303,10 @@ fn cross_entropy_equals_fp64() {
                     let inputs = [&hidden, &weight].map(|t| leaf(t).set_requires_grad(true));
                     let output = OutputWeights { weight: &inputs[1], bias: None };
                     let labels = labels.to_device(device);
-                    let loss =
-                        cross_entropy::linear_cross_entropy(&inputs[0], output, &labels, &options)
-                            .unwrap();
+                    let loss = cross_entropy::linear_cross_entropy(
+                        &inputs[0], output, &labels, None, &options,
+                    )
+                    .unwrap();
                     let grads = Tensor::run_backward(&[&loss], &inputs, false, false);
                     (loss, grads)
                 };

@@ -24,18 +24,20 @@ struct MaskedLmHead {
 }
 
 /// How the loss of masked tokens is computed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct MlmLoss {
+#[derive(Debug, Clone, Copy)]
+pub struct MlmLoss<'a> {
     /// For which tokens logits are computed.
     pub logits_of: LogitsOf,
     /// What is added to cross-entropy.
     pub options: LossOptions,
+    /// What the sum of the losses is divided by; see [`loss::Labels::divisor`].
+    pub divisor: Option<&'a Tensor>,
 }
 
-impl From<LogitsOf> for MlmLoss {
-    /// Cross-entropy alone.
+impl From<LogitsOf> for MlmLoss<'_> {
+    /// Cross-entropy alone, its mean.
     fn from(logits_of: LogitsOf) -> Self {
-        Self { logits_of, options: LossOptions::default() }
+        Self { logits_of, options: LossOptions::default(), divisor: None }
     }
 }
 
@@ -131,12 +133,12 @@ impl BertForMaskedLm {
     ///
     /// # Errors
     /// As [`BertModel::forward`]; positions and labels of different or no length.
-    pub fn mlm_loss(
+    pub fn mlm_loss<'a>(
         &self,
         input: &BertInput,
         positions_m: &Tensor,
         labels_m: &Tensor,
-        how: impl Into<MlmLoss>,
+        how: impl Into<MlmLoss<'a>>,
         train: bool,
     ) -> Result<Tensor> {
         check_masked(positions_m, labels_m)?;
@@ -149,21 +151,21 @@ impl BertForMaskedLm {
         hidden_btd: &Tensor,
         positions_m: &Tensor,
         labels_m: &Tensor,
-        how: MlmLoss,
+        how: MlmLoss<'_>,
     ) -> Result<Tensor> {
         let hidden_nd = hidden_btd.flatten(0, 1);
         match how.logits_of {
             LogitsOf::MaskedOnly => {
                 let hidden_md = hidden_nd.index_select(0, positions_m);
                 let features_md = self.features(&hidden_md)?;
-                self.output().cross_entropy(&features_md, labels_m, &how.options)
+                self.output().cross_entropy(&features_md, labels_m, how.divisor, &how.options)
             }
             LogitsOf::AllTokens => {
                 let options = (Kind::Int64, labels_m.device());
                 let ignored_n = labels_m.new_full([hidden_nd.size()[0]], loss::IGNORED, options);
                 let labels_n = ignored_n.index_copy(0, positions_m, labels_m);
                 let features_nd = self.features(&hidden_nd)?;
-                self.output().cross_entropy(&features_nd, &labels_n, &how.options)
+                self.output().cross_entropy(&features_nd, &labels_n, how.divisor, &how.options)
             }
         }
     }
@@ -208,13 +210,13 @@ impl BertForPreTraining {
     ///
     /// # Errors
     /// As [`BertForMaskedLm::mlm_loss`]; labels of another shape.
-    pub fn loss(
+    pub fn loss<'a>(
         &self,
         input: &BertInput,
         positions_m: &Tensor,
         labels_m: &Tensor,
         next_b: &Tensor,
-        how: impl Into<MlmLoss>,
+        how: impl Into<MlmLoss<'a>>,
         train: bool,
     ) -> Result<Tensor> {
         check_masked(positions_m, labels_m)?;

@@ -21,7 +21,7 @@ use crate::layers::{
     KeyValueCache, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual,
     ResidualStream,
 };
-use crate::loss::{self, LossOptions, OutputLayer};
+use crate::loss::{Labels, LossOptions, OutputLayer};
 use crate::mask::{self, AttentionMask};
 
 /// What a GPT reads.
@@ -367,29 +367,25 @@ impl Gpt {
         let hidden_btd = self.forward(input, train)?;
         let hidden_nd = hidden_btd.narrow(1, 0, t - 1).flatten(0, 1);
         let next_n = labels_bt.narrow(1, 1, t - 1).flatten(0, 1);
-        self.output().cross_entropy(&hidden_nd, &next_n, options)
+        self.output().cross_entropy(&hidden_nd, &next_n, None, options)
     }
 
-    /// Mean cross-entropy of the token that is to follow each position, a scalar in FP32.
-    ///
-    /// `next_bt` is I64 and shaped as the input; [`loss::IGNORED`] does not count. With
-    /// `counted`, I64, logits are computed for these positions of the flattened batch alone
-    /// (`row · t + column`), which must be those that count: the same loss and gradients.
+    /// Cross-entropy of the token that is to follow each position, a scalar in FP32: the mean,
+    /// unless `next` has another divisor. `next.ids_bt` is shaped as the input.
     ///
     /// # Errors
     /// As [`forward`](Self::forward); labels of another shape.
-    pub fn next_token_loss(
+    pub fn next_token_loss<'a>(
         &self,
         input: &GptInput,
-        next_bt: &Tensor,
-        counted: Option<&Tensor>,
+        next: impl Into<Labels<'a>>,
         options: &LossOptions,
         train: bool,
     ) -> Result<Tensor> {
+        let next = next.into();
         let (b, t) = input::batch_and_time("input_ids", input.input_ids)?;
-        input::check_ids("next tokens", next_bt, &[[b, t]])?;
-        let hidden_nd = self.forward(input, train)?.flatten(0, 1);
-        let (hidden, next) = loss::select(hidden_nd, next_bt.flatten(0, 1), counted);
-        self.output().cross_entropy(&hidden, &next, options)
+        input::check_ids("next tokens", next.ids_bt, &[[b, t]])?;
+        let (hidden_nd, next_n) = next.select(self.forward(input, train)?.flatten(0, 1));
+        self.output().cross_entropy(&hidden_nd, &next_n, next.divisor, options)
     }
 }

@@ -22,7 +22,7 @@ use crate::layers::{
     AttentionBackend, Biased, Dropout, Embedding, FeedForwardConfig, KeyValueCache, Linear,
     MultiHeadConfig, Norm, NormKind, Placement,
 };
-use crate::loss::{self, LossOptions, OutputLayer};
+use crate::loss::{self, Labels, LossOptions, OutputLayer};
 use crate::mask::{self, AttentionMask};
 use stack::{Memory, Stack};
 
@@ -302,40 +302,24 @@ impl T5 {
         OutputLayer { weight, bias: None, soft_cap: self.config.overrides.logit_soft_cap }
     }
 
-    /// Mean cross-entropy of the labels, a scalar in FP32. `labels_bt` is I64 and shaped as the
-    /// decoder's tokens, each the token that is to follow; [`loss::IGNORED`] does not count.
+    /// Cross-entropy of the labels, a scalar in FP32: the mean, unless they have another divisor.
+    /// They are shaped as the decoder's tokens, each the token that is to follow.
     ///
     /// # Errors
     /// As [`encode`](Self::encode); labels of another shape.
-    pub fn lm_loss(
+    pub fn lm_loss<'a>(
         &self,
         input: &T5Input,
-        labels_bt: &Tensor,
+        labels: impl Into<Labels<'a>>,
         options: &LossOptions,
         train: bool,
     ) -> Result<Tensor> {
-        self.counted_loss(input, labels_bt, None, options, train)
-    }
-
-    /// [`lm_loss`](Self::lm_loss), with logits only for the positions `counted` of the flattened
-    /// batch (`row · t + column`), I64, which must be those that count: the same loss and
-    /// gradients. For all if absent.
-    ///
-    /// # Errors
-    /// As [`lm_loss`](Self::lm_loss).
-    pub fn counted_loss(
-        &self,
-        input: &T5Input,
-        labels_bt: &Tensor,
-        counted: Option<&Tensor>,
-        options: &LossOptions,
-        train: bool,
-    ) -> Result<Tensor> {
+        let labels = labels.into();
         let (b, t) = input::batch_and_time("decoder_input_ids", input.decoder_input_ids)?;
-        input::check_ids("labels", labels_bt, &[[b, t]])?;
+        input::check_ids("labels", labels.ids_bt, &[[b, t]])?;
         let features_nd = self.features(&self.forward(input, train)?.flatten(0, 1));
-        let (features, labels) = loss::select(features_nd, labels_bt.flatten(0, 1), counted);
-        self.output().cross_entropy(&features, &labels, options)
+        let (features_nd, labels_n) = labels.select(features_nd);
+        self.output().cross_entropy(&features_nd, &labels_n, labels.divisor, options)
     }
 
     /// The decoder's tokens for `labels_bt`: each label one position later, after the padding token

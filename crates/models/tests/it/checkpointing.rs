@@ -87,7 +87,7 @@ fn bert() {
             let (ids, mask) = (ids(24), documents(24));
             let positions = Tensor::from_slice(&[1i64, 7, 30]);
             let labels = Tensor::from_slice(&[3i64, 4, 5]);
-            let how = MlmLoss { logits_of: LogitsOf::MaskedOnly, options: LossOptions::default() };
+            let how: MlmLoss = LogitsOf::MaskedOnly.into();
             check("BERT", &store, |checkpointing| {
                 model.set_activation_checkpointing(checkpointing);
                 let input = BertInput { mask: Some(&mask), ..BertInput::new(&ids) };

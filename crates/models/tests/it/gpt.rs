@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bert4rs_models::gpt::{Gpt, GptCache, GptConfig, GptInput};
 use bert4rs_models::layers::{AttentionBackend, FeedForwardKind, NormKind, Rotary, Yarn};
-use bert4rs_models::loss::{IGNORED, LossOptions};
+use bert4rs_models::loss::{IGNORED, Labels, LossOptions};
 use bert4rs_models::mask;
 use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_tensor_core::attention::Implementation;
@@ -58,7 +58,8 @@ fn logits_of_counted_places_give_the_loss_and_gradients_of_all() {
         let padding = mask::padding(vectors.tensor("attention_mask"));
         let input = GptInput { mask: Some(&padding), ..GptInput::new(vectors.tensor("input_ids")) };
         let options = LossOptions::default();
-        let loss = model.next_token_loss(&input, &next_bt, counted, &options, false).unwrap();
+        let next = Labels { counted_n: counted, ..(&next_bt).into() };
+        let loss = model.next_token_loss(&input, next, &options, false).unwrap();
         assert_close("loss", &loss, vectors.tensor("loss"), 1e-5);
         loss.backward();
         vectors.check_grads(&store);

@@ -116,7 +116,7 @@ fn the_pretraining_heads_equal_transformers() {
     for logits_of in [LogitsOf::AllTokens, LogitsOf::MaskedOnly] {
         let loss = model.loss(&all.input(), &positions, &masked, next, logits_of, false).unwrap();
         assert_close("loss", &loss, all.heads.tensor("pretraining.loss"), 1e-5);
-        let how = MlmLoss { logits_of, options: loss_options(Fused) };
+        let how = MlmLoss { options: loss_options(Fused), ..logits_of.into() };
         let loss = model.loss(&all.input(), &positions, &masked, next, how, false).unwrap();
         assert_close("loss", &loss, all.heads.tensor("pretraining.loss"), 1e-5);
     }

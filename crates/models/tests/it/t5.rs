@@ -1,6 +1,6 @@
 //! T5 against transformers' recorded results, and its own promises.
 
-use bert4rs_models::loss::IGNORED;
+use bert4rs_models::loss::{IGNORED, Labels};
 use bert4rs_models::mask;
 use bert4rs_models::t5::{T5, T5Cache, T5Config, T5Input};
 use bert4rs_tensor_core::attention::Implementation;
@@ -31,11 +31,12 @@ fn check_against_transformers(name: &str, implementation: Implementation) {
     let labels = vectors.tensor("labels");
     let loss = model.lm_loss(&input, labels, &loss_options(implementation), false).unwrap();
     assert_close("loss", &loss, vectors.tensor("loss"), 1e-5);
-    // Logits of the counted places alone give the same loss and gradients.
+    // Logits of the counted positions alone give the same loss and gradients.
     let counted = labels.flatten(0, 1).ne(IGNORED).nonzero().flatten(0, 1);
     assert!(counted.size()[0] < labels.numel() as i64);
     let options = loss_options(implementation);
-    let counted = model.counted_loss(&input, labels, Some(&counted), &options, false).unwrap();
+    let labels = Labels { counted_n: Some(&counted), ..labels.into() };
+    let counted = model.lm_loss(&input, labels, &options, false).unwrap();
     assert_close("counted loss", &counted, &loss, 1e-6);
     ((loss + counted) / 2.0).backward();
     vectors.check_grads(&store);

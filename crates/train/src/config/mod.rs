@@ -4,14 +4,14 @@
 //! presets, files and flags over.
 
 mod families;
-mod overlays;
 mod limits;
 mod model;
+mod overlays;
 mod validate;
 mod words;
 
-pub use overlays::{Overlay, known_keys, leaves, parse_assignment, resolve, resolve_to_run};
 pub use model::{Biases, Family, Head, ModelConfig, OrPublished, Positions, T5Form};
+pub use overlays::{Overlay, known_keys, leaves, parse_assignment, resolve, resolve_to_run};
 
 use bert4rs_data::Layout;
 use bert4rs_models::checkpointing::ActivationCheckpointing;
@@ -25,6 +25,7 @@ use bert4rs_tensor_core::precision::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::execution::Execution;
 
 /// All that decides a run. Written whole to the run's folder, it repeats the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,19 +59,6 @@ pub enum LogitsOf {
     Masked,
 }
 
-/// How a step's work is launched. All give the same up to rounding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Graphs {
-    /// Operation by operation; the host looks at each step's gradients before it updates.
-    Off,
-    /// Operation by operation, without a wait for the device: see `bert4rs_optim::Optimizer::step_capturable`.
-    Fixed,
-    /// As [`Fixed`](Self::Fixed), recorded once for each shape of batches and then replayed as a
-    /// whole: CUDA graphs. Where that can't be, the next best, with a printed reason.
-    Auto,
-}
-
 /// Where and how numbers are computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,7 +80,7 @@ pub struct ComputeConfig {
     /// Which tokens get logits.
     pub logits: LogitsOf,
     /// How a step's work is launched.
-    pub graphs: Graphs,
+    pub execution: Execution,
     /// What is computed again for the backward pass instead of kept.
     pub activation_checkpointing: ActivationCheckpointing,
     /// CPU threads; 0 means one a core.
@@ -140,10 +128,10 @@ pub struct LoopConfig {
 }
 
 impl Config {
-    /// Whether GPT and T5 leave padding out of the output layer. Fixed steps don't, as its shape
-    /// would differ from batch to batch; the loss is the same.
-    pub(crate) fn only_counted(&self) -> bool {
-        self.compute.logits == LogitsOf::Masked && self.compute.graphs == Graphs::Off
+    /// Whether GPT and T5 leave padding out of the output layer. Steps that could be captured
+    /// don't, as its shape would differ from batch to batch; the loss is the same.
+    pub(crate) fn leaves_padding_out(&self, execution: Execution) -> bool {
+        self.compute.logits == LogitsOf::Masked && execution == Execution::Eager
     }
 
     /// The values as a table, as a [`Overlay`] has them.
@@ -156,8 +144,13 @@ impl Config {
 
     /// The configuration as a TOML file that [`resolve`] reads back to an equal one.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string_pretty(self).map_err(not_toml)
+        to_toml(self)
     }
+}
+
+/// Settings as a TOML file.
+pub(crate) fn to_toml(settings: &impl Serialize) -> Result<String> {
+    toml::to_string_pretty(settings).map_err(not_toml)
 }
 
 fn not_toml(error: toml::ser::Error) -> Error {

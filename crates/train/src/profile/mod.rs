@@ -17,11 +17,13 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::profile::{self, Event, span};
 use bert4rs_tensor_core::safetensors::write_atomic;
 
+use crate::build;
 use crate::config::Config;
 use crate::console::Console;
+use crate::description::describe;
 use crate::error::{Error, Result};
 use crate::run_folder::{ClaimedFolder, Outcome};
-use crate::session::Session;
+use crate::trainer::Trainer;
 
 /// What Perfetto (`ui.perfetto.dev`) and `chrome://tracing` open.
 pub const TRACE_FILE: &str = "trace.json";
@@ -40,17 +42,20 @@ pub fn run(
     config: &Config,
     warmup_steps: u64,
     folder: ClaimedFolder,
-    console: &mut Console,
+    console: &Console,
 ) -> Result<()> {
-    let mut session = Session::prepare(config, console)?;
+    let machine = build::machine(config)?;
+    let parts = build::parts(config, &machine, &mut console.preparation())?;
+    console.end();
     let mut run = folder.begin(config)?;
-    session.describe().iter().for_each(|line| console.line(line));
+    describe(config, &machine, &parts).iter().for_each(|line| console.line(line));
+    let (mut trainer, _) = parts.into_trainer()?;
     let steps = config.train.max_steps.saturating_sub(warmup_steps);
-    for step in 1..=warmup_steps {
-        session.step(step)?;
+    for _ in 0..warmup_steps {
+        trainer.step()?;
     }
     profile::start()?;
-    let recorded = record(&mut session, warmup_steps, config.train.max_steps);
+    let recorded = record(&mut trainer, steps);
     let events = profile::stop()?;
     recorded?;
 
@@ -67,10 +72,10 @@ pub fn run(
     run.end(Outcome::Finished, None)
 }
 
-fn record(session: &mut Session, warmup_steps: u64, max_steps: u64) -> Result<()> {
-    for step in warmup_steps + 1..=max_steps {
+fn record(trainer: &mut Trainer, steps: u64) -> Result<()> {
+    for _ in 0..steps {
         let _step = span("step");
-        let outcome = session.step(step)?;
+        let outcome = trainer.step()?;
         // A GPU may still compute what the step asked for.
         let _wait = span("wait for the device");
         outcome.loss.f_double_value(&[]).during("read the loss")?;

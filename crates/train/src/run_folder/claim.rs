@@ -5,11 +5,13 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::lock::FolderLock;
 use super::names::{self, CONFIG, METRICS};
 use super::state::RunState;
 use super::{RunFolder, metrics_file};
-use crate::config::Config;
+use crate::config::to_toml;
 use crate::error::{Error, Result};
 
 /// A folder that is this run's alone, but holds nothing of it yet. Dropped unused, all is as it
@@ -63,15 +65,16 @@ impl ClaimedFolder {
         &self.place.path
     }
 
-    /// Removes what a run that was cut off left here, and starts this one.
+    /// Removes what a run that was cut off left here, and starts this one, whose settings become
+    /// `config.toml`.
     ///
     /// # Errors
-    /// What the system says.
-    pub fn begin(self, config: &Config) -> Result<RunFolder> {
+    /// What the system says, and settings that TOML can't hold.
+    pub fn begin(self, settings: &impl Serialize) -> Result<RunFolder> {
         let path = self.place.path.clone();
         names::clear(&path).map_err(Error::io(&path))?;
         let begun = metrics_file::create(&path.join(METRICS))
-            .and_then(|metrics| self.start(config, metrics));
+            .and_then(|metrics| self.start(settings, metrics));
         if begun.is_err() {
             // The first failure is the one to tell.
             let _ = names::clear(&path);
@@ -84,15 +87,15 @@ impl ClaimedFolder {
     ///
     /// # Errors
     /// What the system says, and metrics that are none.
-    pub fn go_on(self, config: &Config, last_step: u64) -> Result<RunFolder> {
+    pub fn go_on(self, settings: &impl Serialize, last_step: u64) -> Result<RunFolder> {
         let metrics = metrics_file::keep_until(&self.place.path.join(METRICS), last_step)?;
-        self.start(config, metrics)
+        self.start(settings, metrics)
     }
 
-    fn start(self, config: &Config, metrics: File) -> Result<RunFolder> {
+    fn start(self, settings: &impl Serialize, metrics: File) -> Result<RunFolder> {
         let Self { place, old } = self;
         RunState::begin().write(&place.path)?;
-        super::write(&place.path.join(CONFIG), config.to_toml()?.as_bytes())?;
+        super::write(&place.path.join(CONFIG), to_toml(settings)?.as_bytes())?;
         Ok(RunFolder::new(place.keep(), old.map(Place::keep), metrics))
     }
 }

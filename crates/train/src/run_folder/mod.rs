@@ -24,11 +24,11 @@ use serde::Serialize;
 
 pub use claim::{ClaimedFolder, default_path};
 use lock::FolderLock;
-use metrics_file::MetricsFile;
 pub use names::{CHECKPOINTS, CONFIG, METRICS, STATE, SUMMARY, TENSORBOARD, holds_run};
 pub use state::{Ended, Outcome, RunState, Status};
 
 use crate::error::{Error, Result};
+use crate::metrics::JsonLines;
 
 /// A folder and the lock on it, which some file systems lack.
 type Locked = (PathBuf, Option<FolderLock>);
@@ -41,14 +41,12 @@ pub struct RunFolder {
     _lock: Option<FolderLock>,
     /// The run that this one is to replace.
     old: Option<Locked>,
-    metrics: MetricsFile,
-    was_behind: bool,
+    metrics: File,
 }
 
 impl RunFolder {
     fn new((path, lock): Locked, old: Option<Locked>, metrics: File) -> Self {
-        let metrics = MetricsFile::new(metrics);
-        Self { path, _lock: lock, old, metrics, was_behind: false }
+        Self { path, _lock: lock, old, metrics }
     }
 
     /// Where it lies now. [`replace_old`](Self::replace_old) may change it.
@@ -61,30 +59,14 @@ impl RunFolder {
         self.old.as_ref().map_or(&self.path, |(path, _)| path)
     }
 
-    /// Hands records to `metrics.jsonl`, one line each, so that a run that is cut off keeps them.
-    /// Where the disk is full they are kept, and written when there is room:
-    /// [`take_note`](Self::take_note) tells.
+    /// The outlet that writes `metrics.jsonl`.
     ///
     /// # Errors
-    /// What else the system says.
-    pub fn log<T: Serialize>(&mut self, records: &[T]) -> Result<()> {
-        self.metrics.append(&self.path.join(METRICS), records)
-    }
-
-    /// What a person should know about the disk, once each time that it changes.
-    pub fn take_note(&mut self) -> Option<String> {
-        let is_behind = self.metrics.is_behind();
-        let changed = std::mem::replace(&mut self.was_behind, is_behind) != is_behind;
-        changed.then(|| {
-            let path = self.path.display();
-            match is_behind {
-                true => format!(
-                    "{path}: the disk is full; training goes on, and what it has to \
-                                 say waits for room"
-                ),
-                false => format!("{path}: the disk has room again, and nothing was lost"),
-            }
-        })
+    /// What the system says.
+    pub fn metrics(&self) -> Result<JsonLines> {
+        let path = self.path.join(METRICS);
+        let file = self.metrics.try_clone().map_err(Error::io(&path))?;
+        Ok(JsonLines::new(path, file))
     }
 
     /// Tells that the folder now holds a whole model or checkpoint. A run that this one replaces
@@ -109,9 +91,8 @@ impl RunFolder {
     /// Writes `summary.json`.
     ///
     /// # Errors
-    /// What the system says, about metrics that wait for room too.
-    pub fn write_summary<T: Serialize>(&mut self, summary: &T) -> Result<()> {
-        self.metrics.flush().map_err(Error::io(&self.path.join(METRICS)))?;
+    /// What the system says.
+    pub fn write_summary<T: Serialize>(&self, summary: &T) -> Result<()> {
         let path = self.path.join(SUMMARY);
         let text = serde_json::to_string_pretty(summary)
             .map_err(|error| Error::io(&path)(error.into()))?;

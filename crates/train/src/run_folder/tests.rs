@@ -97,10 +97,11 @@ fn the_old_run_stays_until_the_new_one_is_whole() {
 
     let mut second = begin();
     fs::write(new.join("model.safetensors"), "new").unwrap();
-    second.log(&[1]).unwrap();
+    let mut metrics = second.metrics().unwrap();
+    metrics.append(&[1]).unwrap();
     second.replace_old().unwrap();
     assert_eq!((second.path(), second.final_path()), (&*path, &*path));
-    second.log(&[2]).unwrap();
+    metrics.append(&[2]).unwrap();
     second.replace_old().unwrap();
     second.end(Outcome::Finished, None).unwrap();
     assert_eq!(names_in(disk.path()), ["run"], "the old one is gone");

@@ -1,96 +1,61 @@
-//! What a family learns: its batches, its loss, and how its model is kept.
+//! What is learned: a model, its loss, what is measured of it, and how it is kept.
 
 pub mod causal_lm;
 pub mod masked_lm;
-mod source;
 pub mod span_corruption;
 
 use std::path::Path;
-use std::time::Duration;
 
 use bert4rs_models::layers::AttentionBackend;
-use bert4rs_tensor_core::Tensor;
+use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::{Device, Kind, Tensor};
 
-use crate::error::{Error, Result};
+use crate::batch::NamedTensors;
+use crate::error::Result;
 
-/// How much a batch holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct BatchSize {
-    /// Real tokens: all but padding.
-    pub tokens: u64,
-    /// Places that the model computes, padding included.
-    pub slots: u64,
-}
-
-impl std::ops::AddAssign for BatchSize {
-    fn add_assign(&mut self, other: Self) {
-        self.tokens += other.tokens;
-        self.slots += other.slots;
-    }
-}
-
-/// A batch on its device.
-#[derive(Debug)]
-pub struct Batch {
-    /// What [`Task::loss`] reads, in the task's own order.
-    pub tensors: Vec<Tensor>,
-    /// How much it holds.
-    pub size: BatchSize,
-}
-
-/// A model together with the data and the objective that train it.
+/// A model and its objective.
 pub trait Task {
-    /// The next batch to train on.
+    /// The losses of the batch's labels, summed and divided by `divisor`: a scalar in FP32 that
+    /// gradients can be taken of. Dropout acts. Waits for no device.
     ///
-    /// # Errors
-    /// What making a batch can meet.
-    fn next_batch(&mut self) -> Result<Batch>;
-
-    /// The loss of a batch's tensors, dropout included: a scalar in FP32 that gradients can be
-    /// taken of. Waits for no device.
+    /// `divisor` is I64 `[]` on the device: the number of labels in all batches whose gradients
+    /// one step adds up. Dividing each batch's sum by it gives the mean over all of them, however
+    /// unlike the batches are.
     ///
     /// # Errors
     /// Tensors of another task, and what libtorch throws.
-    fn loss(&self, tensors: &[Tensor]) -> Result<Tensor>;
+    fn loss(&self, batch: &NamedTensors, divisor: &Tensor) -> Result<Tensor>;
 
-    /// Mean loss over held-out sequences, `None` where none are to be measured.
-    fn held_out_loss(&self) -> Result<Option<f64>>;
-
-    /// Writes the model as Hugging Face's files, from the exact values in `params`.
-    fn export(&self, folder: &Path, params: &ParamStore) -> Result<()>;
-
-    /// The code that computed attention; absent before the first loss.
-    fn attention_backend(&self) -> Option<AttentionBackend>;
-
-    /// A hash of all batches so far, in their order; see
-    /// [`Summary::data_fingerprint`](crate::metrics::Summary::data_fingerprint).
-    fn data_fingerprint(&self) -> u64;
-
-    /// Batch number `index`, counted from 0, by the names of its tensors.
+    /// Sums over the batch's labels of what is to be measured, by name: scalars on the device.
+    /// `loss` is one of them. No dropout and no gradients. Nothing unless implemented.
     ///
     /// # Errors
-    /// What making a batch can meet.
-    fn batch(&self, index: u64) -> Result<Vec<(&'static str, Tensor)>>;
+    /// As [`loss`](Self::loss).
+    fn evaluate(&self, batch: &NamedTensors) -> Result<Vec<(&'static str, Tensor)>> {
+        let _ = batch;
+        Ok(Vec::new())
+    }
 
-    /// Time spent waiting for batches.
-    fn waited(&self) -> Duration;
+    /// Writes the model to `folder`, from the exact values in `params`. Nothing unless
+    /// implemented.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
+        let (_, _) = (folder, params);
+        Ok(())
+    }
 
-    /// Useful matrix-product FLOPs of one real token, forward and backward.
-    fn flops_per_token(&self) -> f64;
-
-    /// Entropy of the labels' frequencies, in nats: the loss of knowing these alone.
-    fn unigram_entropy(&self) -> f64;
-
-    /// Lines that say what is learned from.
-    fn describe(&self) -> Vec<String>;
+    /// The code that computed attention; absent before the first loss, and without attention.
+    fn attention_backend(&self) -> Option<AttentionBackend> {
+        None
+    }
 }
 
-/// The error for tensors that are not those of the task's own batches.
-fn not_a_batch(tensors: &[Tensor]) -> Error {
-    bert4rs_tensor_core::Error::Unsupported {
-        what: format!("a batch of {} tensors", tensors.len()),
-        reason: "this task makes others".into(),
-    }
-    .into()
+/// What [`Task::loss`] is divided by: a number of labels as I64 `[]`, made on the device, so that
+/// the host does not wait for it.
+pub(crate) fn divisor(labels: u64, device: Device) -> Result<Tensor> {
+    let place = (Kind::Int64, device);
+    Ok(Tensor::f_full([0i64; 0], labels as i64, place).during("count labels")?)
 }

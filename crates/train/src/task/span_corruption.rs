@@ -2,130 +2,82 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bert4rs_data::packing::Framing;
-use bert4rs_data::{Noise, Objective, SpanBatch, SpanBatches, SpanOptions};
+use bert4rs_data::{Dataset, Noise, SpanBatches, SpanOptions, TextTokenizer};
 use bert4rs_models::hugging_face::{self, Architecture};
 use bert4rs_models::layers::AttentionBackend;
-use bert4rs_models::loss::LossOptions;
+use bert4rs_models::loss::{Labels, LossOptions};
 use bert4rs_models::t5::{T5, T5Input};
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Tensor};
 use serde_json::json;
 
-use super::source::{Source, prepare_dataset};
-use super::{Batch, BatchSize, Task, not_a_batch};
+use super::Task;
+use crate::batch::NamedTensors;
+use crate::build::{Sources, TrainingData};
 use crate::config::Config;
-use crate::console::Console;
 use crate::error::Result;
+use crate::facts::Facts;
 
-/// A T5, its batches and its loss.
+/// A T5 and its loss.
 pub struct SpanCorruption {
     model: T5,
-    source: Source<SpanBatches>,
-    device: Device,
-    /// Whether training batches leave padding out of the output layer.
-    only_counted: bool,
+    tokenizer: TextTokenizer,
     options: LossOptions,
-    flops_per_token: f64,
-    unigram_entropy: f64,
     seq_len: u32,
 }
 
 impl SpanCorruption {
-    /// Prepares the data, then makes the model in `params`.
+    /// Makes the model in `params`.
     ///
     /// # Errors
-    /// Corpus, tokenizer or shapes that can't be used.
-    pub fn new(config: &Config, params: &ParamStore, console: &mut Console) -> Result<Self> {
-        let dataset = prepare_dataset(config, Objective::Spans, console)?;
-        let tokens = dataset.tokenizer.span_tokens()?;
-        let noise = Noise { rate: config.data.mask_rate, mean_span: config.data.mean_span };
-        let options = SpanOptions {
-            batch_size: config.data.batch_size as usize,
-            sequence_length: config.data.seq_len as usize,
-            noise,
-            layout: config.data.packing,
-            seed: config.seed,
-        };
+    /// A tokenizer without sentinels, and shapes that can't be used.
+    pub fn new(config: &Config, tokenizer: TextTokenizer, params: &ParamStore) -> Result<Self> {
+        let tokens = tokenizer.span_tokens()?;
         let t5 = config.t5(tokens.pad, tokens.end);
-        let (shard, held_out) = (Arc::clone(&dataset.train), Arc::clone(&dataset.held_out));
-        let train = SpanBatches::train(shard, tokens.clone(), options)?;
-        let held_out = SpanBatches::held_out(held_out, tokens, options)?;
-        let held_out_count = held_out.batches_per_epoch();
-        let source = config.data.seq_len;
-        let target = noise.target_length(Framing::Spans(noise).max_tokens(source.into()) as usize);
-        let flops = t5.flops_per_sequence(source.into(), target as i64)?;
         let mut model = T5::new(&params.root(), &t5, config.compute.attention)?;
         model.set_activation_checkpointing(config.compute.activation_checkpointing);
-        Ok(Self {
-            model,
-            unigram_entropy: train.target_entropy(dataset.summary.unigram_entropy),
-            source: Source::new(config, dataset, train, (held_out, held_out_count))?,
-            device: params.device(),
-            only_counted: config.only_counted(),
-            options: config.loss,
-            flops_per_token: flops / (f64::from(source) + target as f64),
-            seq_len: source,
-        })
+        Ok(Self { model, tokenizer, options: config.loss, seq_len: config.data.seq_len })
     }
 
-    /// With the places that count where others are to be left out.
-    fn tensors(&self, batch: &SpanBatch, only_counted: bool) -> Result<Vec<Tensor>> {
-        let batch = batch.to_tensors(self.device)?;
-        let all = [
-            batch.input_ids,
-            batch.document_ids,
-            batch.decoder_input_ids,
-            batch.decoder_document_ids,
-            batch.labels,
-        ];
-        Ok(all.into_iter().chain(only_counted.then_some(batch.counted)).collect())
-    }
-
-    /// Mean loss of a batch's targets. Dropout acts if `train`.
-    fn loss_of(&self, tensors: &[Tensor], options: &LossOptions, train: bool) -> Result<Tensor> {
-        let [input_ids, source, decoder_input_ids, target, labels, counted @ ..] = tensors else {
-            return Err(not_a_batch(tensors));
-        };
+    fn loss_of(
+        &self,
+        batch: &NamedTensors,
+        divisor: &Tensor,
+        options: &LossOptions,
+        train: bool,
+    ) -> Result<Tensor> {
+        let source = batch.get("document_ids")?;
         let input = T5Input {
-            input_ids,
+            input_ids: batch.get("input_ids")?,
             mask: Some(source),
-            decoder_input_ids,
-            decoder_mask: Some(target),
+            decoder_input_ids: batch.get("decoder_input_ids")?,
+            decoder_mask: Some(batch.get("decoder_document_ids")?),
             cross_mask: Some(source),
         };
-        Ok(self.model.counted_loss(&input, labels, counted.first(), options, train)?)
+        let labels = Labels {
+            ids_bt: batch.get("labels")?,
+            counted_n: batch.find("counted"),
+            divisor: Some(divisor),
+        };
+        Ok(self.model.lm_loss(&input, labels, options, train)?)
     }
 }
 
 impl Task for SpanCorruption {
-    fn next_batch(&mut self) -> Result<Batch> {
-        let pad = self.model.config().pad_token_id;
-        let batch = self.source.next(|seen, batch| {
-            seen.add(&batch.input_ids, pad, &batch.counted_labels());
-        })?;
-        let slots = (batch.rows * (batch.columns + batch.target_columns)) as u64;
-        let size = BatchSize { tokens: batch.real_tokens as u64, slots };
-        Ok(Batch { tensors: self.tensors(&batch, self.only_counted)?, size })
+    fn loss(&self, batch: &NamedTensors, divisor: &Tensor) -> Result<Tensor> {
+        self.loss_of(batch, divisor, &self.options, true)
     }
 
-    fn loss(&self, tensors: &[Tensor]) -> Result<Tensor> {
-        self.loss_of(tensors, &self.options, true)
-    }
-
-    fn held_out_loss(&self) -> Result<Option<f64>> {
-        let implementation = self.options.implementation;
-        let plain = LossOptions { implementation, ..LossOptions::default() };
-        self.source.held_out_loss(|batch| {
-            let loss = self.loss_of(&self.tensors(batch, true)?, &plain, false)?;
-            Ok((loss, batch.counted().len()))
-        })
+    fn evaluate(&self, batch: &NamedTensors) -> Result<Vec<(&'static str, Tensor)>> {
+        let one = super::divisor(1, batch.get("labels")?.device())?;
+        let plain = self.options.without_regularization();
+        Ok(vec![("loss", self.loss_of(batch, &one, &plain, false)?)])
     }
 
     fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
-        self.source.dataset.tokenizer.save_folder(folder, self.seq_len as usize)?;
+        self.tokenizer.save_folder(folder, self.seq_len as usize)?;
         let (config, architecture) =
             (self.model.config(), Architecture::T5ForConditionalGeneration);
         Ok(hugging_face::save(folder, config, architecture, params, json!({}))?)
@@ -134,40 +86,37 @@ impl Task for SpanCorruption {
     fn attention_backend(&self) -> Option<AttentionBackend> {
         self.model.attention_backend()
     }
+}
 
-    fn data_fingerprint(&self) -> u64 {
-        self.source.fingerprint()
-    }
-
-    fn batch(&self, index: u64) -> Result<Vec<(&'static str, Tensor)>> {
-        let batch = self.source.batch(index)?;
-        let real_tokens = Tensor::from(batch.real_tokens as i64);
-        let batch = batch.to_tensors(Device::Cpu)?;
-        Ok(vec![
-            ("input_ids", batch.input_ids),
-            ("document_ids", batch.document_ids),
-            ("decoder_input_ids", batch.decoder_input_ids),
-            ("decoder_document_ids", batch.decoder_document_ids),
-            ("labels", batch.labels),
-            ("real_tokens", real_tokens),
-        ])
-    }
-
-    fn waited(&self) -> Duration {
-        self.source.waited()
-    }
-
-    /// Of a sequence filled by one piece, shared out over its tokens in encoder and decoder.
-    fn flops_per_token(&self) -> f64 {
-        self.flops_per_token
-    }
-
-    /// Sentinels and ends are predicted too.
-    fn unigram_entropy(&self) -> f64 {
-        self.unigram_entropy
-    }
-
-    fn describe(&self) -> Vec<String> {
-        self.source.describe(self.unigram_entropy)
-    }
+/// Batches of corrupted spans, and what is known of them.
+///
+/// # Errors
+/// A tokenizer or sizes that can't be used.
+pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result<TrainingData> {
+    let tokens = dataset.tokenizer.span_tokens()?;
+    let noise = Noise { rate: config.data.mask_rate, mean_span: config.data.mean_span };
+    let options = SpanOptions {
+        batch_size: config.data.batch_size as usize,
+        sequence_length: config.data.seq_len as usize,
+        noise,
+        layout: config.data.packing,
+        seed: config.seed,
+    };
+    let t5 = config.t5(tokens.pad, tokens.end);
+    let pad = tokens.pad.into();
+    let train = SpanBatches::train(Arc::clone(&dataset.train), tokens.clone(), options)?;
+    let held_out = SpanBatches::held_out(Arc::clone(&dataset.held_out), tokens, options)?;
+    let source = config.data.seq_len;
+    let target = noise.target_length(Framing::Spans(noise).max_tokens(source.into()) as usize);
+    // Of a sequence filled by one piece, shared out over its tokens in encoder and decoder.
+    let flops = t5.flops_per_sequence(source.into(), target as i64)?;
+    let facts = Facts {
+        flops_per_token: flops / (f64::from(source) + target as f64),
+        // Sentinels and ends are predicted too.
+        unigram_entropy: train.target_entropy(dataset.summary.unigram_entropy),
+        description: Vec::new(),
+    };
+    let held_out_batches = held_out.batches_per_epoch();
+    let sources = Sources { train, held_out, held_out_batches, pad };
+    TrainingData::new(config, device, sources, facts.describing(dataset))
 }

@@ -1,0 +1,222 @@
+//! The parts of a run, made from its configuration.
+
+use bert4rs_data::{BatchSource, Dataset, Layout, Progress, TextTokenizer, TokenBatch};
+use bert4rs_models::checkpointing::ActivationCheckpointing;
+use bert4rs_optim::Optimizer;
+use bert4rs_optim::schedule::{Horizon, Schedule};
+use bert4rs_tensor_core::fp8::{Fp8Config, Fp8Mode};
+use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::{Device, graph};
+
+use crate::config::{Config, Family};
+use crate::dataset;
+use crate::error::{Error, Result};
+use crate::evaluation::Validation;
+use crate::execution::Execution;
+use crate::facts::Facts;
+use crate::loader::{Loader, LoaderOptions, TokenLoader};
+use crate::machine::{Machine, MachineOptions};
+use crate::task::Task;
+use crate::task::causal_lm::{self, CausalLm};
+use crate::task::masked_lm::{self, MaskedLm};
+use crate::task::span_corruption::{self, SpanCorruption};
+use crate::trainer::{TrainOptions, Trainer};
+
+/// Everything that a run trains with.
+pub struct Parts {
+    /// Model and objective.
+    pub task: Box<dyn Task>,
+    /// The model's parameters.
+    pub params: ParamStore,
+    /// Batches, and what is known of them.
+    pub data: TrainingData,
+    /// The update rule.
+    pub optimizer: Optimizer,
+    /// The learning rate over time.
+    pub schedule: Schedule,
+    /// The loop's options.
+    pub options: TrainOptions,
+    /// Why steps are not captured, where they were to be.
+    pub no_graphs: Option<&'static str>,
+}
+
+/// Batches to train on and to be measured on.
+pub struct TrainingData {
+    /// To train on.
+    pub loader: Box<dyn Loader>,
+    /// To be measured on.
+    pub validation: Validation,
+    /// What is known of model and data.
+    pub facts: Facts,
+}
+
+/// Where an objective's batches come from.
+pub(crate) struct Sources<S> {
+    pub(crate) train: S,
+    pub(crate) held_out: S,
+    /// Batches that show all held-out text once.
+    pub(crate) held_out_batches: u64,
+    /// The token of padding.
+    pub(crate) pad: i64,
+}
+
+/// The machine that `config` asks for; see [`Machine::set_up`].
+///
+/// # Errors
+/// A device that is not there, or that can't compute as asked.
+pub fn machine(config: &Config) -> Result<Machine> {
+    let compute = &config.compute;
+    let device = compute.device.parse()?;
+    bert4rs_kernels::cuda::prefer(compute.cuda_kernels);
+    Machine::set_up(&MachineOptions {
+        device,
+        precision: compute.precision,
+        threads: compute.threads,
+        tf32: compute.tf32,
+        seed: config.seed,
+    })
+}
+
+/// Makes everything that training needs. `progress` is told how far the corpus' preparation is.
+///
+/// # Errors
+/// Whatever in the configuration, corpus or tokenizer can't be used.
+pub fn parts(
+    config: &Config,
+    machine: &Machine,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Parts> {
+    let device = machine.device;
+    config
+        .compute
+        .attention
+        .check_device(device)
+        .map_err(|error| refuse("compute.attention", error))?;
+    refuse_fp8(&config.compute.fp8, device)?;
+    let dataset = dataset::prepare(config, progress)?;
+    let data = data(config, &dataset, device)?;
+    let mut params = ParamStore::new(device, machine.precision.compute_kind())
+        .with_fp8(config.compute.fp8.clone())
+        .with_kernels(config.compute.kernels);
+    let task = task(config, dataset.tokenizer, &params)?;
+    let optimizer = Optimizer::new(config.optimizer.clone(), params.params_mut())?;
+    let schedule = config.schedule.resolve(Horizon::Steps(config.train.max_steps))?;
+    let (execution, no_graphs) = execution(config, device);
+    let options = TrainOptions {
+        max_steps: config.train.max_steps,
+        accumulate: config.train.accumulate,
+        log_every: config.train.log_every,
+        execution,
+    };
+    Ok(Parts { task, params, data, optimizer, schedule, options, no_graphs })
+}
+
+impl Parts {
+    /// The trainer of these parts, and what is known of them.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn into_trainer(self) -> Result<(Trainer, Facts)> {
+        let Self { task, params, data, optimizer, schedule, options, .. } = self;
+        let TrainingData { loader, validation, facts } = data;
+        let trainer = Trainer::new(task, loader, params, optimizer, schedule, options)?;
+        Ok((trainer.with_validation(validation), facts))
+    }
+}
+
+/// The batches that a run of `config` is trained on, without its model.
+///
+/// # Errors
+/// As [`parts`].
+pub fn training_data(config: &Config, progress: &mut dyn FnMut(Progress)) -> Result<TrainingData> {
+    data(config, &dataset::prepare(config, progress)?, Device::Cpu)
+}
+
+/// Batches of `dataset` for training and validation.
+pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result<TrainingData> {
+    match config.model.family {
+        Family::Bert => masked_lm::data(config, dataset, device),
+        Family::Gpt => causal_lm::data(config, dataset, device),
+        Family::T5 => span_corruption::data(config, dataset, device),
+    }
+}
+
+/// Makes the model in `params`.
+pub(crate) fn task(
+    config: &Config,
+    tokenizer: TextTokenizer,
+    params: &ParamStore,
+) -> Result<Box<dyn Task>> {
+    Ok(match config.model.family {
+        Family::Bert => Box::new(MaskedLm::new(config, tokenizer, params)?),
+        Family::Gpt => Box::new(CausalLm::new(config, tokenizer, params)?),
+        Family::T5 => Box::new(SpanCorruption::new(config, tokenizer, params)?),
+    })
+}
+
+impl TrainingData {
+    /// Loaders of `sources`.
+    pub(crate) fn new<S>(
+        config: &Config,
+        device: Device,
+        sources: Sources<S>,
+        facts: Facts,
+    ) -> Result<Self>
+    where
+        S: BatchSource<Batch: TokenBatch> + 'static,
+    {
+        let Sources { train, held_out, held_out_batches, pad } = sources;
+        let (execution, _) = execution(config, device);
+        let options = LoaderOptions {
+            device,
+            pad,
+            counted: config.leaves_padding_out(execution),
+            prefetch: config.data.prefetch as usize,
+            workers: config.data.workers as usize,
+        };
+        let wanted = config.train.eval_sequences.div_ceil(config.data.batch_size);
+        let held_out_options = LoaderOptions { counted: true, prefetch: 0, ..options };
+        let held_out = TokenLoader::new(held_out, held_out_options)?;
+        Ok(Self {
+            loader: Box::new(TokenLoader::new(train, options)?),
+            validation: Validation::new(Box::new(held_out), held_out_batches.min(wanted.into())),
+            facts,
+        })
+    }
+}
+
+/// How steps run where `config` asks for CUDA graphs, and why not as captured ones, if so.
+fn execution(config: &Config, device: Device) -> (Execution, Option<&'static str>) {
+    let drops = config.model.dropout > 0.0 || config.model.attention_dropout > 0.0;
+    let recomputes = config.compute.activation_checkpointing != ActivationCheckpointing::None;
+    let obstacle = match (config.compute.execution, device) {
+        (Execution::Eager | Execution::Capturable, _) => return (config.compute.execution, None),
+        (Execution::CudaGraphs, Device::Cuda(_)) if !graph::is_built_in() => {
+            "this program was built without CUDA's headers"
+        }
+        (Execution::CudaGraphs, Device::Cuda(_)) if config.data.packing != Layout::Packed => {
+            "padded batches differ in shape; choose data.packing = \"packed\""
+        }
+        (Execution::CudaGraphs, Device::Cuda(_)) if drops && recomputes => {
+            "a block computed again draws its dropout anew; choose compute.activation_checkpointing = \"none\""
+        }
+        (Execution::CudaGraphs, Device::Cuda(_)) => return (Execution::CudaGraphs, None),
+        (Execution::CudaGraphs, _) => return (Execution::Eager, Some("they are for GPUs")),
+    };
+    (Execution::Capturable, Some(obstacle))
+}
+
+/// Refuses FP8 where the device can't multiply in it.
+fn refuse_fp8(config: &Fp8Config, device: Device) -> Result<()> {
+    match bert4rs_kernels::fp8::unsupported_reason(device) {
+        Some(reason) if config.scaling != Fp8Mode::Off => {
+            Err(refuse("compute.fp8.scaling", reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The error for the value of `key`.
+fn refuse(key: &str, reason: impl ToString) -> Error {
+    Error::Config { origin: "configuration".into(), key: key.into(), reason: reason.to_string() }
+}

@@ -1,0 +1,170 @@
+//! Times steps, and reads their losses from the device only when asked to.
+
+use std::time::{Duration, Instant};
+
+use bert4rs_data::Fingerprint;
+use bert4rs_tensor_core::Tensor;
+use bert4rs_tensor_core::error::Context;
+
+use super::{StepOutcome, StepRecord};
+use crate::batch::BatchSize;
+use crate::error::Result;
+use crate::evaluation::Evaluation;
+
+/// A step whose loss and norm are still on the device.
+#[derive(Debug)]
+struct PendingStep {
+    record: StepRecord,
+    loss: Tensor,
+    grad_norm: Tensor,
+}
+
+/// Times steps, and reads their losses from the device only when asked to.
+#[derive(Debug)]
+pub struct Meter {
+    pending: Vec<PendingStep>,
+    losses: Vec<f64>,
+    steps: Vec<(Duration, BatchSize)>,
+    step_began: Instant,
+    /// When the first and the last step ended, since the process began.
+    ended_at: Option<(Duration, Duration)>,
+    fingerprint: Fingerprint,
+}
+
+impl Meter {
+    /// A meter that has seen nothing.
+    pub fn new() -> Self {
+        Self {
+            pending: Vec::new(),
+            losses: Vec::new(),
+            steps: Vec::new(),
+            step_began: Instant::now(),
+            ended_at: None,
+            fingerprint: Fingerprint::default(),
+        }
+    }
+
+    /// Starts the clock of a step.
+    pub fn begin_step(&mut self) {
+        self.step_began = Instant::now();
+    }
+
+    /// Ends the step and keeps its outcome.
+    pub fn end_step(&mut self, step: u64, outcome: &StepOutcome, since_start: Duration) {
+        let time = self.step_began.elapsed();
+        let (first, _) = self.ended_at.unwrap_or((since_start, since_start));
+        self.ended_at = Some((first, since_start));
+        outcome.digests.iter().for_each(|digest| self.fingerprint.add(*digest));
+        self.steps.push((time, outcome.size));
+        let resident = bert4rs_tensor_core::memory::process().map_or(0, |memory| memory.resident);
+        let record = StepRecord {
+            step,
+            loss: f64::NAN,
+            tokens_per_s: outcome.size.tokens as f64 / time.as_secs_f64(),
+            tokens: outcome.size.tokens,
+            positions: outcome.size.positions,
+            lr: outcome.lr,
+            muon_lr: outcome.muon_lr,
+            grad_norm: f64::NAN,
+            step_time_s: time.as_secs_f64(),
+            time_s: since_start.as_secs_f64(),
+            held_out: None,
+            resident_bytes: resident,
+            device_bytes: outcome.device_bytes,
+        };
+        let [loss, grad_norm] =
+            [&outcome.loss, &outcome.grad_norm].map(|scalar| scalar.shallow_clone());
+        self.pending.push(PendingStep { record, loss, grad_norm });
+    }
+
+    /// Adds what was measured on held-out text to the record of the last step.
+    pub fn note_held_out(&mut self, evaluation: &Evaluation) {
+        if let Some(step) = self.pending.last_mut() {
+            step.record.held_out = Some(evaluation.means.clone());
+        }
+    }
+
+    /// Reads the losses of the steps since the last call, for which it waits for the device: the
+    /// time that this takes belongs to these steps, to each the same.
+    pub fn flush(&mut self) -> Result<Vec<StepRecord>> {
+        let began = Instant::now();
+        let pending = std::mem::take(&mut self.pending);
+        let mut records = Vec::with_capacity(pending.len());
+        for PendingStep { mut record, loss, grad_norm } in pending {
+            record.loss = loss.f_double_value(&[]).during("read the loss")?;
+            record.grad_norm = grad_norm.f_double_value(&[]).during("read a norm")?;
+            self.losses.push(record.loss);
+            records.push(record);
+        }
+        let waited = began.elapsed();
+        if let Some((_, last)) = &mut self.ended_at {
+            *last += waited;
+        }
+        let share = waited / records.len().max(1) as u32;
+        let first = self.steps.len().saturating_sub(records.len());
+        for (record, (time, size)) in records.iter_mut().zip(&mut self.steps[first..]) {
+            *time += share;
+            record.step_time_s = time.as_secs_f64();
+            record.tokens_per_s = size.tokens as f64 / time.as_secs_f64();
+        }
+        Ok(records)
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.steps.len() as u64
+    }
+
+    /// When the first step ended, since the process began.
+    pub fn first_step_at(&self) -> Duration {
+        self.ended_at.unwrap_or_default().0
+    }
+
+    /// When the last step ended, with the wait for its loss.
+    pub fn last_step_at(&self) -> Duration {
+        self.ended_at.unwrap_or_default().1
+    }
+
+    /// A hash of all batches so far, in their order.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// What all steps learned from.
+    pub fn seen(&self) -> BatchSize {
+        let mut seen = BatchSize::default();
+        self.steps.iter().for_each(|(_, size)| seen += *size);
+        seen
+    }
+
+    /// Real tokens a second over the latter steps.
+    ///
+    /// The first tenth, at least one step and at most ten, is left out: caches, buffers and
+    /// kernels are being set up.
+    pub fn steady_tokens_per_s(&self) -> f64 {
+        let steps = self.steps.len();
+        let skipped = (steps / 10).clamp(1, 10).min(steps.saturating_sub(1));
+        let steady = &self.steps[skipped..];
+        let time: Duration = steady.iter().map(|(time, _)| time).sum();
+        let tokens: u64 = steady.iter().map(|(_, size)| size.tokens).sum();
+        tokens as f64 / time.as_secs_f64().max(1e-9)
+    }
+
+    /// Mean loss of the last tenth of the flushed steps, at least one.
+    pub fn final_loss(&self) -> f64 {
+        let count = self.losses.len().div_ceil(10);
+        let last = &self.losses[self.losses.len() - count..];
+        last.iter().sum::<f64>() / count.max(1) as f64
+    }
+
+    /// Time spent in all steps.
+    pub fn time_in_steps(&self) -> Duration {
+        self.steps.iter().map(|(time, _)| time).sum()
+    }
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self::new()
+    }
+}

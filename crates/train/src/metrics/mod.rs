@@ -1,0 +1,83 @@
+//! What a run records of its steps. Names in these files stay stable.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | here | a step's line in `metrics.jsonl` |
+//! | [`meter`] | times steps, and reads losses only when asked to |
+//! | [`sink`] | where records go |
+//! | [`json_lines`] | `metrics.jsonl`, one JSON object a step |
+
+pub mod json_lines;
+pub mod meter;
+pub mod sink;
+
+use std::collections::BTreeMap;
+
+use bert4rs_tensor_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+pub use json_lines::JsonLines;
+pub use meter::Meter;
+pub use sink::MetricSink;
+
+use crate::batch::{BatchDigest, BatchSize};
+
+/// One line of `metrics.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Counted from 1.
+    pub step: u64,
+    /// Mean loss over the step's predicted tokens, in nats.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub loss: f64,
+    /// Real tokens of this step, which padding is not, over its time.
+    pub tokens_per_s: f64,
+    /// Real tokens of this step.
+    pub tokens: u64,
+    /// Positions that the model computed, padding included.
+    pub positions: u64,
+    /// AdamW's learning rate in this step.
+    pub lr: f64,
+    /// Muon's learning rate in this step, where there is Muon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muon_lr: Option<f64>,
+    /// Norm of all gradients before clipping; `null` if it is not finite, and the step skipped.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub grad_norm: f64,
+    /// Duration of the step in seconds.
+    pub step_time_s: f64,
+    /// Time since the process began, in seconds.
+    pub time_s: f64,
+    /// What was measured on held-out text after the step, by name; absent where nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<BTreeMap<String, f64>>,
+    /// Resident memory of the process in bytes.
+    pub resident_bytes: u64,
+    /// Bytes in tensors on the GPU after the step; absent on a CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_bytes: Option<u64>,
+}
+
+/// JSON has no NaN: serde_json writes `null` for it.
+fn null_is_nan<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+/// What a step leaves behind.
+#[derive(Debug)]
+pub struct StepOutcome {
+    /// Mean loss over the step's labels, a scalar on the device.
+    pub loss: Tensor,
+    /// How much the step learned from.
+    pub size: BatchSize,
+    /// AdamW's learning rate.
+    pub lr: f64,
+    /// Muon's, where there is Muon.
+    pub muon_lr: Option<f64>,
+    /// Norm of all gradients before clipping, a scalar.
+    pub grad_norm: Tensor,
+    /// Bytes in tensors on the GPU, if it is one.
+    pub device_bytes: Option<u64>,
+    /// Hashes of its batches.
+    pub digests: Vec<BatchDigest>,
+}

@@ -1,0 +1,33 @@
+//! Where records go.
+
+use super::StepRecord;
+use crate::error::Result;
+
+/// An outlet of the loop: a file, a terminal, a dashboard. It gets every step once and in order,
+/// some at a time, whenever the loop has read their losses from the device.
+pub trait MetricSink {
+    /// Takes the steps since the last call, at least one.
+    ///
+    /// # Errors
+    /// What keeps the outlet from taking them.
+    fn steps(&mut self, records: &[StepRecord]) -> Result<()>;
+
+    /// Takes something that a person should know, such as why a step is not captured. Ignored
+    /// unless implemented.
+    fn warning(&mut self, text: &str) {
+        let _ = text;
+    }
+
+    /// What a person should know of the outlet itself, once; every outlet is told.
+    fn take_warning(&mut self) -> Option<String> {
+        None
+    }
+
+    /// Writes what waits: no more steps come.
+    ///
+    /// # Errors
+    /// What keeps the outlet from writing it.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! `bert4rs train`: from a configuration to a run's folder.
+
+use bert4rs_tensor_core::error::catch_torch_error;
+
+use crate::build::{self, Parts};
+use crate::clock::ProcessClock;
+use crate::config::Config;
+use crate::console::{Console, Terminal};
+use crate::description::describe;
+use crate::error::{Error, Result};
+use crate::machine::Machine;
+use crate::names::name_of;
+use crate::run_folder::{ClaimedFolder, Outcome, RunFolder};
+use crate::summary::Summary;
+
+/// Trains as `config` says, and leaves everything in `folder`.
+///
+/// # Errors
+/// Bad input, before `folder` holds anything; a run that diverges or that the machine can't
+/// carry, after which `folder` holds what was recorded.
+pub fn train(
+    config: &Config,
+    folder: ClaimedFolder,
+    console: &Console,
+    clock: ProcessClock,
+) -> Result<Summary> {
+    let machine = build::machine(config)?;
+    let parts = build::parts(config, &machine, &mut console.preparation())?;
+    console.end();
+    let mut folder = folder.begin(config)?;
+    describe(config, &machine, &parts).iter().for_each(|line| console.line(line));
+    let outcome = catch_torch_error("training", || {
+        train_in(&mut folder, config, &machine, parts, console, clock)
+    });
+    console.end();
+    let outcome = outcome.map_err(Error::from).flatten();
+    let outcome = outcome.map_err(|error| error.while_training(config));
+    match &outcome {
+        Ok(_) => folder.end(Outcome::Finished, None)?,
+        // The run's own failure is the one to tell.
+        Err(error) => drop(folder.end(Outcome::Failed, Some(error.to_string()))),
+    }
+    outcome
+}
+
+/// Trains in a folder that is there, and leaves everything but the run's end in it.
+fn train_in(
+    folder: &mut RunFolder,
+    config: &Config,
+    machine: &Machine,
+    parts: Parts,
+    console: &Console,
+    clock: ProcessClock,
+) -> Result<Summary> {
+    let export_bytes = export_bytes(&parts);
+    folder.reserve(export_bytes)?;
+    let (trainer, facts) = parts.into_trainer()?;
+    let terminal = Terminal::new(console, config.train.max_steps);
+    let mut trainer = trainer
+        .with_clock(clock)
+        .with_sink(folder.metrics()?)
+        .with_sink(terminal.clone())
+        .with_hook(terminal);
+    trainer.run()?;
+
+    folder.export(export_bytes, |folder| trainer.task().export(folder, trainer.params()))?;
+    folder.replace_old()?;
+    let held_out_loss = trainer.evaluate()?.and_then(|evaluation| evaluation.loss());
+    let attention = name_of(config.compute.attention);
+    let summary = Summary { held_out_loss, attention, ..Summary::new(&trainer, machine, &facts)? };
+    folder.write_summary(&summary)?;
+    console.summary(&summary, folder.path());
+    Ok(summary)
+}
+
+/// Bytes of an exported model: exact values in FP32, and room for what stands beside them.
+fn export_bytes(parts: &Parts) -> u64 {
+    const BESIDE: u64 = 4 << 20;
+    4 * parts.params.count() as u64 + BESIDE
+}

@@ -1,0 +1,102 @@
+//! Accumulated batches, however unlike, are one large batch.
+
+use std::path::Path;
+
+use bert4rs_data::{Dataset, DatasetOptions, Objective, TokenizerChoice};
+use bert4rs_optim::OptimizerConfig;
+use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::{Device, Kind};
+
+use super::*;
+use crate::batch::Batch;
+use crate::build;
+use crate::config::{Config, Overlay, resolve};
+use crate::task::divisor;
+
+/// A text whose paragraphs have from 1 to 40 words.
+fn dataset(folder: &Path, objective: Objective) -> Dataset {
+    let words = ["the", "cat", "sees", "a", "small", "mat", "and", "walks", "home", "again"];
+    let paragraph = |index: usize| {
+        let length = 1 + index * 7 % 40;
+        let words = (0..length).map(|word| words[(index + word * word) % 10]);
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let corpus = folder.join("corpus.txt");
+    std::fs::write(&corpus, (0..200).map(paragraph).collect::<Vec<_>>().join("\n\n")).unwrap();
+    let options = DatasetOptions {
+        corpus: vec![corpus],
+        objective,
+        tokenizer: TokenizerChoice::Train { vocab_size: 300 },
+        held_out_fraction: 0.1,
+        cache: folder.join(format!("{objective:?}")),
+    };
+    bert4rs_data::prepare(&options, &mut |_| {}).unwrap()
+}
+
+/// A tiny model in FP32.
+fn config(family: &str, packing: &str, loss: &str, batch_size: u32) -> Config {
+    let values = format!(
+        "[model]\nfamily = {family:?}\nvocab_size = 400\nhidden_size = 32\nnum_layers = 1\n\
+         num_heads = 2\n\
+         [data]\nseq_len = 32\nbatch_size = {batch_size}\npacking = {packing:?}\n\
+         [loss]\nz_loss = 1e-3\nlabel_smoothing = 0.1\nimplementation = {loss:?}\n\
+         [compute]\ndevice = \"cpu\"\nlogits = \"masked\"\n"
+    );
+    resolve(&[Overlay::parse("test", &values).unwrap()]).unwrap()
+}
+
+/// How far gradients are apart, over the norm of those expected.
+fn relative_error(found: &[Tensor], expected: &[Tensor]) -> f64 {
+    let squares = |x: &Tensor| x.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]);
+    let pairs = found.iter().zip(expected).filter(|(_, expected)| expected.defined());
+    let (mut error, mut norm) = (0.0, 0.0);
+    for (found, expected) in pairs {
+        error += squares(&(found - expected));
+        norm += squares(expected);
+    }
+    (error / norm).sqrt()
+}
+
+fn check(dataset: Dataset, family: &str, packing: &str, loss: &str) {
+    // Sequences 0 to 3 as one batch, and as one of three and one of one.
+    let batch = |size: u32, position: u64| -> Batch {
+        let config = config(family, packing, loss, size);
+        let mut loader = build::data(&config, &dataset, Device::Cpu).unwrap().loader;
+        loader.seek(position).unwrap();
+        loader.next().unwrap()
+    };
+    let (whole, parts) = (batch(4, 0), [batch(3, 0), batch(1, 3)]);
+    let labels = whole.size.labels;
+    assert_eq!(parts[0].size.labels + parts[1].size.labels, labels, "{family} {packing}");
+    assert_ne!(parts[0].size.labels, parts[1].size.labels, "they are unlike");
+
+    let mut params = ParamStore::new(Device::Cpu, Kind::Float);
+    let task = build::task(&config(family, packing, loss, 4), dataset.tokenizer, &params).unwrap();
+    let optimizer = Optimizer::new(OptimizerConfig::adamw(1e-3), params.params_mut()).unwrap();
+    let work = TrainStep::new(task, params, optimizer);
+    let divisor = divisor(labels, Device::Cpu).unwrap();
+    let (expected_loss, expected) = work.gradients(&[whole.tensors], &divisor).unwrap();
+    let parts = parts.map(|batch| batch.tensors);
+    let (found_loss, found) = work.gradients(&parts, &divisor).unwrap();
+
+    let apart = (found_loss.double_value(&[]) / expected_loss.double_value(&[]) - 1.0).abs();
+    assert!(apart < 1e-6, "{family} {packing} {loss}: loss off by {apart:.1e}");
+    let apart = relative_error(&found, &expected);
+    assert!(apart < 1e-6, "{family} {packing} {loss}: gradients off by {apart:.1e}");
+}
+
+#[test]
+fn uneven_batches_are_one_large_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    for (family, objective) in [
+        ("bert", Objective::MaskedTokens),
+        ("gpt", Objective::NextTokens),
+        ("t5", Objective::Spans),
+    ] {
+        for packing in ["packed", "padded"] {
+            for loss in ["plain", "chunked"] {
+                check(dataset(folder.path(), objective), family, packing, loss);
+            }
+        }
+    }
+}
