@@ -72,11 +72,7 @@ fn activate_both_ways(criterion: &mut Criterion) {
         [(kind, Activation::Gelu), (kind, Activation::GeluTanh), (kind, Activation::Silu)]
     }) {
         let (x, gated) = (leaf(&shape, kind), leaf(&shape, kind));
-        let plain = || match activation {
-            Activation::Gelu => x.gelu("none"),
-            Activation::GeluTanh => x.gelu("tanh"),
-            Activation::Silu => x.silu(),
-        };
+        let plain = || activation.forward(&x);
         group.bench_function(format!("{kind:?} {activation:?}, libtorch"), |bencher| {
             bencher.iter(|| backward(&plain(), &[&x]));
         });

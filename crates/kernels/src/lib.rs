@@ -15,10 +15,10 @@
 //! | [`rotary`] | rotary positions of heads, with the norm of each before them |
 //! | [`sum_of_squares`] | sums of squares, for norms of gradients |
 //! | [`weight`] | the forms in which an exact weight is kept |
-//! | [`isa`] | which instruction set a kernel runs on |
+//! | [`cpu`] | building blocks on the CPU: instruction sets, lanes, packing, products |
 //!
 //! Each kernel is written once on slices, as a function that is always inlined, and compiled
-//! for every instruction set of [`isa::Isa`]; the one to run is chosen on the machine that it
+//! for every instruction set of [`cpu::isa::Isa`]; the one to run is chosen on the machine that it
 //! runs on. Those of optimizers use multiplications and additions, never fused ones, so that all
 //! of them give the same bits; those of models agree within rounding.
 //!
@@ -27,23 +27,16 @@
 pub mod activation;
 pub mod adamw;
 pub mod attention;
+pub mod cpu;
 pub mod cross_entropy;
 pub mod cuda;
 pub mod embedding;
 pub mod fp8;
 pub mod gemm;
-pub mod isa;
-mod lanes;
 pub mod muon;
 pub mod norm;
-mod number;
-mod pack;
 pub mod rotary;
-mod slices;
 pub mod sum_of_squares;
-mod tail;
 #[cfg(test)]
-mod threads;
-mod tile;
-mod transpose;
+mod testing;
 pub mod weight;

@@ -12,7 +12,7 @@ use std::path::Path;
 use bert4rs_models::layers::{Activation, Biased, Embedding, Linear};
 use bert4rs_optim::schedule::{Horizon, ScheduleConfig};
 use bert4rs_optim::{Optimizer, OptimizerConfig};
-use bert4rs_tensor_core::param::{Init, Kernels, ParamStore};
+use bert4rs_tensor_core::param::{Init, ParamStore};
 use bert4rs_tensor_core::precision::Precision;
 use bert4rs_tensor_core::{Device, Kind, Reduction, Tensor};
 use bert4rs_train::Result;
@@ -47,7 +47,7 @@ impl Adder {
     /// `[b, 2]` digits to `[b, 19]` logits in FP32.
     fn logits(&self, batch: &NamedTensors) -> Result<Tensor> {
         let x = self.digits.forward(batch.get("digits")?)?.flatten(1, 2);
-        let x = Activation::Relu.apply(Kernels::Plain, &self.hidden.forward(&x), None)?;
+        let x = Activation::Relu.forward(&self.hidden.forward(&x));
         Ok(self.sums.forward(&x).to_kind(Kind::Float))
     }
 

@@ -9,32 +9,18 @@
 //! Axes: `b` batch, `h` heads, `g` heads of keys and values, `t` queries, `s` keys, `d` features
 //! of a head.
 
-mod backward;
-mod forward;
-mod head;
+mod cpu;
 mod visible;
 
-use std::cell::RefCell;
-
 use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
-use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor, parallel};
+use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use half::bf16;
 
 pub use visible::VisibleKeys;
 
-use crate::isa::Isa;
-use crate::number::Number;
-use crate::slices::{self, Shared};
-use head::HeadRows;
+use crate::cpu::isa::Isa;
+use crate::cpu::views;
 use visible::VisibilityRule;
-
-/// Keys of a block.
-const KEYS: usize = 64;
-/// Queries of a block in the backward pass.
-const QUERIES: usize = 64;
-/// Queries of a block in the forward pass.
-const QUERY_ROWS: usize = 32;
 
 /// What [`attend`] computes with, beside queries, keys and values.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +48,7 @@ pub fn supports(q_bhtd: &Tensor, k_bgsd: &Tensor, v_bgsd: &Tensor) -> bool {
 
 /// Whether it is faster here than libtorch's.
 pub fn is_fast(kind: Kind) -> bool {
-    crate::tile::is_fast(kind)
+    crate::cpu::product::is_fast(kind)
 }
 
 /// `softmax(q kᵀ · scale + bias) v` over the keys that are seen: a view `[b, h, t, d]` of memory
@@ -172,7 +158,7 @@ struct Bias {
 impl Bias {
     fn new(bias: &Tensor, queries: usize, keys: usize) -> Result<Self> {
         let dense = bias.to_kind(Kind::Float).contiguous();
-        let by_keys = slices::read::<f32>(&dense, "a bias")?.to_vec();
+        let by_keys = views::read::<f32>(&dense, "a bias")?.to_vec();
         let rows = by_keys.chunks_exact(queries + keys - 1);
         let by_queries = rows.flat_map(|row| row.iter().rev().copied()).collect();
         Ok(Self { by_keys, by_queries, queries, keys })
@@ -194,28 +180,6 @@ impl Bias {
     }
 }
 
-/// Queries, keys, values, or what has their shape, `[b, h, t, d]` in whatever order in memory.
-struct StridedHeads<'a, T> {
-    values: &'a [T],
-    strides: [usize; 4],
-    count: usize,
-    features: usize,
-}
-
-impl<'a, T: Number> StridedHeads<'a, T> {
-    fn new(tensor: &'a Tensor, what: &str) -> Result<Self> {
-        let [_, _, count, features] = extents(tensor);
-        let (values, strides) = slices::read_strided(tensor, what)?;
-        Ok(Self { values, strides, count, features })
-    }
-
-    fn head(&self, row: usize, head: usize) -> HeadRows<'a, T> {
-        let Self { values, strides, count, features } = *self;
-        let values = &values[row * strides[0] + head * strides[1]..];
-        HeadRows { values, stride: strides[2], count, features }
-    }
-}
-
 struct Attention {
     call: Call,
 }
@@ -232,8 +196,8 @@ impl Function for Attention {
         let dense: [Tensor; 3] = dense_features(&inputs[..3]);
         let [q, k, v] = &dense;
         let (out, log_sums) = match q.kind() {
-            Kind::BFloat16 => forward_all::<bf16>(&self.call, q, k, v)?,
-            _ => forward_all::<f32>(&self.call, q, k, v)?,
+            Kind::BFloat16 => cpu::forward_all::<bf16>(&self.call, q, k, v)?,
+            _ => cpu::forward_all::<f32>(&self.call, q, k, v)?,
         };
         let out = out.transpose(1, 2);
         dense.iter().chain([&out, &log_sums]).for_each(|tensor| ctx.save(tensor));
@@ -253,10 +217,10 @@ impl Function for Attention {
             return Err(Error::Torch { op: "attention".into(), message: "nothing saved".into() });
         };
         let grad: [Tensor; 1] = dense_features(&[grad]);
-        let saved = Saved { q, k, v, out, log_sums, grad: &grad[0] };
+        let saved = cpu::Saved { q, k, v, out, log_sums, grad: &grad[0] };
         match q.kind() {
-            Kind::BFloat16 => backward_all::<bf16>(&self.call, &saved),
-            _ => backward_all::<f32>(&self.call, &saved),
+            Kind::BFloat16 => cpu::backward_all::<bf16>(&self.call, &saved),
+            _ => cpu::backward_all::<f32>(&self.call, &saved),
         }
     }
 }
@@ -267,104 +231,4 @@ fn dense_features<const COUNT: usize>(tensors: &[&Tensor]) -> [Tensor; COUNT] {
         Some(1) => tensors[i].shallow_clone(),
         _ => tensors[i].contiguous(),
     })
-}
-
-fn forward_all<T: Number>(
-    call: &Call,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-) -> Result<(Tensor, Tensor)> {
-    thread_local! {
-        static SCRATCH: RefCell<forward::ForwardScratch> = RefCell::default();
-    }
-    let op = "attention";
-    let place = (q.kind(), q.device());
-    let [b, h, t, d] = extents(q).map(|extent| extent as i64);
-    let mut out = Tensor::f_empty([b, t, h, d], place).during(op)?;
-    let mut log_sums = Tensor::f_empty([b, h, t], (Kind::Float, q.device())).during(op)?;
-    let results = forward::AttentionResults {
-        out: Shared::new(slices::write::<T>(&mut out, "a result")?),
-        log_sums: Shared::new(slices::write(&mut log_sums, "logarithms")?),
-    };
-    let (q, k, v) =
-        (StridedHeads::new(q, "q")?, StridedHeads::new(k, "k")?, StridedHeads::new(v, "v")?);
-    let heads = call.heads / call.groups;
-    parallel::for_each(call.batch * call.groups, |task| {
-        let (row, group) = (task / call.groups, task % call.groups);
-        let rule = call.rule.of(row);
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.pack::<T>(call.isa, k.head(row, group), v.head(row, group), rule);
-            for head in group * heads..(group + 1) * heads {
-                scratch.run(call, (row, head), q.head(row, head), rule, &results);
-            }
-        });
-    });
-    Ok((out, log_sums))
-}
-
-/// What the backward pass reads.
-struct Saved<'a> {
-    q: &'a Tensor,
-    k: &'a Tensor,
-    v: &'a Tensor,
-    out: &'a Tensor,
-    log_sums: &'a Tensor,
-    grad: &'a Tensor,
-}
-
-fn backward_all<T: Number>(call: &Call, saved: &Saved) -> Result<Vec<Option<Tensor>>> {
-    thread_local! {
-        static SCRATCH: RefCell<backward::BackwardScratch> = RefCell::default();
-    }
-    let op = "attention backward";
-    let place = (saved.q.kind(), saved.q.device());
-    let [b, h, t, d] = extents(saved.q).map(|extent| extent as i64);
-    let [_, g, s, _] = extents(saved.k).map(|extent| extent as i64);
-    let mut dq = Tensor::f_empty([b, t, h, d], place).during(op)?;
-    let mut dk = Tensor::f_empty([b, s, g, d], place).during(op)?;
-    let mut dv = Tensor::f_empty([b, s, g, d], place).during(op)?;
-    let shape = [b, h, call.distances() as i64];
-    let mut dbias = match call.bias {
-        Some(_) => Some(Tensor::f_zeros(shape, (Kind::Float, saved.q.device())).during(op)?),
-        None => None,
-    };
-    let gradients = backward::AttentionGrads {
-        q: Shared::new(slices::write::<T>(&mut dq, "a gradient")?),
-        k: Shared::new(slices::write::<T>(&mut dk, "a gradient")?),
-        v: Shared::new(slices::write::<T>(&mut dv, "a gradient")?),
-        bias: match &mut dbias {
-            Some(dbias) => Some(Shared::new(slices::write(dbias, "a gradient")?)),
-            None => None,
-        },
-    };
-    let (q, out) =
-        (StridedHeads::<T>::new(saved.q, "q")?, StridedHeads::new(saved.out, "a result")?);
-    let (k, v) = (StridedHeads::new(saved.k, "k")?, StridedHeads::new(saved.v, "v")?);
-    let grad = StridedHeads::new(saved.grad, "a gradient")?;
-    let log_sums: &[f32] = slices::read(saved.log_sums, "logarithms")?;
-    let heads = call.heads / call.groups;
-    parallel::for_each(call.batch * call.groups, |task| {
-        let (row, group) = (task / call.groups, task % call.groups);
-        let rule = call.rule.of(row);
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.pack::<T>(call, k.head(row, group), v.head(row, group));
-            for head in group * heads..(group + 1) * heads {
-                let query = backward::QueryHead {
-                    q: q.head(row, head),
-                    grad: grad.head(row, head),
-                    out: out.head(row, head),
-                    log_sums: &log_sums[(row * call.heads + head) * call.queries..][..call.queries],
-                };
-                scratch.run(call, (row, head), query, rule, &gradients);
-            }
-            scratch.store_keys(call, (row, group), &gradients);
-        });
-    });
-    let mut results: Vec<_> = [dq, dk, dv].map(|grad| Some(grad.transpose(1, 2))).into();
-    results.extend(dbias.map(|dbias| {
-        let sum = dbias.sum_dim_intlist([0i64].as_slice(), false, Kind::Float);
-        Some(sum.flip([1]))
-    }));
-    Ok(results)
 }

@@ -2,9 +2,9 @@
 
 use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
 
-use crate::lanes::Lanes;
-use crate::slices;
-use crate::tile::COLS;
+use crate::cpu::lanes::Lanes;
+use crate::cpu::product::COLS;
+use crate::cpu::views;
 
 /// Which keys a query sees.
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,7 +75,7 @@ fn numbers(documents: &Tensor, shape: [usize; 2]) -> Result<Vec<i32>> {
         what: op.into(),
         reason: "a document's number does not fit 32 bits; count documents from 0".into(),
     };
-    slices::read::<i64>(&dense, "document numbers")?
+    views::read::<i64>(&dense, "document numbers")?
         .iter()
         .map(|&number| i32::try_from(number).map_err(refuse))
         .collect()

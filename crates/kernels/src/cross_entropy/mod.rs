@@ -17,12 +17,11 @@
 //!
 //! Axes: `n` rows, `d` features, `v` classes.
 
-mod blocks;
-mod columns;
-mod softmax;
-
+mod cpu;
+mod cuda;
+mod reference;
 #[cfg(test)]
-pub(crate) use softmax::softmax_cross_entropy_in_place;
+mod tests;
 
 use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
 use bert4rs_tensor_core::error::Context;
@@ -150,7 +149,8 @@ impl Function for LinearCrossEntropy {
             let length = self.rows_at_once.min(rows - first);
             let hidden = hidden.narrow(0, first, length);
             let labels = self.labels.narrow(0, first, length);
-            let (loss, parts) = self.chunk(&hidden, OutputWeights { weight, bias }, &labels, &divisor)?;
+            let (loss, parts) =
+                self.chunk(&hidden, OutputWeights { weight, bias }, &labels, &divisor)?;
             losses.push(loss);
             if let Some(parts) = parts {
                 gradients.add(parts).during(op)?;
@@ -191,17 +191,17 @@ impl LinearCrossEntropy {
         divisor: &Tensor,
     ) -> Result<(Tensor, Option<ChunkGrads>)> {
         let (options, wanted) = (&self.options, self.wanted);
-        if blocks::is_fast(hidden) {
+        if cpu::blocks::is_fast(hidden) {
             return match hidden.kind() {
                 Kind::BFloat16 => {
-                    blocks::run::<bf16>(hidden, output, labels, (divisor, options), wanted)
+                    cpu::blocks::run::<bf16>(hidden, output, labels, (divisor, options), wanted)
                 }
-                _ => blocks::run::<f32>(hidden, output, labels, (divisor, options), wanted),
+                _ => cpu::blocks::run::<f32>(hidden, output, labels, (divisor, options), wanted),
             };
         }
         let op = self.name();
         let mut logits = hidden.f_linear(output.weight, output.bias).during(op)?;
-        let loss = softmax::softmax_cross_entropy_in_place(&mut logits, labels, divisor, options, wanted)?;
+        let loss = softmax_cross_entropy_in_place(&mut logits, labels, divisor, options, wanted)?;
         let parts = || ChunkGrads::new(&logits, hidden, output).during(op);
         Ok((loss, wanted.then(parts).transpose()?))
     }
@@ -276,5 +276,25 @@ fn added(sum: Option<Tensor>, part: Tensor) -> TchResult<Tensor> {
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// The part of the loss of `logits`, `[n, v]`, a scalar, divided by `count`. If `wanted`,
+/// the gradient of the loss takes the place of the logits.
+fn softmax_cross_entropy_in_place(
+    logits: &mut Tensor,
+    labels: &Tensor,
+    count: &Tensor,
+    options: &CrossEntropyOptions,
+    wanted: bool,
+) -> Result<Tensor> {
+    match (logits.device(), logits.kind()) {
+        (Device::Cpu, Kind::BFloat16) => {
+            cpu::softmax::in_place::<bf16>(logits, labels, count, options, wanted)
+        }
+        (Device::Cpu, Kind::Float) => {
+            cpu::softmax::in_place::<f32>(logits, labels, count, options, wanted)
+        }
+        (device, Kind::BFloat16 | Kind::Float) if crate::cuda::is_preferred(device) => {
+            cuda::softmax_cross_entropy_in_place(logits, labels, count, options, wanted)
+        }
+        _ => reference::softmax_cross_entropy_in_place(logits, labels, count, options, wanted),
+    }
+}

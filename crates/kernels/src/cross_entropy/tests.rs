@@ -1,8 +1,9 @@
-//! Against the formula, operation by operation, in FP64.
+//! Against the formula, operation by operation, in FP64, and the CUDA kernel too.
 
 use bert4rs_tensor_core::{Kind, Reduction};
 
 use super::*;
+use crate::testing::distance;
 
 const NONE: CrossEntropyOptions =
     CrossEntropyOptions { label_smoothing: 0.0, z_loss: 0.0, soft_cap: None, ignored: -100 };
@@ -128,11 +129,14 @@ fn parts_with_one_divisor_add_up_to_the_whole() {
     let _ = labels.get(2).fill_(-100);
     let options = CrossEntropyOptions { label_smoothing: 0.1, z_loss: 1e-2, ..NONE };
     let output = OutputWeights { weight: &weight, bias: None };
-    let whole = linear_cross_entropy(&hidden, output, &labels, None, &options).unwrap();
+    let loss = |hidden: &Tensor, labels: &Tensor, divisor: Option<&Tensor>| {
+        linear_cross_entropy(hidden, output, labels, divisor, &options).unwrap()
+    };
+    let whole = loss(&hidden, &labels, None);
     let divisor = Tensor::from(11i64);
     let part = |first: i64, length: i64| {
         let (hidden, labels) = (hidden.narrow(0, first, length), labels.narrow(0, first, length));
-        linear_cross_entropy(&hidden, output, &labels, Some(&divisor), &options).unwrap()
+        loss(&hidden, &labels, Some(&divisor))
     };
     let sum = part(0, 5) + part(5, 7);
     check_close("loss", &sum, &whole.to_kind(Kind::Double), 1e-6);
@@ -141,5 +145,32 @@ fn parts_with_one_divisor_add_up_to_the_whole() {
     let expected = Tensor::run_backward(&[whole], &inputs, false, false);
     for (found, expected) in found.iter().zip(&expected) {
         check_close("gradient", found, &expected.to_kind(Kind::Double), 1e-6);
+    }
+}
+
+#[test]
+fn emulated_softmax_equals_fp64() {
+    let plain = CrossEntropyOptions { ignored: -100, ..CrossEntropyOptions::default() };
+    let full =
+        CrossEntropyOptions { label_smoothing: 0.1, z_loss: 1e-3, soft_cap: Some(5.0), ..plain };
+    for (rows, classes) in [(1, 2), (5, 31), (3, 5025)] {
+        for options in [plain, full] {
+            // The same each time: where a class is all but certain, its loss is the difference of
+            // nearly equal numbers, and random ones sometimes are so.
+            let index = Tensor::arange(rows * classes, (Kind::Double, Device::Cpu));
+            let logits = ((index * 12.9898).sin() * 3.0).view([rows, classes]).to_kind(Kind::Float);
+            let labels = Tensor::arange(rows, (Kind::Int64, Device::Cpu)).remainder(classes);
+            let _ = labels.narrow(0, 0, rows / 3).fill_(-100);
+            let count = labels.ne(-100).sum(Kind::Int64);
+            let mut expected = logits.to_kind(Kind::Double);
+            let exact =
+                softmax_cross_entropy_in_place(&mut expected, &labels, &count, &options, true)
+                    .unwrap();
+            let mut found = logits.copy();
+            let loss =
+                cuda::softmax_cross_entropy_in_place(&mut found, &labels, &count, &options, true)
+                    .unwrap();
+            assert!(distance(&loss, &exact) < 1e-5 && distance(&found, &expected) < 1e-4);
+        }
     }
 }

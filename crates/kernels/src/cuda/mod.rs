@@ -6,32 +6,21 @@
 //! | [`nvrtc`] | the compiler, loaded at run time |
 //! | [`kernel_cache`] | what was compiled, kept on disk |
 //! | `launch` | loading and launching on libtorch's stream and memory |
-//! | the others | twins of the modules of the same names |
+//! | `column_sums` | sums of columns, which several backward passes end with |
+//! | `emulator` | kernels run on the CPU, for tests |
 //!
 //! Nothing of CUDA is needed to build, nor to run on a machine without a GPU. A kernel is compiled
 //! for the device at hand when it is first needed, once for all processes. The public functions
 //! of this crate come here by themselves where their tensors lie on a GPU; where libtorch has an
 //! operation that does the same, [`prefer`] decides.
 
-pub(crate) mod activation;
-pub(crate) mod adamw;
-mod columns;
-pub(crate) mod cross_entropy;
-pub(crate) mod embedding;
+pub(crate) mod column_sums;
 #[cfg(test)]
 mod emulator;
-pub(crate) mod fp8;
-pub(crate) mod gemm;
 pub mod kernel_cache;
-mod launch;
-pub(crate) mod muon;
-pub(crate) mod norm;
+pub(crate) mod launch;
 pub mod nvrtc;
-pub(crate) mod rotary;
 pub mod source;
-pub(crate) mod sum_of_squares;
-#[cfg(test)]
-mod tests;
 
 pub use launch::capability;
 

@@ -14,52 +14,64 @@ pub struct KernelSource {
 
 const COMMON: &str = include_str!("common.cuh");
 
-const WEIGHT: &str = include_str!("weight.cuh");
+const WEIGHT: &str = include_str!("../weight/weight.cuh");
 
 /// Activations and gates.
-pub static ACTIVATION: KernelSource =
-    KernelSource { name: "activation", parts: &[include_str!("activation.cu")], fused: true };
+pub static ACTIVATION: KernelSource = KernelSource {
+    name: "activation",
+    parts: &[include_str!("../activation/activation.cu")],
+    fused: true,
+};
 
 /// Softmax statistics and gradients of logits.
-pub static CROSS_ENTROPY: KernelSource =
-    KernelSource { name: "cross_entropy", parts: &[include_str!("cross_entropy.cu")], fused: true };
+pub static CROSS_ENTROPY: KernelSource = KernelSource {
+    name: "cross_entropy",
+    parts: &[include_str!("../cross_entropy/cross_entropy.cu")],
+    fused: true,
+};
 
 /// AdamW in one pass.
-pub static ADAMW: KernelSource =
-    KernelSource { name: "adamw", parts: &[WEIGHT, include_str!("adamw.cu")], fused: false };
+pub static ADAMW: KernelSource = KernelSource {
+    name: "adamw",
+    parts: &[WEIGHT, include_str!("../adamw/adamw.cu")],
+    fused: false,
+};
 
 /// Casts to FP8.
 pub static FP8: KernelSource =
-    KernelSource { name: "fp8", parts: &[include_str!("fp8.cu")], fused: false };
+    KernelSource { name: "fp8", parts: &[include_str!("../fp8/cast/fp8.cu")], fused: false };
 
 /// Symmetric products.
 pub static GEMM: KernelSource =
-    KernelSource { name: "gemm", parts: &[include_str!("gemm.cu")], fused: true };
+    KernelSource { name: "gemm", parts: &[include_str!("../gemm/gemm.cu")], fused: true };
 
 /// Sums of columns.
-pub static COLUMNS: KernelSource =
-    KernelSource { name: "columns", parts: &[include_str!("columns.cu")], fused: true };
+pub static COLUMN_SUMS: KernelSource =
+    KernelSource { name: "column_sums", parts: &[include_str!("column_sums.cu")], fused: true };
 
 /// Gradients of lookups in tables.
-pub static EMBEDDING: KernelSource =
-    KernelSource { name: "embedding", parts: &[include_str!("embedding.cu")], fused: true };
+pub static EMBEDDING: KernelSource = KernelSource {
+    name: "embedding",
+    parts: &[include_str!("../embedding/embedding.cu")],
+    fused: true,
+};
 
 /// Layer norm and RMS norm.
 pub static NORM: KernelSource =
-    KernelSource { name: "norm", parts: &[include_str!("norm.cu")], fused: true };
+    KernelSource { name: "norm", parts: &[include_str!("../norm/norm.cu")], fused: true };
 
 /// Rotary positions of heads.
 pub static ROTARY: KernelSource =
-    KernelSource { name: "rotary", parts: &[include_str!("rotary.cu")], fused: true };
+    KernelSource { name: "rotary", parts: &[include_str!("../rotary/rotary.cu")], fused: true };
 
 /// What Muon does before and after its products.
 pub static MUON: KernelSource =
-    KernelSource { name: "muon", parts: &[WEIGHT, include_str!("muon.cu")], fused: false };
+    KernelSource { name: "muon", parts: &[WEIGHT, include_str!("../muon/muon.cu")], fused: false };
 
 /// Sums of squares of many tensors.
 pub static SUM_OF_SQUARES: KernelSource = KernelSource {
     name: "sum_of_squares",
-    parts: &[include_str!("sum_of_squares.cu")],
+    parts: &[include_str!("../sum_of_squares/sum_of_squares.cu")],
     fused: true,
 };
 
@@ -67,7 +79,7 @@ pub static SUM_OF_SQUARES: KernelSource = KernelSource {
 pub static ALL: [&KernelSource; 11] = [
     &ACTIVATION,
     &ADAMW,
-    &COLUMNS,
+    &COLUMN_SUMS,
     &CROSS_ENTROPY,
     &EMBEDDING,
     &FP8,

@@ -14,8 +14,7 @@ mod format;
 mod linear;
 mod product;
 
-pub(crate) use cast::sizes;
-pub use cast::{Cast, Factor, Scaled, cast, cast_on};
+pub use cast::{Cast, Factor, Scaled, cast};
 pub use format::Format;
 pub use linear::Fp8Linear;
 pub use product::{product, unsupported_reason};

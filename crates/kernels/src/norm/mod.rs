@@ -14,26 +14,29 @@
 //!
 //! Sources: arXiv 1607.06450 (layer norm), 1910.07467 (RMS norm).
 
-pub(crate) mod backward;
-pub(crate) mod forward;
+mod cpu;
+mod cuda;
+mod reference;
 #[cfg(test)]
 mod tests;
 
 use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
+use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use half::bf16;
+use serde::{Deserialize, Serialize};
 
-use crate::cuda;
-use crate::isa::Isa;
+use crate::cpu::isa::Isa;
 
 const OP: &str = "norm";
 
-/// What is taken off a row before it is scaled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum NormKind {
-    /// Its mean.
+    /// `(x - mean) / √(variance + eps) · weight + bias`. Source: arXiv 1607.06450.
     Layer,
-    /// Nothing.
+    /// `x / √(mean of x² + eps) · weight`. Source: arXiv 1910.07467.
     Rms,
 }
 
@@ -53,8 +56,8 @@ pub struct NormArgs<'a> {
 /// Whether the functions of this module take `x`: FP32 or BF16, with weights of the same dtype, on
 /// the CPU, or on a GPU where our kernels are preferred and have room for the row.
 pub fn supports(norm: &NormArgs, x: &Tensor) -> bool {
-    let fits = norm.weight.numel() as i64 <= cuda::norm::MOST_FEATURES;
-    (x.device() == Device::Cpu || fits && cuda::is_preferred(x.device()))
+    let fits = norm.weight.numel() as i64 <= cuda::MOST_FEATURES;
+    (x.device() == Device::Cpu || fits && crate::cuda::is_preferred(x.device()))
         && matches!(x.kind(), Kind::BFloat16 | Kind::Float)
         && norm.weight.kind() == x.kind()
 }
@@ -172,12 +175,10 @@ impl Function for Normalize {
         let (norm_kind, eps, isa) = (self.norm_kind, self.eps, Isa::fastest());
         let found = match (x.device(), x.kind()) {
             (Device::Cpu, Kind::BFloat16) => {
-                forward::forward::<bf16>(isa, norm_kind, eps, affine, &x, y.as_ref())?
+                cpu::forward::<bf16>(isa, norm_kind, eps, affine, &x, y.as_ref())?
             }
-            (Device::Cpu, _) => {
-                forward::forward::<f32>(isa, norm_kind, eps, affine, &x, y.as_ref())?
-            }
-            _ => cuda::norm::forward(norm_kind, eps, affine, &x, y.as_ref())?,
+            (Device::Cpu, _) => cpu::forward::<f32>(isa, norm_kind, eps, affine, &x, y.as_ref())?,
+            _ => cuda::forward(norm_kind, eps, affine, &x, y.as_ref())?,
         };
         let sum = found.sum.unwrap_or(x);
         [&sum, &found.statistics, inputs[1]].into_iter().for_each(|tensor| ctx.save(tensor));
@@ -206,16 +207,14 @@ impl Function for Normalize {
         let Some(of_normed) = of_normed else {
             return Ok(self.of_inputs(of_sum, None, None));
         };
-        let of = backward::OutputGrads { normed: of_normed, twin, sum: of_sum };
+        let of = OutputGrads { normed: of_normed, twin, sum: of_sum };
         let (weight, norm_kind, isa) = (&weight.contiguous(), self.norm_kind, Isa::fastest());
         let found = match (sum.device(), sum.kind()) {
             (Device::Cpu, Kind::BFloat16) => {
-                backward::backward::<bf16>(isa, norm_kind, weight, sum, statistics, &of)?
+                cpu::backward::<bf16>(isa, norm_kind, weight, sum, statistics, &of)?
             }
-            (Device::Cpu, _) => {
-                backward::backward::<f32>(isa, norm_kind, weight, sum, statistics, &of)?
-            }
-            _ => cuda::norm::backward(norm_kind, self.biased, weight, sum, statistics, &of)?,
+            (Device::Cpu, _) => cpu::backward::<f32>(isa, norm_kind, weight, sum, statistics, &of)?,
+            _ => cuda::backward(norm_kind, self.biased, weight, sum, statistics, &of)?,
         };
         Ok(self.of_inputs(Some(found.sum), Some(found.weight), Some(found.bias)))
     }
@@ -233,4 +232,54 @@ impl Normalize {
         let bias = self.biased.then_some(bias);
         [sum, weight].into_iter().chain(bias).chain(again).collect()
     }
+}
+
+/// What the forward pass makes.
+pub(crate) struct NormOutputs {
+    pub(crate) normed: Tensor,
+    /// Of two tensors.
+    pub(crate) sum: Option<Tensor>,
+    /// `[rows, 2]` of FP32: mean and inverse deviation.
+    pub(crate) statistics: Tensor,
+}
+
+impl NormOutputs {
+    /// Room for the results of `rows` rows of `x`, or of a sum of two such tensors.
+    pub(crate) fn empty(x: &Tensor, is_sum: bool, rows: i64) -> Result<Self> {
+        Ok(Self {
+            normed: x.f_empty_like().during(OP)?,
+            sum: is_sum.then(|| x.f_empty_like()).transpose().during(OP)?,
+            statistics: Tensor::f_empty([rows, 2], (Kind::Float, x.device())).during(OP)?,
+        })
+    }
+}
+
+/// Gradients of what the forward pass gave out, dense.
+pub(crate) struct OutputGrads {
+    pub(crate) normed: Tensor,
+    /// Of the same again, to be added to the first.
+    pub(crate) twin: Option<Tensor>,
+    /// Of what was normalised.
+    pub(crate) sum: Option<Tensor>,
+}
+
+impl OutputGrads {
+    /// That of the norm, of its twin and of the sum, each of the shape of `sum`.
+    pub(crate) fn checked(&self, sum: &Tensor) -> Result<[Option<&Tensor>; 3]> {
+        let all = [Some(&self.normed), self.twin.as_ref(), self.sum.as_ref()];
+        match all.iter().flatten().find(|of| of.size() != sum.size()) {
+            None => Ok(all),
+            Some(wrong) => {
+                let (found, expected) = (wrong.size(), format!("{:?}", sum.size()));
+                Err(Error::Shape { op: OP, tensor: "gradient", found, expected })
+            }
+        }
+    }
+}
+
+/// Gradients of what the forward pass got.
+pub(crate) struct InputGrads {
+    pub(crate) sum: Tensor,
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Tensor,
 }

@@ -1,7 +1,9 @@
+//! Against FP64, and the CUDA kernels against the CPU.
+
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 use super::*;
-use crate::threads::assert_same_on_one_thread;
+use crate::testing::{assert_same_on_one_thread, distance, random};
 
 /// Inputs of a norm: x, y, weight, bias.
 type NormInputs = [Tensor; 4];
@@ -142,14 +144,13 @@ fn rows_that_are_not_finite_stay_by_themselves() {
 fn every_isa_agrees() {
     let inputs = inputs(11, 70, Kind::Float).map(|x| x.detach());
     let [x, y, weight, bias] = &inputs;
-    let of = backward::OutputGrads { normed: x * 0.5, twin: Some(y.copy()), sum: Some(y * 2.0) };
+    let of = OutputGrads { normed: x * 0.5, twin: Some(y.copy()), sum: Some(y * 2.0) };
     let run = |isa: Isa| {
         let affine = (weight, Some(bias));
-        let found =
-            forward::forward::<f32>(isa, NormKind::Layer, 1e-5, affine, x, Some(y)).unwrap();
+        let found = cpu::forward::<f32>(isa, NormKind::Layer, 1e-5, affine, x, Some(y)).unwrap();
         let (sum, statistics) = (found.sum.unwrap(), found.statistics);
-        let back = backward::backward::<f32>(isa, NormKind::Layer, weight, &sum, &statistics, &of)
-            .unwrap();
+        let back =
+            cpu::backward::<f32>(isa, NormKind::Layer, weight, &sum, &statistics, &of).unwrap();
         [found.normed, sum, statistics, back.sum, back.weight, back.bias]
     };
     let expected = run(Isa::Portable).map(|x| x.to_kind(Kind::Double));
@@ -180,4 +181,40 @@ fn other_shapes_are_refused() {
     assert!(normalize(&own, &other).unwrap_err().to_string().contains("weight"));
     let error = normalize_sum(&own, &inputs[0], &inputs[0].narrow(0, 0, 2)).unwrap_err();
     assert!(error.to_string().contains("second summand"), "{error}");
+}
+
+#[test]
+fn emulated_norms_equal_the_cpu() {
+    for (rows, features) in [(1, 5), (3, 7), (13, 40), (9, 256), (5, 776), (3, 3200), (3, 6400)] {
+        for norm_kind in [NormKind::Layer, NormKind::Rms] {
+            let [x, y, twin, of_sum, grad] =
+                [(); 5].map(|()| random(&[rows, features], Kind::BFloat16) + 0.5);
+            let [weight, bias] = [(); 2].map(|()| random(&[features], Kind::BFloat16) + 1.0);
+            let bias = (norm_kind == NormKind::Layer).then_some(bias);
+            let (affine, summed) = ((&weight, bias.as_ref()), (features != 40).then_some(&y));
+            let isa = Isa::fastest();
+            let cpu = cpu::forward::<bf16>(isa, norm_kind, 1e-5, affine, &x, summed).unwrap();
+            let gpu = cuda::forward(norm_kind, 1e-5, affine, &x, summed).unwrap();
+            let what = format!("{norm_kind:?} {rows} {features}");
+            assert!(distance(&gpu.normed, &cpu.normed) < 3e-3, "{what}");
+            assert!(distance(&gpu.statistics, &cpu.statistics) < 1e-5, "{what}");
+            let sum = cpu.sum.as_ref().unwrap_or(&x);
+            assert!(gpu.sum.as_ref().is_none_or(|found| found.equal(sum)));
+            let both = features != 256;
+            let of = OutputGrads {
+                normed: grad,
+                twin: both.then_some(twin),
+                sum: both.then_some(of_sum),
+            };
+            let statistics = &cpu.statistics;
+            let cpu = cpu::backward::<bf16>(isa, norm_kind, &weight, sum, statistics, &of);
+            let gpu = cuda::backward(norm_kind, bias.is_some(), &weight, sum, statistics, &of);
+            let (cpu, gpu) = (cpu.unwrap(), gpu.unwrap());
+            assert!(distance(&gpu.sum, &cpu.sum) < 3e-3, "{what}");
+            assert!(distance(&gpu.weight, &cpu.weight) < 3e-3, "{what}");
+            if bias.is_some() {
+                assert!(distance(&gpu.bias, &cpu.bias) < 3e-3, "{what}");
+            }
+        }
+    }
 }

@@ -17,7 +17,9 @@
 //!
 //! Axes: `b` batch, `t` time, `h` heads, `e` features of a head.
 
-pub(crate) mod pass;
+mod cpu;
+mod cuda;
+mod reference;
 #[cfg(test)]
 mod tests;
 
@@ -25,8 +27,7 @@ use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Funct
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use half::bf16;
 
-use crate::cuda;
-use crate::isa::Isa;
+use crate::cpu::isa::Isa;
 
 const OP: &str = "rotation of heads";
 
@@ -54,8 +55,8 @@ pub struct HeadNorm<'a> {
 pub fn supports(x_bthe: &Tensor, angles: &Angles, norm: Option<&HeadNorm>) -> bool {
     let kind = x_bthe.kind();
     let others = [angles.cos, angles.sin].into_iter().chain(norm.map(|norm| norm.weight));
-    let fits = x_bthe.size().last().is_some_and(|&features| cuda::rotary::supports(features));
-    (x_bthe.device() == Device::Cpu || fits && cuda::is_preferred(x_bthe.device()))
+    let fits = x_bthe.size().last().is_some_and(|&features| cuda::supports(features));
+    (x_bthe.device() == Device::Cpu || fits && crate::cuda::is_preferred(x_bthe.device()))
         && matches!(kind, Kind::BFloat16 | Kind::Float)
         && others.into_iter().all(|other| other.kind() == kind)
 }
@@ -120,9 +121,9 @@ impl Function for Rotate {
         let rest: Vec<Tensor> = inputs[1..].iter().map(|input| input.contiguous()).collect();
         let isa = Isa::fastest();
         let y = match (x.device(), x.kind()) {
-            (Device::Cpu, Kind::BFloat16) => pass::forward::<bf16>(isa, &x, &rest, self.eps)?,
-            (Device::Cpu, _) => pass::forward::<f32>(isa, &x, &rest, self.eps)?,
-            _ => cuda::rotary::forward(&x, &rest, self.eps)?,
+            (Device::Cpu, Kind::BFloat16) => cpu::forward::<bf16>(isa, &x, &rest, self.eps)?,
+            (Device::Cpu, _) => cpu::forward::<f32>(isa, &x, &rest, self.eps)?,
+            _ => cuda::forward(&x, &rest, self.eps)?,
         };
         rest.iter().for_each(|tensor| ctx.save(tensor));
         if self.eps.is_some() {
@@ -141,9 +142,9 @@ impl Function for Rotate {
         let grad = dense_heads(grad);
         let isa = Isa::fastest();
         let (of_x, of_weight) = match (grad.device(), grad.kind()) {
-            (Device::Cpu, Kind::BFloat16) => pass::backward::<bf16>(isa, &grad, saved, self.eps)?,
-            (Device::Cpu, _) => pass::backward::<f32>(isa, &grad, saved, self.eps)?,
-            _ => cuda::rotary::backward(&grad, saved, self.eps)?,
+            (Device::Cpu, Kind::BFloat16) => cpu::backward::<bf16>(isa, &grad, saved, self.eps)?,
+            (Device::Cpu, _) => cpu::backward::<f32>(isa, &grad, saved, self.eps)?,
+            _ => cuda::backward(&grad, saved, self.eps)?,
         };
         Ok([Some(of_x), None, None].into_iter().chain(of_weight.map(Some)).collect())
     }

@@ -1,5 +1,7 @@
+//! Against FP64, and the CUDA kernels against the CPU.
+
 use super::*;
-use crate::threads::assert_same_on_one_thread;
+use crate::testing::{assert_same_on_one_thread, distance, random};
 
 const EPS: f64 = 1e-6;
 
@@ -92,10 +94,10 @@ fn every_isa_agrees() {
     let x = x.detach();
     let rest = [cos, sin, weight.detach()];
     let run = |isa: Isa| {
-        let y = pass::forward::<f32>(isa, &x, &rest, Some(1e-6)).unwrap();
+        let y = cpu::forward::<f32>(isa, &x, &rest, Some(1e-6)).unwrap();
         let [cos, sin, weight] = rest.each_ref().map(Tensor::shallow_clone);
         let saved = [cos, sin, weight, x.shallow_clone()];
-        let (of_x, of_weight) = pass::backward::<f32>(isa, &y, &saved, Some(1e-6)).unwrap();
+        let (of_x, of_weight) = cpu::backward::<f32>(isa, &y, &saved, Some(1e-6)).unwrap();
         [y, of_x, of_weight.unwrap()]
     };
     let expected = run(Isa::Portable);
@@ -150,4 +152,40 @@ fn other_shapes_are_refused() {
     assert!(said(rotate(&x, &Angles { cos: &cos, sin: &of_rows }, None)).contains("sines"));
     let other = Angles { cos: &cos, sin: &sin.to_kind(Kind::BFloat16) };
     assert!(said(rotate(&x, &other, None)).contains("FP32 or BF16"));
+}
+
+#[test]
+fn emulated_rotations_equal_the_cpu() {
+    for [b, t, h, e] in [[1, 1, 1, 16], [2, 3, 2, 48], [2, 37, 3, 64], [1, 5, 2, 512]] {
+        for (rows, kind) in [(t, Kind::Float), (b * t, Kind::BFloat16)] {
+            let isa = Isa::fastest();
+            // Heads within wider rows, at boundaries and not.
+            let wide = random(&[b, t, h * e + 24], kind);
+            let x = wide.narrow(2, if t == 3 { 3 } else { 8 }, h * e).unflatten(2, [h, e]);
+            let [cos, sin] = [(); 2].map(|()| random(&[rows, e], kind));
+            let rest = [cos, sin, random(&[e], kind), x.shallow_clone()];
+            let grad = random(&[b, t, h, e], kind);
+            for eps in [None, Some(1e-6)] {
+                let (y, back) = match kind {
+                    Kind::Float => (
+                        cpu::forward::<f32>(isa, &x, &rest, eps),
+                        cpu::backward::<f32>(isa, &grad, &rest, eps),
+                    ),
+                    _ => (
+                        cpu::forward::<bf16>(isa, &x, &rest, eps),
+                        cpu::backward::<bf16>(isa, &grad, &rest, eps),
+                    ),
+                };
+                let found = cuda::forward(&x, &rest, eps).unwrap();
+                assert!(distance(&found, &y.unwrap()) < 3e-3, "{b} {t} {h} {e} {kind:?}");
+                let (of_x, of_weight) = cuda::backward(&grad, &rest, eps).unwrap();
+                let expected = back.unwrap();
+                assert!(distance(&of_x, &expected.0) < 3e-3, "{b} {t} {h} {e} {kind:?}");
+                let pair = of_weight.zip(expected.1);
+                assert_eq!(pair.is_some(), eps.is_some());
+                assert!(pair.is_none_or(|(found, expected)| distance(&found, &expected) < 3e-3));
+            }
+        }
+    }
+    assert!(!cuda::supports(24) && !cuda::supports(528) && cuda::supports(128));
 }

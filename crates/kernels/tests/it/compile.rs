@@ -24,7 +24,7 @@ fn complaints(log: &str) -> Vec<String> {
 }
 
 /// Sources that read 4 bytes at a time, or by asynchronous copies.
-const OTHER_ACCESSES: [&str; 2] = ["columns", "gemm"];
+const OTHER_ACCESSES: [&str; 2] = ["column_sums", "gemm"];
 
 /// Whether some kernel reads 16 bytes by one instruction.
 fn reads_sixteen_bytes(ptx: &str) -> bool {

@@ -264,16 +264,9 @@ fn activations_equal_fp64() {
     for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 4e-3)] {
         for count in [1, 7, 8, 4096, 70_001] {
             let inputs = [(); 2].map(|()| random_of(&[count], kind) * 3.0);
-            for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Silu] {
+            for activation in Activation::ALL {
                 let own = |x: &[Tensor]| activation::activate(activation, &x[0], x.get(1)).unwrap();
-                let plain = |x: &[Tensor]| {
-                    let value = match activation {
-                        Activation::Gelu => x[0].gelu("none"),
-                        Activation::GeluTanh => x[0].gelu("tanh"),
-                        Activation::Silu => x[0].silu(),
-                    };
-                    x.get(1).map_or(value.shallow_clone(), |gated| &value * gated)
-                };
+                let plain = |x: &[Tensor]| activation.forward_gated(&x[0], x.get(1));
                 let what = format!("{activation:?} {kind:?} {count}");
                 for used in [1, 2] {
                     assert_like_fp64(device, &what, &inputs[..used], own, plain, bound);

@@ -10,6 +10,7 @@ use super::{BertConfig, BertInput, BertModel, Pooler};
 use crate::checkpointing::ActivationCheckpointing;
 use crate::error::Result;
 use crate::input::{self, check_masked};
+use crate::layers::activation::activate;
 use crate::layers::{AttentionBackend, Biased, Linear, Norm};
 use crate::loss::{self, LossOptions, OutputLayer};
 
@@ -114,7 +115,8 @@ impl BertForMaskedLm {
     /// What the output layer reads: `[.., d]` to `[.., d]`.
     fn features(&self, hidden: &Tensor) -> Result<Tensor> {
         let MaskedLmHead { transform, kernels, norm, .. } = &self.head;
-        let inner = self.config().hidden_act.apply(*kernels, &transform.forward(hidden), None)?;
+        let x = transform.forward(hidden);
+        let inner = activate(*kernels, self.config().hidden_act, &x, None)?;
         Ok(norm.forward(&inner)?)
     }
 

@@ -90,7 +90,7 @@ impl GptConfig {
             n_layer,
             n_head,
             n_inner: None,
-            activation_function: Activation::GeluNew,
+            activation_function: Activation::GeluTanh,
             resid_pdrop: 0.1,
             embd_pdrop: 0.1,
             attn_pdrop: 0.1,

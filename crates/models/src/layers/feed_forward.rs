@@ -6,6 +6,7 @@ use bert4rs_tensor_core::param::{Init, Kernels, ParamPath};
 use bert4rs_tensor_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::activation::activate;
 use super::{Activation, Biased, Dropout, Linear};
 
 /// The published forms, by name.
@@ -133,8 +134,8 @@ impl FeedForward {
         let up_btf = self.up.forward(x_btd);
         let (activation, kernels) = (self.activation, self.kernels);
         let inner_btf = match &self.gate {
-            None => activation.apply(kernels, &up_btf, None),
-            Some(gate) => activation.apply(kernels, &gate.forward(x_btd), Some(&up_btf)),
+            None => activate(kernels, activation, &up_btf, None),
+            Some(gate) => activate(kernels, activation, &gate.forward(x_btd), Some(&up_btf)),
         }?;
         Ok(self.down.forward(&self.dropout.forward(inner_btf, train)))
     }

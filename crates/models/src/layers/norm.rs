@@ -1,22 +1,14 @@
 //! Normalisation.
 
 use bert4rs_kernels::norm as kernel;
+use bert4rs_kernels::norm::NormArgs;
 use bert4rs_kernels::rotary::HeadNorm;
 use bert4rs_tensor_core::param::{Init, Kernels, ParamPath, Role};
 use bert4rs_tensor_core::{Result, Tensor};
-use serde::{Deserialize, Serialize};
 
 use super::ResidualStream;
 
-/// Which normalisation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NormKind {
-    /// `(x - mean) / √(variance + eps) · weight + bias`. Source: arXiv 1607.06450.
-    Layer,
-    /// `x / √(mean of x² + eps) · weight`. Source: arXiv 1910.07467.
-    Rms,
-}
+pub use bert4rs_kernels::norm::NormKind;
 
 /// A normalisation over the last axis, with statistics in FP32.
 #[derive(Debug)]
@@ -59,7 +51,7 @@ impl Norm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self.own(x, kernel::FusedWith::Nothing) {
             Some(own) => kernel::normalize(&own, x),
-            None => Ok(self.plain(x)),
+            None => Ok(self.args().forward(x)),
         }
     }
 
@@ -67,7 +59,7 @@ impl Norm {
     pub(super) fn of_sum(&self, x: &Tensor, y: &Tensor) -> Result<ResidualStream> {
         Ok(match self.own(x, kernel::FusedWith::Sum) {
             Some(own) => ResidualStream::Forked(kernel::normalize_sum(&own, x, y)?),
-            None => ResidualStream::Whole(self.plain(&(x + y))),
+            None => ResidualStream::Whole(self.args().forward(&(x + y))),
         })
     }
 
@@ -78,7 +70,7 @@ impl Norm {
             Some(own) => kernel::add_and_normalize(&own, &x, y.as_ref()),
             None => {
                 let sum = y.map_or_else(|| x.shallow_clone(), |y| &x + y);
-                Ok([self.plain(&sum), sum])
+                Ok([self.args().forward(&sum), sum])
             }
         }
     }
@@ -97,20 +89,16 @@ impl Norm {
         }
     }
 
-    /// The kernel's form of it, where its kernel is to be used and is the faster one.
-    fn own(&self, x: &Tensor, fused_with: kernel::FusedWith) -> Option<kernel::NormArgs<'_>> {
-        let norm_kind = match self.kind {
-            NormKind::Layer => kernel::NormKind::Layer,
-            NormKind::Rms => kernel::NormKind::Rms,
-        };
-        let own = kernel::NormArgs {
-            norm_kind,
-            weight: &self.weight,
-            bias: self.bias.as_ref(),
-            eps: self.eps,
-        };
-        let fused = self.kernels == Kernels::Fused && kernel::supports(&own, x);
-        (fused && kernel::is_fast(norm_kind, x.kind(), fused_with)).then_some(own)
+    fn args(&self) -> NormArgs<'_> {
+        let Self { kind, weight, bias, eps, .. } = self;
+        NormArgs { norm_kind: *kind, weight, bias: bias.as_ref(), eps: *eps }
+    }
+
+    /// What its kernel takes, where that is to be used and is the faster one.
+    fn own(&self, x: &Tensor, fused_with: kernel::FusedWith) -> Option<NormArgs<'_>> {
+        let args = self.args();
+        let fused = self.kernels == Kernels::Fused && kernel::supports(&args, x);
+        (fused && kernel::is_fast(self.kind, x.kind(), fused_with)).then_some(args)
     }
 
     /// Whether a sum before it is best left to it.
@@ -122,15 +110,5 @@ impl Norm {
     pub(super) fn of_heads(&self) -> Option<HeadNorm<'_>> {
         let rms = self.kind == NormKind::Rms;
         rms.then_some(HeadNorm { weight: &self.weight, eps: self.eps })
-    }
-
-    fn plain(&self, x: &Tensor) -> Tensor {
-        let features = self.weight.size();
-        match self.kind {
-            NormKind::Layer => {
-                x.layer_norm(features, Some(&self.weight), self.bias.as_ref(), self.eps, false)
-            }
-            NormKind::Rms => x.rms_norm(features, Some(&self.weight), self.eps),
-        }
     }
 }

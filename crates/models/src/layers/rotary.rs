@@ -176,15 +176,8 @@ impl Rotation {
             return Ok(kernel::rotate(x_bthe, &angles, own_norm.as_ref())?);
         }
         match norm {
-            Some(norm) => Ok(self.plain(&norm.forward(x_bthe)?)),
-            None => Ok(self.plain(x_bthe)),
+            Some(norm) => Ok(angles.forward(&norm.forward(x_bthe)?)),
+            None => Ok(angles.forward(x_bthe)),
         }
-    }
-
-    /// The formula, in libtorch's operations.
-    fn plain(&self, x_bthe: &Tensor) -> Tensor {
-        let halves = x_bthe.chunk(2, -1);
-        let rotated_bthe = Tensor::cat(&[-&halves[1], halves[0].shallow_clone()], -1);
-        x_bthe * &self.cos + rotated_bthe * &self.sin
     }
 }

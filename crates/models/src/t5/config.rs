@@ -190,7 +190,7 @@ impl T5Config {
         }
         let proj = self.feed_forward_proj.as_str();
         if proj == "gated-gelu" {
-            return Ok((Activation::GeluNew, Gated::Yes));
+            return Ok((Activation::GeluTanh, Gated::Yes));
         }
         let (name, gated) = match proj.strip_prefix("gated-") {
             Some(name) => (name, Gated::Yes),

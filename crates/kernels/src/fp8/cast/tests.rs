@@ -1,4 +1,7 @@
+//! Against the definition, value by value, and the CUDA kernels against the CPU.
+
 use super::*;
+use crate::testing::{random as random_of, same_bits};
 
 const FORMATS: [Format; 2] = [Format::E4M3, Format::E5M2];
 
@@ -104,4 +107,27 @@ fn what_is_no_dense_matrix_is_refused() {
     let two = Tensor::from_slice(&[1.0f32, 2.0]);
     let error = cast(&x, Format::E4M3, Factor::Given(&two), false).unwrap_err().to_string();
     assert!(error.contains("one value"), "{error}");
+}
+
+#[test]
+fn emulated_casts_have_the_bits_of_the_cpu() {
+    let given = Tensor::from_slice(&[3.25f32]);
+    for (rows, cols) in [(1, 1), (3, 5), (64, 64), (70, 130)] {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let x = random_of(&[rows, cols], kind) * 100.0;
+            for format in [Format::E4M3, Format::E5M2] {
+                for factor in [Factor::Tensor, Factor::Row, Factor::Given(&given)] {
+                    let expected = cast(&x, format, factor, true).unwrap();
+                    let found = cuda::cast(&x, format, factor, true).unwrap();
+                    let both_copies = [found.transposed.unwrap(), expected.transposed.unwrap()];
+                    for [found, expected] in [both_copies, [found.straight, expected.straight]] {
+                        assert!(same_bits(&found.values, &expected.values), "{rows} {cols}");
+                        assert!(same_bits(&found.inverse, &expected.inverse));
+                    }
+                    assert!(same_bits(&found.amax, &expected.amax));
+                    assert!(same_bits(&found.overflows, &expected.overflows));
+                }
+            }
+        }
+    }
 }

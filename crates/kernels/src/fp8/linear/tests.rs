@@ -1,17 +1,12 @@
 use bert4rs_tensor_core::Kind;
 
 use super::*;
+use crate::testing::distance;
 
 const ALL: [Fp8Scaling; 3] = [Fp8Scaling::Tensor, Fp8Scaling::Delayed, Fp8Scaling::Row];
 
 fn random(shape: &[i64], kind: Kind) -> Tensor {
     Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind).set_requires_grad(true)
-}
-
-/// ‖found - expected‖ / ‖expected‖
-fn distance(found: &Tensor, expected: &Tensor) -> f64 {
-    let [found, expected] = [found, expected].map(|tensor| tensor.to_kind(Kind::Double));
-    f64::try_from((found - &expected).norm() / expected.norm()).unwrap()
 }
 
 fn grads(y: &Tensor, weights: &Tensor, inputs: &[&Tensor]) -> Vec<Tensor> {

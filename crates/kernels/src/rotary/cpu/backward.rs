@@ -1,0 +1,200 @@
+//! The backward pass: through the rotation, and through the norm before it if there is one.
+
+#![expect(unsafe_code, reason = "one tensor written by many, and calls by instruction set")]
+
+use std::ops::Range;
+
+use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::{Error, Result, Tensor, parallel};
+
+use super::{HeadViews, RotationTables, at, inverse_rms, pair, task_of, tasks};
+use crate::cpu::isa::Isa;
+use crate::cpu::lanes::{LANES, Lanes, vectorized};
+use crate::cpu::number::Number;
+use crate::cpu::tail::{whole, write};
+use crate::cpu::views::{self, SharedSlice};
+use crate::rotary::OP;
+
+/// The gradients of `x` and of the norm's weight; `saved` are cosines, sines, and, where there is
+/// a norm, its weight and `x`.
+pub(in crate::rotary) fn backward<T: Number>(
+    isa: Isa,
+    grad: &Tensor,
+    saved: &[Tensor],
+    eps: Option<f32>,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let mut of_x = Tensor::f_empty(grad.size(), (grad.kind(), grad.device())).during(OP)?;
+    let of_y = HeadViews::<T>::new(grad, "a gradient")?;
+    let tables = RotationTables::<T>::new(saved, eps)?;
+    let x = eps.map(|_| HeadViews::<T>::new(&saved[3], "heads")).transpose()?;
+    if x.is_some_and(|x| x.sizes != of_y.sizes) {
+        let expected = format!("{:?}", saved[3].size());
+        return Err(Error::Shape { op: OP, tensor: "gradient", found: grad.size(), expected });
+    }
+    let out = SharedSlice::new(views::write::<T>(&mut of_x, "a gradient")?);
+    let (places, width, features) = (of_y.places(), of_y.width(), of_y.sizes[3]);
+    let sums: Vec<Vec<f32>> = parallel::map(tasks(places), |task| {
+        let part = task_of(places, task);
+        // SAFETY: each task has places of its own.
+        let out = unsafe { out.part(part.start * width, part.len() * width) };
+        let mut of_weight = vec![0.0; if eps.is_some() { features } else { 0 }];
+        backward_on::<T>(isa, (of_y, x), tables, part, out, &mut of_weight);
+        of_weight
+    });
+    let of_weight = eps.map(|_| -> Result<Tensor> {
+        let mut of_weight = saved[2].f_empty_like().during(OP)?;
+        let out = views::write::<T>(&mut of_weight, "a gradient")?;
+        for (feature, out) in out.iter_mut().enumerate() {
+            *out = T::round(sums.iter().map(|sums| sums[feature]).sum());
+        }
+        Ok(of_weight)
+    });
+    Ok((of_x, of_weight.transpose()?))
+}
+
+vectorized! {
+    /// [`backward_places`] on `isa`.
+    fn backward_on[T: Number][T](
+        heads: (HeadViews<'_, T>, Option<HeadViews<'_, T>>),
+        tables: RotationTables<'_, T>,
+        places: Range<usize>,
+        out: &mut [T],
+        of_weight: &mut [f32],
+    ) = backward_places
+}
+
+/// The gradients of `y`, and `x` where there is a norm.
+#[inline(always)]
+fn backward_places<V: Lanes, T: Number>(
+    (of_y, x): (HeadViews<'_, T>, Option<HeadViews<'_, T>>),
+    tables: RotationTables<'_, T>,
+    places: Range<usize>,
+    out: &mut [T],
+    of_weight: &mut [f32],
+) {
+    let [_, _, count, features] = of_y.sizes;
+    let mut outs = out.chunks_exact_mut(features);
+    for place in places {
+        let angles = tables.angles(place, features);
+        for (head, out) in (0..count).zip(&mut outs) {
+            let back = Back { of_y: of_y.head(place, head), angles };
+            match x.zip(tables.weight) {
+                None => back.write::<V>(out),
+                Some((x, weight)) => {
+                    let normed = Normed { back, x: x.head(place, head), weight, eps: tables.eps };
+                    normed.write::<V>(out, of_weight);
+                }
+            }
+        }
+    }
+}
+
+/// One head on its way backward.
+struct Back<'a, T> {
+    of_y: &'a [T],
+    angles: [&'a [T]; 2],
+}
+
+impl<T: Number> Back<'_, T> {
+    /// `dn` of some features of the first half, and of their pairs.
+    #[inline(always)]
+    fn of_normed<V: Lanes, const TAIL: bool>(&self, [first, second]: &[Range<usize>; 2]) -> [V; 2] {
+        let [cos, sin] = self.angles;
+        let (dy_i, dy_j) =
+            (at::<V, T, TAIL>(self.of_y, first), at::<V, T, TAIL>(self.of_y, second));
+        let crossed = dy_j.mul(at::<V, T, TAIL>(sin, second));
+        let dn_i = dy_i.mul(at::<V, T, TAIL>(cos, first)).add(crossed);
+        let crossed = dy_i.mul(at::<V, T, TAIL>(sin, first));
+        let dn_j = dy_j.mul(at::<V, T, TAIL>(cos, second)).sub(crossed);
+        [dn_i, dn_j]
+    }
+
+    /// Writes all of `dn`, which is `dx` where there is no norm.
+    #[inline(always)]
+    fn write<V: Lanes>(&self, out: &mut [T]) {
+        let half = out.len() / 2;
+        for first in (0..whole(half)).step_by(LANES) {
+            self.write_some::<V, false>(first..first + LANES, out);
+        }
+        if whole(half) < half {
+            self.write_some::<V, true>(whole(half)..half, out);
+        }
+    }
+
+    #[inline(always)]
+    fn write_some<V: Lanes, const TAIL: bool>(&self, first: Range<usize>, out: &mut [T]) {
+        let places = [first.clone(), pair(&first, out.len())];
+        let found = self.of_normed::<V, TAIL>(&places);
+        for (place, found) in places.into_iter().zip(found) {
+            write::<V, T, TAIL>(found, &mut out[place]);
+        }
+    }
+}
+
+/// One head on its way backward through its norm too.
+struct Normed<'a, T> {
+    back: Back<'a, T>,
+    x: &'a [T],
+    weight: &'a [T],
+    eps: f32,
+}
+
+impl<T: Number> Normed<'_, T> {
+    /// Writes `dx`, and adds to the gradient of the weight.
+    #[inline(always)]
+    fn write<V: Lanes>(&self, out: &mut [T], of_weight: &mut [f32]) {
+        let scale = V::splat(inverse_rms::<V, T>(self.x, self.eps));
+        let half = out.len() / 2;
+        let mut with_z = V::splat(0.0);
+        for first in (0..whole(half)).step_by(LANES) {
+            with_z = self.sum::<V, false>(first..first + LANES, scale, with_z, of_weight);
+        }
+        if whole(half) < half {
+            with_z = self.sum::<V, true>(whole(half)..half, scale, with_z, of_weight);
+        }
+        let mean = V::splat(with_z.sum() / self.x.len() as f32);
+        for first in (0..whole(half)).step_by(LANES) {
+            self.write_some::<V, false>(first..first + LANES, [scale, mean], out);
+        }
+        if whole(half) < half {
+            self.write_some::<V, true>(whole(half)..half, [scale, mean], out);
+        }
+    }
+
+    /// `with_z` and `Σ g z` of some features and their pairs, whose `dn z` go to `of_weight`.
+    #[inline(always)]
+    fn sum<V: Lanes, const TAIL: bool>(
+        &self,
+        first: Range<usize>,
+        scale: V,
+        mut with_z: V,
+        of_weight: &mut [f32],
+    ) -> V {
+        let places = [first.clone(), pair(&first, self.x.len())];
+        let of_normed = self.back.of_normed::<V, TAIL>(&places);
+        for (place, of_n) in places.iter().zip(of_normed) {
+            let z = at::<V, T, TAIL>(self.x, place).mul(scale);
+            with_z = of_n.mul(at::<V, T, TAIL>(self.weight, place)).mul_add(z, with_z);
+            let sum = of_n.mul_add(z, at::<V, f32, TAIL>(of_weight, place));
+            write::<V, f32, TAIL>(sum, &mut of_weight[place.clone()]);
+        }
+        with_z
+    }
+
+    /// `dx` of some features and their pairs.
+    #[inline(always)]
+    fn write_some<V: Lanes, const TAIL: bool>(
+        &self,
+        first: Range<usize>,
+        [scale, mean]: [V; 2],
+        out: &mut [T],
+    ) {
+        let places = [first.clone(), pair(&first, self.x.len())];
+        let of_normed = self.back.of_normed::<V, TAIL>(&places);
+        for (place, of_n) in places.into_iter().zip(of_normed) {
+            let off = at::<V, T, TAIL>(self.x, &place).mul(scale).mul(mean);
+            let of_x = of_n.mul(at::<V, T, TAIL>(self.weight, &place)).sub(off).mul(scale);
+            write::<V, T, TAIL>(of_x, &mut out[place]);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What the tests of this crate share.
+
+use bert4rs_tensor_core::{Device, Kind, Tensor, get_num_threads, set_num_threads};
+
+use crate::weight::{Weight, split_tensor};
+
+/// Runs on all threads and on one; all results must be the same.
+#[track_caller]
+pub(crate) fn assert_same_on_one_thread(run: impl Fn() -> Vec<Tensor>) {
+    let many = run();
+    let threads = get_num_threads();
+    set_num_threads(1);
+    let one = run();
+    set_num_threads(threads);
+    assert!(many.iter().zip(&one).all(|(many, one)| many.equal(one)));
+}
+
+/// Normal numbers of `kind`.
+pub(crate) fn random(shape: &[i64], kind: Kind) -> Tensor {
+    Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind)
+}
+
+/// ‖found - expected‖ / ‖expected‖
+pub(crate) fn distance(found: &Tensor, expected: &Tensor) -> f64 {
+    let [found, expected] = [found, expected].map(|x| x.to_kind(Kind::Double));
+    f64::try_from((found - &expected).norm() / expected.norm()).unwrap()
+}
+
+/// Whether two tensors of one dtype hold the same bits.
+pub(crate) fn same_bits(found: &Tensor, expected: &Tensor) -> bool {
+    found.view_dtype(Kind::Uint8).equal(&expected.view_dtype(Kind::Uint8))
+}
+
+/// An exact weight in each form in which it is kept.
+pub(crate) fn weight_forms(exact: &Tensor) -> [Vec<Tensor>; 3] {
+    let (high, low) = split_tensor(exact).unwrap();
+    [vec![exact.copy()], vec![exact.copy(), exact.to_kind(Kind::BFloat16)], vec![low, high]]
+}
+
+/// One of [`weight_forms`], as kernels take it.
+pub(crate) fn weight_of(tensors: &mut [Tensor]) -> Weight<'_> {
+    match tensors {
+        [weight] => Weight::Single(weight),
+        [other, weight] => match other.kind() {
+            Kind::Float => Weight::Master { master: other, weight },
+            _ => Weight::Bf16Residual { weight, residual: other },
+        },
+        _ => unreachable!("a weight has one tensor or two"),
+    }
+}
