@@ -3,9 +3,10 @@
 
 use std::hint::black_box;
 
+use bert4rs_benches::own_kernels;
 use bert4rs_kernels::activation::{Activation, activate};
 use bert4rs_kernels::attention::{self, AttentionArgs, VisibleKeys};
-use bert4rs_kernels::cross_entropy::{self, OutputWeights};
+use bert4rs_kernels::cross_entropy::{self, OutputWeights, linear_cross_entropy};
 use bert4rs_kernels::embedding::lookup;
 use bert4rs_kernels::norm::{self, NormArgs, NormKind};
 use bert4rs_kernels::rotary::{Angles, HeadNorm, rotate};
@@ -206,8 +207,9 @@ fn cross_entropy_both_ways(criterion: &mut Criterion) {
             let output = OutputWeights { weight: &weight, bias: Some(&bias) };
             let options =
                 cross_entropy::CrossEntropyOptions { ignored: -100, ..Default::default() };
+            let policy = own_kernels();
             bencher.iter(|| {
-                cross_entropy::linear_cross_entropy(&hidden, output, &labels, None, &options)
+                linear_cross_entropy(&hidden, output, &labels, None, &options, &policy)
                     .map(|loss| backward(&loss, &inputs))
                     .is_ok()
             });

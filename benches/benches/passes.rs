@@ -25,7 +25,7 @@ fn products(criterion: &mut Criterion) {
     group.sample_size(10);
     for kind in KINDS {
         let [x, y] = [(); 2].map(|()| random(&[4, 768, 768], kind));
-        if !gemm::available(kind, 768) {
+        if !gemm::supports(Device::Cpu, kind, 768) {
             println!("{kind:?}: this machine has no instructions for it");
             continue;
         }

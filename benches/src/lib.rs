@@ -4,18 +4,21 @@ use std::time::Instant;
 
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::param::{Param, Role};
+use bert4rs_tensor_core::policy::{Kernels, Policy};
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 
-/// The device that the first argument names; the CPU without one. On a GPU, our own kernels are
-/// taken from here on.
+/// The device that the first argument names; the CPU without one.
 ///
 /// # Errors
 /// No such device.
 pub fn device_of_arguments() -> Result<Device> {
     let name = std::env::args().nth(1).unwrap_or_else(|| "cpu".into());
-    let device = name.parse::<DeviceChoice>()?.resolve()?;
-    bert4rs_kernels::cuda::prefer(matches!(device, Device::Cuda(_)));
-    Ok(device)
+    name.parse::<DeviceChoice>()?.resolve()
+}
+
+/// Own kernels wherever they are the faster ones, and on GPUs.
+pub fn own_kernels() -> Policy {
+    Policy::new(Kernels::Fused, true)
 }
 
 /// Layers of BERT-base.

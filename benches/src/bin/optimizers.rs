@@ -4,7 +4,7 @@
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
 use bert4rs_benches::{
-    bert_base, bert_base_hidden, copy_bandwidth, device_of_arguments, fastest, grads,
+    bert_base, bert_base_hidden, copy_bandwidth, device_of_arguments, fastest, grads, own_kernels,
 };
 use bert4rs_optim::polar::{Coefficients, Iteration, PolarCompute, PolarOptions, polar_factor};
 use bert4rs_optim::{Error, Masters, Optimizer, OptimizerConfig, UpdateImplementation};
@@ -21,9 +21,14 @@ fn adamw_bytes(kind: Kind, masters: Masters) -> f64 {
     }
 }
 
-fn time_step(rounds: usize, config: OptimizerConfig, mut params: Vec<Param>) -> Result<f64, Error> {
+fn time_step(
+    rounds: usize,
+    mut config: OptimizerConfig,
+    mut params: Vec<Param>,
+) -> Result<f64, Error> {
     let device = params.first().map_or(Device::Cpu, |param| param.weight.device());
     let grads = grads(&params);
+    config.policy = own_kernels();
     let mut optimizer = Optimizer::new(config, &mut params)?;
     let mut failed = None;
     let seconds = fastest(device, rounds, || {
@@ -78,7 +83,12 @@ fn iterations(device: Device) -> Result<(), Error> {
         for compute in [PolarCompute::Fp32, PolarCompute::Bf16] {
             for iteration in [Iteration::Standard, Iteration::Gram, Iteration::Auto] {
                 let coefficients = Coefficients::polar_express(5);
-                let options = PolarOptions { coefficients, compute, iteration };
+                let options = PolarOptions {
+                    compute,
+                    iteration,
+                    policy: own_kernels(),
+                    ..PolarOptions::new(coefficients)
+                };
                 if options.validate("bench").is_err() {
                     continue;
                 }

@@ -3,6 +3,7 @@
 //! Axes: `n` rows, `d` features, `v` vocabulary.
 
 use bert4rs_kernels::cross_entropy as kernel;
+use bert4rs_tensor_core::policy::Policy;
 use bert4rs_tensor_core::{Kind, Reduction, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -135,6 +136,8 @@ pub(crate) struct OutputLayer<'a> {
     pub(crate) bias: Option<&'a Tensor>,
     /// Logits `x` become `cap · tanh(x / cap)`.
     pub(crate) soft_cap: Option<f64>,
+    /// What chooses the backends of the chunked loss.
+    pub(crate) policy: &'a Policy,
 }
 
 impl OutputLayer<'_> {
@@ -175,7 +178,15 @@ impl OutputLayer<'_> {
                     soft_cap: self.soft_cap,
                     ignored: IGNORED,
                 };
-                Ok(kernel::linear_cross_entropy(features_nd, output, labels_n, divisor, &options)?)
+                let policy = self.policy;
+                Ok(kernel::linear_cross_entropy(
+                    features_nd,
+                    output,
+                    labels_n,
+                    divisor,
+                    &options,
+                    policy,
+                )?)
             }
         }
     }

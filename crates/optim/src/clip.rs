@@ -2,6 +2,7 @@
 
 use bert4rs_kernels::sum_of_squares::{self, sum_of_squares};
 use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::policy::{Op, Policy};
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -33,14 +34,16 @@ pub enum ClipScope {
 ///
 /// A sum is finite exactly when all values of its gradient are; on devices other than the CPU
 /// sums are taken in FP32, so that a norm above 1e19 counts as infinite there.
-pub fn sums_of_squares(grads: &[Tensor], device: Device) -> Result<Tensor> {
+pub fn sums_of_squares(grads: &[Tensor], device: Device, policy: &Policy) -> Result<Tensor> {
     let op = "norms of gradients";
+    let takes_own = |grad: &Tensor| policy.takes_own(Op::GradientNorm, grad);
     if device == Device::Cpu {
-        let sums = grads.iter().map(square_on_cpu).collect::<Result<Vec<f64>>>()?;
+        let square = |grad: &Tensor| square_on_cpu(grad, takes_own);
+        let sums = grads.iter().map(square).collect::<Result<Vec<f64>>>()?;
         return Tensor::f_from_slice(&sums).during(op);
     }
-    if sum_of_squares::supports_many(device)
-        && grads.iter().all(|grad| !grad.defined() || has_kernel(grad))
+    if sum_of_squares::supports_many(grads, device)
+        && grads.iter().filter(|grad| grad.defined()).all(takes_own)
     {
         return sum_of_squares::sums_of_squares(grads, device);
     }
@@ -53,16 +56,16 @@ pub fn sums_of_squares(grads: &[Tensor], device: Device) -> Result<Tensor> {
     Tensor::f_stack(&norms, 0).and_then(|norms| norms.f_square()).during(op)
 }
 
-/// Whether our kernels take a gradient, which is defined.
+/// Whether our kernel takes a gradient on the CPU, which is defined.
 fn has_kernel(grad: &Tensor) -> bool {
     matches!(grad.kind(), Kind::Float | Kind::BFloat16) && grad.is_contiguous()
 }
 
-fn square_on_cpu(grad: &Tensor) -> Result<f64> {
+fn square_on_cpu(grad: &Tensor, takes_own: impl Fn(&Tensor) -> bool) -> Result<f64> {
     if !grad.defined() {
         return Ok(0.0);
     }
-    if has_kernel(grad) {
+    if takes_own(grad) && has_kernel(grad) {
         return sum_of_squares(grad);
     }
     Ok(plain_norm(grad)?.f_double_value(&[]).during("norm of a gradient")?.powi(2))
@@ -91,7 +94,7 @@ pub fn clip_by_norm(grads: &[Tensor], max_norm: f64) -> Result<f64> {
     let op = "clip gradients";
     let _guard = bert4rs_tensor_core::no_grad_guard();
     let device = grads.iter().find(|grad| grad.defined()).map_or(Device::Cpu, Tensor::device);
-    let sum = sums_of_squares(grads, device)?.f_sum(Kind::Double).during(op)?;
+    let sum = sums_of_squares(grads, device, &Policy::default())?.f_sum(Kind::Double).during(op)?;
     let norm = sum.f_sqrt().during(op)?;
     let factor = factor(&norm, max_norm)?;
     let norm = norm.f_double_value(&[]).during(op)?;

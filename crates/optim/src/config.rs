@@ -1,5 +1,6 @@
 //! The optimizer's section of a configuration: each rule's own, and what they share.
 
+use bert4rs_tensor_core::policy::Policy;
 use serde::{Deserialize, Serialize};
 
 use crate::adamw::AdamwConfig;
@@ -31,6 +32,10 @@ pub struct OptimizerConfig {
     /// Steps whose gradients are not finite are skipped; after this many in a row, stop.
     #[serde(default = "default_max_skipped")]
     pub max_skipped_in_a_row: u64,
+    /// What chooses between our kernels and libtorch's operations where the rules leave it open.
+    /// No key of its own: the run has one policy.
+    #[serde(skip)]
+    pub policy: Policy,
 }
 
 fn default_max_skipped() -> u64 {
@@ -47,6 +52,7 @@ impl OptimizerConfig {
             clip: Some(ClipConfig { max_norm: 1.0, scope: ClipScope::Adamw }),
             masters: Masters::Fp32,
             max_skipped_in_a_row: default_max_skipped(),
+            policy: Policy::default(),
         }
     }
 

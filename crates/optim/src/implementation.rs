@@ -1,9 +1,9 @@
 //! How the passes over memory of an update are computed: by libtorch's operations or by our kernels.
 
-use bert4rs_kernels::cuda;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
-use bert4rs_tensor_core::{Device, Kind, Tensor};
+use bert4rs_tensor_core::policy::{Op, Policy};
+use bert4rs_tensor_core::{Kind, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -21,19 +21,20 @@ pub enum UpdateImplementation {
     Fused,
 }
 
-/// Whether those of `params` that `mine` marks go through the fused kernels, as the setting `key`
-/// asks.
+/// Whether those of `params` that `mine` marks go through the fused kernels, as the setting and, for
+/// `op`, the policy ask.
 ///
 /// # Errors
 /// `fused` where a kernel can't take one of them.
 pub(crate) fn uses_kernels(
-    key: &str,
-    implementation: UpdateImplementation,
+    (key, implementation): (&str, UpdateImplementation),
+    (policy, op): (&Policy, Op),
     params: &[Param],
     mine: &[bool],
 ) -> Result<bool> {
     let marked = params.iter().zip(mine).filter(|(_, mine)| **mine);
-    let obstacle = marked.map(|(param, _)| param).find_map(fused_obstacle);
+    let obstacle =
+        marked.map(|(param, _)| param).find_map(|param| fused_obstacle(param, policy, op));
     match (implementation, obstacle) {
         (UpdateImplementation::Plain, _) | (UpdateImplementation::Auto, Some(_)) => Ok(false),
         (UpdateImplementation::Auto | UpdateImplementation::Fused, None) => Ok(true),
@@ -44,15 +45,15 @@ pub(crate) fn uses_kernels(
 }
 
 /// Why a fused kernel can't take `param`, if so.
-fn fused_obstacle(param: &Param) -> Option<String> {
+fn fused_obstacle(param: &Param, policy: &Policy, op: Op) -> Option<String> {
     let (weight, name) = (&param.weight, &param.name);
-    let obstacle = match (weight.device(), weight.kind()) {
-        (device, _) if device != Device::Cpu && !cuda::is_preferred(device) => {
-            format!("is on {device:?}, where our kernels are not asked for")
+    let obstacle = match weight.kind() {
+        _ if !policy.takes_own(op, weight) => {
+            format!("is on {:?}, where our kernels are not asked for", weight.device())
         }
-        (_, Kind::Float | Kind::BFloat16) if weight.is_contiguous() => return None,
-        (_, Kind::Float | Kind::BFloat16) => "is not contiguous".into(),
-        (_, kind) => format!("is {kind:?}, neither FP32 nor BF16"),
+        Kind::Float | Kind::BFloat16 if weight.is_contiguous() => return None,
+        Kind::Float | Kind::BFloat16 => "is not contiguous".into(),
+        kind => format!("is {kind:?}, neither FP32 nor BF16"),
     };
     Some(format!("{name} {obstacle}; use \"plain\" or \"auto\""))
 }

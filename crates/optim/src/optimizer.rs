@@ -72,9 +72,11 @@ impl Optimizer {
         config.validate()?;
         let rules = group::partition(params, config.muon.is_some(), &config.assignments)?;
         let mine = |mine: UpdateRule| rules.iter().map(|rule| *rule == mine).collect::<Vec<_>>();
-        let adamw = Adamw::new(&config.adamw, params, &mine(UpdateRule::Adamw))?;
+        let adamw = Adamw::new(&config.adamw, &config.policy, params, &mine(UpdateRule::Adamw))?;
         let muon = config.muon.as_ref();
-        let muon = muon.map(|muon| Muon::new(muon, params, &mine(UpdateRule::Muon))).transpose()?;
+        let muon = muon
+            .map(|muon| Muon::new(muon, &config.policy, params, &mine(UpdateRule::Muon)))
+            .transpose()?;
         let mut slots = Vec::with_capacity(params.len());
         for (param, &rule) in params.iter_mut().zip(&rules) {
             let state = match (rule, &muon) {
@@ -180,7 +182,7 @@ impl Optimizer {
     fn advance(&mut self, params: &[Param], grads: &[Tensor]) -> Result<()> {
         let _guard = bert4rs_tensor_core::no_grad_guard();
         self.check_params(params, grads)?;
-        self.verdict.judge(grads)?;
+        self.verdict.judge(grads, &self.config.policy)?;
         self.adamw.advance(&self.verdict, &self.lr_factor, grads)?;
         let is_clipped = self.clips_muon();
         if let Some(muon) = &mut self.muon {

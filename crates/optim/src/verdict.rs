@@ -2,6 +2,7 @@
 //! finite, so that the step counts. Found and kept on the device.
 
 use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::policy::Policy;
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 
 use crate::clip::{self, ClipConfig, GradScale};
@@ -61,8 +62,8 @@ impl Verdict {
     }
 
     /// Looks at a step's gradients.
-    pub(crate) fn judge(&mut self, grads: &[Tensor]) -> Result<()> {
-        let squares_n = clip::sums_of_squares(grads, self.report.device())?;
+    pub(crate) fn judge(&mut self, grads: &[Tensor], policy: &Policy) -> Result<()> {
+        let squares_n = clip::sums_of_squares(grads, self.report.device(), policy)?;
         let sums_2 = (&self.counted_2n * squares_n).f_sum_dim_intlist(1i64, false, Kind::Double);
         let norms_2 = sums_2.and_then(|sums| sums.f_sqrt()).during(OP)?;
         let norm = norms_2.f_get(0).during(OP)?;

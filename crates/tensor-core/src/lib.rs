@@ -5,6 +5,7 @@
 //! | [`device`] | which device to use, CUDA loaded at run time |
 //! | [`precision`] | dtypes of weights and compute, chosen once and passed on |
 //! | [`fp8`] | which linear maps multiply in FP8 |
+//! | [`policy`] | which backend computes an operation: libtorch or own kernels |
 //! | [`param`] | parameters, each with a [`param::Role`] from birth |
 //! | [`autograd`] | autograd functions written in Rust, and their check |
 //! | [`attention`] | attention, plain and fused |
@@ -38,6 +39,7 @@ pub mod library;
 pub mod memory;
 pub mod parallel;
 pub mod param;
+pub mod policy;
 pub mod precision;
 pub mod profile;
 pub mod random;

@@ -4,12 +4,12 @@ use std::cell::{Ref, RefCell};
 use std::collections::HashSet;
 use std::ops::Div;
 
-use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Context, Error, Result};
 use crate::fp8::{Fp8Config, Fp8Scaling, OverflowCount};
 use crate::no_grad;
+use crate::policy::Policy;
 
 /// What a parameter is in its model. Optimizers group by it, so it is never guessed from a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,16 +41,6 @@ impl Role {
         Self::RelativeBias,
         Self::Gate,
     ];
-}
-
-/// What layers compute with between their matrix products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kernels {
-    /// libtorch's operations, one after the other: the reference.
-    Plain,
-    /// Own kernels, one pass each, where there are some for device and dtype.
-    Fused,
 }
 
 /// How a parameter starts.
@@ -114,7 +104,7 @@ pub struct ParamStore {
     meta: bool,
     fp8: Fp8Config,
     fp8_overflows: OverflowCount,
-    kernels: Kernels,
+    policy: Policy,
     params: RefCell<Vec<Param>>,
     names: RefCell<HashSet<String>>,
 }
@@ -130,7 +120,7 @@ impl ParamStore {
             meta: false,
             fp8: Fp8Config::default(),
             fp8_overflows: OverflowCount::default(),
-            kernels: Kernels::Plain,
+            policy: Policy::default(),
             params,
             names,
         }
@@ -149,9 +139,9 @@ impl ParamStore {
         self
     }
 
-    /// The same store; layers that are made in it from now on compute with `kernels`.
-    pub fn with_kernels(mut self, kernels: Kernels) -> Self {
-        self.kernels = kernels;
+    /// The same store; `policy` chooses the backends of layers that are made in it from now on.
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
         self
     }
 
@@ -247,9 +237,9 @@ impl<'a> ParamPath<'a> {
         Some((scaling, self.store.fp8_overflows.clone()))
     }
 
-    /// What layers made here compute with.
-    pub fn kernels(&self) -> Kernels {
-        self.store.kernels
+    /// What chooses the backends of layers made here.
+    pub fn policy(&self) -> &'a Policy {
+        &self.store.policy
     }
 
     /// The device that parameters made here are on.

@@ -2,10 +2,11 @@
 
 use bert4rs_data::{BatchSource, Dataset, Layout, Progress, TextTokenizer, TokenBatch};
 use bert4rs_models::checkpointing::ActivationCheckpointing;
-use bert4rs_optim::Optimizer;
 use bert4rs_optim::schedule::{Horizon, Schedule};
+use bert4rs_optim::{Optimizer, OptimizerConfig};
 use bert4rs_tensor_core::fp8::{Fp8Config, Fp8Mode};
 use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::policy::Policy;
 use bert4rs_tensor_core::{Device, graph};
 
 use crate::config::{Config, Family};
@@ -67,7 +68,6 @@ pub(crate) struct Sources<S> {
 pub fn machine(config: &Config) -> Result<Machine> {
     let compute = &config.compute;
     let device = compute.device.parse()?;
-    bert4rs_kernels::cuda::prefer(compute.cuda_kernels);
     Machine::set_up(&MachineOptions {
         device,
         precision: compute.precision,
@@ -95,11 +95,13 @@ pub fn parts(
     refuse_fp8(&config.compute.fp8, device)?;
     let dataset = dataset::prepare(config, progress)?;
     let data = data(config, &dataset, device)?;
+    let policy = Policy::new(config.compute.kernels, config.compute.cuda_kernels);
     let mut params = ParamStore::new(device, machine.precision.compute_kind())
         .with_fp8(config.compute.fp8.clone())
-        .with_kernels(config.compute.kernels);
+        .with_policy(policy.clone());
     let task = task(config, dataset.tokenizer, &params)?;
-    let optimizer = Optimizer::new(config.optimizer.clone(), params.params_mut())?;
+    let optimizer = OptimizerConfig { policy, ..config.optimizer.clone() };
+    let optimizer = Optimizer::new(optimizer, params.params_mut())?;
     let schedule = config.schedule.resolve(Horizon::Steps(config.train.max_steps))?;
     let (execution, no_graphs) = execution(config, device);
     let options = TrainOptions {

@@ -18,6 +18,7 @@ mod tests;
 
 use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
 use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::policy::Op;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use half::bf16;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,20 @@ impl Activation {
     pub const ALL: [Self; 5] =
         [Self::Gelu, Self::GeluTanh, Self::Relu, Self::ReluSquared, Self::Silu];
 
+    /// The name under which a policy knows it, with or without what it gates.
+    pub fn op(self, is_gate: bool) -> Op {
+        match (self, is_gate) {
+            (Self::Gelu, false) => Op::Gelu,
+            (Self::Gelu, true) => Op::GatedGelu,
+            (Self::GeluTanh, false) => Op::GeluTanh,
+            (Self::GeluTanh, true) => Op::GatedGeluTanh,
+            (Self::Relu | Self::ReluSquared, false) => Op::Relu,
+            (Self::Relu | Self::ReluSquared, true) => Op::GatedRelu,
+            (Self::Silu, false) => Op::Silu,
+            (Self::Silu, true) => Op::GatedSilu,
+        }
+    }
+
     /// The one of this name in `config.json`.
     pub fn named(name: &str) -> Option<Self> {
         use serde::de::IntoDeserializer;
@@ -56,23 +71,10 @@ impl Activation {
     }
 }
 
-/// Whether [`activate`] takes `x`: FP32 or BF16 on the CPU, or on a GPU where our kernels are
-/// preferred.
+/// Whether [`activate`] takes `x`: FP32 or BF16, on the CPU or a GPU.
 pub fn supports(x: &Tensor) -> bool {
-    let device = x.device();
-    (device == Device::Cpu || crate::cuda::is_preferred(device))
+    matches!(x.device(), Device::Cpu | Device::Cuda(_))
         && matches!(x.kind(), Kind::BFloat16 | Kind::Float)
-}
-
-/// Whether it is faster than libtorch's operations. These take one good pass each way for GELU
-/// in BF16 and for SiLU in FP32.
-pub fn is_fast(activation: Activation, kind: Kind, gated: bool) -> bool {
-    match activation {
-        Activation::Gelu => gated || kind == Kind::Float,
-        Activation::GeluTanh => true,
-        Activation::Silu => gated || kind == Kind::BFloat16,
-        Activation::Relu | Activation::ReluSquared => false,
-    }
 }
 
 /// `f(x)`, or `f(x) · gated`; both of one shape and dtype, which stay.

@@ -46,11 +46,6 @@ pub fn supports(q_bhtd: &Tensor, k_bgsd: &Tensor, v_bgsd: &Tensor) -> bool {
     alike && matches!(kind, Kind::BFloat16 | Kind::Float) && k_bgsd.size() == v_bgsd.size()
 }
 
-/// Whether it is faster here than libtorch's.
-pub fn is_fast(kind: Kind) -> bool {
-    crate::cpu::product::is_fast(kind)
-}
-
 /// `softmax(q kᵀ · scale + bias) v` over the keys that are seen: a view `[b, h, t, d]` of memory
 /// `[b, t, h, d]`. Each head of keys and values serves `h / g` heads of queries in turn.
 ///

@@ -6,7 +6,6 @@
 
 #![expect(unsafe_code, reason = "calls of functions compiled for one instruction set")]
 
-use bert4rs_tensor_core::Kind;
 use bert4rs_tensor_core::cpu::CpuFeatures;
 
 use crate::cpu::isa::{Isa, multiversioned};
@@ -21,18 +20,6 @@ pub(crate) const COLS: usize = 32;
 
 /// Lines of a panel for a word.
 const LINES: usize = COLS / 16;
-
-/// Whether kernels made of these products are faster here than libtorch's: in FP32, where MKL
-/// may keep to 256 bits; in BF16, where it has dot products but no matrix units, which libtorch's
-/// products know how to use.
-pub(crate) fn is_fast(kind: Kind) -> bool {
-    let cpu = CpuFeatures::detect();
-    match kind {
-        Kind::BFloat16 => cpu.avx512_bf16 && !cpu.amx_bf16,
-        Kind::Float => cpu.avx512,
-        _ => false,
-    }
-}
 
 /// The left operand: `rows` rows, each `stride` words after the one before.
 #[derive(Clone, Copy)]

@@ -3,8 +3,8 @@
 //! Rows go through in chunks. Of a chunk, logits are computed and replaced in place by their
 //! gradients, from which those of hidden states, weight and bias follow at once; the backward
 //! pass only scales them. Memory does not grow with the number of rows times the vocabulary.
-//! Where the CPU's dot products beat libtorch's products, `blocks` does all of a chunk; elsewhere
-//! libtorch multiplies, and `softmax` turns logits into gradients.
+//! Where the policy takes own products, `cpu::blocks` does all of a chunk; elsewhere libtorch
+//! multiplies, and `softmax` turns logits into gradients.
 //!
 //! With logits `x` of a row (after the soft cap, if any), `L = log Σ exp x`, label `y`, smoothing
 //! `ε` over `v` classes, weight `z` of the squared logarithm, and sums over the rows that count,
@@ -25,6 +25,7 @@ mod tests;
 
 use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
 use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::policy::{Op, Policy};
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use half::bf16;
 
@@ -70,8 +71,9 @@ pub fn linear_cross_entropy(
     labels_n: &Tensor,
     divisor: Option<&Tensor>,
     options: &CrossEntropyOptions,
+    policy: &Policy,
 ) -> Result<Tensor> {
-    linear_cross_entropy_in(hidden_nd, output, (labels_n, divisor), options, LOGITS)
+    linear_cross_entropy_in(hidden_nd, output, (labels_n, divisor), (options, policy), LOGITS)
 }
 
 /// [`linear_cross_entropy`] with another limit on the logits held.
@@ -79,7 +81,7 @@ fn linear_cross_entropy_in(
     hidden_nd: &Tensor,
     output: OutputWeights,
     (labels_n, divisor): (&Tensor, Option<&Tensor>),
-    options: &CrossEntropyOptions,
+    (options, policy): (&CrossEntropyOptions, &Policy),
     limit: i64,
 ) -> Result<Tensor> {
     check(hidden_nd, output, labels_n)?;
@@ -92,6 +94,7 @@ fn linear_cross_entropy_in(
         labels: labels_n.shallow_clone(),
         divisor: divisor.map(Tensor::shallow_clone),
         options: *options,
+        policy: policy.clone(),
         rows_at_once: (limit / classes).clamp(1, rows.max(1)),
         wanted,
     };
@@ -122,6 +125,7 @@ struct LinearCrossEntropy {
     /// Absent for the number of rows that count.
     divisor: Option<Tensor>,
     options: CrossEntropyOptions,
+    policy: Policy,
     rows_at_once: i64,
     /// Whether a gradient will be asked for.
     wanted: bool,
@@ -191,7 +195,8 @@ impl LinearCrossEntropy {
         divisor: &Tensor,
     ) -> Result<(Tensor, Option<ChunkGrads>)> {
         let (options, wanted) = (&self.options, self.wanted);
-        if cpu::blocks::is_fast(hidden) {
+        let takes_own = self.policy.takes_own(Op::LinearCrossEntropy, hidden);
+        if takes_own && cpu::blocks::supports(hidden) {
             return match hidden.kind() {
                 Kind::BFloat16 => {
                     cpu::blocks::run::<bf16>(hidden, output, labels, (divisor, options), wanted)
@@ -201,7 +206,13 @@ impl LinearCrossEntropy {
         }
         let op = self.name();
         let mut logits = hidden.f_linear(output.weight, output.bias).during(op)?;
-        let loss = softmax_cross_entropy_in_place(&mut logits, labels, divisor, options, wanted)?;
+        let loss = softmax_cross_entropy_in_place(
+            &mut logits,
+            labels,
+            divisor,
+            (options, &self.policy),
+            wanted,
+        )?;
         let parts = || ChunkGrads::new(&logits, hidden, output).during(op);
         Ok((loss, wanted.then(parts).transpose()?))
     }
@@ -282,19 +293,18 @@ fn softmax_cross_entropy_in_place(
     logits: &mut Tensor,
     labels: &Tensor,
     count: &Tensor,
-    options: &CrossEntropyOptions,
+    (options, policy): (&CrossEntropyOptions, &Policy),
     wanted: bool,
 ) -> Result<Tensor> {
+    let is_supported = matches!(logits.kind(), Kind::BFloat16 | Kind::Float);
+    if !(is_supported && policy.takes_own(Op::CrossEntropy, logits)) {
+        return reference::softmax_cross_entropy_in_place(logits, labels, count, options, wanted);
+    }
     match (logits.device(), logits.kind()) {
         (Device::Cpu, Kind::BFloat16) => {
             cpu::softmax::in_place::<bf16>(logits, labels, count, options, wanted)
         }
-        (Device::Cpu, Kind::Float) => {
-            cpu::softmax::in_place::<f32>(logits, labels, count, options, wanted)
-        }
-        (device, Kind::BFloat16 | Kind::Float) if crate::cuda::is_preferred(device) => {
-            cuda::softmax_cross_entropy_in_place(logits, labels, count, options, wanted)
-        }
-        _ => reference::softmax_cross_entropy_in_place(logits, labels, count, options, wanted),
+        (Device::Cpu, _) => cpu::softmax::in_place::<f32>(logits, labels, count, options, wanted),
+        _ => cuda::softmax_cross_entropy_in_place(logits, labels, count, options, wanted),
     }
 }

@@ -47,7 +47,14 @@ fn check_one(kind: Kind, classes: i64, biased: bool, limit: i64, options: &Cross
     let _ = labels.get(22).fill_(options.ignored);
     let output = OutputWeights { weight: &inputs[1], bias: inputs.get(2) };
     let labels_of = (&labels, None);
-    let found = linear_cross_entropy_in(&inputs[0], output, labels_of, options, limit).unwrap();
+    let found = linear_cross_entropy_in(
+        &inputs[0],
+        output,
+        labels_of,
+        (options, &Policy::default()),
+        limit,
+    )
+    .unwrap();
     let doubles: Vec<Tensor> = inputs
         .iter()
         .map(|input| input.detach().to_kind(Kind::Double).set_requires_grad(true))
@@ -95,7 +102,8 @@ fn without_gradients_the_loss_is_the_same() {
     let (hidden, weight) = (leaf(&[9, 32], Kind::Float), leaf(&[40, 32], Kind::Float));
     let labels = Tensor::randint(40, [9], (Kind::Int64, Device::Cpu));
     let output = OutputWeights { weight: &weight, bias: None };
-    let loss = || linear_cross_entropy(&hidden, output, &labels, None, &NONE).unwrap();
+    let loss =
+        || linear_cross_entropy(&hidden, output, &labels, None, &NONE, &Policy::default()).unwrap();
     let with = loss();
     let without = bert4rs_tensor_core::no_grad(loss);
     assert!(with.requires_grad() && !without.requires_grad());
@@ -109,15 +117,18 @@ fn a_nan_is_seen_and_labels_are_checked() {
     let labels = Tensor::from_slice(&[0i64, 1, 2, 39]);
     let broken = hidden.detach();
     let _ = broken.get(2).get(5).fill_(f64::NAN);
-    let loss = linear_cross_entropy(&broken, output, &labels, None, &NONE).unwrap();
+    let loss =
+        linear_cross_entropy(&broken, output, &labels, None, &NONE, &Policy::default()).unwrap();
     assert!(loss.double_value(&[]).is_nan());
     for wrong in [40i64, -1] {
         let labels = Tensor::from_slice(&[0, 1, 2, wrong]);
-        let error = linear_cross_entropy(&hidden, output, &labels, None, &NONE).unwrap_err();
+        let error = linear_cross_entropy(&hidden, output, &labels, None, &NONE, &Policy::default())
+            .unwrap_err();
         assert!(error.to_string().contains(&wrong.to_string()), "{error}");
     }
     let all_ignored = Tensor::from_slice(&[-100i64; 4]);
-    let loss = linear_cross_entropy(&hidden, output, &all_ignored, None, &NONE).unwrap();
+    let loss = linear_cross_entropy(&hidden, output, &all_ignored, None, &NONE, &Policy::default())
+        .unwrap();
     assert!(loss.double_value(&[]).is_nan(), "as libtorch's mean of nothing");
 }
 
@@ -130,7 +141,7 @@ fn parts_with_one_divisor_add_up_to_the_whole() {
     let options = CrossEntropyOptions { label_smoothing: 0.1, z_loss: 1e-2, ..NONE };
     let output = OutputWeights { weight: &weight, bias: None };
     let loss = |hidden: &Tensor, labels: &Tensor, divisor: Option<&Tensor>| {
-        linear_cross_entropy(hidden, output, labels, divisor, &options).unwrap()
+        linear_cross_entropy(hidden, output, labels, divisor, &options, &Policy::default()).unwrap()
     };
     let whole = loss(&hidden, &labels, None);
     let divisor = Tensor::from(11i64);
@@ -163,9 +174,9 @@ fn emulated_softmax_equals_fp64() {
             let _ = labels.narrow(0, 0, rows / 3).fill_(-100);
             let count = labels.ne(-100).sum(Kind::Int64);
             let mut expected = logits.to_kind(Kind::Double);
+            let how = (&options, &Policy::default());
             let exact =
-                softmax_cross_entropy_in_place(&mut expected, &labels, &count, &options, true)
-                    .unwrap();
+                softmax_cross_entropy_in_place(&mut expected, &labels, &count, how, true).unwrap();
             let mut found = logits.copy();
             let loss =
                 cuda::softmax_cross_entropy_in_place(&mut found, &labels, &count, &options, true)

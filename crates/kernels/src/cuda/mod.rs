@@ -11,8 +11,7 @@
 //!
 //! Nothing of CUDA is needed to build, nor to run on a machine without a GPU. A kernel is compiled
 //! for the device at hand when it is first needed, once for all processes. The public functions
-//! of this crate come here by themselves where their tensors lie on a GPU; where libtorch has an
-//! operation that does the same, [`prefer`] decides.
+//! of this crate come here by themselves where their tensors lie on a GPU.
 
 pub(crate) mod column_sums;
 #[cfg(test)]
@@ -24,23 +23,7 @@ pub mod source;
 
 pub use launch::capability;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
-
-/// Whether [`prefer`] was last told so.
-static PREFERRED: AtomicBool = AtomicBool::new(false);
-
-/// Whether these kernels are taken where libtorch's operations would do as well; at first they
-/// are not. A program says so once, before it makes a model or an optimizer.
-pub fn prefer(own: bool) {
-    PREFERRED.store(own, Ordering::Relaxed);
-}
-
-/// Whether [`prefer`] said so, for tensors on `device`.
-pub fn is_preferred(device: Device) -> bool {
-    matches!(device, Device::Cuda(_)) && PREFERRED.load(Ordering::Relaxed)
-}
 
 /// The most blocks that a grid has in its second and third direction.
 pub(crate) const MOST_GRID_Y: u32 = 65_535;

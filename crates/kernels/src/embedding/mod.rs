@@ -23,10 +23,9 @@ use crate::cpu::isa::Isa;
 
 const OP: &str = "lookup";
 
-/// Whether [`lookup`] takes a table: FP32 or BF16, `[entries, features]`, on the CPU or on a GPU
-/// where our kernels are preferred.
+/// Whether [`lookup`] takes a table: FP32 or BF16, `[entries, features]`, on the CPU or a GPU.
 pub fn supports(table: &Tensor) -> bool {
-    (table.device() == Device::Cpu || crate::cuda::is_preferred(table.device()))
+    matches!(table.device(), Device::Cpu | Device::Cuda(_))
         && matches!(table.kind(), Kind::BFloat16 | Kind::Float)
         && table.dim() == 2
 }

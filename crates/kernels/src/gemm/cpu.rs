@@ -123,7 +123,7 @@ impl<T: Number, O: Number> StackedProduct<'_, T, O> {
                 stride: COLS,
                 add: false,
             };
-            // SAFETY: `available` was checked for `T`; each row has `inner` values, that is `words`
+            // SAFETY: `supports` was asked for `T`; each row has `inner` values, that is `words`
             // words, the panel two aligned lines for each, and `tile` is as large as the result.
             unsafe {
                 if T::PER_WORD == 1 {
@@ -177,7 +177,7 @@ impl<T: Number, O: Number> StackedProduct<'_, T, O> {
         let whole = if count == 16 { words / 16 * 16 } else { 0 };
         for word in (0..whole).step_by(16) {
             // SAFETY: every row has `words` words, and the panel as many pairs of lines; the
-            // CPU has AVX-512, as `available` checked.
+            // CPU has AVX-512, as `supports` found.
             unsafe {
                 let to = panel.as_mut_ptr().add(2 * word + half).cast();
                 transpose_16(rows.map(|row| row.add(word)), to, COLS);

@@ -18,6 +18,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
+use bert4rs_tensor_core::cpu::CpuFeatures;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 
@@ -41,12 +42,13 @@ pub enum OutputStructure {
     Symmetric,
 }
 
-/// Whether [`product`] works here for tensors of `kind` with this inner dimension.
-pub fn available(kind: Kind, inner: i64) -> bool {
-    let cpu = bert4rs_tensor_core::cpu::CpuFeatures::detect();
-    match kind {
-        Kind::Float => cpu.avx512,
-        Kind::BFloat16 => cpu.avx512_bf16 && inner % 2 == 0,
+/// Whether [`product`] works on `device` for tensors of `kind` with this inner dimension.
+pub fn supports(device: Device, kind: Kind, inner: i64) -> bool {
+    let cpu = CpuFeatures::detect();
+    match (device, kind) {
+        (Device::Cpu, Kind::Float) => cpu.avx512,
+        (Device::Cpu, Kind::BFloat16) => cpu.avx512_bf16 && inner % 2 == 0,
+        (Device::Cuda(_), Kind::Float | Kind::BFloat16) => true,
         _ => false,
     }
 }
@@ -58,7 +60,7 @@ pub fn available(kind: Kind, inner: i64) -> bool {
 ///
 /// # Errors
 /// Other shapes, dtypes, devices or layouts, an operand that shares memory with `out`, and a
-/// machine where it is not [`available`].
+/// machine where it is not [supported](supports).
 pub fn product_into(
     out: &mut Tensor,
     alpha: f32,
@@ -102,7 +104,7 @@ pub fn product_into(
         check_cuda(out, a, b, plus.map(|(_, c)| c))?;
         return cuda::product_into(out, alpha, a, rhs, plus, structure);
     }
-    if !available(a.kind(), inner) {
+    if !supports(a.device(), a.kind(), inner) {
         return Err(Error::Unsupported {
             what: format!("this product of {:?}", a.kind()),
             reason: "it needs AVX-512, and for BF16 its dot products and an even inner dimension"

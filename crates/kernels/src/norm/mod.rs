@@ -22,6 +22,7 @@ mod tests;
 
 use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
 use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::policy::Op;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use half::bf16;
 use serde::{Deserialize, Serialize};
@@ -54,12 +55,14 @@ pub struct NormArgs<'a> {
 }
 
 /// Whether the functions of this module take `x`: FP32 or BF16, with weights of the same dtype, on
-/// the CPU, or on a GPU where our kernels are preferred and have room for the row.
+/// the CPU, or on a GPU that has room for the row.
 pub fn supports(norm: &NormArgs, x: &Tensor) -> bool {
-    let fits = norm.weight.numel() as i64 <= cuda::MOST_FEATURES;
-    (x.device() == Device::Cpu || fits && crate::cuda::is_preferred(x.device()))
-        && matches!(x.kind(), Kind::BFloat16 | Kind::Float)
-        && norm.weight.kind() == x.kind()
+    let has_room = match x.device() {
+        Device::Cpu => true,
+        Device::Cuda(_) => norm.weight.numel() as i64 <= cuda::MOST_FEATURES,
+        _ => false,
+    };
+    has_room && matches!(x.kind(), Kind::BFloat16 | Kind::Float) && norm.weight.kind() == x.kind()
 }
 
 /// What a norm is computed with.
@@ -71,10 +74,16 @@ pub enum FusedWith {
     Sum,
 }
 
-/// Whether it is faster than libtorch's operations: all but those of a layer norm of a sum in
-/// FP32, which are as fast.
-pub fn is_fast(norm_kind: NormKind, kind: Kind, fused_with: FusedWith) -> bool {
-    norm_kind == NormKind::Rms || kind == Kind::BFloat16 || fused_with == FusedWith::Nothing
+impl NormKind {
+    /// The name under which a policy knows it.
+    pub fn op(self, fused_with: FusedWith) -> Op {
+        match (self, fused_with) {
+            (Self::Layer, FusedWith::Nothing) => Op::LayerNorm,
+            (Self::Layer, FusedWith::Sum) => Op::SumLayerNorm,
+            (Self::Rms, FusedWith::Nothing) => Op::RmsNorm,
+            (Self::Rms, FusedWith::Sum) => Op::SumRmsNorm,
+        }
+    }
 }
 
 /// The norm of `x`, `[.., features]`; shape and dtype stay.

@@ -50,14 +50,17 @@ pub struct HeadNorm<'a> {
     pub eps: f64,
 }
 
-/// Whether [`rotate`] takes `x`: FP32 or BF16, all of one dtype, on the CPU, or on a GPU where our
-/// kernels are preferred and take so many features.
+/// Whether [`rotate`] takes `x`: FP32 or BF16, all of one dtype, on the CPU, or on a GPU with so many
+/// features.
 pub fn supports(x_bthe: &Tensor, angles: &Angles, norm: Option<&HeadNorm>) -> bool {
     let kind = x_bthe.kind();
     let others = [angles.cos, angles.sin].into_iter().chain(norm.map(|norm| norm.weight));
-    let fits = x_bthe.size().last().is_some_and(|&features| cuda::supports(features));
-    (x_bthe.device() == Device::Cpu || fits && crate::cuda::is_preferred(x_bthe.device()))
-        && matches!(kind, Kind::BFloat16 | Kind::Float)
+    let fits = match x_bthe.device() {
+        Device::Cpu => true,
+        Device::Cuda(_) => x_bthe.size().last().is_some_and(|&e| cuda::supports(e)),
+        _ => false,
+    };
+    fits && matches!(kind, Kind::BFloat16 | Kind::Float)
         && others.into_iter().all(|other| other.kind() == kind)
 }
 

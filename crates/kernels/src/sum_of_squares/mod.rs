@@ -25,9 +25,15 @@ pub fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
     }
 }
 
-/// Whether [`sums_of_squares`] takes tensors of `device`: a GPU where our kernels are preferred.
-pub fn supports_many(device: Device) -> bool {
-    crate::cuda::is_preferred(device)
+/// Whether [`sums_of_squares`] takes all of `tensors`: those that are defined dense and FP32 or
+/// BF16, on one GPU.
+pub fn supports_many(tensors: &[Tensor], device: Device) -> bool {
+    let fits = |x: &Tensor| {
+        matches!(x.kind(), Kind::BFloat16 | Kind::Float)
+            && x.device() == device
+            && x.is_contiguous()
+    };
+    matches!(device, Device::Cuda(_)) && tensors.iter().all(|x| !x.defined() || fits(x))
 }
 
 /// The sum of the squares of each of `tensors`, 0 for an undefined one: FP64 `[n]` on `device`, a

@@ -5,8 +5,9 @@ use bert4rs_kernels::cross_entropy::{self, CrossEntropyOptions, OutputWeights};
 use bert4rs_kernels::fp8::{self, Cast, Factor, Format};
 use bert4rs_kernels::gemm::{self, OutputStructure, Rhs};
 use bert4rs_kernels::weight::{Weight, split_tensor};
-use bert4rs_kernels::{adamw, cuda, muon, sum_of_squares};
+use bert4rs_kernels::{adamw, muon, sum_of_squares};
 use bert4rs_tensor_core::device::{self, Cuda};
+use bert4rs_tensor_core::policy::{Kernels, Policy};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 /// Says why a test did nothing.
@@ -279,7 +280,7 @@ fn activations_equal_fp64() {
 #[test]
 fn cross_entropy_equals_fp64() {
     let Some(device) = gpu() else { return };
-    cuda::prefer(true);
+    let policy = Policy::new(Kernels::Fused, true);
     let plain = CrossEntropyOptions { ignored: -100, ..CrossEntropyOptions::default() };
     let full =
         CrossEntropyOptions { label_smoothing: 0.1, z_loss: 1e-3, soft_cap: Some(5.0), ..plain };
@@ -297,7 +298,7 @@ fn cross_entropy_equals_fp64() {
                     let output = OutputWeights { weight: &inputs[1], bias: None };
                     let labels = labels.to_device(device);
                     let loss = cross_entropy::linear_cross_entropy(
-                        &inputs[0], output, &labels, None, &options,
+                        &inputs[0], output, &labels, None, &options, &policy,
                     )
                     .unwrap();
                     let grads = Tensor::run_backward(&[&loss], &inputs, false, false);
@@ -324,7 +325,6 @@ fn assert_like_fp64(
     plain: impl Fn(&[Tensor]) -> Tensor,
     bound: f64,
 ) {
-    cuda::prefer(true);
     let leaf = |x: &Tensor, device, kind| {
         x.to_device(device).to_kind(kind).detach().copy().set_requires_grad(true)
     };

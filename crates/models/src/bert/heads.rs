@@ -3,7 +3,8 @@
 //! Axes: `b` batch, `t` time, `d` features, `v` vocabulary, `n` = b·t tokens, `m` masked tokens.
 
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::param::{Init, Kernels, ParamPath, Role};
+use bert4rs_tensor_core::param::{Init, ParamPath, Role};
+use bert4rs_tensor_core::policy::Policy;
 use bert4rs_tensor_core::{Kind, Tensor};
 
 use super::{BertConfig, BertInput, BertModel, Pooler};
@@ -18,7 +19,7 @@ use crate::loss::{self, LossOptions, OutputLayer};
 #[derive(Debug)]
 struct MaskedLmHead {
     transform: Linear,
-    kernels: Kernels,
+    policy: Policy,
     norm: Norm,
     /// `[v]`
     bias: Tensor,
@@ -72,7 +73,7 @@ impl BertForMaskedLm {
         let (d, v) = (config.hidden_size, config.vocab_size);
         let head = MaskedLmHead {
             transform: Linear::new(&(&transform / "dense"), d, d, Biased::Yes, config.init())?,
-            kernels: transform.kernels(),
+            policy: transform.policy().clone(),
             norm: config.norm(&(&transform / "LayerNorm"))?,
             bias: predictions.param("bias", &[v], Role::Bias, Init::Zeros)?,
         };
@@ -114,9 +115,9 @@ impl BertForMaskedLm {
 
     /// What the output layer reads: `[.., d]` to `[.., d]`.
     fn features(&self, hidden: &Tensor) -> Result<Tensor> {
-        let MaskedLmHead { transform, kernels, norm, .. } = &self.head;
+        let MaskedLmHead { transform, policy, norm, .. } = &self.head;
         let x = transform.forward(hidden);
-        let inner = activate(*kernels, self.config().hidden_act, &x, None)?;
+        let inner = activate(policy, self.config().hidden_act, &x, None)?;
         Ok(norm.forward(&inner)?)
     }
 
@@ -125,6 +126,7 @@ impl BertForMaskedLm {
             weight: &self.bert.embeddings.words.weight,
             bias: Some(&self.head.bias),
             soft_cap: self.config().overrides.logit_soft_cap,
+            policy: &self.head.policy,
         }
     }
 

@@ -341,7 +341,8 @@ impl Gpt {
 
     fn output(&self) -> OutputLayer<'_> {
         let soft_cap = self.config.overrides.logit_soft_cap;
-        OutputLayer { weight: &self.tokens.weight, bias: None, soft_cap }
+        let policy = self.tokens.policy();
+        OutputLayer { weight: &self.tokens.weight, bias: None, soft_cap, policy }
     }
 
     /// Mean cross-entropy of each next token, a scalar in FP32.

@@ -1,23 +1,23 @@
 //! Activation functions, by our kernels or by libtorch's operations.
 
 use bert4rs_kernels::activation as kernel;
-use bert4rs_tensor_core::param::Kernels;
+use bert4rs_tensor_core::policy::Policy;
 use bert4rs_tensor_core::{Result, Tensor};
 
 pub use bert4rs_kernels::activation::Activation;
 
-/// `activation` of `x`, times `gated` if there is one, with such kernels. Shape and dtype stay.
+/// `activation` of `x`, times `gated` if there is one, by the backend that `policy` chooses. Shape
+/// and dtype stay.
 ///
 /// # Errors
 /// What the kernel throws.
 pub fn activate(
-    kernels: Kernels,
+    policy: &Policy,
     activation: Activation,
     x: &Tensor,
     gated: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let is_fast = kernel::is_fast(activation, x.kind(), gated.is_some());
-    if kernels == Kernels::Fused && kernel::supports(x) && is_fast {
+    if kernel::supports(x) && policy.takes_own(activation.op(gated.is_some()), x) {
         return kernel::activate(activation, x, gated);
     }
     Ok(activation.forward_gated(x, gated))

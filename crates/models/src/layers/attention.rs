@@ -7,7 +7,8 @@ use std::cell::Cell;
 
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::attention::{Implementation, Options};
-use bert4rs_tensor_core::param::{Init, Kernels, ParamPath};
+use bert4rs_tensor_core::param::{Init, ParamPath};
+use bert4rs_tensor_core::policy::Policy;
 
 use super::backend::{AttentionBackend, Heads};
 use super::{Biased, Linear, Norm, NormKind, Rotation};
@@ -151,7 +152,7 @@ pub struct MultiHeadAttention {
     projections: Projections,
     norms: Option<(Norm, Norm)>,
     output: Linear,
-    kernels: Kernels,
+    policy: Policy,
     /// The code that computed it when it was first used.
     backend: Cell<Option<AttentionBackend>>,
 }
@@ -186,9 +187,9 @@ impl MultiHeadAttention {
                 Some((norm("query_norm")?, norm("key_norm")?))
             }
         };
-        let kernels = output.kernels();
+        let policy = output.policy().clone();
         let output = Linear::new(output, q, hidden, biased, init.output)?;
-        Ok(Self { config: *config, projections, norms, output, kernels, backend: Cell::new(None) })
+        Ok(Self { config: *config, projections, norms, output, policy, backend: Cell::new(None) })
     }
 
     /// The code that computed it when it was first used; absent before.
@@ -283,7 +284,7 @@ impl MultiHeadAttention {
         let dropout = if train { self.config.dropout } else { 0.0 };
         let MultiHeadConfig { implementation, scale, .. } = self.config;
         let options = Options { implementation, dropout };
-        let heads = Heads { q_bhte, k_bgse, v_bgse };
+        let heads = Heads { q_bhte, k_bgse, v_bgse, policy: &self.policy };
         if self.backend.get().is_none() {
             self.backend.set(Some(heads.backend(mask, scale, &options)?));
         }
@@ -307,7 +308,7 @@ impl MultiHeadAttention {
     ) -> Result<Tensor> {
         let x_bthe = x.unflatten(2, [-1, self.config.head_size]);
         let x_bthe = match (rotation, norm) {
-            (Some(rotation), norm) => rotation.forward(&x_bthe, norm, self.kernels)?,
+            (Some(rotation), norm) => rotation.forward(&x_bthe, norm, &self.policy)?,
             (None, Some(norm)) => norm.forward(&x_bthe)?,
             (None, None) => x_bthe,
         };

@@ -5,6 +5,7 @@
 
 use bert4rs_kernels::attention as kernel;
 use bert4rs_tensor_core::attention::{self, Implementation, Options, Scores};
+use bert4rs_tensor_core::policy::{Op, Policy};
 use bert4rs_tensor_core::varlen::{self, AttentionWindow, Packing};
 use bert4rs_tensor_core::{Error, Tensor};
 use serde::Serialize;
@@ -41,6 +42,8 @@ pub(super) struct Heads<'a> {
     pub(super) k_bgse: &'a Tensor,
     /// `[b, g, s, e]`
     pub(super) v_bgse: &'a Tensor,
+    /// What chooses between our kernel and libtorch's where the best is asked for.
+    pub(super) policy: &'a Policy,
 }
 
 impl Heads<'_> {
@@ -52,13 +55,13 @@ impl Heads<'_> {
         scale: Option<f64>,
         options: &Options,
     ) -> Result<Tensor> {
-        let Self { q_bhte, k_bgse, v_bgse } = self;
+        let Self { q_bhte, k_bgse, v_bgse, .. } = self;
         let features = q_bhte.size().last().copied().unwrap_or(1) as f64;
         let factor = scale.unwrap_or(1.0 / features.sqrt());
-        if let Some((packing, window)) = self.supports_varlen(mask, options)? {
+        if let Some((packing, window)) = self.takes_varlen(mask, options)? {
             return Ok(varlen::flash([q_bhte, k_bgse, v_bgse], packing, window, factor)?);
         }
-        if self.supports_own(mask, options)?
+        if self.takes_own(mask, options)?
             && let Some(by_position) = mask.by_position()
         {
             let args =
@@ -76,10 +79,10 @@ impl Heads<'_> {
         scale: Option<f64>,
         options: &Options,
     ) -> Result<AttentionBackend> {
-        if self.supports_varlen(mask, options)?.is_some() {
+        if self.takes_varlen(mask, options)?.is_some() {
             return Ok(AttentionBackend::Varlen);
         }
-        if self.supports_own(mask, options)? {
+        if self.takes_own(mask, options)? {
             return Ok(AttentionBackend::Own);
         }
         if options.implementation == Implementation::Plain {
@@ -98,7 +101,7 @@ impl Heads<'_> {
     }
 
     /// What flash attention by documents needs, where that is asked for and fits.
-    fn supports_varlen<'a>(
+    fn takes_varlen<'a>(
         self,
         mask: &'a AttentionMask,
         options: &Options,
@@ -110,13 +113,13 @@ impl Heads<'_> {
     }
 
     /// Whether our own kernel computes it: where it is asked for, and where the best is asked for
-    /// and it is that.
-    fn supports_own(self, mask: &AttentionMask, options: &Options) -> Result<bool> {
+    /// and the policy says that it is that.
+    fn takes_own(self, mask: &AttentionMask, options: &Options) -> Result<bool> {
         let fits = options.dropout == 0.0
             && mask.by_position().is_some()
             && kernel::supports(self.q_bhte, self.k_bgse, self.v_bgse);
         match options.implementation {
-            Implementation::Fused => Ok(fits && kernel::is_fast(self.q_bhte.kind())),
+            Implementation::Fused => Ok(fits && self.policy.takes_own(Op::Attention, self.q_bhte)),
             Implementation::Own if fits => Ok(true),
             Implementation::Own => Err(Error::Unsupported {
                 what: "our own attention (compute.attention = \"own\")".into(),

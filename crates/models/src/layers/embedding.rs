@@ -2,8 +2,9 @@
 
 use bert4rs_kernels::embedding as kernel;
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::param::{Init, Kernels, ParamPath, Role};
-use bert4rs_tensor_core::{Device, Result, Tensor};
+use bert4rs_tensor_core::param::{Init, ParamPath, Role};
+use bert4rs_tensor_core::policy::{Op, Policy};
+use bert4rs_tensor_core::{Result, Tensor};
 
 /// Rows of a table, looked up by index.
 #[derive(Debug)]
@@ -14,7 +15,7 @@ pub struct Embedding {
     padding: Option<i64>,
     /// Whether an output layer has the same weight.
     is_tied: bool,
-    kernels: Kernels,
+    policy: Policy,
 }
 
 impl Embedding {
@@ -30,7 +31,7 @@ impl Embedding {
         init: Init,
     ) -> Result<Self> {
         let weight = path.param("weight", &[entries, features], Role::Embedding, init)?;
-        Ok(Self { weight, padding, is_tied: false, kernels: path.kernels() })
+        Ok(Self { weight, padding, is_tied: false, policy: path.policy().clone() })
     }
 
     /// Says that an output layer has the same weight, whose dense gradient is then waiting: fused
@@ -39,13 +40,18 @@ impl Embedding {
         self.is_tied = true;
     }
 
+    /// What chooses its backend.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// `[..]` of I64, each in `0..entries`, to `[.., features]`.
     ///
     /// # Errors
     /// What libtorch throws, as for ids that are no entries.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
-        let is_faster = self.is_tied || self.weight.device() != Device::Cpu;
-        if self.kernels == Kernels::Fused && is_faster && kernel::supports(&self.weight) {
+        let op = if self.is_tied { Op::TiedLookup } else { Op::Lookup };
+        if kernel::supports(&self.weight) && self.policy.takes_own(op, &self.weight) {
             return kernel::lookup(&self.weight, ids, self.padding);
         }
         let padding = self.padding.unwrap_or(-1);

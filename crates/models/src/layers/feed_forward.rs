@@ -2,7 +2,8 @@
 //!
 //! Axes: `b` batch, `t` time, `d` features, `f` inner features.
 
-use bert4rs_tensor_core::param::{Init, Kernels, ParamPath};
+use bert4rs_tensor_core::param::{Init, ParamPath};
+use bert4rs_tensor_core::policy::Policy;
 use bert4rs_tensor_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -98,7 +99,7 @@ pub struct FeedForward {
     up: Linear,
     down: Linear,
     activation: Activation,
-    kernels: Kernels,
+    policy: Policy,
     dropout: Dropout,
 }
 
@@ -115,7 +116,7 @@ impl FeedForward {
             up: Linear::new(&paths.up, hidden, inner, biased, init_up)?,
             down: Linear::new(&paths.down, inner, hidden, biased, init_down)?,
             activation: config.activation,
-            kernels: paths.up.kernels(),
+            policy: paths.up.policy().clone(),
             dropout: config.dropout,
         })
     }
@@ -132,10 +133,10 @@ impl FeedForward {
     /// What the kernels throw.
     pub fn forward(&self, x_btd: &Tensor, train: bool) -> Result<Tensor> {
         let up_btf = self.up.forward(x_btd);
-        let (activation, kernels) = (self.activation, self.kernels);
+        let (activation, policy) = (self.activation, &self.policy);
         let inner_btf = match &self.gate {
-            None => activate(kernels, activation, &up_btf, None),
-            Some(gate) => activate(kernels, activation, &gate.forward(x_btd), Some(&up_btf)),
+            None => activate(policy, activation, &up_btf, None),
+            Some(gate) => activate(policy, activation, &gate.forward(x_btd), Some(&up_btf)),
         }?;
         Ok(self.down.forward(&self.dropout.forward(inner_btf, train)))
     }

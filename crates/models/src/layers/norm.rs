@@ -3,7 +3,8 @@
 use bert4rs_kernels::norm as kernel;
 use bert4rs_kernels::norm::NormArgs;
 use bert4rs_kernels::rotary::HeadNorm;
-use bert4rs_tensor_core::param::{Init, Kernels, ParamPath, Role};
+use bert4rs_tensor_core::param::{Init, ParamPath, Role};
+use bert4rs_tensor_core::policy::Policy;
 use bert4rs_tensor_core::{Result, Tensor};
 
 use super::ResidualStream;
@@ -17,14 +18,15 @@ pub struct Norm {
     weight: Tensor,
     bias: Option<Tensor>,
     eps: f64,
-    kernels: Kernels,
+    policy: Policy,
 }
 
 /// A clone has the same parameters, not copies of them.
 impl Clone for Norm {
     fn clone(&self) -> Self {
         let bias = self.bias.as_ref().map(Tensor::shallow_clone);
-        Self { weight: self.weight.shallow_clone(), bias, ..*self }
+        let (weight, policy) = (self.weight.shallow_clone(), self.policy.clone());
+        Self { weight, bias, policy, ..*self }
     }
 }
 
@@ -41,7 +43,7 @@ impl Norm {
             NormKind::Layer => Some(path.param("bias", &[features], Role::Norm, Init::Zeros)?),
             NormKind::Rms => None,
         };
-        Ok(Self { kind, weight, bias, eps, kernels: path.kernels() })
+        Ok(Self { kind, weight, bias, eps, policy: path.policy().clone() })
     }
 
     /// `[.., features]`; shape and dtype stay.
@@ -94,11 +96,11 @@ impl Norm {
         NormArgs { norm_kind: *kind, weight, bias: bias.as_ref(), eps: *eps }
     }
 
-    /// What its kernel takes, where that is to be used and is the faster one.
+    /// What its kernel takes, where the policy chooses it.
     fn own(&self, x: &Tensor, fused_with: kernel::FusedWith) -> Option<NormArgs<'_>> {
         let args = self.args();
-        let fused = self.kernels == Kernels::Fused && kernel::supports(&args, x);
-        (fused && kernel::is_fast(self.kind, x.kind(), fused_with)).then_some(args)
+        let is_own = self.policy.takes_own(self.kind.op(fused_with), x);
+        (is_own && kernel::supports(&args, x)).then_some(args)
     }
 
     /// Whether a sum before it is best left to it.

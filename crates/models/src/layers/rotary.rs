@@ -8,7 +8,7 @@
 use std::f64::consts::PI;
 
 use bert4rs_kernels::rotary as kernel;
-use bert4rs_tensor_core::param::Kernels;
+use bert4rs_tensor_core::policy::{Op, Policy};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -167,12 +167,12 @@ impl Rotation {
     ///
     /// # Errors
     /// What the kernels throw.
-    pub fn forward(&self, x_bthe: &Tensor, norm: Option<&Norm>, with: Kernels) -> Result<Tensor> {
+    pub fn forward(&self, x_bthe: &Tensor, norm: Option<&Norm>, policy: &Policy) -> Result<Tensor> {
         let angles = kernel::Angles { cos: &self.cos, sin: &self.sin };
         let own_norm = norm.and_then(Norm::of_heads);
         let has_norm = own_norm.is_some() == norm.is_some();
-        let takes = has_norm && kernel::supports(x_bthe, &angles, own_norm.as_ref());
-        if takes && with == Kernels::Fused {
+        let is_supported = has_norm && kernel::supports(x_bthe, &angles, own_norm.as_ref());
+        if is_supported && policy.takes_own(Op::Rotary, x_bthe) {
             return Ok(kernel::rotate(x_bthe, &angles, own_norm.as_ref())?);
         }
         match norm {

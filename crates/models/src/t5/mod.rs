@@ -299,7 +299,8 @@ impl T5 {
 
     fn output(&self) -> OutputLayer<'_> {
         let weight = self.head.as_ref().map_or(&self.tokens.weight, |head| &head.weight);
-        OutputLayer { weight, bias: None, soft_cap: self.config.overrides.logit_soft_cap }
+        let soft_cap = self.config.overrides.logit_soft_cap;
+        OutputLayer { weight, bias: None, soft_cap, policy: self.tokens.policy() }
     }
 
     /// Cross-entropy of the labels, a scalar in FP32: the mean, unless they have another divisor.

@@ -9,7 +9,8 @@ use bert4rs_models::loss::LossOptions;
 use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_models::t5::{T5, T5Config, T5Input, T5Size, T5Version};
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::param::{Kernels, ParamStore};
+use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::policy::{Kernels, Policy};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 use crate::support::assert_close;
@@ -81,7 +82,7 @@ fn bert() {
                 overrides,
                 ..BertConfig::default()
             };
-            let store = ParamStore::new(Device::Cpu, kind).with_kernels(kernels);
+            let store = ParamStore::new(Device::Cpu, kind).with_policy(Policy::new(kernels, false));
             let mut model =
                 BertForMaskedLm::new(&store.root(), &config, Implementation::Fused).unwrap();
             let (ids, mask) = (ids(24), documents(24));
@@ -112,7 +113,8 @@ fn gpt() {
             overrides,
             ..GptConfig::default()
         };
-        let store = ParamStore::new(Device::Cpu, Kind::Float).with_kernels(kernels);
+        let store =
+            ParamStore::new(Device::Cpu, Kind::Float).with_policy(Policy::new(kernels, false));
         let mut model = Gpt::new(&store.root(), &config, Implementation::Fused).unwrap();
         let (ids, mask) = (ids(24), documents(24));
         check("GPT", &store, |checkpointing| {
@@ -137,7 +139,8 @@ fn t5() {
             overrides,
             ..T5Config::published(T5Version::V1_1, T5Size::Small)
         };
-        let store = ParamStore::new(Device::Cpu, Kind::Float).with_kernels(kernels);
+        let store =
+            ParamStore::new(Device::Cpu, Kind::Float).with_policy(Policy::new(kernels, false));
         let mut model = T5::new(&store.root(), &config, Implementation::Fused).unwrap();
         let (ids, decoder_ids) = (ids(24), ids(11));
         check("T5", &store, |checkpointing| {

@@ -4,7 +4,8 @@ use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput, LogitsOf};
 use bert4rs_models::layers::{NormKind, Placement, Rotary};
 use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::param::{Kernels, ParamStore};
+use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::policy::{Kernels, Policy};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 use crate::support::copy_weights;
@@ -16,7 +17,7 @@ fn run(
     like: Option<&ParamStore>,
 ) -> (ParamStore, Vec<Tensor>) {
     let kind = Kind::Float;
-    let mut store = ParamStore::new(Device::Cpu, kind).with_kernels(kernels);
+    let mut store = ParamStore::new(Device::Cpu, kind).with_policy(Policy::new(kernels, false));
     let model = BertForMaskedLm::new(&store.root(), config, Implementation::Plain).unwrap();
     if let Some(like) = like {
         copy_weights(like, &mut store);

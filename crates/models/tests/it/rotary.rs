@@ -1,7 +1,7 @@
 //! RoPE and YaRN against transformers' own frequencies.
 
 use bert4rs_models::layers::Rotary;
-use bert4rs_tensor_core::param::Kernels;
+use bert4rs_tensor_core::policy::{Kernels, Policy};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 use serde::Deserialize;
 
@@ -32,7 +32,7 @@ fn frequencies_equal_transformers() {
             case.rotary.rotation_of_range(7, 1, case.head_size, Kind::Float, Device::Cpu);
         let want = Tensor::from_slice(&case.cos_of_7).narrow(0, 0, half);
         for kernels in [Kernels::Plain, Kernels::Fused] {
-            let turned = rotation.forward(&x, None, kernels).unwrap();
+            let turned = rotation.forward(&x, None, &Policy::new(kernels, false)).unwrap();
             let cos = turned.flatten(0, -1).narrow(0, 0, half);
             assert_close("cosines", &cos, &want, 1e-6);
         }

@@ -10,6 +10,7 @@ use bert4rs_kernels::adamw::{self as kernel, ParamUpdate, Weight};
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
+use bert4rs_tensor_core::policy::{Op, Policy};
 
 use crate::clip::GradScale;
 use crate::error::Result;
@@ -80,8 +81,14 @@ pub(crate) struct Adamw {
 
 impl Adamw {
     /// AdamW for those of `params` that `mine` marks.
-    pub(crate) fn new(config: &AdamwConfig, params: &[Param], mine: &[bool]) -> Result<Self> {
-        let fused = uses_kernels("adamw.implementation", config.implementation, params, mine)?;
+    pub(crate) fn new(
+        config: &AdamwConfig,
+        policy: &Policy,
+        params: &[Param],
+        mine: &[bool],
+    ) -> Result<Self> {
+        let setting = ("adamw.implementation", config.implementation);
+        let fused = uses_kernels(setting, (policy, Op::AdamwStep), params, mine)?;
         let lr = |param: &Param| config.lr * config.lr_scale.of(param.role);
         let weight_decay = |param: &Param| config.weight_decay_of(param.role);
         let scalars = AdamwScalars::new(

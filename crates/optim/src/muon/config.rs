@@ -3,6 +3,7 @@
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
+use bert4rs_tensor_core::policy::Policy;
 use serde::{Deserialize, Serialize};
 
 use super::OP;
@@ -86,7 +87,7 @@ impl MuonConfig {
             return check("muon.weight_decay", 0.0, false, reason);
         }
         self.momentum.validate("muon.momentum")?;
-        self.options().validate("muon")?;
+        self.polar_options(&Policy::default()).validate("muon")?;
         if let Some(NorMuonConfig { beta2, .. }) = self.normuon {
             let inside = (0.0..1.0).contains(&beta2);
             check("muon.normuon.beta2", beta2, inside, "must be at least 0 and below 1")?;
@@ -122,9 +123,9 @@ impl MuonConfig {
         Ok(self.blocks(param)?.iter().map(values).sum())
     }
 
-    pub(super) fn options(&self) -> PolarOptions {
+    pub(super) fn polar_options(&self, policy: &Policy) -> PolarOptions {
         let Self { coefficients, compute, iteration, .. } = *self;
-        PolarOptions { coefficients, compute, iteration }
+        PolarOptions { coefficients, compute, iteration, policy: policy.clone() }
     }
 }
 

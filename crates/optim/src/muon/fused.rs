@@ -24,8 +24,8 @@ pub(super) fn step_stack(
     let momentum = &slots[slot].state.momentum_buffer;
     let (kind, device) = (momentum.kind(), momentum.device());
     let shape = [stack.len() as i64, rows.min(cols), rows.max(cols)];
-    let options = step.config.options();
-    let plan = PolarPlan::of(shape, kind, device, &options);
+    let options = step.options;
+    let plan = PolarPlan::of(shape, kind, device, options);
     let x_knm = space.take(&shape, plan.kind(), device)?;
     let args = MomentumArgs {
         numbers: &step.scalars.float,
@@ -44,7 +44,7 @@ pub(super) fn step_stack(
             &mut x_nm,
         )?;
     }
-    let o_knm = plan.run(space, x_knm, &options)?;
+    let o_knm = plan.run(space, x_knm, options)?;
     for (index, &(slot, block)) in stack.iter().enumerate() {
         let o_nm = o_knm.f_get(index as i64).during(OP)?;
         apply(step, &mut slots[slot], block, &o_nm)?;

@@ -22,12 +22,13 @@ mod stack;
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
+use bert4rs_tensor_core::policy::{Op, Policy};
 
 use crate::clip::GradScale;
 use crate::error::{Error, Result};
 use crate::group::{self, device_of};
 use crate::implementation::uses_kernels;
-use crate::polar::Workspace;
+use crate::polar::{PolarOptions, Workspace};
 use crate::verdict::Verdict;
 
 pub use config::{LrScale, MatrixSplit, MuonConfig, SplitRows};
@@ -69,6 +70,7 @@ pub(crate) struct MuonSlot<'a> {
 #[derive(Debug)]
 pub(crate) struct Muon {
     config: MuonConfig,
+    options: PolarOptions,
     fused: bool,
     scalars: MuonScalars,
     space: Workspace,
@@ -77,6 +79,7 @@ pub(crate) struct Muon {
 /// What is equal for all parameters in a step.
 struct MuonStep<'a> {
     config: &'a MuonConfig,
+    options: &'a PolarOptions,
     scalars: &'a MuonScalars,
     scale: &'a GradScale,
 }
@@ -86,7 +89,12 @@ impl Muon {
     ///
     /// # Errors
     /// A split that matches none of them or does not fit.
-    pub(crate) fn new(config: &MuonConfig, params: &[Param], mine: &[bool]) -> Result<Self> {
+    pub(crate) fn new(
+        config: &MuonConfig,
+        policy: &Policy,
+        params: &[Param],
+        mine: &[bool],
+    ) -> Result<Self> {
         for split in &config.splits {
             let matched = params
                 .iter()
@@ -100,9 +108,11 @@ impl Muon {
                 });
             }
         }
-        let fused = uses_kernels("muon.implementation", config.implementation, params, mine)?;
+        let setting = ("muon.implementation", config.implementation);
+        let fused = uses_kernels(setting, (policy, Op::MuonStep), params, mine)?;
+        let options = config.polar_options(policy);
         let scalars = MuonScalars::new(config, device_of(params))?;
-        Ok(Self { config: config.clone(), fused, scalars, space: Workspace::default() })
+        Ok(Self { config: config.clone(), options, fused, scalars, space: Workspace::default() })
     }
 
     /// Zero momentum for `param`, and the blocks that it is cut into.
@@ -136,7 +146,12 @@ impl Muon {
     pub(crate) fn step(&mut self, slots: &mut [MuonSlot<'_>], scale: &GradScale) -> Result<()> {
         let _guard = bert4rs_tensor_core::no_grad_guard();
         let step_stack = if self.fused { fused::step_stack } else { plain::step_stack };
-        let step = MuonStep { config: &self.config, scalars: &self.scalars, scale };
+        let step = MuonStep {
+            config: &self.config,
+            options: &self.options,
+            scalars: &self.scalars,
+            scale,
+        };
         for stack in stacks(slots) {
             step_stack(&step, &mut self.space, slots, &stack)?;
         }

@@ -18,7 +18,7 @@ pub(super) fn step_stack(
     stack: &[(usize, usize)],
 ) -> Result<()> {
     let u_knm = updates(step, space, slots, stack)?;
-    let o_knm = polar::wide_factor(space, u_knm, &step.config.options())?;
+    let o_knm = polar::wide_factor(space, u_knm, step.options)?;
     for run in stack_runs(stack, slots) {
         let count = run.len() as i64;
         let o_knm = o_knm.f_narrow(0, run.start as i64, count).during(OP)?;

@@ -7,10 +7,9 @@
 //! the end, which costs fewer operations where `m` is much more than `n`. In low precision the
 //! small eigenvalues of `R` drown in rounding, so that it starts anew from `X` after some steps.
 
-use bert4rs_kernels::cuda;
 use bert4rs_kernels::gemm::{self, OutputStructure, Rhs};
-use bert4rs_tensor_core::cpu::CpuFeatures;
 use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::policy::{Backend, Op, OpCall, Policy};
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 
 use super::coefficients::Quintic;
@@ -28,15 +27,15 @@ pub(crate) enum Engine {
 }
 
 impl Engine {
-    /// The faster one for stacks of `n` by `m` matrices, multiplied in `kind`. BF16 on AMX is
-    /// libtorch's: its matrix units are worth more than symmetry.
-    pub(super) fn of(n: i64, m: i64, device: Device, kind: Kind) -> Self {
-        let amx = kind == Kind::BFloat16 && CpuFeatures::detect().amx_bf16;
-        let kernel = cuda::is_preferred(device)
-            || device == Device::Cpu
-                && !amx
-                && [n, m].iter().all(|&inner| gemm::available(kind, inner));
-        if kernel { Self::Kernel } else { Self::Libtorch }
+    /// What `policy` takes for stacks of `n` by `m` matrices, multiplied in `kind`.
+    pub(super) fn of(sides: [i64; 2], device: Device, kind: Kind, policy: &Policy) -> Self {
+        let call = OpCall { op: Op::SymmetricProduct, device, kind, shape: sides.to_vec() };
+        let is_supported = sides.iter().all(|&inner| gemm::supports(device, kind, inner));
+        if is_supported && policy.backend(&call) == Backend::Own {
+            Self::Kernel
+        } else {
+            Self::Libtorch
+        }
     }
 
     /// `X <- a X + (b A + c A²) X` with `A = X Xᵀ`, for each of `table`.
@@ -217,7 +216,7 @@ mod tests {
         for (kind, tolerance) in [(Kind::Float, 1e-4), (Kind::BFloat16, 3e-2)] {
             let x_knm = Tensor::randn([2, 30, 50], (Kind::Float, Device::Cpu));
             let x_knm = (&x_knm / x_knm.norm()).to_kind(kind);
-            if Engine::of(30, 50, Device::Cpu, kind) == Engine::Libtorch {
+            if Engine::of([30, 50], Device::Cpu, kind, &Policy::default()) == Engine::Libtorch {
                 continue;
             }
             let error = |left: Tensor, right: Tensor| {

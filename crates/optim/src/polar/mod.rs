@@ -19,6 +19,7 @@ mod workspace;
 
 use bert4rs_kernels::sum_of_squares::sum_of_squares;
 use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::policy::Policy;
 use bert4rs_tensor_core::precision::Precision;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -62,7 +63,7 @@ pub enum Iteration {
 }
 
 /// How a polar factor is computed.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PolarOptions {
     /// The polynomials.
     pub coefficients: Coefficients,
@@ -70,12 +71,15 @@ pub struct PolarOptions {
     pub compute: PolarCompute,
     /// Order of the products.
     pub iteration: Iteration,
+    /// What computes the products, as its `SymmetricProduct` says.
+    pub policy: Policy,
 }
 
 impl PolarOptions {
     /// These polynomials, in the input's dtype, by the faster iteration.
     pub fn new(coefficients: Coefficients) -> Self {
-        Self { coefficients, compute: PolarCompute::Input, iteration: Iteration::Auto }
+        let (compute, iteration) = (PolarCompute::Input, Iteration::Auto);
+        Self { coefficients, compute, iteration, policy: Policy::default() }
     }
 
     /// Refuses what can't act or is not safe. `key` is the setting's path.
@@ -157,14 +161,15 @@ impl PolarPlan {
         };
         let [_, n, m] = shape;
         let (steps, alpha) = (options.coefficients.steps(), m as f64 / n as f64);
-        let engine = Engine::of(n, m, device, kind);
+        let engine_for = |kind| Engine::of([n, m], device, kind, &options.policy);
+        let engine = engine_for(kind);
         let chunks = steps.div_ceil(restart(kind));
         let (standard, gram) = costs(alpha, steps, chunks, engine);
         match options.iteration {
             Iteration::Gram => Self::Gram(engine, kind),
             Iteration::Auto if steps > MOST_GRAM_STEPS => Self::Standard(engine, kind),
             Iteration::Auto if kind == Kind::BFloat16 => {
-                let kernels = (engine, Engine::of(n, m, device, Kind::Float));
+                let kernels = (engine, engine_for(Kind::Float));
                 let mixed = kernels == (Engine::Kernel, Engine::Kernel);
                 if mixed && mixed_cost(alpha, steps) < standard {
                     Self::GramMixed

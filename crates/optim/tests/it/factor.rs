@@ -33,7 +33,8 @@ fn defect(factor: &Tensor) -> f64 {
 }
 
 fn options(steps: usize, compute: PolarCompute, iteration: Iteration) -> PolarOptions {
-    PolarOptions { coefficients: Coefficients::polar_express(steps), compute, iteration }
+    let coefficients = Coefficients::polar_express(steps);
+    PolarOptions { compute, iteration, ..PolarOptions::new(coefficients) }
 }
 
 #[test]

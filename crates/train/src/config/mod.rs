@@ -20,7 +20,7 @@ use bert4rs_optim::OptimizerConfig;
 use bert4rs_optim::schedule::ScheduleConfig;
 use bert4rs_tensor_core::attention;
 use bert4rs_tensor_core::fp8::Fp8Config;
-use bert4rs_tensor_core::param::Kernels;
+use bert4rs_tensor_core::policy::Kernels;
 use bert4rs_tensor_core::precision::Precision;
 use serde::{Deserialize, Serialize};
 

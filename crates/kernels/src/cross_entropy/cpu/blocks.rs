@@ -34,11 +34,11 @@ use crate::cross_entropy::{ChunkGrads, CrossEntropyOptions, OutputWeights};
 /// Classes of a block.
 const CLASSES: usize = 128;
 
-/// Whether [`run`] takes such hidden states and is faster than libtorch's products.
-pub(in crate::cross_entropy) fn is_fast(hidden_nd: &Tensor) -> bool {
+/// Whether [`run`] takes such hidden states.
+pub(in crate::cross_entropy) fn supports(hidden_nd: &Tensor) -> bool {
     hidden_nd.device() == Device::Cpu
         && hidden_nd.size()[1] % COLS as i64 == 0
-        && product::is_fast(hidden_nd.kind())
+        && matches!(hidden_nd.kind(), Kind::BFloat16 | Kind::Float)
 }
 
 /// The part of the loss of `hidden_nd`, a scalar, divided by `count`. With it, if wanted,
