@@ -1,4 +1,4 @@
-// Activations and gates. Twin: src/activation.rs.
+// Activations and gates. On the CPU: cpu.rs.
 //
 // Floor for a value of BF16: forward 2 bytes read (4 with a gate) and 2 written; backward 4 (6)
 // read and 2 (4) written. About 20 operations. A thread takes eight values: one access of 16

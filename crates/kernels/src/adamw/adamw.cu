@@ -1,4 +1,4 @@
-// AdamW over many tensors by one launch. Twin: src/adamw.rs, bit for bit.
+// AdamW over many tensors by one launch. On the CPU: cpu.rs, bit for bit.
 //
 // Floor for a value with an FP32 master and BF16 weight and gradient: 2 + 12 bytes read, 14
 // written; about 20 operations, one of them a root and one a division. A thread takes eight
@@ -9,13 +9,13 @@ constexpr int kThreads = 256;
 constexpr int kChunk = kThreads * 8 * 4;
 constexpr int kMostUpdates = 32;
 
-// `AdamwKernelScalars` of src/adamw.rs, in its order.
+// `AdamwKernelScalars` of mod.rs, in its order.
 struct Numbers {
   float grad_scale, one_minus_beta1, beta2, one_minus_beta2;
   float inverse_sqrt_correction2, eps, decay_factor, step_size;
 };
 
-// Laid out as `UpdateEntry` in adamw.rs.
+// Laid out as `UpdateEntry` in cuda.rs.
 struct ParamUpdate {
   const void* grad;
   float* moment1;

@@ -27,7 +27,7 @@ pub use crate::weight::Weight;
 
 const OP: &str = "AdamW";
 
-/// The numbers of one step that are equal for all values of a parameter.
+/// The scalars of one step, the same for all values of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct AdamwKernelScalars {
@@ -51,15 +51,15 @@ pub struct AdamwKernelScalars {
 }
 
 impl AdamwKernelScalars {
-    /// How many they are.
+    /// Number of scalars.
     pub const COUNT: usize = 8;
 
-    /// As a tensor holds them: FP32 `[8]`, in the order of the fields.
+    /// As kernels read them from a tensor: FP32 `[8]`, in the order of the fields.
     pub fn to_array(self) -> [f32; Self::COUNT] {
         bytemuck::cast(self)
     }
 
-    /// What a tensor on the CPU holds.
+    /// Read from a CPU tensor.
     fn read(numbers: &Tensor) -> Result<Self> {
         let found = views::read::<f32>(numbers, "the numbers of a step")?;
         let found: [f32; Self::COUNT] = found.try_into().map_err(|_| Error::Shape {

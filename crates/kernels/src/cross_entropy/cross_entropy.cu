@@ -1,5 +1,5 @@
-// Softmax statistics of rows of logits, and their gradients in place. Twin:
-// src/cross_entropy/sweep.rs, whose formulas these are.
+// Softmax statistics of rows of logits, and their gradients in place. On the CPU:
+// cpu/softmax.rs, whose formulas these are.
 //
 // Floor for a logit of BF16: 2 bytes read, 2 written. It is read twice, but a row (61 KB of
 // BERT's vocabulary, 100 KB of GPT-2's) comes from L2 the second time: a block takes a row. Two

@@ -1,4 +1,4 @@
-//! The same kernels on NVIDIA GPUs.
+//! What kernels on NVIDIA GPUs are made of.
 //!
 //! | module | holds |
 //! | --- | --- |
@@ -59,7 +59,7 @@ pub(crate) fn check_int(count: usize, what: &str) -> Result<()> {
     if i32::try_from(count).is_ok() { Ok(()) } else { Err(too_large(what, count as i64)) }
 }
 
-/// The refusal of a size.
+/// The error for a size that a kernel cannot count.
 pub(crate) fn too_large(what: &str, found: i64) -> Error {
     Error::Unsupported {
         what: format!("a CUDA kernel on {found} {what}"),
@@ -78,7 +78,7 @@ pub(crate) fn by_kind(kind: Kind, float: &'static str, bf16: &'static str) -> &'
     if kind == Kind::BFloat16 { bf16 } else { float }
 }
 
-/// Where a tensor lies, as kernels take it in a struct; 0 for none.
+/// A tensor's address, as kernels take it in a struct; 0 for none.
 pub(crate) fn address<'a>(tensor: impl Into<Option<&'a Tensor>>) -> u64 {
     tensor.into().map_or(0, |tensor| tensor.data_ptr() as u64)
 }

@@ -13,27 +13,27 @@ use crate::cpu::tail::{read, whole, write};
 use crate::cpu::views::{self, SharedSlice};
 
 /// Places that a task takes, about.
-const PLACES: usize = 64;
+const POSITIONS: usize = 64;
 
 /// Where each id was looked up.
 struct Runs {
     /// In ascending order, each once.
     ids: Vec<i64>,
-    /// All places, those of an id behind those of the id before it.
-    places: Vec<usize>,
-    /// Where the places of each id end.
+    /// All positions, those of an id behind those of the id before it.
+    positions: Vec<usize>,
+    /// Where the positions of each id end.
     ends: Vec<usize>,
 }
 
 impl Runs {
     fn of(ids: &[i64], padding: Option<i64>) -> Self {
-        let mut places: Vec<usize> =
-            (0..ids.len()).filter(|&place| Some(ids[place]) != padding).collect();
-        places.sort_by_key(|&place| ids[place]);
-        let mut runs = Self { ids: Vec::new(), places, ends: Vec::new() };
-        for (index, &place) in runs.places.iter().enumerate() {
-            if runs.ids.last() != Some(&ids[place]) {
-                runs.ids.push(ids[place]);
+        let mut positions: Vec<usize> =
+            (0..ids.len()).filter(|&position| Some(ids[position]) != padding).collect();
+        positions.sort_by_key(|&position| ids[position]);
+        let mut runs = Self { ids: Vec::new(), positions, ends: Vec::new() };
+        for (index, &position) in runs.positions.iter().enumerate() {
+            if runs.ids.last() != Some(&ids[position]) {
+                runs.ids.push(ids[position]);
                 runs.ends.push(index);
             }
             if let Some(end) = runs.ends.last_mut() {
@@ -43,18 +43,18 @@ impl Runs {
         runs
     }
 
-    /// The places of id number `index`.
-    fn places(&self, index: usize) -> &[usize] {
+    /// The positions of id number `index`.
+    fn positions(&self, index: usize) -> &[usize] {
         let first = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.places[first..self.ends[index]]
+        &self.positions[first..self.ends[index]]
     }
 
-    /// Parts of the ids with about [`PLACES`] places each.
+    /// Parts of the ids with about [`POSITIONS`] positions each.
     fn tasks(&self) -> Vec<std::ops::Range<usize>> {
         let mut tasks = Vec::new();
         let (mut first, mut before) = (0, 0);
         for (index, &end) in self.ends.iter().enumerate() {
-            if end - before >= PLACES || index + 1 == self.ends.len() {
+            if end - before >= POSITIONS || index + 1 == self.ends.len() {
                 tasks.push(first..index + 1);
                 (first, before) = (index + 1, end);
             }
@@ -76,13 +76,13 @@ pub(super) fn sum_rows<T: Number>(
     let runs = Runs::of(views::read(ids, "ids")?, padding);
     let count = runs.ids.len();
     let mut values = Tensor::f_empty([count as i64, features], options).during(OP)?;
-    let of_places: &[T] = views::read(grad, "a gradient of lookups")?;
+    let position_grads: &[T] = views::read(grad, "a gradient of lookups")?;
     let out = SharedSlice::new(views::write::<T>(&mut values, "a gradient of a table")?);
     let width = features as usize;
     parallel::for_each_of(runs.tasks(), |part| {
         // SAFETY: each task has ids of its own.
         let out = unsafe { out.part(part.start * width, part.len() * width) };
-        sum_on::<T>(isa, of_places, &runs, part, out);
+        sum_on::<T>(isa, position_grads, &runs, part, out);
     });
     let indices = Tensor::f_from_slice(&runs.ids).during(OP)?.f_view([1, -1]).during(OP)?;
     let size = [entries, features];
@@ -92,7 +92,7 @@ pub(super) fn sum_rows<T: Number>(
 vectorized! {
     /// [`sum_some`] on `isa`.
     fn sum_on[T: Number][T](
-        of_places: &[T],
+        position_grads: &[T],
         runs: &Runs,
         part: std::ops::Range<usize>,
         out: &mut [T],
@@ -102,7 +102,7 @@ vectorized! {
 /// The rows of some ids.
 #[inline(always)]
 fn sum_some<V: Lanes, T: Number>(
-    of_places: &[T],
+    position_grads: &[T],
     runs: &Runs,
     part: std::ops::Range<usize>,
     out: &mut [T],
@@ -112,31 +112,32 @@ fn sum_some<V: Lanes, T: Number>(
         return;
     }
     for (index, row) in part.zip(out.chunks_exact_mut(features)) {
-        let places = runs.places(index);
+        let positions = runs.positions(index);
         let end = whole(features);
         for first in (0..end).step_by(LANES) {
             let columns = first..first + LANES;
-            let sum = column_sums::<V, T, false>(of_places, features, places, columns.clone());
+            let sum =
+                column_sums::<V, T, false>(position_grads, features, positions, columns.clone());
             write::<V, T, false>(sum, &mut row[columns]);
         }
         if end < features {
-            let sum = column_sums::<V, T, true>(of_places, features, places, end..features);
+            let sum = column_sums::<V, T, true>(position_grads, features, positions, end..features);
             write::<V, T, true>(sum, &mut row[end..]);
         }
     }
 }
 
-/// The sums of some columns over `places`.
+/// The sums of some columns over `positions`.
 #[inline(always)]
 fn column_sums<V: Lanes, T: Number, const TAIL: bool>(
-    of_places: &[T],
+    position_grads: &[T],
     features: usize,
-    places: &[usize],
+    positions: &[usize],
     columns: std::ops::Range<usize>,
 ) -> V {
     let mut sum = V::splat(0.0);
-    for place in places {
-        let row = &of_places[place * features..(place + 1) * features];
+    for position in positions {
+        let row = &position_grads[position * features..(position + 1) * features];
         sum = sum.add(read::<V, T, TAIL>(&row[columns.clone()]));
     }
     sum

@@ -27,14 +27,14 @@ pub(crate) fn backward(
     let (count, device) = (ids.numel() as i64, grad.device());
     let features = grad.size().last().copied().unwrap_or(0);
     let out = Tensor::f_zeros([entries, features], (grad.kind(), device)).during(OP)?;
-    let (ids, places) = ids.f_view(-1).during(OP)?.f_sort_stable(true, 0, false).during(OP)?;
+    let (ids, positions) = ids.f_view(-1).during(OP)?.f_sort_stable(true, 0, false).during(OP)?;
     let chunks = blocks(count, CHUNK);
     let parts = [2 * i64::from(chunks), features];
     let parts = Tensor::f_empty(parts, (Kind::Float, device)).during(OP)?;
     let at = [
         address(grad),
         address(&ids),
-        address(&places),
+        address(&positions),
         address(&out),
         address(&parts),
         count as u64,

@@ -1,5 +1,5 @@
 // The gradient of lookups in a table: the rows of `grad` whose ids are equal, summed in FP32 and
-// rounded once. Twin: src/embedding.rs. Ids come sorted, with the places at which each stood.
+// rounded once. On the CPU: cpu.rs. Ids come sorted, with the positions at which each stood.
 // Nothing is added atomically, so that results have the same bits each time.
 //
 // Floor: a read of `grad` and a write of the rows that were looked up, 2 bytes a value of BF16;

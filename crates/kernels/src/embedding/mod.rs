@@ -1,12 +1,12 @@
 //! Lookups in a table whose gradient holds only the rows that were looked up.
 //!
-//! With ids `i` and table `w`, `y_p = w[i_p]` and `dw[e] = Σ dy_p` over the places `p` with
+//! With ids `i` and table `w`, `y_p = w[i_p]` and `dw[e] = Σ dy_p` over the positions `p` with
 //! `i_p = e`.
 //!
-//! libtorch fills a gradient of the table's size with zeros, and adds places one after the other,
+//! libtorch fills a gradient of the table's size with zeros, and adds positions one after the other,
 //! rounding each time. Where an output layer shares the table, autograd then adds all of that to
 //! the output layer's gradient. Here a row is summed in FP32 and rounded once, and the result is a
-//! sparse tensor of those rows, which autograd adds to the output layer's gradient in place. On a
+//! sparse tensor of those rows, which autograd adds to the output layer's gradient in position. On a
 //! GPU, where work must have a fixed shape, the gradient is dense.
 
 mod cpu;
@@ -70,7 +70,7 @@ impl Function for Lookup {
     ) -> Result<Vec<Option<Tensor>>> {
         let Some(grad) = &grads[0] else { return Ok(vec![None, None]) };
         let (grad, ids) = (grad.contiguous(), ctx.saved()[0].contiguous());
-        let of_table = match (grad.device(), grad.kind()) {
+        let table_grad = match (grad.device(), grad.kind()) {
             (Device::Cpu, Kind::BFloat16) => {
                 cpu::sum_rows::<bf16>(Isa::fastest(), &grad, &ids, self.entries, self.padding)?
             }
@@ -79,6 +79,6 @@ impl Function for Lookup {
             }
             _ => cuda::backward(&grad, &ids, self.entries, self.padding)?,
         };
-        Ok(vec![Some(of_table), None])
+        Ok(vec![Some(table_grad), None])
     }
 }

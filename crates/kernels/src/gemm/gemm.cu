@@ -1,5 +1,5 @@
 // Symmetric products of a stack of matrices: S = alpha X Xt + beta C, and S = alpha A B + beta C
-// where A and B are symmetric and commute, as polynomials of one matrix do. Twin: src/gemm.rs,
+// where A and B are symmetric and commute, as polynomials of one matrix do. On the CPU: cpu.rs,
 // OutputStructure::Symmetric.
 //
 // Floor for a matrix of n rows and inner size d, BF16: n (n + 128) d operations, half of a full

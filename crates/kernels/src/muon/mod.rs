@@ -28,7 +28,7 @@ use crate::weight::{Weight, same_count};
 
 const OP: &str = "Muon";
 
-/// The numbers of one step that are equal for all matrices.
+/// The scalars of one step, the same for all matrices.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MuonKernelScalars {
     /// `1 - mu`, of the momentum `mu`.
@@ -42,15 +42,15 @@ pub struct MuonKernelScalars {
 }
 
 impl MuonKernelScalars {
-    /// How many they are.
+    /// Number of scalars.
     pub const COUNT: usize = 4;
 
-    /// As a tensor holds them: FP32 `[4]`, in the order of the fields.
+    /// As kernels read them from a tensor: FP32 `[4]`, in the order of the fields.
     pub fn to_array(self) -> [f32; Self::COUNT] {
         [self.one_minus_momentum, self.grad_scale, self.lr, self.decay_factor]
     }
 
-    /// What a tensor on the CPU holds.
+    /// Read from a CPU tensor.
     fn read(numbers: &Tensor) -> Result<Self> {
         match *views::read::<f32>(numbers, "the numbers of a step")? {
             [one_minus_momentum, grad_scale, lr, decay_factor] => {
@@ -66,7 +66,7 @@ impl MuonKernelScalars {
     }
 }
 
-/// How [`momentum_update`] blends.
+/// What [`momentum_update`] computes with, beside the tensors.
 #[derive(Debug, Clone, Copy)]
 pub struct MomentumArgs<'a> {
     /// The [`MuonKernelScalars`] of this step, read when it runs: FP32 `[4]`, on the device of all.
@@ -123,7 +123,7 @@ pub fn sums_of_squares(o_rc: &Tensor, of_columns: bool) -> Result<Tensor> {
     }
 }
 
-/// How [`apply_update`] moves a weight.
+/// What [`apply_update`] computes with, beside the polar factor and the weight.
 #[derive(Debug, Clone, Copy)]
 pub struct UpdateArgs<'a> {
     /// The [`MuonKernelScalars`] of this step, read when it runs: FP32 `[4]`, on the device of all.

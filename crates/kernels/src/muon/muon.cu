@@ -1,4 +1,4 @@
-// Muon around its polar factor. Twin: src/muon.rs, whose passes these are.
+// Muon around its polar factor. On the CPU: cpu/, whose passes these are.
 //
 // Floor for a value, BF16 gradient and products, FP32 momentum and master, in bytes:
 // `muon_momentum` 2 + 4 read and 4 written; `muon_write` 2 + 4 read, 2 written; sums 2 read;
@@ -12,8 +12,8 @@ constexpr int kTile = 64;
 // Values a block of `muon_momentum` takes: its threads add few squares each in FP32.
 constexpr int kChunk = kThreads * 16;
 
-// `MuonKernelScalars` of src/muon.rs, in its order. They lie in memory, where a recorded launch finds
-// those of each replay.
+// `MuonKernelScalars` of mod.rs, in its order. They lie in memory, where a recorded launch
+// finds those of each replay.
 struct Numbers {
   float one_minus_momentum, grad_scale, lr, decay_factor;
 };

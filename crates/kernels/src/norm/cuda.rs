@@ -97,8 +97,8 @@ pub(crate) fn backward(
     statistics: &Tensor,
     of: &OutputGrads,
 ) -> Result<InputGrads> {
-    let of_outputs = of.checked(sum)?;
-    let is_wide = check_all(sum, &of_outputs)? & check_all(weight, &[])?;
+    let output_grads = of.checked(sum)?;
+    let is_wide = check_all(sum, &output_grads)? & check_all(weight, &[])?;
     let (rows, features) = shape(sum)?;
     if features > MOST_FEATURES {
         return Err(crate::cuda::too_large("features of a norm", features));
@@ -111,10 +111,18 @@ pub(crate) fn backward(
     let count = blocks(rows, i64::from(warps)).min(MOST_BLOCKS);
     let parts = Tensor::f_empty([i64::from(count), columns], (Kind::Float, sum.device()));
     let parts = parts.during(OP)?;
-    let [normed, twin, of_sum] = of_outputs;
-    let at =
-        [Some(weight), Some(sum), Some(statistics), normed, twin, of_sum, Some(&out), Some(&parts)]
-            .map(address);
+    let [normed, twin, sum_grad] = output_grads;
+    let at = [
+        Some(weight),
+        Some(sum),
+        Some(statistics),
+        normed,
+        twin,
+        sum_grad,
+        Some(&out),
+        Some(&parts),
+    ]
+    .map(address);
     let launch = Launch {
         source: &source::NORM,
         kernel: by_kind(sum.kind(), "norm_backward_float", "norm_backward_bf16"),

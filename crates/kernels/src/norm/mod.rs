@@ -152,7 +152,7 @@ fn check(norm: &NormArgs, x: &Tensor, y: Option<&Tensor>) -> Result<()> {
     }
 }
 
-/// What else is given out beside the norm.
+/// What is returned beside the norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SecondOutput {
     None,
@@ -207,16 +207,16 @@ impl Function for Normalize {
         let [sum, statistics, weight] = ctx.saved() else { return Ok(Vec::new()) };
         let dense = |grad: &Option<Tensor>| grad.as_ref().map(Tensor::contiguous);
         let (first, second) = (dense(&grads[0]), grads.get(1).and_then(dense));
-        let (of_normed, twin, of_sum) = match (self.second, first) {
+        let (normed_grad, twin, sum_grad) = match (self.second, first) {
             (SecondOutput::Sum, first) => (first, None, second),
             // The one that is used, where only one is.
             (_, None) => (second, None, None),
             (_, first) => (first, second, None),
         };
-        let Some(of_normed) = of_normed else {
-            return Ok(self.of_inputs(of_sum, None, None));
+        let Some(normed_grad) = normed_grad else {
+            return Ok(self.of_inputs(sum_grad, None, None));
         };
-        let of = OutputGrads { normed: of_normed, twin, sum: of_sum };
+        let of = OutputGrads { normed: normed_grad, twin, sum: sum_grad };
         let (weight, norm_kind, isa) = (&weight.contiguous(), self.norm_kind, Isa::fastest());
         let found = match (sum.device(), sum.kind()) {
             (Device::Cpu, Kind::BFloat16) => {
@@ -263,17 +263,17 @@ impl NormOutputs {
     }
 }
 
-/// Gradients of what the forward pass gave out, dense.
+/// Gradients of the forward pass's outputs, dense.
 pub(crate) struct OutputGrads {
     pub(crate) normed: Tensor,
-    /// Of the same again, to be added to the first.
+    /// Of the norm in its second use, to be added to the first.
     pub(crate) twin: Option<Tensor>,
     /// Of what was normalised.
     pub(crate) sum: Option<Tensor>,
 }
 
 impl OutputGrads {
-    /// That of the norm, of its twin and of the sum, each of the shape of `sum`.
+    /// Those of the norm, of its second use and of the sum, each of the shape of `sum`.
     pub(crate) fn checked(&self, sum: &Tensor) -> Result<[Option<&Tensor>; 3]> {
         let all = [Some(&self.normed), self.twin.as_ref(), self.sum.as_ref()];
         match all.iter().flatten().find(|of| of.size() != sum.size()) {
@@ -286,7 +286,7 @@ impl OutputGrads {
     }
 }
 
-/// Gradients of what the forward pass got.
+/// Gradients of the forward pass's inputs.
 pub(crate) struct InputGrads {
     pub(crate) sum: Tensor,
     pub(crate) weight: Tensor,

@@ -1,4 +1,4 @@
-// Layer norm and RMS norm, of one tensor or of the sum of two. Twin: src/norm.
+// Layer norm and RMS norm, of one tensor or of the sum of two. On the CPU: cpu/.
 //
 // Floor for a value of BF16: forward 2 bytes read (4 of a sum) and 2 written (4 with the sum);
 // backward 4 read (2 more for each further gradient) and 2 written. A warp takes a row; what it

@@ -187,7 +187,7 @@ fn other_shapes_are_refused() {
 fn emulated_norms_equal_the_cpu() {
     for (rows, features) in [(1, 5), (3, 7), (13, 40), (9, 256), (5, 776), (3, 3200), (3, 6400)] {
         for norm_kind in [NormKind::Layer, NormKind::Rms] {
-            let [x, y, twin, of_sum, grad] =
+            let [x, y, twin, sum_grad, grad] =
                 [(); 5].map(|()| random(&[rows, features], Kind::BFloat16) + 0.5);
             let [weight, bias] = [(); 2].map(|()| random(&[features], Kind::BFloat16) + 1.0);
             let bias = (norm_kind == NormKind::Layer).then_some(bias);
@@ -204,7 +204,7 @@ fn emulated_norms_equal_the_cpu() {
             let of = OutputGrads {
                 normed: grad,
                 twin: both.then_some(twin),
-                sum: both.then_some(of_sum),
+                sum: both.then_some(sum_grad),
             };
             let statistics = &cpu.statistics;
             let cpu = cpu::backward::<bf16>(isa, norm_kind, &weight, sum, statistics, &of);

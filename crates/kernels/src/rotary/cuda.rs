@@ -90,13 +90,13 @@ pub(crate) fn backward(
     eps: Option<f32>,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let grad = &aligned_heads(grad)?;
-    let of_x = Tensor::f_empty(grad.size(), (grad.kind(), grad.device())).during(OP)?;
-    let (of_y, shape) = (heads(grad), shape(grad, saved, eps.is_some())?);
+    let x_grad = Tensor::f_empty(grad.size(), (grad.kind(), grad.device())).during(OP)?;
+    let (y_grad, shape) = (heads(grad), shape(grad, saved, eps.is_some())?);
     let count = blocks(shape[3] as i64, heads_of_block(&shape));
     let Some(eps) = eps else {
-        let args = [Arg::Struct(&of_y), Arg::Struct(&shape), (&of_x).into()];
+        let args = [Arg::Struct(&y_grad), Arg::Struct(&shape), (&x_grad).into()];
         launch(grad, ["rotary_backward_float", "rotary_backward_bf16"], count, &args)?;
-        return Ok((of_x, None));
+        return Ok((x_grad, None));
     };
     let x = &aligned_heads(&saved[3])?;
     if x.size() != grad.size() || x.kind() != grad.kind() || x.device() != grad.device() {
@@ -108,16 +108,16 @@ pub(crate) fn backward(
     let parts = Tensor::f_empty(parts, (Kind::Float, grad.device())).during(OP)?;
     let x = heads(x);
     let args = [
-        Arg::Struct(&of_y),
+        Arg::Struct(&y_grad),
         Arg::Struct(&x),
         Arg::Struct(&shape),
         eps.into(),
-        (&of_x).into(),
+        (&x_grad).into(),
         (&parts).into(),
     ];
     let kernels = ["rotary_normed_backward_float", "rotary_normed_backward_bf16"];
     launch(grad, kernels, count, &args)?;
-    Ok((of_x, Some(column_sums::sum(&parts, grad.kind())?)))
+    Ok((x_grad, Some(column_sums::sum(&parts, grad.kind())?)))
 }
 
 fn launch(

@@ -144,12 +144,12 @@ impl Function for Rotate {
         let Some(grad) = &grads[0] else { return Ok(Vec::new()) };
         let grad = dense_heads(grad);
         let isa = Isa::fastest();
-        let (of_x, of_weight) = match (grad.device(), grad.kind()) {
+        let (x_grad, weight_grad) = match (grad.device(), grad.kind()) {
             (Device::Cpu, Kind::BFloat16) => cpu::backward::<bf16>(isa, &grad, saved, self.eps)?,
             (Device::Cpu, _) => cpu::backward::<f32>(isa, &grad, saved, self.eps)?,
             _ => cuda::backward(&grad, saved, self.eps)?,
         };
-        Ok([Some(of_x), None, None].into_iter().chain(of_weight.map(Some)).collect())
+        Ok([Some(x_grad), None, None].into_iter().chain(weight_grad.map(Some)).collect())
     }
 }
 

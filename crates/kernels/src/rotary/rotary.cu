@@ -1,4 +1,4 @@
-// Rotary positions of heads, with the RMS norm of each before them. Twin: src/rotary.
+// Rotary positions of heads, with the RMS norm of each before them. On the CPU: cpu/.
 //
 // Floor for a value of BF16: 2 bytes read and 2 written each way, 2 more read where the backward
 // pass has a norm. Angles are shared by all heads of a place, and by all rows of a batch. A thread
@@ -102,11 +102,11 @@ __device__ __forceinline__ void forward(const Heads<T>& x, const Shape<T>& shape
 
 // dn, from dy.
 template <typename T>
-__device__ __forceinline__ void turn_back(const Heads<T>& of_y, const Shape<T>& shape, i64 index,
+__device__ __forceinline__ void turn_back(const Heads<T>& y_grad, const Shape<T>& shape, i64 index,
                                           int first, int half, Pair& of_n) {
   Pair grad, cos, sin;
   const i64 row = index / shape.heads % shape.angles * shape.features;
-  load_pair(head_at(of_y, shape, index), first, half, grad);
+  load_pair(head_at(y_grad, shape, index), first, half, grad);
   load_pair(shape.cos + row, first, half, cos);
   load_pair(shape.sin + row, first, half, sin);
 #pragma unroll
@@ -117,14 +117,14 @@ __device__ __forceinline__ void turn_back(const Heads<T>& of_y, const Shape<T>& 
 }
 
 template <typename T>
-__device__ __forceinline__ void backward(const Heads<T>& of_y, const Shape<T>& shape, T* of_x) {
+__device__ __forceinline__ void backward(const Heads<T>& y_grad, const Shape<T>& shape, T* x_grad) {
   const int group = int(shape.group), half = int(shape.features) / 2;
   const i64 index = (i64(blockIdx.x) * kThreads + threadIdx.x) / group;
   const int first = int(threadIdx.x) % group * 8;
   if (index >= shape.count || first >= half) return;
   Pair of_n;
-  turn_back(of_y, shape, index, first, half, of_n);
-  store_pair(of_x + index * shape.features, first, half, of_n);
+  turn_back(y_grad, shape, index, first, half, of_n);
+  store_pair(x_grad + index * shape.features, first, half, of_n);
 }
 
 // The weight's gradient of a block, from its threads' sums, to a row of `parts`.
@@ -154,8 +154,8 @@ __device__ __forceinline__ void sum_threads(Pair& sums, int group, int half, flo
 
 // Through the norm too: blocks go on to heads further on, so that there are few rows of sums.
 template <typename T>
-__device__ __forceinline__ void backward_normed(const Heads<T>& of_y, const Heads<T>& x,
-                                                const Shape<T>& shape, float eps, T* of_x,
+__device__ __forceinline__ void backward_normed(const Heads<T>& y_grad, const Heads<T>& x,
+                                                const Shape<T>& shape, float eps, T* x_grad,
                                                 float* parts) {
   const int group = int(shape.group), half = int(shape.features) / 2;
   const int first = int(threadIdx.x) % group * 8, step = kThreads / group;
@@ -167,7 +167,7 @@ __device__ __forceinline__ void backward_normed(const Heads<T>& of_y, const Head
     Pair z = {}, of_n = {};
     if (is_there) {
       load_pair(head_at(x, shape, index), first, half, z);
-      turn_back(of_y, shape, index, first, half, of_n);
+      turn_back(y_grad, shape, index, first, half, of_n);
     }
     const float squares = group_sum(dot(z, z), group);
     const float scale = 1.0f / sqrtf(squares / float(shape.features) + eps);
@@ -185,7 +185,7 @@ __device__ __forceinline__ void backward_normed(const Heads<T>& of_y, const Head
       of_n.first[j] = (of_n.first[j] - z.first[j] * with_z) * scale;
       of_n.second[j] = (of_n.second[j] - z.second[j] * with_z) * scale;
     }
-    if (is_there) store_pair(of_x + index * shape.features, first, half, of_n);
+    if (is_there) store_pair(x_grad + index * shape.features, first, half, of_n);
   }
   sum_threads(sums, group, half, parts);
 }
@@ -195,15 +195,15 @@ __device__ __forceinline__ void backward_normed(const Heads<T>& of_y, const Head
                                  const __grid_constant__ Shape<T> shape, float eps, T* y) {       \
     forward(x, shape, eps, y);                                                                    \
   }                                                                                               \
-  KERNEL(kThreads) rotary_backward_##name(const __grid_constant__ Heads<T> of_y,                  \
-                                          const __grid_constant__ Shape<T> shape, T* of_x) {      \
-    backward(of_y, shape, of_x);                                                                  \
+  KERNEL(kThreads) rotary_backward_##name(const __grid_constant__ Heads<T> y_grad,                \
+                                          const __grid_constant__ Shape<T> shape, T* x_grad) {    \
+    backward(y_grad, shape, x_grad);                                                              \
   }                                                                                               \
-  KERNEL(kThreads) rotary_normed_backward_##name(const __grid_constant__ Heads<T> of_y,           \
+  KERNEL(kThreads) rotary_normed_backward_##name(const __grid_constant__ Heads<T> y_grad,         \
                                                  const __grid_constant__ Heads<T> x,              \
                                                  const __grid_constant__ Shape<T> shape,          \
-                                                 float eps, T* of_x, float* parts) {              \
-    backward_normed(of_y, x, shape, eps, of_x, parts);                                            \
+                                                 float eps, T* x_grad, float* parts) {            \
+    backward_normed(y_grad, x, shape, eps, x_grad, parts);                                        \
   }
 FOR_TYPE(float, float)
 FOR_TYPE(Bf16, bf16)

@@ -97,8 +97,8 @@ fn every_isa_agrees() {
         let y = cpu::forward::<f32>(isa, &x, &rest, Some(1e-6)).unwrap();
         let [cos, sin, weight] = rest.each_ref().map(Tensor::shallow_clone);
         let saved = [cos, sin, weight, x.shallow_clone()];
-        let (of_x, of_weight) = cpu::backward::<f32>(isa, &y, &saved, Some(1e-6)).unwrap();
-        [y, of_x, of_weight.unwrap()]
+        let (x_grad, weight_grad) = cpu::backward::<f32>(isa, &y, &saved, Some(1e-6)).unwrap();
+        [y, x_grad, weight_grad.unwrap()]
     };
     let expected = run(Isa::Portable);
     for isa in Isa::available() {
@@ -178,10 +178,10 @@ fn emulated_rotations_equal_the_cpu() {
                 };
                 let found = cuda::forward(&x, &rest, eps).unwrap();
                 assert!(distance(&found, &y.unwrap()) < 3e-3, "{b} {t} {h} {e} {kind:?}");
-                let (of_x, of_weight) = cuda::backward(&grad, &rest, eps).unwrap();
+                let (x_grad, weight_grad) = cuda::backward(&grad, &rest, eps).unwrap();
                 let expected = back.unwrap();
-                assert!(distance(&of_x, &expected.0) < 3e-3, "{b} {t} {h} {e} {kind:?}");
-                let pair = of_weight.zip(expected.1);
+                assert!(distance(&x_grad, &expected.0) < 3e-3, "{b} {t} {h} {e} {kind:?}");
+                let pair = weight_grad.zip(expected.1);
                 assert_eq!(pair.is_some(), eps.is_some());
                 assert!(pair.is_none_or(|(found, expected)| distance(&found, &expected) < 3e-3));
             }

@@ -1,4 +1,4 @@
-// Sums of squares of many tensors. Twin: src/sum_of_squares.rs.
+// Sums of squares of many tensors. On the CPU: cpu.rs.
 //
 // Floor: 2 or 4 bytes read a value, one multiplication and addition. A thread takes eight values at
 // a time; a block takes a chunk and leaves its sum in FP64; a warp of the second launch adds those
@@ -9,7 +9,7 @@ constexpr int kThreads = 256;
 constexpr int kChunk = kThreads * 8 * 4;
 constexpr int kMostEntries = 128;
 
-// Laid out as `SquaresEntry` in sum_of_squares.rs.
+// Laid out as `SquaresEntry` in cuda.rs.
 struct Entry {
   const void* values;
   i64 count;

@@ -1,4 +1,4 @@
-// An exact FP32 weight and the working weight that follows it, as in src/weight.rs.
+// An exact FP32 weight and the working weight that follows it, as in mod.rs.
 
 enum WeightForm { kSingle = 0, kMaster = 1, kResidual = 2 };
 

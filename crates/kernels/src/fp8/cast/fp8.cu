@@ -1,4 +1,4 @@
-// FP32 and BF16 to FP8. Twin: src/fp8/cast.rs, bit for bit.
+// FP32 and BF16 to FP8. On the CPU: cpu.rs, bit for bit.
 //
 // Floor for a value of BF16 (FP32): 2 (4) bytes read and 1 written, 2 with the transposed copy.
 // A factor of the whole tensor from its own values reads it once more (`amax`), for what the L2
@@ -24,7 +24,7 @@ struct Format<false> {
   static constexpr u32 first_overflow = 0x47700000u;  // 61440
 };
 
-// The same bits as `encode` of src/fp8/format.rs, from integer arithmetic.
+// The same bits as `encode` of ../format.rs, from integer arithmetic.
 template <bool E4M3>
 __device__ __forceinline__ u32 encode_in_integers(float value) {
   using F = Format<E4M3>;

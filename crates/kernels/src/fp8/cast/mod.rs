@@ -23,7 +23,7 @@ use cpu::CpuCast;
 
 const OP: &str = "cast to FP8";
 
-/// What the factor is made from.
+/// Where the factor comes from.
 #[derive(Debug, Clone, Copy)]
 pub enum Factor<'a> {
     /// The largest magnitude in the tensor: one factor.

@@ -11,7 +11,7 @@ use crate::cpu::number::Number;
 use crate::cpu::views;
 use crate::muon::{MomentumArgs, MuonKernelScalars, is_transposed};
 
-/// [`MomentumArgs`] with its numbers at hand.
+/// [`MomentumArgs`] with its scalars read.
 #[derive(Clone, Copy)]
 struct Momentum {
     one_minus_momentum: f32,

@@ -12,7 +12,7 @@ use crate::cpu::views;
 use crate::muon::{MuonKernelScalars, OP, UpdateArgs, is_transposed};
 use crate::weight::{MasterSlices, ResidualSlices, SingleSlices, Weight, WeightSlices, same_count};
 
-/// [`UpdateArgs`] with its numbers at hand.
+/// [`UpdateArgs`] with its scalars read.
 struct UpdateFactors<'a> {
     row: &'a [f32],
     col: &'a [f32],

@@ -29,9 +29,9 @@ struct GradRows<'a, T> {
     /// What was normalised.
     sum: &'a [T],
     statistics: &'a [f32],
-    of_normed: &'a [T],
-    of_twin: Option<&'a [T]>,
-    of_sum: Option<&'a [T]>,
+    normed_grad: &'a [T],
+    twin_grad: Option<&'a [T]>,
+    sum_grad: Option<&'a [T]>,
 }
 
 impl<'a, T> GradRows<'a, T> {
@@ -43,9 +43,9 @@ impl<'a, T> GradRows<'a, T> {
         Self {
             sum: &self.sum[part.clone()],
             statistics: &self.statistics[2 * first..2 * (first + count)],
-            of_normed: &self.of_normed[part.clone()],
-            of_twin: self.of_twin.map(|of| &of[part.clone()]),
-            of_sum: self.of_sum.map(|of| &of[part]),
+            normed_grad: &self.normed_grad[part.clone()],
+            twin_grad: self.twin_grad.map(|of| &of[part.clone()]),
+            sum_grad: self.sum_grad.map(|of| &of[part]),
             ..self
         }
     }
@@ -65,15 +65,15 @@ pub(crate) fn backward<T: Number>(
         weight: weight.f_empty_like().during(OP)?,
         bias: weight.f_empty_like().during(OP)?,
     };
-    let [_, twin, of_sum] = of.checked(sum)?;
+    let [_, twin, sum_grad] = of.checked(sum)?;
     let all = GradRows::<T> {
         norm_kind,
         weight: views::read(weight, "a norm's weight")?,
         sum: views::read(sum, "a norm's input")?,
         statistics: views::read(statistics, "statistics")?,
-        of_normed: views::read(&of.normed, "a norm's gradient")?,
-        of_twin: read_if_any(twin)?,
-        of_sum: read_if_any(of_sum)?,
+        normed_grad: views::read(&of.normed, "a norm's gradient")?,
+        twin_grad: read_if_any(twin)?,
+        sum_grad: read_if_any(sum_grad)?,
     };
     let out = views::write::<T>(&mut found.sum, "a gradient")?;
     let sums = blocks(isa, &all, out);
@@ -99,8 +99,8 @@ fn blocks<T: Number>(isa: Isa, all: &GradRows<'_, T>, out: &mut [T]) -> Vec<Vec<
         // SAFETY: each block has rows of its own.
         let out = unsafe { out.part(first * features, count * features) };
         let mut sums = vec![0.0; 2 * features];
-        let (of_weight, of_bias) = sums.split_at_mut(features);
-        backward_on::<T>(isa, all.part(first, count), out, of_weight, of_bias);
+        let (weight_grad, bias_grad) = sums.split_at_mut(features);
+        backward_on::<T>(isa, all.part(first, count), out, weight_grad, bias_grad);
         sums
     })
 }
@@ -121,8 +121,8 @@ vectorized! {
     fn backward_on[T: Number][T](
         rows: GradRows<'_, T>,
         out: &mut [T],
-        of_weight: &mut [f32],
-        of_bias: &mut [f32],
+        weight_grad: &mut [f32],
+        bias_grad: &mut [f32],
     ) = some_rows
 }
 
@@ -131,8 +131,8 @@ vectorized! {
 fn some_rows<V: Lanes, T: Number>(
     rows: GradRows<'_, T>,
     out: &mut [T],
-    of_weight: &mut [f32],
-    of_bias: &mut [f32],
+    weight_grad: &mut [f32],
+    bias_grad: &mut [f32],
 ) {
     let features = rows.weight.len();
     let count = out.len() / features;
@@ -142,11 +142,11 @@ fn some_rows<V: Lanes, T: Number>(
         if first + ABREAST <= count {
             let (part, out) =
                 (rows.part(first, ABREAST), &mut out[from..from + ABREAST * features]);
-            abreast::<V, T, ABREAST>(part, out, of_weight, of_bias);
+            abreast::<V, T, ABREAST>(part, out, weight_grad, bias_grad);
             first += ABREAST;
         } else {
             let (part, out) = (rows.part(first, 1), &mut out[from..from + features]);
-            abreast::<V, T, 1>(part, out, of_weight, of_bias);
+            abreast::<V, T, 1>(part, out, weight_grad, bias_grad);
             first += 1;
         }
     }
@@ -157,8 +157,8 @@ fn some_rows<V: Lanes, T: Number>(
 fn abreast<V: Lanes, T: Number, const R: usize>(
     rows: GradRows<'_, T>,
     out: &mut [T],
-    of_weight: &mut [f32],
-    of_bias: &mut [f32],
+    weight_grad: &mut [f32],
+    bias_grad: &mut [f32],
 ) {
     let features = rows.weight.len();
     let (means, scales) = (
@@ -168,10 +168,10 @@ fn abreast<V: Lanes, T: Number, const R: usize>(
     let mut sums = RowSums { means, scales, plain: [V::splat(0.0); R], with_z: [V::splat(0.0); R] };
     let whole = whole(features);
     for i in (0..whole).step_by(LANES) {
-        sums.add::<T, false>(rows, i..i + LANES, of_weight, of_bias);
+        sums.add::<T, false>(rows, i..i + LANES, weight_grad, bias_grad);
     }
     if whole < features {
-        sums.add::<T, true>(rows, whole..features, of_weight, of_bias);
+        sums.add::<T, true>(rows, whole..features, weight_grad, bias_grad);
     }
     let mean = |sum: V| V::splat(sum.sum() / features as f32);
     let with_z = sums.with_z.map(mean);
@@ -204,8 +204,8 @@ fn at<V: Lanes, T: Number, const TAIL: bool>(
     scale: V,
 ) -> (V, V) {
     let z = read::<V, T, TAIL>(&rows.sum[place.clone()]).sub(mean).mul(scale);
-    let mut grad = read::<V, T, TAIL>(&rows.of_normed[place.clone()]);
-    if let Some(twin) = rows.of_twin {
+    let mut grad = read::<V, T, TAIL>(&rows.normed_grad[place.clone()]);
+    if let Some(twin) = rows.twin_grad {
         // Rounded, as where libtorch adds them: so blocks that are computed again, between which
         // it does, give the same.
         let sum = grad.add(read::<V, T, TAIL>(&twin[place]));
@@ -222,24 +222,24 @@ impl<V: Lanes, const R: usize> RowSums<V, R> {
         &mut self,
         rows: GradRows<'_, T>,
         columns: std::ops::Range<usize>,
-        of_weight: &mut [f32],
-        of_bias: &mut [f32],
+        weight_grad: &mut [f32],
+        bias_grad: &mut [f32],
     ) {
         let features = rows.weight.len();
         let weight = read::<V, T, TAIL>(&rows.weight[columns.clone()]);
-        let mut of_weight_sum = read::<V, f32, TAIL>(&of_weight[columns.clone()]);
-        let mut of_bias_sum = read::<V, f32, TAIL>(&of_bias[columns.clone()]);
+        let mut weight_grad_sum = read::<V, f32, TAIL>(&weight_grad[columns.clone()]);
+        let mut bias_grad_sum = read::<V, f32, TAIL>(&bias_grad[columns.clone()]);
         for row in 0..R {
             let place = row * features + columns.start..row * features + columns.end;
             let (z, grad) = at::<V, T, TAIL>(rows, place, self.means[row], self.scales[row]);
             let weighted = grad.mul(weight);
             self.plain[row] = self.plain[row].add(weighted);
             self.with_z[row] = weighted.mul_add(z, self.with_z[row]);
-            of_weight_sum = grad.mul_add(z, of_weight_sum);
-            of_bias_sum = of_bias_sum.add(grad);
+            weight_grad_sum = grad.mul_add(z, weight_grad_sum);
+            bias_grad_sum = bias_grad_sum.add(grad);
         }
-        write::<V, f32, TAIL>(of_weight_sum, &mut of_weight[columns.clone()]);
-        write::<V, f32, TAIL>(of_bias_sum, &mut of_bias[columns]);
+        write::<V, f32, TAIL>(weight_grad_sum, &mut weight_grad[columns.clone()]);
+        write::<V, f32, TAIL>(bias_grad_sum, &mut bias_grad[columns]);
     }
 }
 
@@ -260,9 +260,9 @@ fn write_columns<V: Lanes, T: Number, const R: usize, const TAIL: bool>(
         let (z, grad) = at::<V, T, TAIL>(rows, place.clone(), mean, scale);
         let off = z.mul_add(with_z[row], plain[row]);
         let found = grad.mul(weight).sub(off).mul(scale);
-        let found = match rows.of_sum {
+        let found = match rows.sum_grad {
             None => found,
-            Some(of_sum) => found.add(read::<V, T, TAIL>(&of_sum[place.clone()])),
+            Some(sum_grad) => found.add(read::<V, T, TAIL>(&sum_grad[place.clone()])),
         };
         write::<V, T, TAIL>(found, &mut out[place]);
     }

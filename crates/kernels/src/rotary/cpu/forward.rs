@@ -63,13 +63,13 @@ fn forward_places<V: Lanes, T: Number>(
                 Some(_) => inverse_rms::<V, T>(x, tables.eps),
                 None => 1.0,
             };
-            let of_x = Turn { x, angles, weight: tables.weight, scale: V::splat(scale) };
+            let x_grad = Turn { x, angles, weight: tables.weight, scale: V::splat(scale) };
             let half = features / 2;
             for first in (0..whole(half)).step_by(LANES) {
-                of_x.write::<false>(first..first + LANES, out);
+                x_grad.write::<false>(first..first + LANES, out);
             }
             if whole(half) < half {
-                of_x.write::<true>(whole(half)..half, out);
+                x_grad.write::<true>(whole(half)..half, out);
             }
         }
     }
