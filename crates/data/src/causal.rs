@@ -72,7 +72,7 @@ impl CausalBatches {
     }
 
     /// Appends one sequence: what the model sees to `grid`, what is to follow to `next`.
-    fn push_sequence(&self, shown: Shown, grid: &mut Grid, next: &mut Grid) {
+    fn push_sequence(&self, shown: Shown, grid: &mut Grid, next: &mut Grid) -> Result<()> {
         let end = i64::from(self.end_of_text);
         let shard = self.sequences.shard();
         for piece in self.sequences.pieces(shown.sequence) {
@@ -80,16 +80,17 @@ impl CausalBatches {
             let ends = shard.offsets().binary_search(&(stop as u64)).is_ok();
             grid.push_piece(piece.len() + 1, |ids| {
                 ids[0] = end;
-                shard.tokens(piece).copy_to(&mut ids[1..]);
-            });
+                shard.read(piece, &mut ids[1..])
+            })?;
             next.push_piece(stop - start + 1, |ids| {
                 let seen = if ends { stop } else { stop + 1 };
-                shard.tokens(start..seen).copy_to(&mut ids[..seen - start]);
                 ids[seen - start..].fill(end);
-            });
+                shard.read(start..seen, &mut ids[..seen - start])
+            })?;
         }
         grid.end_sequence();
         next.end_sequence();
+        Ok(())
     }
 }
 
@@ -101,7 +102,7 @@ impl BatchSource for CausalBatches {
         let mut grid = Grid::new(layout, Padding::Apart, columns, self.end_of_text.into());
         let mut next = Grid::new(layout, Padding::Apart, columns, IGNORED);
         for shown in self.sequences.of_batch(index)? {
-            self.push_sequence(shown, &mut grid, &mut next);
+            self.push_sequence(shown, &mut grid, &mut next)?;
         }
         Ok(CausalBatch {
             rows: grid.rows,

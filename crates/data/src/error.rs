@@ -26,6 +26,14 @@ pub enum Error {
         /// What is wrong with it and what was expected.
         reason: String,
     },
+    /// A file that should be text is not.
+    #[error("{}: {reason}", path.display())]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// Which byte is at fault, and what to do.
+        reason: String,
+    },
     /// A tokenizer can't be read, trained, or used for masked language modelling.
     #[error("tokenizer {origin}: {reason}")]
     Tokenizer {
@@ -93,6 +101,10 @@ impl Error {
     /// Adds what was done to which file to a system error.
     pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { doing, path: path.to_owned(), source }
+    }
+
+    pub(crate) fn corpus(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Corpus { path: path.to_owned(), reason: reason.into() }
     }
 
     pub(crate) fn setting(

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Result;
+
 /// How pieces lie in rows. A batch holds the same pieces either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -63,10 +65,17 @@ impl Grid {
     }
 
     /// Appends a piece of `length` tokens, which `write` fills in, all of them 0 before.
-    pub(crate) fn push_piece(&mut self, length: usize, write: impl FnOnce(&mut [i64])) {
+    ///
+    /// # Errors
+    /// What `write` answers.
+    pub(crate) fn push_piece(
+        &mut self,
+        length: usize,
+        write: impl FnOnce(&mut [i64]) -> Result<()>,
+    ) -> Result<()> {
         let start = self.ids.len();
         self.ids.resize(start + length, 0);
-        write(&mut self.ids[start..]);
+        write(&mut self.ids[start..])?;
         self.positions.extend(0..length as i64);
         self.documents.resize(start + length, self.pieces);
         self.pieces += 1;
@@ -74,6 +83,7 @@ impl Grid {
         if self.layout == Layout::Padded {
             self.end_row();
         }
+        Ok(())
     }
 
     /// Ends a sequence, whose pieces share a row where the layout is packed.

@@ -1,14 +1,15 @@
 //! From plain text to batches: masked tokens, next tokens, corrupted spans.
 //!
 //! A corpus is read once: a tokenizer is trained on it or loaded, and its tokens go to shards in a
-//! cache. Training maps those into memory and makes batches of them, each a pure function of the
-//! seed and its number, on threads that run ahead of the model.
+//! cache. Batches are made of those, each a pure function of the seed and its number, on threads
+//! that run ahead of the model.
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | [`corpus`] | text files, read in pieces of whole documents |
+//! | [`text`] | the one reader of text: UTF-8 and UTF-16 |
+//! | [`corpus`] | text files, read in pieces of bounded size |
 //! | [`tokenizer`] | WordPiece, byte-level BPE, Unigram: trained, or loaded from a model folder |
-//! | [`shard`] | tokens on disk, mapped into memory |
+//! | [`shard`] | tokens on disk |
 //! | [`prepare`](mod@prepare) | corpus and tokenizer to a cached dataset |
 //! | [`summary`] | numbers of a dataset that took a pass over its tokens |
 //! | [`progress`] | how far a preparation is |
@@ -29,7 +30,7 @@
 //!
 //! use bert4rs_data::{
 //!     DatasetOptions, Layout, MlmBatches, MlmOptions, Objective, Prefetcher, TokenizerChoice,
-//!     prepare,
+//!     TokenizerTraining, prepare,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,7 +42,7 @@
 //!     &DatasetOptions {
 //!         corpus: vec![text],
 //!         objective: Objective::MaskedTokens,
-//!         tokenizer: TokenizerChoice::Train { vocab_size: 100 },
+//!         tokenizer: TokenizerChoice::Train(TokenizerTraining::new(100)),
 //!         held_out_fraction: 0.1,
 //!         cache: folder.path().join("cache"),
 //!     },
@@ -81,8 +82,10 @@ pub mod shard;
 pub mod spans;
 mod split;
 pub mod summary;
+pub mod text;
 pub mod tokenizer;
 pub mod unigram;
+mod verified;
 
 pub use batch::{CausalBatch, MlmBatch, SpanBatch, TokenBatch};
 pub use causal::{CausalBatches, CausalOptions};
@@ -99,6 +102,8 @@ pub use progress::{Phase, Progress};
 pub use shard::TokenShard;
 pub use spans::{SpanBatches, SpanOptions};
 pub use summary::DatasetSummary;
+pub use text::read_text;
 pub use tokenizer::{
-    ModelTokenizer, Objective, SpanTokens, SpecialTokens, TextTokenizer, Vocabulary,
+    ModelTokenizer, Objective, SpanTokens, SpecialTokens, TextTokenizer, TokenizerTraining,
+    Vocabulary,
 };

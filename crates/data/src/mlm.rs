@@ -114,9 +114,9 @@ impl MlmBatches {
     }
 
     /// Appends one sequence.
-    fn push_sequence(&self, shown: Shown, grid: &mut Grid, masked: &mut Masked) {
+    fn push_sequence(&self, shown: Shown, grid: &mut Grid, masked: &mut Masked) -> Result<()> {
         let start = grid.ids.len();
-        self.lay_out(shown.sequence, grid);
+        self.lay_out(shown.sequence, grid)?;
         let mut random = self.sequences.mask_stream(shown);
         let count = self.options.masked_per_sequence();
         // Padding between pieces is special and takes no random numbers, so that the masks are
@@ -126,20 +126,22 @@ impl MlmBatches {
             masked.positions.push((start + position) as i64);
             masked.labels.push(label);
         }
+        Ok(())
     }
 
     /// Appends the positions of one sequence, unmasked.
-    fn lay_out(&self, sequence: usize, grid: &mut Grid) {
+    fn lay_out(&self, sequence: usize, grid: &mut Grid) -> Result<()> {
         let special = &self.vocabulary.special;
         for piece in self.sequences.pieces(sequence) {
             let last = piece.len() + 1;
             grid.push_piece(last + 1, |ids| {
                 ids[0] = i64::from(special.cls);
-                self.sequences.shard().tokens(piece).copy_to(&mut ids[1..last]);
                 ids[last] = i64::from(special.sep);
-            });
+                self.sequences.shard().read(piece, &mut ids[1..last])
+            })?;
         }
         grid.end_sequence();
+        Ok(())
     }
 }
 
@@ -159,7 +161,7 @@ impl BatchSource for MlmBatches {
         let mut grid = Grid::new(self.options.layout, Padding::Apart, columns, pad.into());
         let mut masked = Masked::default();
         for shown in self.sequences.of_batch(index)? {
-            self.push_sequence(shown, &mut grid, &mut masked);
+            self.push_sequence(shown, &mut grid, &mut masked)?;
         }
         Ok(MlmBatch {
             rows: grid.rows,

@@ -64,7 +64,7 @@ impl Packing {
     /// Packs documents, of which number `i` has the tokens `offsets[i]..offsets[i + 1]`.
     ///
     /// # Errors
-    /// A length below [`MIN_PIECE`], and documents without a token.
+    /// A length below [`MIN_PIECE`], and documents without a token to train on.
     pub fn new(
         offsets: &[u64],
         framing: Framing,
@@ -89,7 +89,7 @@ impl Packing {
                 left -= framing.length(piece);
             }
         }
-        if starts.is_empty() {
+        if starts.is_empty() && last == LastSequence::DropPartial {
             return Err(Error::setting("the number of tokens", 0, "at least 1"));
         }
         let partial = left >= MIN_PIECE as u64;
@@ -104,7 +104,7 @@ impl Packing {
         self.starts.len()
     }
 
-    /// Always false: documents without a token are refused.
+    /// Whether there is none: of documents without a token, where the last sequence is padded.
     pub fn is_empty(&self) -> bool {
         self.starts.is_empty()
     }

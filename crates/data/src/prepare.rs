@@ -17,25 +17,24 @@ use crate::shard::{self, TokenShard};
 use crate::split::DatasetSplit;
 use crate::summary::DatasetSummary;
 use crate::tokenizer::{
-    CacheStore, Objective, TextTokenizer, encode_chunk, tokenizer_file, train_tokenizer,
+    CacheStore, Objective, TextTokenizer, TokenizerFiles, TokenizerTraining, encode_fragments,
+    train_tokenizer,
 };
+use crate::verified::verify_changed;
 
 /// Changes whenever the same inputs would give another dataset.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const TOKENIZER: &str = "tokenizer.json";
 const TRAIN: &str = "train.tokens";
 const HELD_OUT: &str = "held_out.tokens";
 const SUMMARY: &str = "summary.json";
 
 /// Which tokenizer to use.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum TokenizerChoice {
     /// One trained on the corpus.
-    Train {
-        /// The most tokens it may have.
-        vocab_size: usize,
-    },
-    /// One from a `tokenizer.json`, a `vocab.txt`, or a folder with one of them.
+    Train(TokenizerTraining),
+    /// One of a file or a model folder, as [`TextTokenizer::load`] takes.
     Load(PathBuf),
 }
 
@@ -48,8 +47,8 @@ pub struct DatasetOptions {
     pub objective: Objective,
     /// Which tokenizer to use.
     pub tokenizer: TokenizerChoice,
-    /// The share of documents that is held out: above 0, at most 0.5. At least one document is
-    /// held out and at least one is not.
+    /// The share of documents that is held out: from 0, where none is, to 0.5. At least one document
+    /// is held out and at least one is not; of a single document, its end is.
     pub held_out_fraction: f64,
     /// The folder that keeps datasets. It is made if it is missing.
     pub cache: PathBuf,
@@ -66,6 +65,8 @@ pub struct Dataset {
     pub held_out: Arc<TokenShard>,
     /// Numbers that took a pass over the data.
     pub summary: DatasetSummary,
+    /// What a user should know before training: files that were left out, unknown tokens.
+    pub notes: Vec<String>,
     /// Its folder in the cache.
     pub folder: PathBuf,
 }
@@ -75,17 +76,18 @@ pub struct Dataset {
 /// `progress` is called on this thread, only while a dataset is made.
 ///
 /// # Errors
-/// What [`Corpus::open`] and [`TextTokenizer::load`] refuse; text that is not UTF-8; a corpus of
-/// fewer than two documents; a cache folder that can't be written or holds a damaged dataset.
+/// What [`Corpus::open`] and [`TextTokenizer::load`] refuse; text that is not UTF-8; a corpus
+/// without a document, or that changes while it is read; a cache folder that can't be written or
+/// holds a damaged dataset.
 pub fn prepare(options: &DatasetOptions, progress: &mut dyn FnMut(Progress)) -> Result<Dataset> {
     let fraction = options.held_out_fraction;
-    if !(fraction > 0.0 && fraction <= 0.5) {
-        return Err(Error::setting("the held-out fraction", fraction, "above 0 and at most 0.5"));
+    if !(0.0..=0.5).contains(&fraction) {
+        return Err(Error::setting("the held-out fraction", fraction, "from 0 to 0.5"));
     }
     let corpus = Corpus::open(&options.corpus)?;
     let folder = options.cache.join(key(&corpus, options)?);
     if folder.is_dir() {
-        return open(&folder);
+        return open(&folder, &corpus, progress);
     }
     fs::create_dir_all(&options.cache)
         .map_err(Error::io("create the cache folder", &options.cache))?;
@@ -93,12 +95,13 @@ pub fn prepare(options: &DatasetOptions, progress: &mut dyn FnMut(Progress)) -> 
     if !folder.is_dir() {
         make(&corpus, options, &folder, progress)?;
     }
-    open(&folder)
+    open(&folder, &corpus, progress)
 }
 
 /// The name of a dataset: a hash of all that decides its contents.
 ///
-/// A file of the corpus counts as unchanged if its path, length and time are.
+/// A file of the corpus counts as unchanged if its path, length, time and samples of its contents
+/// are.
 fn key(corpus: &Corpus, options: &DatasetOptions) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| {
@@ -110,15 +113,18 @@ fn key(corpus: &Corpus, options: &DatasetOptions) -> Result<String> {
     add(&options.held_out_fraction.to_le_bytes());
     add(options.objective.name().as_bytes());
     match &options.tokenizer {
-        TokenizerChoice::Train { vocab_size } => {
+        TokenizerChoice::Train(training) => {
             add(b"train");
-            add(&(*vocab_size as u64).to_le_bytes());
+            add(&(training.vocab_size as u64).to_le_bytes());
+            add(&training.character_coverage.to_le_bytes());
+            add(&[training.byte_fallback.into()]);
         }
         TokenizerChoice::Load(path) => {
-            let file = tokenizer_file(path)?;
             add(b"load");
-            add(file.extension().unwrap_or_default().as_encoded_bytes());
-            add(&fs::read(&file).map_err(Error::io("read the tokenizer", &file))?);
+            for (name, contents) in TokenizerFiles::find(path)?.contents()? {
+                add(name.as_bytes());
+                add(&contents);
+            }
         }
     }
     for file in corpus.files() {
@@ -126,6 +132,7 @@ fn key(corpus: &Corpus, options: &DatasetOptions) -> Result<String> {
         add(file.path.as_os_str().as_encoded_bytes());
         add(&file.bytes.to_le_bytes());
         add(&since.as_nanos().to_le_bytes());
+        add(&file.samples);
     }
     Ok(hasher.finalize().to_hex()[..16].to_owned())
 }
@@ -145,16 +152,19 @@ fn lock(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<File> {
 }
 
 /// Opens a dataset that was made before; if it can't be used, its folder is to be deleted.
-fn open(folder: &Path) -> Result<Dataset> {
-    read(folder)
-        .map_err(|error| Error::Cache { folder: folder.to_owned(), reason: error.to_string() })
+fn open(folder: &Path, corpus: &Corpus, progress: &mut dyn FnMut(Progress)) -> Result<Dataset> {
+    let mut dataset = read(folder, progress)
+        .map_err(|error| Error::Cache { folder: folder.to_owned(), reason: error.to_string() })?;
+    dataset.notes = corpus.notes();
+    dataset.notes.extend(dataset.summary.notes());
+    Ok(dataset)
 }
 
-fn read(folder: &Path) -> Result<Dataset> {
+fn read(folder: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Dataset> {
     let path = folder.join(TOKENIZER);
     let json = fs::read(&path).map_err(Error::io("read the tokenizer", &path))?;
     let fingerprint = *blake3::hash(&json).as_bytes();
-    let tokenizer = TextTokenizer::from_bytes(&path, &json)?;
+    let tokenizer = TextTokenizer::from_json(&path, &json)?;
     let shard = |name| {
         let shard = TokenShard::open(&folder.join(name))?;
         if *shard.fingerprint() == fingerprint {
@@ -165,7 +175,11 @@ fn read(folder: &Path) -> Result<Dataset> {
     };
     let (train, held_out) = (shard(TRAIN)?, shard(HELD_OUT)?);
     let summary = DatasetSummary::read(&folder.join(SUMMARY))?;
-    Ok(Dataset { tokenizer, train, held_out, summary, folder: folder.to_owned() })
+    verify_changed(folder, &[&train, &held_out], tokenizer.vocab_size(), &mut |done, total| {
+        progress(Progress { phase: Phase::Verify, done, total });
+    })?;
+    let notes = Vec::new();
+    Ok(Dataset { tokenizer, train, held_out, summary, notes, folder: folder.to_owned() })
 }
 
 /// Makes the dataset beside its final place and renames it. If that fails, nothing is left behind.
@@ -197,8 +211,8 @@ fn fill(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
     let tokenizer = match &options.tokenizer {
-        TokenizerChoice::Train { vocab_size } => {
-            train_tokenizer(corpus, options.objective, *vocab_size, progress)?
+        TokenizerChoice::Train(training) => {
+            train_tokenizer(corpus, options.objective, *training, progress)?
         }
         TokenizerChoice::Load(path) => TextTokenizer::load(path)?,
     };
@@ -210,14 +224,15 @@ fn fill(
     let caches = CacheStore::default();
     ordered_parallel(
         corpus.chunks(),
-        |chunk| Ok((encode_chunk(&tokenizer, &caches, &chunk.text)?, chunk.bytes)),
+        |chunk| Ok((encode_fragments(&tokenizer, &caches, &chunk.fragments)?, chunk.bytes)),
         |(encoded, bytes)| {
-            for document in encoded.documents() {
-                split.push(document)?;
+            for fragment in encoded.iter() {
+                split.push(&fragment)?;
             }
             meter.advance(bytes, progress);
             Ok(())
         },
     )?;
+    corpus.check_unchanged()?;
     split.finish(corpus)?.write(&folder.join(SUMMARY))
 }

@@ -13,6 +13,8 @@ pub enum Phase {
     TrainTokenizer,
     /// Writing the tokens of all documents, in bytes of text.
     Tokenize,
+    /// Comparing a prepared dataset with its checksums, in tokens.
+    Verify,
 }
 
 impl Phase {
@@ -23,6 +25,7 @@ impl Phase {
             Self::CountWords => "counting words",
             Self::TrainTokenizer => "training the tokenizer",
             Self::Tokenize => "tokenizing",
+            Self::Verify => "verifying the prepared tokens",
         }
     }
 }

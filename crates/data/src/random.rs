@@ -23,6 +23,13 @@ pub(crate) fn stream(purpose: Purpose, seed: u64, epoch: u64, sequence: u64) -> 
     ChaCha8Rng::from_seed(key)
 }
 
+/// A number in `[0, 1)` that looks random and depends on `text` alone.
+pub(crate) fn unit_hash_of_text(text: &str) -> f64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..8]);
+    unit(u64::from_le_bytes(bytes))
+}
+
 /// A number in `[0, 1)` that looks random and depends on `index` alone (SplitMix64's output
 /// function, <https://prng.di.unimi.it/splitmix64.c>).
 pub(crate) fn unit_hash(index: u64) -> f64 {
@@ -30,5 +37,10 @@ pub(crate) fn unit_hash(index: u64) -> f64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^= z >> 31;
-    (z >> 11) as f64 / (1u64 << 53) as f64
+    unit(z)
+}
+
+/// The upper 53 bits as a fraction.
+fn unit(bits: u64) -> f64 {
+    (bits >> 11) as f64 / (1u64 << 53) as f64
 }

@@ -108,13 +108,13 @@ impl SpanBatches {
     }
 
     /// The corrupted pieces of a sequence.
-    fn corrupted(&self, shown: Shown) -> Vec<Corrupted> {
+    fn corrupted(&self, shown: Shown) -> Result<Vec<Corrupted>> {
         let mut random = self.sequences.mask_stream(shown);
         let corrupt = |piece: std::ops::Range<usize>| {
             let mut text = vec![0; piece.len()];
-            self.sequences.shard().tokens(piece).copy_to(&mut text);
+            self.sequences.shard().read(piece, &mut text)?;
             let lengths = self.options.noise.draw(text.len(), &mut random);
-            corrupt(&text, &lengths, &self.tokens)
+            Ok(corrupt(&text, &lengths, &self.tokens))
         };
         self.sequences.pieces(shown.sequence).map(corrupt).collect()
     }
@@ -168,7 +168,8 @@ impl BatchSource for SpanBatches {
 
     fn batch(&self, index: u64) -> Result<SpanBatch> {
         let shown = self.sequences.of_batch(index)?;
-        let sequences: Vec<_> = shown.into_iter().map(|shown| self.corrupted(shown)).collect();
+        let sequences =
+            shown.into_iter().map(|shown| self.corrupted(shown)).collect::<Result<Vec<_>>>()?;
         let (layout, pad) = (self.options.layout, i64::from(self.tokens.pad));
         let (columns, target_columns) =
             (self.options.sequence_length, self.target_columns(&sequences));
@@ -178,13 +179,20 @@ impl BatchSource for SpanBatches {
         let mut labels = Grid::new(layout, Padding::WithLast, target_columns, IGNORED);
         for pieces in &sequences {
             for piece in pieces {
-                source.push_piece(piece.source.len(), |ids| ids.copy_from_slice(&piece.source));
+                source.push_piece(piece.source.len(), |ids| {
+                    ids.copy_from_slice(&piece.source);
+                    Ok(())
+                })?;
                 let target = &piece.target;
-                labels.push_piece(target.len(), |ids| ids.copy_from_slice(target));
+                labels.push_piece(target.len(), |ids| {
+                    ids.copy_from_slice(target);
+                    Ok(())
+                })?;
                 decoder.push_piece(target.len(), |ids| {
                     ids[0] = pad;
                     ids[1..].copy_from_slice(&target[..target.len() - 1]);
-                });
+                    Ok(())
+                })?;
             }
             source.end_sequence();
             decoder.end_sequence();

@@ -1,101 +1,156 @@
 //! Which documents are held out, and the two token files that a corpus is split into.
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use crate::corpus::Corpus;
 use crate::error::Result;
-use crate::random::unit_hash;
-use crate::shard::ShardWriter;
+use crate::shard::{ShardWriter, TokenShard};
 use crate::summary::DatasetSummary;
-use crate::tokenizer::TextTokenizer;
+use crate::tokenizer::{EncodedFragment, TextTokenizer};
 use crate::unigram;
+
+/// Tokens that are copied at a time.
+const COPY_TOKENS: usize = 1 << 20;
 
 /// Two token files, filled from one stream of documents.
 ///
-/// A document's number decides by chance where it goes. The newest one waits until the next comes,
-/// so that the last can go where it is needed if chance left one side empty.
-pub(crate) struct DatasetSplit {
+/// A document's own text decides by a hash where it goes: a corpus that grows moves no document
+/// from one side to the other, and equal documents are on one side.
+pub(crate) struct DatasetSplit<'a> {
+    tokenizer: &'a TextTokenizer,
+    fraction: f64,
+    paths: [PathBuf; 2],
     train: CountedShard,
     held_out: CountedShard,
-    fraction: f64,
-    waiting: Option<Vec<u32>>,
-    /// The number of the document that waits.
-    number: u64,
+    /// Whether the document that is open is held out.
+    holds_out: bool,
 }
 
+/// A token file that is being written, and how often it has each token.
 struct CountedShard {
     writer: ShardWriter,
     counts: Vec<u64>,
+    document_is_open: bool,
 }
 
 impl CountedShard {
-    fn push(&mut self, tokens: &[u32]) -> Result<()> {
+    fn create(path: &Path, tokenizer: &TextTokenizer) -> Result<Self> {
+        let size = tokenizer.vocab_size();
+        let writer = ShardWriter::create(path, size, tokenizer.fingerprint()?)?;
+        Ok(Self { writer, counts: vec![0; size], document_is_open: false })
+    }
+
+    fn append(&mut self, tokens: &[u32]) -> Result<()> {
         for &id in tokens {
             self.counts[id as usize] += 1;
         }
-        self.writer.push(tokens)
+        self.document_is_open |= !tokens.is_empty();
+        self.writer.append(tokens)
     }
 
-    fn is_empty(&self) -> bool {
-        self.writer.document_count() == 0
+    /// Ends the document that is open, unless it has no token.
+    fn end_document(&mut self) {
+        if std::mem::take(&mut self.document_is_open) {
+            self.writer.end_document();
+        }
+    }
+
+    /// Appends the tokens `range` of another file.
+    fn copy(&mut self, from: &TokenShard, range: Range<usize>) -> Result<()> {
+        for start in range.clone().step_by(COPY_TOKENS) {
+            self.append(&from.tokens(start..range.end.min(start + COPY_TOKENS))?)?;
+        }
+        Ok(())
     }
 }
 
-impl DatasetSplit {
+impl<'a> DatasetSplit<'a> {
     /// Begins the files `train` and `held_out`; the latter gets about `fraction` of the documents.
     pub(crate) fn create(
         train: &Path,
         held_out: &Path,
-        tokenizer: &TextTokenizer,
+        tokenizer: &'a TextTokenizer,
         fraction: f64,
     ) -> Result<Self> {
-        let size = tokenizer.vocab_size();
-        let fingerprint = tokenizer.fingerprint()?;
-        let side = |path| -> Result<CountedShard> {
-            let writer = ShardWriter::create(path, size, fingerprint)?;
-            Ok(CountedShard { writer, counts: vec![0; size] })
-        };
-        let (train, held_out) = (side(train)?, side(held_out)?);
-        Ok(Self { train, held_out, fraction, waiting: None, number: 0 })
+        Ok(Self {
+            tokenizer,
+            fraction,
+            paths: [train.to_owned(), held_out.to_owned()],
+            train: CountedShard::create(train, tokenizer)?,
+            held_out: CountedShard::create(held_out, tokenizer)?,
+            holds_out: false,
+        })
     }
 
-    /// Adds a document, which is not empty.
-    pub(crate) fn push(&mut self, tokens: &[u32]) -> Result<()> {
-        let Some(previous) = self.waiting.replace(tokens.to_vec()) else {
-            return Ok(());
-        };
-        let side = if self.is_held_out() { &mut self.held_out } else { &mut self.train };
-        self.number += 1;
-        side.push(&previous)
+    /// Adds a document, or goes on with it.
+    pub(crate) fn push(&mut self, fragment: &EncodedFragment<'_>) -> Result<()> {
+        if let Some(chance) = fragment.begins_document {
+            self.open_side().end_document();
+            self.holds_out = chance < self.fraction;
+        }
+        self.open_side().append(fragment.tokens)
     }
 
-    /// Whether chance holds out the document that waits.
-    fn is_held_out(&self) -> bool {
-        unit_hash(self.number) < self.fraction
+    fn open_side(&mut self) -> &mut CountedShard {
+        if self.holds_out { &mut self.held_out } else { &mut self.train }
     }
 
-    /// Places the last document and gives both files their names.
+    /// Gives both files their names.
     ///
     /// # Errors
-    /// Fewer than two documents; a full disk.
+    /// No documents, or a single token where some are to be held out; a full disk.
     pub(crate) fn finish(mut self, corpus: &Corpus) -> Result<DatasetSummary> {
-        let last = self.waiting.take().ok_or_else(|| corpus.no_documents())?;
-        let side = match (self.train.is_empty(), self.held_out.is_empty()) {
-            (true, true) => return Err(corpus.only_one_document()),
-            (true, false) => &mut self.train,
-            (false, true) => &mut self.held_out,
-            (false, false) if self.is_held_out() => &mut self.held_out,
-            (false, false) => &mut self.train,
-        };
-        side.push(&last)?;
+        self.open_side().end_document();
+        let documents = |side: &CountedShard| side.writer.document_count();
+        let (train, held_out) = (documents(&self.train), documents(&self.held_out));
+        if train + held_out == 0 {
+            return Err(corpus.no_documents());
+        }
+        let divides = self.fraction > 0.0 && (train == 0 || held_out == 0);
+        let split_within_document = divides && train + held_out == 1;
+        if divides {
+            self = self.divide(corpus, train > 0)?;
+        }
         let (train, held_out) = (&self.train.counts, &self.held_out.counts);
         let all: Vec<u64> = train.iter().zip(held_out).map(|(a, b)| a + b).collect();
+        let total: u64 = all.iter().sum();
+        let unknown = self.tokenizer.unknown_id();
         let summary = DatasetSummary {
             unigram_entropy: unigram::entropy(&all),
-            held_out_unigram_loss: unigram::cross_entropy(train, held_out),
+            held_out_unigram_loss: (held_out.iter().any(|&count| count > 0))
+                .then(|| unigram::cross_entropy(train, held_out)),
+            unknown_share: unknown.map(|id| all[id as usize] as f64 / total as f64),
+            split_within_document,
         };
         self.train.writer.finish()?;
         self.held_out.writer.finish()?;
         Ok(summary)
+    }
+
+    /// Where chance gave all documents to one side: the last one is held out, or, of a single
+    /// document, its end.
+    fn divide(self, corpus: &Corpus, all_in_train: bool) -> Result<Self> {
+        let [train, held_out] = &self.paths;
+        let side = if all_in_train { self.train } else { self.held_out };
+        let all = side.writer.finish()?;
+        let mut split = Self::create(train, held_out, self.tokenizer, self.fraction)?;
+        let (documents, tokens) = (all.document_count(), all.token_count());
+        let held_out_begin = match documents {
+            1 => tokens - ((self.fraction * tokens as f64).round() as usize).max(1),
+            _ => all.offsets()[documents - 1] as usize,
+        };
+        if held_out_begin == 0 {
+            return Err(corpus.too_short_to_hold_out());
+        }
+        for document in all.offsets().windows(2) {
+            let (start, end) = (document[0] as usize, document[1] as usize);
+            let border = held_out_begin.clamp(start, end);
+            split.train.copy(&all, start..border)?;
+            split.train.end_document();
+            split.held_out.copy(&all, border..end)?;
+            split.held_out.end_document();
+        }
+        Ok(split)
     }
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use bert4rs_data::{Dataset, DatasetOptions, Objective, Progress, TokenizerChoice};
+use bert4rs_data::{
+    Dataset, DatasetOptions, Objective, Progress, TokenizerChoice, TokenizerTraining,
+};
 
 use crate::config::{Config, Family};
 use crate::error::{Error, Result};
@@ -14,7 +16,11 @@ use crate::error::{Error, Result};
 pub(crate) fn prepare(config: &Config, progress: &mut dyn FnMut(Progress)) -> Result<Dataset> {
     let vocab_size = config.model.vocab_size as usize;
     let tokenizer = match config.data.tokenizer.as_str() {
-        "train" => TokenizerChoice::Train { vocab_size },
+        "train" => TokenizerChoice::Train(TokenizerTraining {
+            vocab_size,
+            character_coverage: config.data.character_coverage,
+            byte_fallback: config.data.byte_fallback,
+        }),
         path => TokenizerChoice::Load(PathBuf::from(path)),
     };
     let objective = match config.model.family {

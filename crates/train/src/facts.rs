@@ -17,9 +17,14 @@ impl Facts {
     /// The same with lines about `dataset`.
     pub(crate) fn describing(mut self, dataset: &Dataset) -> Self {
         let (train, held_out) = (&dataset.train, &dataset.held_out);
+        let unknown = match dataset.summary.unknown_share {
+            Some(share) => format!(", {:.2}% unknown tokens", 100.0 * share),
+            None => String::new(),
+        };
         self.description = vec![
             format!(
-                "data       {:.2} M tokens in {} documents, {} documents held out, vocabulary {}",
+                "data       {:.2} M tokens in {} documents, {} documents held out, \
+                 vocabulary {}{unknown}",
                 train.token_count() as f64 / 1e6,
                 train.document_count(),
                 held_out.document_count(),
@@ -30,6 +35,7 @@ impl Facts {
                 self.unigram_entropy
             ),
         ];
+        self.description.extend(dataset.notes.iter().map(|note| format!("note       {note}")));
         self
     }
 }

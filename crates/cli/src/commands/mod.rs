@@ -17,6 +17,7 @@ pub(crate) mod train;
 use std::io::Write;
 use std::path::Path;
 
+use bert4rs_data::read_text;
 use bert4rs_tensor_core::Error as Core;
 use bert4rs_train::Result;
 
@@ -39,8 +40,7 @@ fn refuse(path: &Path, reason: impl Into<String>) -> bert4rs_train::Error {
 fn texts_of(texts: &[String], file: Option<&Path>) -> Result<Vec<String>> {
     let mut all = texts.to_vec();
     if let Some(path) = file {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Core::Io { path: path.to_owned(), source })?;
+        let text = read_text(path)?;
         all.extend(text.lines().map(str::to_owned));
         if all.is_empty() {
             return Err(refuse(path, "is empty; expected a text a line"));

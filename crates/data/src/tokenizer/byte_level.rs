@@ -9,7 +9,8 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::bad;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::text::read_text;
 
 /// The token that begins and ends GPT-2's texts.
 pub(super) const END_OF_TEXT: &str = "<|endoftext|>";
@@ -17,11 +18,9 @@ pub(super) const END_OF_TEXT: &str = "<|endoftext|>";
 /// A tokenizer with GPT-2's steps around the vocabulary and merges in two files.
 pub(super) fn read(vocabulary: &Path, merges: &Path, prefix_space: bool) -> Result<Tokenizer> {
     let origin = vocabulary.display().to_string();
-    let read =
-        |path: &Path| std::fs::read_to_string(path).map_err(Error::io("read the tokenizer", path));
-    let vocab: AHashMap<String, u32> = serde_json::from_str(&read(vocabulary)?)
+    let vocab: AHashMap<String, u32> = serde_json::from_str(&read_text(vocabulary)?)
         .map_err(|error| bad(&origin, format!("not a JSON object of tokens to ids: {error}")))?;
-    let pairs = parse_merges(merges, &read(merges)?)?;
+    let pairs = parse_merges(merges, &read_text(merges)?)?;
     let model = BPE::builder()
         .vocab_and_merges(vocab, pairs)
         .build()

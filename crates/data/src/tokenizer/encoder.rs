@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::TextTokenizer;
-use crate::corpus::{documents, joined};
+use crate::corpus::Fragment;
 use crate::error::Result;
+use crate::random::unit_hash_of_text;
 
 /// Words remembered by a thread. Frequent words come early, so that those beyond are rare.
 const CACHE_WORDS: usize = 1 << 20;
@@ -15,42 +16,53 @@ pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split([' ', '\t', '\n', '\r']).filter(|word| !word.is_empty())
 }
 
-/// Documents as tokens, end to end.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct EncodedDocuments {
+/// Fragments of documents as tokens, end to end.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(crate) struct EncodedFragments {
     tokens: Vec<u32>,
-    /// Where each document ends in `tokens`; none is empty.
-    ends: Vec<usize>,
+    /// Where each fragment ends in `tokens`, and its [chance](EncodedFragment::begins_document).
+    ends: Vec<(usize, Option<f64>)>,
 }
 
-impl EncodedDocuments {
-    /// The tokens of each document.
-    pub(crate) fn documents(&self) -> impl Iterator<Item = &[u32]> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, &end)| &self.tokens[start..end])
+/// A document as tokens, or a part of one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct EncodedFragment<'a> {
+    pub(crate) tokens: &'a [u32],
+    /// Where a document begins, a number in `[0, 1)` that looks random and depends on its text
+    /// alone: on its first 64 KiB.
+    pub(crate) begins_document: Option<f64>,
+}
+
+impl EncodedFragments {
+    /// The fragments, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = EncodedFragment<'_>> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|&(end, _)| end));
+        starts.zip(&self.ends).map(|(start, &(end, begins_document))| EncodedFragment {
+            tokens: &self.tokens[start..end],
+            begins_document,
+        })
     }
 }
 
-/// Encodes the documents in `text`, leaving out those without a token.
-pub(crate) fn encode_chunk(
+/// Encodes fragments, each by itself.
+pub(crate) fn encode_fragments(
     tokenizer: &TextTokenizer,
     caches: &CacheStore,
-    text: &str,
-) -> Result<EncodedDocuments> {
-    let mut encoded = EncodedDocuments::default();
+    fragments: &[Fragment],
+) -> Result<EncodedFragments> {
+    let mut encoded = EncodedFragments::default();
     let mut cache = caches.take();
     let by_word = tokenizer.splits_at_spaces();
-    for document in documents(text) {
+    for fragment in fragments {
         if by_word {
-            for word in words(document) {
+            for word in words(&fragment.text) {
                 cache.encode(tokenizer, word, &mut encoded.tokens)?;
             }
         } else {
-            encoded.tokens.extend(tokenizer.encode(&joined(document))?);
+            encoded.tokens.extend(tokenizer.encode(&fragment.text)?);
         }
-        if encoded.tokens.len() > encoded.ends.last().copied().unwrap_or(0) {
-            encoded.ends.push(encoded.tokens.len());
-        }
+        let chance = fragment.begins_document.then(|| unit_hash_of_text(&fragment.text));
+        encoded.ends.push((encoded.tokens.len(), chance));
     }
     caches.give_back(cache);
     Ok(encoded)
@@ -119,25 +131,22 @@ mod tests {
     }
 
     fn check_encoding_by(tokenizer: &TextTokenizer, text: &str) {
-        let expected: Vec<Vec<u32>> = documents(text)
-            .map(|document| tokenizer.encode(&joined(document)).unwrap())
-            .filter(|tokens| !tokens.is_empty())
-            .collect();
+        let expected = tokenizer.encode(text).unwrap();
         let caches = CacheStore::default();
+        let fragment = Fragment { text: text.to_owned(), begins_document: true };
         for _ in 0..2 {
-            let encoded = encode_chunk(tokenizer, &caches, text).unwrap();
-            let found: Vec<Vec<u32>> = encoded.documents().map(<[u32]>::to_vec).collect();
-            assert_eq!(found, expected, "tokens of {text:?}");
+            let encoded =
+                encode_fragments(tokenizer, &caches, std::slice::from_ref(&fragment)).unwrap();
+            assert_eq!(encoded.iter().next().unwrap().tokens, expected, "tokens of {text:?}");
         }
     }
 
     #[test]
     fn words_that_no_token_spans_are_encoded_alone() {
         check_encoding("");
-        check_encoding("The cat sat.\n\nA mat [MASK] [SEP]mat\u{301} \u{85} x\u{85}y");
+        check_encoding("The cat sat. A mat [MASK] [SEP]mat\u{301} \u{85} x\u{85}y");
         check_encoding(&"a".repeat(300));
-        // A document whose only character is removed has no token and is left out.
-        check_encoding("cat\n\n\u{200b}\n\nmat");
+        check_encoding("cat \u{200b} mat");
     }
 
     #[test]
@@ -152,9 +161,9 @@ mod tests {
         let spanning = json.replace(special, &added);
         let other_steps = json.replace("BertPreTokenizer", "WhitespaceSplit");
         for json in [spanning, other_steps] {
-            let tokenizer = TextTokenizer::from_bytes("t.json".as_ref(), json.as_bytes()).unwrap();
+            let tokenizer = TextTokenizer::from_json("t.json".as_ref(), json.as_bytes()).unwrap();
             assert!(!tokenizer.splits_at_spaces());
-            check_encoding_by(&tokenizer, "The cat\nsat on. a mat.\n\nA cat sat.\n");
+            check_encoding_by(&tokenizer, "The cat sat on. a mat. A cat sat.");
         }
     }
 

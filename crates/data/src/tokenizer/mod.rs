@@ -1,29 +1,31 @@
 //! From text to token ids, by tokenizers that are trained here or loaded.
 
+mod bert_steps;
 mod byte_level;
 mod encoder;
 mod export;
+mod files;
 mod model_folder;
 mod objective;
 mod sentence_piece;
 mod train;
-mod train_byte_level;
-mod train_unigram;
 mod vocab_txt;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
+use bert4rs_tensor_core::error::panic_text;
 use serde::{Deserialize, Serialize};
-use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
+use tokenizers::{ModelWrapper, NormalizerWrapper, Tokenizer};
 
 use crate::error::{Error, Result};
 
-pub(crate) use encoder::{CacheStore, encode_chunk};
+pub(crate) use encoder::{CacheStore, EncodedFragment, encode_fragments};
 pub use export::CONFIG_FILE;
+pub(crate) use files::TokenizerFiles;
 pub use model_folder::{ModelTokenizer, SpecialNames, TextStream};
 pub use objective::{Objective, SpanTokens};
-pub use train::train_tokenizer;
+pub use train::{SAMPLE_BYTES, TokenizerTraining, train_tokenizer};
 
 /// Ids of the tokens that are no text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,29 +72,24 @@ pub struct TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Reads a `tokenizer.json`, a `vocab.txt`, or a folder that holds one of them (the first is
-    /// preferred).
+    /// Reads what model folders hold: `tokenizer.json`, `spiece.model` of T5, `vocab.json` and
+    /// `merges.txt` of GPT-2, `vocab.txt` of BERT. `path` is one of them, or a folder, of which the
+    /// first in this order is taken, as its `tokenizer_config.json` has it.
     ///
     /// Padding and truncation in a `tokenizer.json` are switched off. A `vocab.txt` lower-cases
-    /// text unless it holds a token with one of the letters A to Z.
+    /// text unless it holds a token with one of the letters A to Z, or its folder says otherwise.
     ///
     /// # Errors
     /// A missing or malformed file.
     pub fn load(path: &Path) -> Result<Self> {
-        let file = tokenizer_file(path)?;
-        let bytes = fs::read(&file).map_err(Error::io("read the tokenizer", &file))?;
-        Self::from_bytes(&file, &bytes)
+        let files = TokenizerFiles::find(path)?;
+        Self::from_inner(files.read(&files.config()?)?, files.origin())
     }
 
-    /// Reads a tokenizer from the contents of `file`.
-    pub(crate) fn from_bytes(file: &Path, bytes: &[u8]) -> Result<Self> {
+    /// Reads a tokenizer from the contents of `file`, a `tokenizer.json`.
+    pub(crate) fn from_json(file: &Path, json: &[u8]) -> Result<Self> {
         let origin = file.display().to_string();
-        let inner = if file.extension().is_some_and(|extension| extension == "txt") {
-            vocab_txt::parse(&origin, bytes, None)?
-        } else {
-            parse_json(&origin, bytes)?
-        };
-        Self::from_inner(inner, origin)
+        Self::from_inner(parse_json(&origin, json)?, origin)
     }
 
     fn from_inner(mut inner: Tokenizer, origin: String) -> Result<Self> {
@@ -100,6 +97,7 @@ impl TextTokenizer {
         inner.with_truncation(None).map_err(|error| bad(&origin, error.to_string()))?;
         // `[MASK]` in a corpus is five ordinary characters and a word, not a mask.
         inner.set_encode_special_tokens(true);
+        check_steps(&origin, &inner)?;
         let size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
         Ok(Self { inner, size, origin })
     }
@@ -141,6 +139,14 @@ impl TextTokenizer {
         self.size
     }
 
+    /// The token that stands for text that the vocabulary can't spell, unless it spells everything.
+    pub fn unknown_id(&self) -> Option<u32> {
+        match self.inner.get_model() {
+            ModelWrapper::Unigram(model) if model.byte_fallback() => None,
+            _ => SpecialNames::usual(&self.inner).unk.and_then(|name| self.id(&name)),
+        }
+    }
+
     /// Writes a `tokenizer.json` that Hugging Face's `PreTrainedTokenizerFast` loads. Equal
     /// tokenizers give equal bytes.
     ///
@@ -173,36 +179,33 @@ impl TextTokenizer {
     fn splits_at_spaces(&self) -> bool {
         let bert_steps =
             matches!(self.inner.get_normalizer(), Some(NormalizerWrapper::BertNormalizer(_)))
-                && matches!(
-                    self.inner.get_pre_tokenizer(),
-                    Some(PreTokenizerWrapper::BertPreTokenizer(_))
-                );
+                && bert_steps::cuts_words_apart(self.inner.get_pre_tokenizer());
         let added = self.inner.get_added_tokens_decoder();
         bert_steps && !added.values().any(|token| token.content.contains(char::is_whitespace))
     }
 }
 
-/// The file that `path` means.
-pub(crate) fn tokenizer_file(path: &Path) -> Result<PathBuf> {
-    let metadata = fs::metadata(path).map_err(Error::io("read the tokenizer", path))?;
-    if !metadata.is_dir() {
-        return Ok(path.to_owned());
+/// Reads a `tokenizer.json`. Some that can't be used make the `tokenizers` crate panic.
+fn parse_json(origin: &str, bytes: &[u8]) -> Result<Tokenizer> {
+    let expected = "expected a tokenizer.json of Hugging Face";
+    match catch_unwind(|| Tokenizer::from_bytes(bytes)) {
+        Ok(parsed) => parsed.map_err(|error| bad(origin, format!("{error}; {expected}"))),
+        Err(payload) => Err(bad(origin, format!("{}; {expected}", panic_text(&*payload)))),
     }
-    ["tokenizer.json", "vocab.txt"]
-        .map(|name| path.join(name))
-        .into_iter()
-        .find(|file| file.is_file())
-        .ok_or_else(|| {
-            let origin = path.display().to_string();
-            bad(&origin, "this folder holds neither tokenizer.json nor vocab.txt")
-        })
 }
 
-fn parse_json(origin: &str, bytes: &[u8]) -> Result<Tokenizer> {
-    Tokenizer::from_bytes(bytes).map_err(|error| {
-        let reason = format!("{error}; expected a tokenizer.json of Hugging Face");
-        bad(origin, reason)
-    })
+/// Refuses a tokenizer whose steps fail or panic on any text.
+fn check_steps(origin: &str, tokenizer: &Tokenizer) -> Result<()> {
+    let run = || {
+        let ids = tokenizer.encode_fast("a b", true)?.get_ids().to_vec();
+        tokenizer.decode(&ids, true).map(drop)
+    };
+    let reason = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error.to_string(),
+        Err(payload) => panic_text(&*payload),
+    };
+    Err(bad(origin, format!("can't encode or decode any text: {reason}")))
 }
 
 fn bad(origin: &str, reason: impl Into<String>) -> Error {

@@ -1,13 +1,13 @@
 //! The tokenizer of a model folder, whichever files it has.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 use tokenizers::{ModelWrapper, Tokenizer};
 
-use super::{bad, byte_level, sentence_piece, vocab_txt};
-use crate::error::{Error, Result};
+use super::files::TokenizerFiles;
+use super::{bad, byte_level, check_steps};
+use crate::error::Result;
 
 /// A model's own tokenizer, for text in and text out.
 #[derive(Debug, Clone)]
@@ -110,11 +110,13 @@ impl ModelTokenizer {
     /// # Errors
     /// None of these, or one that is malformed.
     pub fn load(folder: &Path) -> Result<Self> {
-        let config = read_config(&folder.join("tokenizer_config.json"))?;
-        let (origin, mut inner) = read_any(folder, &config)?;
+        let files = TokenizerFiles::find(folder)?;
+        let (origin, config) = (files.origin(), files.config()?);
+        let mut inner = files.read(&config)?;
         let truncation = inner.get_truncation().map(|truncation| truncation.max_length);
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| bad(&origin, error.to_string()))?;
+        check_steps(&origin, &inner)?;
         let mut names = SpecialNames::usual(&inner);
         names.overlay(&config);
         // transformers writes 1e30 for "no limit".
@@ -221,45 +223,4 @@ impl<'a> TextStream<'a> {
         let text = self.tokenizer.decode(&self.ids[self.start..])?;
         Ok(text.get(self.shown..).unwrap_or_default().to_owned())
     }
-}
-
-/// The tokenizer of the first files that are there, and where it was read from.
-fn read_any(folder: &Path, config: &Value) -> Result<(String, Tokenizer)> {
-    let file = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
-    let read = |path: &Path| fs::read(path).map_err(Error::io("read the tokenizer", path));
-    let flag = |key: &str| config[key].as_bool();
-    let bpe = [("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")]
-        .into_iter()
-        .find_map(|(vocabulary, merges)| Some((file(vocabulary)?, file(merges)?)));
-    if let Some(path) = file("tokenizer.json") {
-        let origin = path.display().to_string();
-        let tokenizer = super::parse_json(&origin, &read(&path)?)?;
-        Ok((origin, tokenizer))
-    } else if let Some(path) = file("spiece.model") {
-        let origin = path.display().to_string();
-        let tokenizer = sentence_piece::parse(&origin, &read(&path)?)?;
-        Ok((origin, tokenizer))
-    } else if let Some((vocabulary, merges)) = bpe {
-        let prefix_space = flag("add_prefix_space").unwrap_or(false);
-        let tokenizer = byte_level::read(&vocabulary, &merges, prefix_space)?;
-        Ok((vocabulary.display().to_string(), tokenizer))
-    } else if let Some(path) = file("vocab.txt") {
-        let origin = path.display().to_string();
-        let tokenizer = vocab_txt::parse(&origin, &read(&path)?, flag("do_lower_case"))?;
-        Ok((origin, tokenizer))
-    } else {
-        let reason = "this folder has no tokenizer; expected tokenizer.json, spiece.model, \
-                      vocab.json and merges.txt, or vocab.txt";
-        Err(bad(&folder.display().to_string(), reason))
-    }
-}
-
-/// An object, empty where there is no such file.
-fn read_config(path: &Path) -> Result<Value> {
-    if !path.exists() {
-        return Ok(Value::Null);
-    }
-    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-    serde_json::from_str(&text)
-        .map_err(|error| bad(&path.display().to_string(), format!("not JSON: {error}")))
 }

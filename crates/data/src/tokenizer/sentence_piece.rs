@@ -2,11 +2,12 @@
 //! protobuf (`sentencepiece_model.proto`). With the steps that transformers' T5 puts around it.
 
 use prost::Message;
+use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::{Precompiled, Replace, Sequence, Strip};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer};
+use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, Tokenizer, decoders};
 
 use super::bad;
 use crate::error::Result;
@@ -36,6 +37,8 @@ struct Piece {
 struct TrainerSpec {
     #[prost(int32, optional, tag = "3")]
     model: Option<i32>,
+    #[prost(bool, optional, tag = "35")]
+    byte_fallback: Option<bool>,
 }
 
 #[derive(Message)]
@@ -52,6 +55,11 @@ const USER_DEFINED: i32 = 4;
 const UNIGRAM: i32 = 1;
 /// T5's sentinels, which its file does not hold: 99 to 0 after the last piece.
 const SENTINELS: usize = 100;
+
+/// The token of a byte, for what the vocabulary has no characters for.
+pub(super) fn byte_token(byte: u8) -> String {
+    format!("<0x{byte:02X}>")
+}
 
 /// A tokenizer with T5's steps around the vocabulary in `bytes`.
 pub(super) fn parse(origin: &str, bytes: &[u8]) -> Result<Tokenizer> {
@@ -78,7 +86,8 @@ pub(super) fn parse(origin: &str, bytes: &[u8]) -> Result<Tokenizer> {
     }
     let added = file.pieces.iter().filter(|piece| kind_of(piece) == USER_DEFINED).map(text_of);
     let added: Vec<String> = added.collect();
-    let model = Unigram::from(vocabulary, unknown, false)
+    let byte_fallback = file.trainer.and_then(|spec| spec.byte_fallback).unwrap_or(false);
+    let model = Unigram::from(vocabulary, unknown, byte_fallback)
         .map_err(|error| bad(origin, error.to_string()))?;
     let charsmap = file.normalizer.and_then(|spec| spec.charsmap).unwrap_or_default();
     let mut normalizers = Vec::new();
@@ -99,6 +108,7 @@ pub(super) fn with_steps(
     added: Vec<String>,
 ) -> Result<Tokenizer> {
     let fail = |error: &dyn std::fmt::Display| bad(origin, error.to_string());
+    let spells_bytes = model.byte_fallback();
     let mut tokenizer = Tokenizer::new(model);
     let spaces = Replace::new(
         tokenizers::normalizers::replace::ReplacePattern::Regex(" {2,}".into()),
@@ -109,7 +119,13 @@ pub(super) fn with_steps(
     tokenizer.with_normalizer(Some(Sequence::new(normalizers))).map_err(|error| fail(&error))?;
     let metaspace = || Metaspace::new('\u{2581}', PrependScheme::Always, true);
     tokenizer.with_pre_tokenizer(Some(metaspace()));
-    tokenizer.with_decoder(Some(metaspace()));
+    tokenizer.with_decoder(Some(match spells_bytes {
+        true => DecoderWrapper::from(decoders::sequence::Sequence::new(vec![
+            ByteFallback::new().into(),
+            metaspace().into(),
+        ])),
+        false => metaspace().into(),
+    }));
     if let Some(end) = tokenizer.token_to_id("</s>") {
         let template = TemplateProcessing::builder()
             .try_single("$A </s>")

@@ -1,21 +1,24 @@
 //! BERT's first tokenizer format: one token a line, its id the line's number.
 
+use std::path::Path;
+
 use ahash::AHashMap;
 use tokenizers::Tokenizer;
 use tokenizers::models::wordpiece::WordPiece;
 
-use super::train::bert_tokenizer;
+use super::bert_steps::{LongWords, with_steps};
 use super::{SpecialTokens, bad};
 use crate::error::Result;
+use crate::text::decode_text;
 
-/// A tokenizer with BERT's usual steps around the vocabulary in `bytes`. Where `lower_case` is not
+/// A tokenizer with BERT's usual steps around the vocabulary in `bytes`, read from `file`. Where `lower_case` is not
 /// said, text is lower-cased unless a token has one of A to Z.
-pub(super) fn parse(origin: &str, bytes: &[u8], lower_case: Option<bool>) -> Result<Tokenizer> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|error| bad(origin, format!("byte {} is not UTF-8", error.valid_up_to())))?;
+pub(super) fn parse(file: &Path, bytes: &[u8], lower_case: Option<bool>) -> Result<Tokenizer> {
+    let origin = &file.display().to_string();
+    let text = decode_text(file, bytes)?;
     let mut vocab = AHashMap::new();
     let mut all_lower = true;
-    for (id, line) in text.strip_suffix('\n').unwrap_or(text).split('\n').enumerate() {
+    for (id, line) in text.strip_suffix('\n').unwrap_or(&text).split('\n').enumerate() {
         let token = line.strip_suffix('\r').unwrap_or(line);
         if let Some(first) = vocab.insert(token.to_owned(), id as u32) {
             let reason = format!(
@@ -41,5 +44,5 @@ pub(super) fn parse(origin: &str, bytes: &[u8], lower_case: Option<bool>) -> Res
         .into_iter()
         .filter(|text| tokenizers::Model::token_to_id(&model, text).is_some())
         .collect();
-    bert_tokenizer(origin, model, lower_case.unwrap_or(all_lower), &special)
+    with_steps(origin, model, lower_case.unwrap_or(all_lower), LongWords::Unknown, &special)
 }

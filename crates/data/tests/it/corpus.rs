@@ -1,4 +1,8 @@
-use bert4rs_data::{Corpus, prepare};
+use std::os::unix::fs::symlink;
+
+use bert4rs_data::{
+    Corpus, DatasetOptions, Objective, TokenizerChoice, TokenizerTraining, prepare,
+};
 use tempfile::tempdir;
 
 use crate::sample::{assert_error, options, text, write};
@@ -13,8 +17,8 @@ fn folders_give_their_txt_files_sorted_at_any_depth() {
     let root = folder.path().canonicalize().unwrap();
     let found: Vec<_> =
         corpus.files().iter().map(|file| file.path.strip_prefix(&root).unwrap()).collect();
-    assert_eq!(found, ["a/deep/er.txt", "a/z.txt", "b.txt"].map(std::path::Path::new));
-    assert_eq!(corpus.bytes(), 12);
+    assert_eq!(found, ["a/deep/er.txt", "a/z.txt", "b.txt", "c.TXT"].map(std::path::Path::new));
+    assert_eq!(corpus.bytes(), 16);
 }
 
 #[test]
@@ -50,7 +54,7 @@ fn check_refused(contents: &[u8], parts: &[&str]) {
 #[test]
 fn what_is_no_text_is_refused_with_its_place() {
     check_refused(b" \n\n\t\n", &["no file of this corpus holds a document"]);
-    check_refused(b"one document\nof two lines\n", &["only one document", "blank lines"]);
+    check_refused(b"x", &["a single token", "data.held_out = 0"]);
     check_refused(b"text\n\nbin\0ary\n", &["byte 9 is NUL", "expected UTF-8 text"]);
     check_refused(b"text\n\ncaf\xe9\n", &["byte 9 is not UTF-8", "iconv"]);
     // The bad byte lies in another piece than the first, and behind a character of two bytes.
@@ -72,7 +76,7 @@ fn a_byte_order_mark_and_carriage_returns_are_no_text() {
     let windows = write(folder.path(), "windows.txt", windows);
     let tokens = |path| {
         let dataset = prepare(&options(folder.path(), path), &mut |_| {}).unwrap();
-        dataset.train.tokens(0..dataset.train.token_count()).to_vec()
+        dataset.train.tokens(0..dataset.train.token_count()).unwrap()
     };
     assert_eq!(tokens(path), tokens(windows));
 }
@@ -93,4 +97,54 @@ fn pieces_never_split_a_document() {
     };
     let longest = lengths(&dataset.train).into_iter().chain(lengths(&dataset.held_out)).max();
     assert_eq!(longest, Some(500_000));
+}
+
+#[test]
+fn what_is_left_out_of_a_folder_is_said() {
+    let folder = tempdir().unwrap();
+    for name in ["a.txt", ".hidden.txt", ".git/b.txt", "c.pdf", "d.pdf", "deep/e.txt"] {
+        write(folder.path(), name, "text");
+    }
+    symlink(folder.path().join("nowhere"), folder.path().join("broken.txt")).unwrap();
+    symlink(folder.path().join("deep"), folder.path().join("again")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe.txt")).status();
+    assert!(made.unwrap().success());
+    let corpus = Corpus::open(&[folder.path().to_owned()]).unwrap();
+    assert_eq!(corpus.files().len(), 2);
+    let notes = corpus.notes().join("\n");
+    for expected in [
+        "2 files with another ending than .txt",
+        "c.pdf, the first of them",
+        "2 hidden files and folders",
+        "1 links to nothing",
+        "1 links to folders",
+        "1 pipes, sockets and devices",
+    ] {
+        assert!(notes.contains(expected), "{notes:?} lacks {expected:?}");
+    }
+    let pipe = folder.path().join("pipe.txt");
+    assert_error(Corpus::open(&[pipe]), &["pipe.txt", "is a pipe, expected a file"]);
+    let hidden = folder.path().join(".hidden.txt");
+    assert_eq!(Corpus::open(&[hidden]).unwrap().files().len(), 1, "named, it is taken");
+}
+
+#[test]
+fn a_long_document_has_the_tokens_that_it_would_have_as_a_whole() {
+    let folder = tempdir().unwrap();
+    // Ten times what is encoded at once, on one line.
+    let contents = text(9000).replace('\n', " ");
+    assert!(contents.len() > 10 * (64 << 10));
+    for objective in [Objective::MaskedTokens, Objective::NextTokens, Objective::Spans] {
+        let corpus = write(folder.path(), "long.txt", &contents);
+        let tokenizer = TokenizerChoice::Train(TokenizerTraining::new(400));
+        let options = DatasetOptions {
+            objective,
+            tokenizer,
+            held_out_fraction: 0.0,
+            ..options(folder.path(), corpus)
+        };
+        let dataset = prepare(&options, &mut |_| {}).unwrap();
+        let expected = dataset.tokenizer.encode(contents.trim()).unwrap();
+        assert!(dataset.train.document(0).unwrap() == expected, "{objective:?}");
+    }
 }

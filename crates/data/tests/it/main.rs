@@ -4,12 +4,14 @@
 
 mod causal;
 mod corpus;
+mod fuzz;
 mod mlm;
 mod model_tokenizer;
 mod packing;
 mod prefetch;
 mod prepare;
 mod sample;
+mod scripts;
 mod shard;
 mod spans;
 mod tokenizer;

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use bert4rs_data::ModelTokenizer;
 use bert4rs_data::tokenizer::TextStream;
+use bert4rs_data::{ModelTokenizer, TextTokenizer};
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -158,4 +158,39 @@ fn published_files_give_published_ids() {
     assert_eq!(ids(&load("bert"), "hello world"), [101, 7592, 2088, 102]);
     let gpt2 = [15496, 995, 11, 428, 318, 402, 11571, 12, 17, 0];
     assert_eq!(ids(&load("gpt2"), "Hello world, this is GPT-2!"), gpt2);
+}
+
+#[test]
+fn text_to_train_on_is_encoded_by_what_model_folders_hold() {
+    let vectors = |name: &str| vectors(name);
+    for (path, text) in [
+        (vectors("t5"), "naive text"),
+        (vectors("t5").join("spiece.model"), "naive text"),
+        (vectors("gpt2"), "naive text"),
+        (vectors("gpt2").join("vocab.json"), "naive text"),
+        (vectors("bert_cased"), "Naive text"),
+    ] {
+        let loaded = TextTokenizer::load(&path).unwrap();
+        let folder = if path.is_dir() { path.clone() } else { path.parent().unwrap().to_owned() };
+        let whole = ModelTokenizer::load(&folder).unwrap().encode(text).unwrap();
+        let ids = loaded.encode(text).unwrap();
+        assert!(!ids.is_empty() && whole.windows(ids.len()).any(|part| part == ids), "{path:?}");
+    }
+}
+
+#[test]
+fn tokenizers_that_make_their_crate_panic_are_refused() {
+    let folder = tempdir().unwrap();
+    load("bert_lower").save_folder(folder.path(), 64).unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let good: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let check = |change: fn(&mut Value)| {
+        let mut json = good.clone();
+        change(&mut json);
+        std::fs::write(&path, json.to_string()).unwrap();
+        assert_error(ModelTokenizer::load(folder.path()), &["tokenizer.json"]);
+    };
+    check(|json| json["post_processor"]["special_tokens"] = serde_json::json!({}));
+    check(|json| json["decoder"] = serde_json::json!({"type": "ByteLevel", "trim_offsets": 3}));
+    check(|json| json["decoder"] = serde_json::json!({"type": "WordPiece"}));
 }

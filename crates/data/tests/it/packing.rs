@@ -44,11 +44,12 @@ fn only_a_full_or_lonely_last_sequence_is_kept() {
 #[test]
 fn what_can_not_be_packed_is_refused() {
     let pack = |lengths: &[u64], length| {
-        Packing::new(&offsets(lengths), Framing::ClsSep, length, LastSequence::Pad)
+        Packing::new(&offsets(lengths), Framing::ClsSep, length, LastSequence::DropPartial)
     };
     assert_error(pack(&[9], 7), &["the sequence length is 7", "at least 8"]);
     assert_error(pack(&[], 16), &["the number of tokens is 0"]);
     assert_error(pack(&[0, 0], 16), &["the number of tokens is 0"]);
+    assert!(pieces(&[], 16, LastSequence::Pad).is_empty(), "nothing may be held out");
 }
 
 proptest! {

@@ -2,9 +2,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use bert4rs_data::shard::ShardWriter;
 use bert4rs_data::unigram::{cross_entropy, entropy};
 use bert4rs_data::{
-    Dataset, DatasetOptions, Objective, Phase, TokenShard, TokenizerChoice, prepare,
+    Dataset, DatasetOptions, Layout, MlmBatches, MlmOptions, Objective, Phase, TokenShard,
+    TokenizerChoice, TokenizerTraining, prepare,
 };
 use tempfile::tempdir;
 
@@ -29,13 +31,13 @@ fn a_dataset_is_made_once_with_progress() {
         let last = reports.iter().rfind(|report| report.phase == phase).unwrap();
         assert_eq!(last.done, last.total, "{phase:?}");
     }
-    made.train.verify().unwrap();
-    made.held_out.verify().unwrap();
+    made.train.verify(120).unwrap();
+    made.held_out.verify(120).unwrap();
 
     let opened = prepare(&options, &mut |_| panic!("made again")).unwrap();
     assert_eq!(opened.folder, made.folder);
     assert_eq!(opened.summary, made.summary);
-    let tokens = |shard: &TokenShard| shard.tokens(0..shard.token_count()).to_vec();
+    let tokens = |shard: &TokenShard| shard.tokens(0..shard.token_count()).unwrap();
     assert_eq!(tokens(&opened.train), tokens(&made.train));
 }
 
@@ -57,7 +59,7 @@ fn documents_are_split_in_two_in_order() {
         let shards = [train, held_out];
         let side = (0..2).find(|&side| {
             next[side] < shards[side].document_count()
-                && shards[side].document(next[side]).to_vec() == document
+                && shards[side].document(next[side]).unwrap() == document
         });
         next[side.expect("each document comes next on one side")] += 1;
     }
@@ -106,7 +108,7 @@ fn whatever_decides_the_contents_decides_the_folder() {
     let first = silent(&options).folder;
     let check_other = |options: &DatasetOptions| assert_ne!(silent(options).folder, first);
     check_other(&DatasetOptions { held_out_fraction: 0.2, ..options.clone() });
-    let tokenizer = TokenizerChoice::Train { vocab_size: 100 };
+    let tokenizer = TokenizerChoice::Train(TokenizerTraining::new(100));
     check_other(&DatasetOptions { tokenizer, ..options.clone() });
     let tokenizer = TokenizerChoice::Load(first.join("tokenizer.json"));
     check_other(&DatasetOptions { tokenizer, ..options.clone() });
@@ -131,7 +133,7 @@ fn unigram_losses_are_those_of_the_tokens() {
     let dataset = silent(&options(folder.path(), write(folder.path(), "corpus.txt", text(300))));
     let count = |shard: &TokenShard| {
         let mut counts = vec![0; dataset.tokenizer.vocab_size()];
-        for id in shard.tokens(0..shard.token_count()).to_vec() {
+        for id in shard.tokens(0..shard.token_count()).unwrap() {
             counts[id as usize] += 1;
         }
         counts
@@ -140,7 +142,10 @@ fn unigram_losses_are_those_of_the_tokens() {
     let all: Vec<u64> = train.iter().zip(&held_out).map(|(a, b)| a + b).collect();
     let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
     assert!(close(dataset.summary.unigram_entropy, entropy(&all)));
-    assert!(close(dataset.summary.held_out_unigram_loss, cross_entropy(&train, &held_out)));
+    assert!(close(
+        dataset.summary.held_out_unigram_loss.unwrap(),
+        cross_entropy(&train, &held_out)
+    ));
 }
 
 #[test]
@@ -215,10 +220,10 @@ fn a_cache_that_can_not_be_written_is_named() {
 fn fractions_that_can_not_be_used_are_refused() {
     let folder = tempdir().unwrap();
     let options = options(folder.path(), write(folder.path(), "corpus.txt", text(10)));
-    for fraction in [0.0, -0.1, 0.51, f64::NAN] {
+    for fraction in [-0.1, 0.51, f64::NAN] {
         let options = DatasetOptions { held_out_fraction: fraction, ..options.clone() };
         let value = format!("the held-out fraction is {fraction}");
-        assert_error(prepare(&options, &mut |_| {}), &[&value, "at most 0.5"]);
+        assert_error(prepare(&options, &mut |_| {}), &[&value, "from 0 to 0.5"]);
     }
 }
 
@@ -233,4 +238,143 @@ fn a_tokenizer_that_lacks_what_the_objective_needs_is_refused() {
     };
     assert_error(of(Objective::NextTokens), &["tokenizer.json", "lacks the token <|endoftext|>"]);
     assert_error(of(Objective::Spans), &["tokenizer.json", "lacks the token <pad>"]);
+}
+
+#[test]
+fn a_dataset_that_was_changed_is_refused() {
+    let change = |change: fn(&mut [u8])| {
+        move |folder: &Path| {
+            let path = folder.join("train.tokens");
+            let mut bytes = fs::read(&path).unwrap();
+            change(&mut bytes[128..]);
+            fs::write(path, bytes).unwrap();
+        }
+    };
+    let damaged = ["train.tokens", "does not match its checksum"];
+    check_damage(change(|tokens| tokens[7] ^= 1), &damaged);
+    check_damage(change(|tokens| tokens[..200].rotate_left(100)), &damaged);
+    let number = |folder: &Path| {
+        let path = folder.join("summary.json");
+        let json = fs::read_to_string(&path).unwrap();
+        fs::write(&path, json.replacen("entropy\": ", "entropy\": 1", 1)).unwrap();
+    };
+    check_damage(number, &["summary.json", "does not match its checksum"]);
+}
+
+#[test]
+fn a_token_that_the_vocabulary_lacks_is_refused() {
+    let replace = |folder: &Path| {
+        let good = TokenShard::open(&folder.join("train.tokens")).unwrap();
+        let path = folder.join("train.tokens");
+        let mut writer = ShardWriter::create(&path, 120, *good.fingerprint()).unwrap();
+        writer.push(&[7, 8, 60_000]).unwrap();
+        writer.finish().unwrap();
+    };
+    check_damage(replace, &["train.tokens has the token 60000", "the vocabulary is"]);
+}
+
+#[test]
+fn a_token_file_that_is_cut_short_while_it_is_used_is_an_error() {
+    let folder = tempdir().unwrap();
+    let dataset = silent(&options(folder.path(), write(folder.path(), "c.txt", text(1000))));
+    let file = fs::File::options().write(true).open(dataset.train.path()).unwrap();
+    file.set_len(1000).unwrap();
+    let count = dataset.train.token_count();
+    assert_error(dataset.train.tokens(0..count), &["train.tokens was cut short while it was in"]);
+}
+
+#[test]
+fn a_corpus_that_changes_while_it_is_read_is_refused() {
+    let folder = tempdir().unwrap();
+    let corpus = write(folder.path(), "corpus.txt", text(300));
+    let options = options(folder.path(), corpus.clone());
+    let mut changed = false;
+    let prepared = prepare(&options, &mut |progress| {
+        if progress.phase == Phase::Tokenize && !changed {
+            changed = true;
+            fs::write(&corpus, text(300).replace("cat", "dog")).unwrap();
+        }
+    });
+    assert!(changed);
+    assert_error(prepared, &["corpus.txt", "changed while it was read"]);
+}
+
+#[test]
+fn files_are_known_by_their_contents_too() {
+    let folder = tempdir().unwrap();
+    let corpus = write(folder.path(), "corpus.txt", text(100));
+    let modified = fs::metadata(&corpus).unwrap().modified().unwrap();
+    let options = options(folder.path(), corpus.clone());
+    let first = silent(&options).folder;
+    fs::write(&corpus, text(100).replace("cat", "dog")).unwrap();
+    fs::File::options().write(true).open(&corpus).unwrap().set_modified(modified).unwrap();
+    assert_ne!(silent(&options).folder, first);
+}
+
+#[test]
+fn a_corpus_of_one_document_is_split_by_position_and_said_so() {
+    let folder = tempdir().unwrap();
+    let long = text(50).replace('\n', " ");
+    let options = options(folder.path(), write(folder.path(), "corpus.txt", &long));
+    let dataset = silent(&options);
+    let (train, held_out) = (&dataset.train, &dataset.held_out);
+    assert_eq!((train.document_count(), held_out.document_count()), (1, 1));
+    let all = dataset.tokenizer.encode(long.trim()).unwrap();
+    assert_eq!(held_out.token_count(), (0.1 * all.len() as f64).round() as usize);
+    assert_eq!([train.document(0).unwrap(), held_out.document(0).unwrap()].concat(), all);
+    assert!(dataset.notes[0].contains("one document: its end is held out"), "{:?}", dataset.notes);
+    assert_eq!(silent(&options).notes, dataset.notes, "said each time");
+}
+
+#[test]
+fn nothing_held_out_is_a_choice() {
+    let folder = tempdir().unwrap();
+    let options = options(folder.path(), write(folder.path(), "corpus.txt", text(1)));
+    let dataset = silent(&DatasetOptions { held_out_fraction: 0.0, ..options });
+    assert_eq!((dataset.train.document_count(), dataset.held_out.document_count()), (1, 0));
+    assert_eq!(dataset.summary.held_out_unigram_loss, None);
+    let options = MlmOptions {
+        batch_size: 2,
+        sequence_length: 64,
+        mask_rate: 0.15,
+        layout: Layout::Packed,
+        seed: 1,
+    };
+    let vocabulary = dataset.tokenizer.vocabulary().unwrap();
+    let batches = MlmBatches::held_out(dataset.held_out, vocabulary, options).unwrap();
+    assert_eq!(batches.batches_per_epoch(), 0);
+}
+
+#[test]
+fn which_documents_are_held_out_depends_on_their_text_alone() {
+    let folder = tempdir().unwrap();
+    let held_out = |name: &str, contents: &str| -> Vec<String> {
+        let corpus = write(folder.path(), name, contents);
+        let tokenizer = TokenizerChoice::Load(
+            silent(&options(folder.path(), write(folder.path(), "t.txt", text(300)))).folder,
+        );
+        let dataset = silent(&DatasetOptions { tokenizer, ..options(folder.path(), corpus) });
+        let decode = |index| {
+            let tokens = dataset.held_out.document(index).unwrap();
+            dataset.tokenizer.decode(&tokens).unwrap()
+        };
+        (0..dataset.held_out.document_count()).map(decode).collect()
+    };
+    let first = held_out("a.txt", &text(300));
+    let grown = held_out("b.txt", &format!("a cat in front\n\n{}a dog behind", text(300)));
+    let known: Vec<&String> = grown.iter().filter(|text| first.contains(text)).collect();
+    assert_eq!(known.len(), first.len());
+}
+
+#[test]
+fn unknown_tokens_are_counted_and_warned_about() {
+    let folder = tempdir().unwrap();
+    let trained = silent(&options(folder.path(), write(folder.path(), "a.txt", text(100))));
+    assert_eq!(trained.summary.unknown_share, Some(0.0));
+    let corpus = write(folder.path(), "b.txt", "the cat 中\n\n".repeat(50));
+    let tokenizer = TokenizerChoice::Load(trained.folder);
+    let dataset = silent(&DatasetOptions { tokenizer, ..options(folder.path(), corpus) });
+    let share = dataset.summary.unknown_share.unwrap();
+    assert!((share - 1.0 / 3.0).abs() < 1e-9, "{share}");
+    assert!(dataset.notes[0].contains("33.3% of the tokens are unknown"), "{:?}", dataset.notes);
 }

@@ -2,20 +2,30 @@
 
 use std::path::{Path, PathBuf};
 
-use bert4rs_data::{Dataset, DatasetOptions, Error, Objective, TokenizerChoice, prepare};
+use bert4rs_data::{
+    Dataset, DatasetOptions, Error, Objective, TokenizerChoice, TokenizerTraining, prepare,
+};
 
 const WORDS: [&str; 16] = [
     "the", "cat", "sat", "on", "a", "mat", "and", "then", "Dogs", "barked", "at", "night", "while",
     "birds", "sang", "softly",
 ];
 
+/// Numbers that look random, the same for the same seed: a linear congruential generator.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// A number below `limit`.
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % limit
+    }
+}
+
 /// `count` documents of 1 to 40 words, the same each time.
 pub(crate) fn text(count: usize) -> String {
-    let mut state = 12345u64;
-    let mut random = move |below: u64| {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 33) % below
-    };
+    let mut random = Random(12345);
+    let mut random = move |below: u64| random.below(below);
     let mut text = String::new();
     for _ in 0..count {
         for _ in 0..=random(40) {
@@ -40,7 +50,7 @@ pub(crate) fn options(folder: &Path, corpus: PathBuf) -> DatasetOptions {
     DatasetOptions {
         corpus: vec![corpus],
         objective: Objective::MaskedTokens,
-        tokenizer: TokenizerChoice::Train { vocab_size: 120 },
+        tokenizer: TokenizerChoice::Train(TokenizerTraining::new(120)),
         held_out_fraction: 0.1,
         cache: folder.join("cache"),
     }
@@ -55,7 +65,7 @@ pub(crate) fn dataset(folder: &Path, count: usize) -> Dataset {
 /// A dataset of `count` documents in `folder`, to learn so.
 pub(crate) fn dataset_for(objective: Objective, folder: &Path, count: usize) -> Dataset {
     let corpus = write(folder, "corpus.txt", text(count));
-    let tokenizer = TokenizerChoice::Train { vocab_size: 340 };
+    let tokenizer = TokenizerChoice::Train(TokenizerTraining::new(340));
     let options = DatasetOptions { objective, tokenizer, ..options(folder, corpus) };
     prepare(&options, &mut |_| {}).unwrap()
 }

@@ -1,5 +1,5 @@
 use bert4rs_data::tokenizer::train_tokenizer;
-use bert4rs_data::{Corpus, Objective, TextTokenizer};
+use bert4rs_data::{Corpus, Objective, TextTokenizer, TokenizerTraining};
 use tempfile::tempdir;
 
 use crate::sample::{assert_error, text, write};
@@ -14,7 +14,7 @@ fn trained(vocab_size: usize) -> TextTokenizer {
 fn trained_for(objective: Objective, vocab_size: usize) -> TextTokenizer {
     let folder = tempdir().unwrap();
     let corpus = Corpus::open(&[write(folder.path(), "text.txt", text(300))]).unwrap();
-    train_tokenizer(&corpus, objective, vocab_size, &mut |_| {}).unwrap()
+    train_tokenizer(&corpus, objective, TokenizerTraining::new(vocab_size), &mut |_| {}).unwrap()
 }
 
 #[track_caller]
@@ -85,7 +85,9 @@ fn unigram_has_the_tokens_of_t5() {
     let folder = tempdir().unwrap();
     let tags = text(300) + &"</ < pad > s\n".repeat(9);
     let corpus = Corpus::open(&[write(folder.path(), "text.txt", tags)]).unwrap();
-    let tokenizer = train_tokenizer(&corpus, Objective::Spans, 340, &mut |_| {}).unwrap();
+    let tokenizer =
+        train_tokenizer(&corpus, Objective::Spans, TokenizerTraining::new(340), &mut |_| {})
+            .unwrap();
     let ids = tokenizer.encode("a </s> cat <pad>").unwrap();
     assert!(!ids.contains(&0) && !ids.contains(&1), "special tokens in text are text: {ids:?}");
     assert_error(tokenizer.end_of_text(), &["lacks the token <|endoftext|>"]);
@@ -115,9 +117,13 @@ fn vocab_txt_is_read_with_berts_steps() {
     let lower = TextTokenizer::load(&write(folder.path(), "vocab.txt", tokens)).unwrap();
     assert_eq!(lower.encode("The CATS dog").unwrap(), [5, 6, 7, 1]);
     let tokens = tokens.to_owned() + "The\n";
-    let cased = TextTokenizer::load(&write(folder.path(), "cased/vocab.txt", tokens)).unwrap();
+    let cased = TextTokenizer::load(&write(folder.path(), "cased/vocab.txt", &tokens)).unwrap();
     assert_eq!(cased.encode("The the Cat").unwrap(), [8, 5, 1]);
     assert_eq!(cased.vocab_size(), 9);
+    let windows = format!("\u{feff}{}", tokens.replace('\n', "\r\n"));
+    let windows = TextTokenizer::load(&write(folder.path(), "windows/vocab.txt", windows)).unwrap();
+    assert_eq!(windows.encode("The the Cat").unwrap(), [8, 5, 1]);
+    assert_eq!(windows.id("[PAD]"), Some(0), "a byte order mark is no part of the first token");
 }
 
 #[test]
@@ -127,7 +133,7 @@ fn what_is_no_tokenizer_for_masked_models_is_refused() {
         |name: &str, contents: &str| TextTokenizer::load(&write(folder.path(), name, contents));
     let missing = folder.path().join("missing.json");
     assert_error(TextTokenizer::load(&missing), &["missing.json", "No such file"]);
-    assert_error(TextTokenizer::load(folder.path()), &["neither tokenizer.json nor vocab.txt"]);
+    assert_error(TextTokenizer::load(folder.path()), &["this folder has no tokenizer"]);
     assert_error(load("bad.json", "{"), &["bad.json", "expected a tokenizer.json"]);
     assert_error(load("vocab.txt", "a\nb\n"), &["vocab.txt", "[UNK]", "one token a line"]);
     assert_error(load("vocab.txt", "[UNK]\nb\nb\n"), &["\"b\" is on lines 2 and 3"]);
@@ -167,7 +173,7 @@ fn a_vocabulary_too_small_to_train_is_refused() {
     let folder = tempdir().unwrap();
     let corpus = Corpus::open(&[write(folder.path(), "text.txt", "a b")]).unwrap();
     assert_error(
-        train_tokenizer(&corpus, Objective::MaskedTokens, 63, &mut |_| {}),
+        train_tokenizer(&corpus, Objective::MaskedTokens, TokenizerTraining::new(63), &mut |_| {}),
         &["is 63", "from 64"],
     );
 }

@@ -95,6 +95,10 @@ pub struct DataConfig {
     pub corpus: Vec<String>,
     /// `train`, or the path of a tokenizer.
     pub tokenizer: String,
+    /// Share of the text's characters that a trained tokenizer spells at least.
+    pub character_coverage: f64,
+    /// Whether T5's trained tokenizer spells unknown characters by their bytes.
+    pub byte_fallback: bool,
     /// Tokens of a sequence.
     pub seq_len: u32,
     /// Sequences of a batch.

@@ -157,8 +157,29 @@ impl Config {
             return Err(("data.mask_rate".into(), reason));
         }
         self.validate_spans()?;
+        self.validate_tokenizer()?;
         within("data.held_out", data.held_out, 0.0, 0.5)?;
         at_least("data.workers", data.workers.into(), 1)
+    }
+
+    /// What decides how a tokenizer is trained is refused where none is.
+    fn validate_tokenizer(&self) -> Result<(), Fault> {
+        let data = &self.data;
+        let coverage = data.character_coverage;
+        if !(coverage > 0.0 && coverage <= 1.0) {
+            let reason = format!("{coverage} is not above 0 and at most 1");
+            return Err(("data.character_coverage".into(), reason));
+        }
+        let loaded = data.tokenizer != "train";
+        if loaded && coverage != 0.9995 {
+            let reason = "data.tokenizer is not trained, but loaded; leave it out";
+            return Err(("data.character_coverage".into(), reason.into()));
+        }
+        if data.byte_fallback && (loaded || self.model.family != Family::T5) {
+            let reason = "only a tokenizer that is trained for T5 can; leave it out";
+            return Err(("data.byte_fallback".into(), reason.into()));
+        }
+        Ok(())
     }
 
     /// Only T5 has spans, and GPT hides nothing: there, other values than the default are refused.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bert4rs_data::{Dataset, DatasetOptions, Objective, TokenizerChoice};
+use bert4rs_data::{Dataset, DatasetOptions, Objective, TokenizerChoice, TokenizerTraining};
 use bert4rs_optim::OptimizerConfig;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind};
@@ -26,7 +26,7 @@ fn dataset(folder: &Path, objective: Objective) -> Dataset {
     let options = DatasetOptions {
         corpus: vec![corpus],
         objective,
-        tokenizer: TokenizerChoice::Train { vocab_size: 300 },
+        tokenizer: TokenizerChoice::Train(TokenizerTraining::new(300)),
         held_out_fraction: 0.1,
         cache: folder.join(format!("{objective:?}")),
     };

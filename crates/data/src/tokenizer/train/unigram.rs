@@ -13,64 +13,96 @@ use tokenizers::models::unigram::{Unigram, UnigramTrainer};
 use tokenizers::normalizers::unicode::NFKC;
 use tokenizers::{AddedToken, NormalizedString, Normalizer, Tokenizer};
 
-use super::bad;
-use super::objective::{SENTINELS, sentinel};
-use super::sentence_piece::with_steps;
-use super::train::{ORIGIN, Words, alphabet_limit, keep_spellable};
+use super::alphabet::{self, Alphabet};
+use super::words::{Run, Words};
+use super::{ORIGIN, TokenizerTraining};
 use crate::error::Result;
+use crate::random::unit_hash_of_text;
+use crate::tokenizer::bad;
+use crate::tokenizer::objective::{SENTINELS, sentinel};
+use crate::tokenizer::sentence_piece::{byte_token, with_steps};
 
 /// `<pad>`, `</s>` and `<unk>`.
 const FIRST: [&str; 3] = ["<pad>", "</s>", "<unk>"];
-/// Of words, the most frequent ones are looked at, so many for each token.
+/// The most frequent words are looked at: so many of them, of so many characters, for each token.
 const WORDS_PER_TOKEN: usize = 8;
+const CHARS_PER_TOKEN: usize = 64;
 /// Pieces to begin with, for each token.
 const SEEDS_PER_TOKEN: usize = 10;
 /// What begins a word.
-const SPACE: char = '\u{2581}';
+const SPACE: &str = "\u{2581}";
 /// Of tokens that are no text: text that looks like one is spelled otherwise, if its characters
 /// are known.
 const NEVER: f64 = -1000.0;
 /// The least counts that the trainer can sum up are of 32 bits.
 const MAX_COUNT_SUM: u64 = u32::MAX as u64 / 2;
 
-/// What stands between spaces once the word is in compatible normal form.
-pub(super) fn split(word: &str) -> tokenizers::Result<Vec<CompactString>> {
-    let mut normalized = NormalizedString::from(word);
+/// The words of a run in compatible normal form, each with the space before it.
+pub(super) fn split(run: &Run) -> tokenizers::Result<Vec<CompactString>> {
+    let mut normalized = NormalizedString::from(run.text.as_str());
     NFKC.normalize(&mut normalized)?;
-    let words = normalized.get().split_whitespace();
-    Ok(words.map(|word| CompactString::from(format!("{SPACE}{word}"))).collect())
+    let words = normalized.get().split_whitespace().enumerate();
+    let with_space = |(index, word)| {
+        let space = if index > 0 || run.follows_space { SPACE } else { "" };
+        CompactString::from(format!("{space}{word}"))
+    };
+    Ok(words.map(with_space).collect())
 }
 
-/// The `vocab_size` tokens that spell `words` best.
-pub(super) fn train(mut words: Words, vocab_size: usize) -> Result<Tokenizer> {
+/// The tokens that spell `words` best.
+pub(super) fn train(words: Words, training: &TokenizerTraining) -> Result<Tokenizer> {
     let fail = |error: &dyn std::fmt::Display| bad(ORIGIN, error.to_string());
-    let pieces = vocab_size - SENTINELS;
-    keep_spellable(&mut words, alphabet_limit(pieces - FIRST.len()));
-    let trainer = UnigramTrainer::builder()
-        .show_progress(false)
-        .vocab_size(pieces as u32)
-        .seed_size(SEEDS_PER_TOKEN * pieces)
-        .special_tokens(FIRST.map(|text| AddedToken::from(text, true)).to_vec())
-        .unk_token(Some(FIRST[2].to_owned()))
-        .build()
-        .map_err(|error| fail(&error))?;
-    let sentences = most_frequent(words, WORDS_PER_TOKEN * vocab_size);
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(|error| fail(&error))?;
-    let mut model = Unigram::default();
-    pool.install(|| trainer.do_train(sentences, &mut model).map(drop))
-        .map_err(|error| fail(&error))?;
-    let model = Unigram::from(ordered(&model), Some(2), false).map_err(|error| fail(&error))?;
+    let bytes = if training.byte_fallback { 256 } else { 0 };
+    let pieces = training.vocab_size - SENTINELS - bytes;
+    let room = pieces - FIRST.len();
+    let mut known = alphabet::choose(&words, training.character_coverage, room, false);
+    known.extend(SPACE.chars());
+    let words = alphabet::keep_spellable(words, &known);
+    let trained = train_pieces(words, pieces, known)?;
+    let (first, rest) = trained.split_at(FIRST.len());
+    let bytes = (0..bytes).map(|byte| (byte_token(byte as u8), NEVER));
+    let vocabulary = first.iter().cloned().chain(bytes).chain(rest.iter().cloned()).collect();
+    let model =
+        Unigram::from(vocabulary, Some(2), training.byte_fallback).map_err(|error| fail(&error))?;
     let special = FIRST.map(str::to_owned).into_iter();
     let special = special.chain((0..SENTINELS).rev().map(sentinel)).collect();
     with_steps(ORIGIN, model, vec![NFKC.into()], special, Vec::new())
 }
 
-/// The most frequent words, with counts that stay below the trainer's limit.
-fn most_frequent(words: Words, limit: usize) -> Vec<(String, u32)> {
+/// [`FIRST`], and the most useful pieces of `words`, `count` in all.
+fn train_pieces(words: Words, count: usize, alphabet: Alphabet) -> Result<Vec<(String, f64)>> {
+    let fail = |error: &dyn std::fmt::Display| bad(ORIGIN, error.to_string());
+    let trainer = UnigramTrainer::builder()
+        .show_progress(false)
+        .vocab_size(count as u32)
+        .seed_size(SEEDS_PER_TOKEN * count)
+        .initial_alphabet(alphabet.into_iter().collect())
+        .special_tokens(FIRST.map(|text| AddedToken::from(text, true)).to_vec())
+        .unk_token(Some(FIRST[2].to_owned()))
+        .build()
+        .map_err(|error| fail(&error))?;
+    let sentences = most_frequent(words, count);
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(|error| fail(&error))?;
+    let mut model = Unigram::default();
+    pool.install(|| trainer.do_train(sentences, &mut model).map(drop))
+        .map_err(|error| fail(&error))?;
+    Ok(ordered(&model))
+}
+
+/// The most frequent words, as many as `tokens` pieces are trained on, with counts that stay below
+/// the trainer's limit. Of those that are equally frequent, a hash chooses.
+fn most_frequent(words: Words, tokens: usize) -> Vec<(String, u32)> {
     let mut words: Vec<(CompactString, u64)> = words.into_iter().collect();
-    words.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    words.truncate(limit);
+    words.sort_by_cached_key(|(word, count)| {
+        (std::cmp::Reverse(*count), unit_hash_of_text(word).to_bits())
+    });
+    words.truncate(WORDS_PER_TOKEN * tokens);
+    let mut characters = 0;
+    words.retain(|(word, _)| {
+        characters += word.chars().count();
+        characters <= CHARS_PER_TOKEN * tokens
+    });
     let total: u64 = words.iter().map(|(_, count)| count).sum();
     let share = total.div_ceil(MAX_COUNT_SUM).max(1);
     words.sort();

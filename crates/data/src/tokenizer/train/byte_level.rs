@@ -13,14 +13,16 @@ use tokenizers::{
     AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer,
 };
 
-use super::bad;
-use super::byte_level::{END_OF_TEXT, with_steps};
-use super::train::{MIN_FREQUENCY, ORIGIN, Words};
+use super::words::{Run, Words};
+use super::{MIN_FREQUENCY, ORIGIN};
 use crate::error::Result;
+use crate::tokenizer::bad;
+use crate::tokenizer::byte_level::{END_OF_TEXT, with_steps};
 
-/// What GPT-2's rules make of a word with the space before it.
-pub(super) fn split(word: &str) -> tokenizers::Result<Vec<CompactString>> {
-    let mut splits = PreTokenizedString::from(format!(" {word}"));
+/// What GPT-2's rules make of a run with the space before it.
+pub(super) fn split(run: &Run) -> tokenizers::Result<Vec<CompactString>> {
+    let space = if run.follows_space { " " } else { "" };
+    let mut splits = PreTokenizedString::from(format!("{space}{}", run.text));
     ByteLevel::new(false, true, true).pre_tokenize(&mut splits)?;
     Ok(splits
         .get_splits(OffsetReferential::Normalized, OffsetType::Byte)
