@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use bert4rs_models::pooling::Pooling;
 use bert4rs_models::pretrained::LoadOptions;
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::device::DeviceChoice;
@@ -29,7 +28,7 @@ pub(crate) struct ModelFlags {
 
 impl ModelFlags {
     /// What the flags ask for, where it can be had.
-    pub(crate) fn compute(&self) -> Result<LoadOptions> {
+    pub(crate) fn options(&self) -> Result<LoadOptions> {
         let device = self.device.parse::<DeviceChoice>()?.resolve()?;
         let (precision, _) = self.precision.resolve(device);
         Ok(LoadOptions { device, kind: precision.compute_kind(), attention: self.attention })
@@ -98,7 +97,7 @@ pub(crate) struct GenerateFlags {
     /// Above 1 makes tokens that occurred less probable.
     #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) repetition_penalty: f64,
-    /// Compute all tokens again for each new one: the same text, slower.
+    /// Recompute all tokens for each new one: the same text, slower.
     #[arg(long)]
     pub(crate) no_cache: bool,
     /// Print an object a line instead: prompt, text, and the new tokens' ids.
@@ -135,12 +134,17 @@ pub(crate) struct EmbedFlags {
     /// File with a text a line.
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
-    /// mean, of all tokens' vectors, or cls, the first token's.
-    #[arg(long, default_value = "mean", value_parser = pooling)]
-    pub(crate) pooling: Pooling,
-    /// Make every vector's length 1, so that a product of two is their cosine.
+    /// cls, max, mean, mean_sqrt_len, weightedmean, lasttoken, or several joined by +; default:
+    /// what the model's 1_Pooling/config.json says, or mean.
+    #[arg(long, value_name = "MODES")]
+    pub(crate) pooling: Option<String>,
+    /// Make every vector's length 1, so that a product of two is their cosine; models whose
+    /// modules.json says so do it anyway.
     #[arg(long)]
     pub(crate) normalize: bool,
+    /// Put the prompt of that name in config_sentence_transformers.json before each text.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) prompt_name: Option<String>,
     /// Texts computed at once.
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(crate) batch_size: usize,
@@ -151,14 +155,6 @@ pub(crate) struct EmbedFlags {
     /// Replace the file that --output names.
     #[arg(long)]
     pub(crate) overwrite: bool,
-}
-
-fn pooling(text: &str) -> std::result::Result<Pooling, String> {
-    match text {
-        "mean" => Ok(Pooling::Mean),
-        "cls" => Ok(Pooling::Cls),
-        _ => Err("expected mean or cls".into()),
-    }
 }
 
 fn precision(text: &str) -> std::result::Result<Precision, String> {

@@ -2,11 +2,27 @@
 
 use crate::error::{Error, Result};
 
-/// Refuses sizes and counts below 1.
-pub(crate) fn check_positive(values: &[(&'static str, i64)]) -> Result<()> {
-    match values.iter().find(|(_, value)| *value < 1) {
-        Some((key, value)) => Err(Error::config(key, value, "must be at least 1")),
-        None => Ok(()),
+/// The most blocks of a model: several times the deepest that was published.
+pub(crate) const MOST_LAYERS: i64 = 4096;
+
+/// The largest size of an axis, so that products of two fit into 64 bits.
+const LARGEST_SIZE: i64 = i32::MAX as i64;
+
+/// Refuses sizes and counts below 1, and those that no tensor can have.
+pub(crate) fn check_sizes(values: &[(&'static str, i64)]) -> Result<()> {
+    values.iter().try_for_each(|&(key, value)| check_limit(key, value, LARGEST_SIZE))
+}
+
+/// Refuses numbers of blocks that no model has.
+pub(crate) fn check_layers(key: &'static str, count: i64) -> Result<()> {
+    check_limit(key, count, MOST_LAYERS)
+}
+
+fn check_limit(key: &'static str, value: i64, most: i64) -> Result<()> {
+    match value {
+        value if value < 1 => Err(Error::config(key, value, "must be at least 1")),
+        value if value > most => Err(Error::config(key, value, format!("must be at most {most}"))),
+        _ => Ok(()),
     }
 }
 

@@ -35,7 +35,7 @@ pub enum Error {
         /// Its name.
         name: String,
         /// The model's class in transformers.
-        architecture: &'static str,
+        architecture: String,
         /// What the model reads.
         known: String,
     },

@@ -10,7 +10,7 @@
 //! | [`loss`] | cross-entropy with FP32 statistics, label smoothing, z-loss |
 //! | [`hugging_face`] | model folders that transformers reads and writes |
 //! | [`pretrained`] | a model folder's model, whatever its architecture |
-//! | [`pooling`] | sentence embeddings |
+//! | [`embedding`] | sentence embeddings, as sentence-transformers makes them |
 //! | [`generation`] | text token by token: greedy, sampled, by beams |
 //!
 //! A model folder is one of Hugging Face's: `config.json` and `model.safetensors`. This writes a
@@ -31,7 +31,7 @@
 //! let config = GptConfig { vocab_size: 100, n_embd: 32, n_layer: 2, n_head: 4, ..GptConfig::default() };
 //! let params = ParamStore::new(Device::Cpu, Kind::Float);
 //! Gpt::new(&params.root(), &config, Fused)?;
-//! let architecture = Architecture::Gpt2LmHeadModel;
+//! let architecture = Architecture::GPT2_LM_HEAD_MODEL;
 //! save(folder.path(), &config, architecture, &params, serde_json::json!({}))?;
 //!
 //! let pretrained = Pretrained::load(folder.path(), LoadOptions::default())?;
@@ -60,6 +60,7 @@
 pub mod bert;
 mod check;
 pub mod checkpointing;
+pub mod embedding;
 pub mod error;
 pub mod generation;
 pub mod gpt;
@@ -69,7 +70,6 @@ pub mod layers;
 pub mod loss;
 pub mod mask;
 pub mod overrides;
-pub mod pooling;
 pub mod pretrained;
 pub mod t5;
 

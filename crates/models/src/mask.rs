@@ -20,6 +20,17 @@ pub fn padding(keep_bs: &Tensor) -> Tensor {
     keep_bs.ne(0).unsqueeze(1).unsqueeze(1)
 }
 
+/// `[b, t]`, true for real tokens, from a mask as [`padding`] makes it.
+///
+/// # Errors
+/// A mask that says more than what is padding.
+pub(crate) fn real_tokens(mask: &Tensor, [b, t]: [i64; 2]) -> Result<Tensor> {
+    if mask.kind() == Kind::Bool && mask.size() == [b, 1, 1, t] {
+        return Ok(mask.reshape([b, t]));
+    }
+    Err(crate::input::refuse("mask", mask, format!("Bool of shape [{b}, 1, 1, {t}]")))
+}
+
 /// `[b, 1, t, t]` from the document that each token of a packed sequence belongs to: a token
 /// attends to its own document alone. Padding that has a number of its own attends to padding.
 pub fn documents(document_bt: &Tensor) -> Tensor {

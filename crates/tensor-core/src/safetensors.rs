@@ -11,7 +11,7 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Context, Error, Result};
-use crate::files::map_file;
+use crate::files::{check_fetched, map_file};
 
 /// Each dtype that has a name in both worlds.
 const DTYPES: [(Kind, Dtype); 10] = [
@@ -69,6 +69,7 @@ pub fn write_atomic(path: &Path, contents: &[u8]) -> Result<()> {
 /// those of [`save`].
 pub fn load(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let mapped = map_file(path)?;
+    check_fetched(path, &mapped)?;
     let parsed = SafeTensors::deserialize(&mapped)
         .map_err(|error| bad(path, format!("not a whole safetensors file: {error}")))?;
     let mut tensors = BTreeMap::new();

@@ -28,8 +28,8 @@
 
 pub mod batch;
 pub mod build;
-mod captured_steps;
 pub mod capacity;
+mod captured_steps;
 pub mod clock;
 pub mod config;
 pub mod console;

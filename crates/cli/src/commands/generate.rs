@@ -1,7 +1,6 @@
 //! `bert4rs generate`: text from a GPT or a T5, shown as it comes.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -14,9 +13,10 @@ use bert4rs_models::generation::{
 use bert4rs_models::hugging_face::Folder;
 use bert4rs_models::pretrained::{Model, Pretrained};
 use bert4rs_train::Result;
+use bert4rs_train::output::{print_line, print_part};
 use serde_json::{Value, json};
 
-use super::{refuse, remark, say, texts_of};
+use super::{of_flag, refuse, remark, texts_of};
 use crate::model_flags::GenerateFlags;
 
 /// Without --max-new-tokens.
@@ -24,10 +24,10 @@ const USUAL_TOKENS: usize = 64;
 
 pub(crate) fn run(flags: &GenerateFlags) -> Result<ExitCode> {
     let texts = texts_of(&flags.prompt, flags.prompt_file.as_deref())?;
-    let compute = flags.model.compute()?;
+    let load = flags.model.options()?;
     let path = flags.model.model.as_path();
     let folder = Folder::open(path)?;
-    let model = Pretrained::from_folder(&folder, compute)?;
+    let model = Pretrained::from_folder(&folder, load)?;
     let generator = match model.model() {
         Model::Gpt(model) => Generator::Gpt(model),
         Model::T5(model) => Generator::T5(model),
@@ -45,6 +45,8 @@ pub(crate) fn run(flags: &GenerateFlags) -> Result<ExitCode> {
         ends: ends(path, &folder, &tokenizer)?,
         cache: !flags.no_cache,
     };
+    // Before the prompt is shown.
+    generation::check(generator, &prompts, &options).map_err(name_flag)?;
     let clock = Instant::now();
     let shows_prompts = matches!(generator, Generator::Gpt(_));
     let mut output = Output::new(&tokenizer, &prompts, shows_prompts, !flags.json)?;
@@ -62,8 +64,25 @@ pub(crate) fn run(flags: &GenerateFlags) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The flag of an option in an error about its value.
+fn name_flag(error: bert4rs_models::Error) -> bert4rs_models::Error {
+    let bert4rs_models::Error::Input { name, .. } = &error else { return error };
+    let flag = match *name {
+        "max_new_tokens" => "--max-new-tokens",
+        "repetition_penalty" => "--repetition-penalty",
+        "temperature" => "--temperature",
+        "top_k" => "--top-k",
+        "top_p" => "--top-p",
+        "beams" => "--beams",
+        "length_penalty" => "--length-penalty",
+        "prompt" => "--prompt",
+        _ => return error,
+    };
+    of_flag(flag, error)
+}
+
 fn no_generator(path: &Path, model: &Pretrained) -> bert4rs_train::Error {
-    let name = model.architecture().name();
+    let name = model.architecture();
     let reason = format!(
         "{name} does not generate text: it sees both sides of a token; use a GPT or a T5, or \
          `bert4rs fill-mask`"
@@ -126,7 +145,8 @@ struct Output<'a> {
     streams: Vec<TextStream<'a>>,
     texts: Vec<String>,
     live: bool,
-    failure: Option<bert4rs_data::Error>,
+    /// The first, after which nothing more is shown.
+    failure: Option<bert4rs_train::Error>,
 }
 
 impl<'a> Output<'a> {
@@ -150,19 +170,22 @@ impl<'a> Output<'a> {
     }
 
     fn push(&mut self, row: usize, token: i64) {
-        match self.streams[row].push(u32::try_from(token).unwrap_or(u32::MAX)) {
-            Ok(text) => {
-                if self.live && row == 0 {
-                    show(&text);
-                }
-                self.texts[row] += &text;
-            }
-            Err(error) => self.failure = Some(error),
+        if self.failure.is_none() {
+            self.failure = self.show(row, token).err();
         }
     }
 
+    fn show(&mut self, row: usize, token: i64) -> Result<()> {
+        let text = self.streams[row].push(u32::try_from(token).unwrap_or(u32::MAX))?;
+        if self.live && row == 0 {
+            print_part(&text)?;
+        }
+        self.texts[row] += &text;
+        Ok(())
+    }
+
     fn check(&mut self) -> Result<()> {
-        self.failure.take().map_or(Ok(()), |error| Err(error.into()))
+        self.failure.take().map_or(Ok(()), Err)
     }
 
     /// Shows what is left of the first text, and the others.
@@ -177,11 +200,11 @@ impl<'a> Output<'a> {
                 let line = json!({
                     "prompt": prompt, "text": whole, "token_ids": tokens, "tokens": known,
                 });
-                say(&line.to_string());
+                print_line(&line.to_string())?;
             } else if row == 0 {
-                say(&rest);
+                print_line(&rest)?;
             } else {
-                say(&format!("---\n{whole}"));
+                print_line(&format!("---\n{whole}"))?;
             }
         }
         Ok(())
@@ -191,10 +214,4 @@ impl<'a> Output<'a> {
         let id = u32::try_from(id).ok();
         id.and_then(|id| self.tokenizer.token(id)).unwrap_or_default()
     }
-}
-
-/// Prints a part of a line at once. A closed pipe is no failure.
-fn show(text: &str) {
-    let mut stdout = std::io::stdout();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }

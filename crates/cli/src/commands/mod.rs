@@ -21,11 +21,6 @@ use bert4rs_data::read_text;
 use bert4rs_tensor_core::Error as Core;
 use bert4rs_train::Result;
 
-/// Prints a line to standard output. A closed pipe is no failure.
-pub(crate) fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
 /// Prints a remark, which is no part of a command's result, to standard error.
 fn remark(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
@@ -34,6 +29,24 @@ fn remark(text: &str) {
 /// The error for something in `path`.
 fn refuse(path: &Path, reason: impl Into<String>) -> bert4rs_train::Error {
     Core::File { path: path.to_owned(), reason: reason.into() }.into()
+}
+
+/// Names the flag in an error about its value.
+fn of_flag(flag: &'static str, error: bert4rs_models::Error) -> bert4rs_models::Error {
+    use bert4rs_models::Error;
+    match error {
+        Error::Input { found, expected, .. } => Error::Input { name: flag, found, expected },
+        other => other,
+    }
+}
+
+/// Refuses 0, naming the flag.
+fn at_least_one(flag: &'static str, value: usize) -> Result<()> {
+    if value > 0 {
+        return Ok(());
+    }
+    let (found, expected) = ("0".into(), "at least 1".into());
+    Err(bert4rs_models::Error::Input { name: flag, found, expected }.into())
 }
 
 /// `texts`, and the lines of `file`, of which there is at least one.
@@ -50,12 +63,16 @@ fn texts_of(texts: &[String], file: Option<&Path>) -> Result<Vec<String>> {
 }
 
 /// Refuses, before any work, to write where something is kept or nothing can be.
-fn output_file(path: &Path, overwrite: bool, inputs: &[&Path]) -> Result<()> {
+fn output_file(path: &Path, overwrite: bool, model: &Path, inputs: &[&Path]) -> Result<()> {
     let refuse =
         |reason: &str| Err(Core::File { path: path.to_owned(), reason: reason.to_owned() }.into());
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     if parent.is_some_and(|parent| !parent.is_dir()) {
         return refuse("its folder does not exist; make it, or choose another --output");
+    }
+    let folder = parent.unwrap_or(Path::new(".")).canonicalize();
+    if folder.is_ok_and(|folder| model.canonicalize().is_ok_and(|model| model == folder)) {
+        return refuse("is in the model's folder; choose another place with --output");
     }
     if path.is_dir() {
         return refuse("is a folder; name a file with --output");

@@ -290,14 +290,14 @@ fn model_folders() {
     run("bert/config.json", &["bert/config.json"]);
     let config = std::fs::read_to_string(sandbox.path("bert/config.json")).unwrap();
     let write = |text: &str| sandbox.write("bert/config.json", text);
-    write(&config.replace("BertForMaskedLM", "RobertaForMaskedLM"));
-    run("bert", &["config.json", "RobertaForMaskedLM", "BertForMaskedLM, "]);
+    write(&config.replace("BertForMaskedLM", "BartForMaskedLM"));
+    run("bert", &["config.json", "BartForMaskedLM", "BertForMaskedLM, "]);
     write(&config.replace("BertForMaskedLM", "GPT2LMHeadModel"));
-    run("bert", &["config.json", "model_type is \"bert\", expected \"gpt2\""]);
+    run("bert", &["config.json", "GPT2LMHeadModel", "model_type is \"bert\""]);
     write(&config.replace("\"hidden_size\":12", "\"hidden_size\":24"));
     run("bert", &["bert", "[23, 12], expected [23, 24]"]);
     write(&config.replace("\"num_hidden_layers\":2", "\"num_hidden_layers\":3"));
-    run("bert", &["layer.2.attention.self.query.weight is missing"]);
+    run("bert", &["num_hidden_layers = 3", "the weights have 2 blocks"]);
     write(&config);
     sandbox.write("bert/model.safetensors", "half");
     run("bert", &["model.safetensors", "not a whole safetensors file"]);
@@ -327,30 +327,29 @@ fn prompts_and_how_they_are_continued() {
     let sandbox = Sandbox::new();
     write_gpt(&sandbox);
     let run = |extra: &[&str], parts: &[&str]| {
-        sandbox.run(&[&["generate", "--model", "gpt"], extra].concat()).refuses(parts);
+        let outcome = sandbox.run(&[&["generate", "--model", "gpt"], extra].concat());
+        assert_eq!(outcome.stdout, "", "refused before the prompt is shown");
+        outcome.refuses(parts);
     };
     let with = |extra: &[&str], parts: &[&str]| run(&[&["--prompt", "a"], extra].concat(), parts);
     run(&[], &["--prompt"]);
     run(&["--prompt-file", "none.txt"], &["none.txt", "No such file"]);
     sandbox.write("empty.txt", "");
     run(&["--prompt-file", "empty.txt"], &["empty.txt", "is empty"]);
-    with(&["--temperature", "-1"], &["temperature", "-1", "above 0"]);
-    with(&["--top-k", "0"], &["top_k", "at least 1"]);
-    with(&["--top-p", "1.5"], &["top_p", "1.5"]);
-    with(&["--beams", "0"], &["beams", "at least 1"]);
+    with(&["--temperature", "-1"], &["--temperature", "-1", "above 0"]);
+    with(&["--top-k", "0"], &["--top-k: 0", "at least 1"]);
+    with(&["--top-p", "1.5"], &["--top-p", "1.5"]);
+    with(&["--beams", "0"], &["--beams", "at least 1"]);
     with(&["--beams", "2", "--seed", "1"], &["--beams", "--seed"]);
     with(&["--early-stopping"], &["--beams"]);
-    with(&["--repetition-penalty", "0"], &["repetition_penalty", "above 0"]);
-    with(&["--max-new-tokens", "49"], &["max_new_tokens", "49", "at most 48"]);
-    run(&["--prompt", &"word ".repeat(60)], &["max_new_tokens", "at most 0"]);
+    with(&["--repetition-penalty", "0"], &["--repetition-penalty", "above 0"]);
+    with(&["--max-new-tokens", "49"], &["--max-new-tokens", "49", "at most 48"]);
+    run(&["--prompt", &"word ".repeat(60)], &["--max-new-tokens", "at most 0"]);
     std::fs::remove_file(sandbox.path("gpt/merges.txt")).unwrap();
     with(&[], &["gpt", "no tokenizer", "tokenizer.json"]);
     sandbox
         .run(&["fill-mask", "--model", "gpt", "--text", "a"])
         .refuses(&["GPT2LMHeadModel has no head for masked tokens"]);
-    sandbox
-        .run(&["embed", "--model", "gpt", "--text", "a"])
-        .refuses(&["GPT2LMHeadModel has no sentence vectors"]);
 }
 
 #[test]
@@ -361,12 +360,18 @@ fn texts_for_bert() {
         sandbox.run(&["fill-mask", "--model", "bert", "--text", text]).refuses(parts);
     };
     fill("no mask here", &["--text", "\"no mask here\"", "[MASK]"]);
-    fill(&"[MASK] ".repeat(40), &["input_ids", "at most 24 tokens"]);
+    fill(&"[MASK] ".repeat(40), &["--text", "\"[MASK] [MASK] ", "42 tokens", "at most 24"]);
+    sandbox
+        .run(&["fill-mask", "--model", "bert", "--text", "a [MASK]", "--top-k", "0"])
+        .refuses(&["--top-k: 0", "at least 1"]);
     let embed = |extra: &[&str], parts: &[&str]| {
         let args = ["embed", "--model", "bert", "--text", "a"];
         sandbox.run(&[&args[..], extra].concat()).refuses(parts);
     };
-    embed(&["--pooling", "max"], &["max", "expected mean or cls"]);
+    embed(&["--pooling", "median"], &["--pooling", "median", "weightedmean"]);
+    embed(&["--prompt-name", "query"], &["--prompt-name", "query", "no prompts"]);
+    let inside = ["--output", "bert/vectors.safetensors"];
+    embed(&inside, &["bert/vectors.safetensors", "model's folder"]);
     embed(&["--batch-size", "0"], &["--batch-size", "at least 1"]);
     embed(&["--output", "out.npy"], &["out.npy", ".safetensors or .json"]);
     sandbox.write("out.json", "mine");

@@ -134,6 +134,10 @@ fn an_output_is_replaced_only_when_asked() {
     forward(&sandbox, "bert", &["--overwrite"]).succeeds();
     let args = ["--overwrite", "--output", "in.safetensors"];
     forward(&sandbox, "bert", &args).refuses(&["in.safetensors", "also the input"]);
+    let weights = std::fs::read(sandbox.path("bert/model.safetensors")).unwrap();
+    let args = ["--overwrite", "--output", "bert/model.safetensors"];
+    forward(&sandbox, "bert", &args).refuses(&["bert/model.safetensors", "model's folder"]);
+    assert_eq!(std::fs::read(sandbox.path("bert/model.safetensors")).unwrap(), weights);
     forward(&sandbox, "bert", &["--output", "no/out.safetensors"]).refuses(&["no/out", "folder"]);
     forward(&sandbox, "bert", &["--output", "bert"]).refuses(&["bert", "is a folder"]);
 }
@@ -161,6 +165,7 @@ fn inputs_that_do_not_fit() {
     check_input(&with("inputs_ids", ids()), &["\"inputs_ids\"", "GPT2LMHeadModel reads input_ids"]);
     check_input(&with("token_type_ids", ids()), &["token_type_ids", "GPT2LMHeadModel"]);
     check_input(&with("attention_mask", ids().view([4])), &["attention_mask", "[2, 2]"]);
+    check_input(&with("attention_mask", ids()), &["attention_mask", "1 for tokens and 0"]);
     check_input(&with("labels", ids().narrow(0, 0, 1)), &["labels", "[1, 2]", "[2, 2]"]);
     check_input(&with("labels", ids() + 20), &["labels", "21 to 24", "-100"]);
     check_input(&with("labels", ids() - 6), &["labels", "-5 to -2"]);

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::process::{Command, Stdio};
 
 use crate::support::{Outcome, Sandbox, train_args};
+use crate::text::{write_bert, write_gpt};
 
 /// Runs with standard output on a disk that is full.
 fn into_full_disk(command: &mut Command) -> Outcome {
@@ -27,6 +28,21 @@ fn what_cannot_be_printed_is_an_error_unless_nobody_reads_it() {
         into_full_disk(&mut sandbox.command(args)).fails(&["standard output", "No space left"]);
         let quiet = into_closed_pipe(&mut sandbox.command(args)).succeeds();
         assert_eq!(quiet.stderr, "", "{args:?}");
+    }
+}
+
+#[test]
+fn the_commands_of_models_say_so_too() {
+    let sandbox = Sandbox::new();
+    write_bert(&sandbox);
+    write_gpt(&sandbox);
+    for args in [
+        &["embed", "--model", "bert", "--text", "a crate"][..],
+        &["fill-mask", "--model", "bert", "--text", "a [MASK]"],
+        &["generate", "--model", "gpt", "--prompt", "a", "--max-new-tokens", "3"],
+    ] {
+        into_full_disk(&mut sandbox.command(args)).fails(&["standard output", "No space left"]);
+        into_closed_pipe(&mut sandbox.command(args)).succeeds();
     }
 }
 

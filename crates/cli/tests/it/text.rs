@@ -44,7 +44,7 @@ pub(crate) fn write_gpt(sandbox: &Sandbox) {
     };
     let store = store();
     Gpt::new(&store.root(), &config, Fused).unwrap();
-    let architecture = Architecture::Gpt2LmHeadModel;
+    let architecture = Architecture::GPT2_LM_HEAD_MODEL;
     save(&sandbox.path("gpt"), &config, architecture, &store, json!({})).unwrap();
 }
 
@@ -62,7 +62,7 @@ fn write_t5(sandbox: &Sandbox) {
     };
     let store = store();
     T5::new(&store.root(), &config, Fused).unwrap();
-    let architecture = Architecture::T5ForConditionalGeneration;
+    let architecture = Architecture::T5_FOR_CONDITIONAL_GENERATION;
     save(&sandbox.path("t5"), &config, architecture, &store, json!({})).unwrap();
 }
 
@@ -187,6 +187,46 @@ fn texts_become_vectors_in_any_batch() {
     let long = ["embed", "--model", "bert", "--text", "a", &"crates ".repeat(50)];
     let outcome = sandbox.run(&long).succeeds();
     assert!(outcome.stderr.contains("1 of 2 texts were cut to 24 tokens"), "{}", outcome.stderr);
+}
+
+/// What sentence-transformers' files in the folder say of pooling, normalisation and prompts.
+#[test]
+fn the_models_own_pooling_and_prompts_are_used() {
+    let sandbox = Sandbox::new();
+    write_bert(&sandbox);
+    let run = |extra: &[&str]| {
+        let args = ["embed", "--model", "bert", "--text", "a crate"];
+        objects(sandbox.run(&[&args[..], extra].concat()))[0]["embedding"].clone()
+    };
+    let (mean, first) = (run(&[]), run(&["--pooling", "cls", "--normalize"]));
+    assert_ne!(mean, first);
+    std::fs::create_dir(sandbox.path("bert/1_Pooling")).unwrap();
+    let class = |name: &str| format!("sentence_transformers.models.{name}");
+    let modules = json!([
+        {"idx": 0, "name": "0", "path": "", "type": class("Transformer")},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": class("Pooling")},
+        {"idx": 2, "name": "2", "path": "2_Normalize", "type": class("Normalize")},
+    ]);
+    sandbox.write("bert/modules.json", modules.to_string());
+    let pooling = json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false});
+    sandbox.write("bert/1_Pooling/config.json", pooling.to_string());
+    assert_eq!(run(&[]), first);
+    assert_ne!(run(&["--pooling", "mean"]), first);
+    let prompts = json!({"prompts": {"query": "the model makes: "}});
+    sandbox.write("bert/config_sentence_transformers.json", prompts.to_string());
+    let asked = ["embed", "--model", "bert", "--text", "the model makes: a crate"];
+    let wanted = objects(sandbox.run(&asked))[0]["embedding"].clone();
+    assert_eq!(run(&["--prompt-name", "query"]), wanted);
+}
+
+/// A GPT's folder has vectors too: of its last token, if asked.
+#[test]
+fn a_gpt_makes_vectors() {
+    let sandbox = Sandbox::new();
+    write_gpt(&sandbox);
+    let args = ["embed", "--model", "gpt", "--pooling", "lasttoken+mean", "--text", "a crate"];
+    let object = &objects(sandbox.run(&args))[0];
+    assert_eq!(object["embedding"].as_array().unwrap().len(), 32);
 }
 
 #[test]

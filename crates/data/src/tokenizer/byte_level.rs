@@ -6,6 +6,7 @@ use std::path::Path;
 use ahash::AHashMap;
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::bad;
@@ -25,7 +26,27 @@ pub(super) fn read(vocabulary: &Path, merges: &Path, prefix_space: bool) -> Resu
         .vocab_and_merges(vocab, pairs)
         .build()
         .map_err(|error| bad(&merges.display().to_string(), error.to_string()))?;
-    with_steps(&origin, model, prefix_space)
+    let mut tokenizer = with_steps(&origin, model, prefix_space)?;
+    add_roberta_steps(&origin, &mut tokenizer, prefix_space)?;
+    Ok(tokenizer)
+}
+
+/// RoBERTa's files are GPT-2's, with tokens around each text and a mask that takes the space
+/// before it. Source: arXiv 1907.11692.
+fn add_roberta_steps(origin: &str, tokenizer: &mut Tokenizer, prefix_space: bool) -> Result<()> {
+    let id = |token: &str| tokenizer.token_to_id(token).map(|id| (token.to_owned(), id));
+    let (Some(cls), Some(sep), Some(_)) = (id("<s>"), id("</s>"), id("<mask>")) else {
+        return Ok(());
+    };
+    let plain = ["<s>", "<pad>", "</s>", "<unk>"].into_iter();
+    let plain = plain.filter(|token| tokenizer.token_to_id(token).is_some());
+    let mut special: Vec<AddedToken> =
+        plain.map(|token| AddedToken::from(token, true).normalized(false)).collect();
+    special.push(AddedToken::from("<mask>", true).normalized(false).lstrip(true));
+    tokenizer.add_special_tokens(special).map_err(|error| bad(origin, error.to_string()))?;
+    let around = RobertaProcessing::new(sep, cls).trim_offsets(true).add_prefix_space(prefix_space);
+    tokenizer.with_post_processor(Some(around));
+    Ok(())
 }
 
 /// GPT-2's steps around a model of pairs.

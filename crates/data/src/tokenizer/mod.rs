@@ -15,6 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use bert4rs_tensor_core::error::panic_text;
+use bert4rs_tensor_core::files::check_fetched;
 use serde::{Deserialize, Serialize};
 use tokenizers::{ModelWrapper, NormalizerWrapper, Tokenizer};
 
@@ -187,6 +188,7 @@ impl TextTokenizer {
 
 /// Reads a `tokenizer.json`. Some that can't be used make the `tokenizers` crate panic.
 fn parse_json(origin: &str, bytes: &[u8]) -> Result<Tokenizer> {
+    check_fetched(Path::new(origin), bytes)?;
     let expected = "expected a tokenizer.json of Hugging Face";
     match catch_unwind(|| Tokenizer::from_bytes(bytes)) {
         Ok(parsed) => parsed.map_err(|error| bad(origin, format!("{error}; {expected}"))),

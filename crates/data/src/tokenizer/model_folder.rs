@@ -57,6 +57,7 @@ impl SpecialNames {
             ModelWrapper::Unigram(_) => Self {
                 eos: first(&["</s>"]),
                 pad: first(&["<pad>"]),
+                mask: first(&["<mask>"]),
                 unk: first(&["<unk>"]),
                 ..Self::default()
             },
@@ -64,8 +65,10 @@ impl SpecialNames {
                 bos: first(&[byte_level::END_OF_TEXT, "<s>"]),
                 eos: first(&[byte_level::END_OF_TEXT, "</s>"]),
                 pad: first(&["<|pad|>", "<pad>", "[PAD]"]),
-                unk: first(&["<unk>"]),
-                ..Self::default()
+                mask: first(&["<mask>", "[MASK]"]),
+                unk: first(&["<unk>", "[UNK]"]),
+                cls: first(&["[CLS]"]),
+                sep: first(&["[SEP]"]),
             },
         }
     }

@@ -193,4 +193,19 @@ fn tokenizers_that_make_their_crate_panic_are_refused() {
     check(|json| json["post_processor"]["special_tokens"] = serde_json::json!({}));
     check(|json| json["decoder"] = serde_json::json!({"type": "ByteLevel", "trim_offsets": 3}));
     check(|json| json["decoder"] = serde_json::json!({"type": "WordPiece"}));
+    std::fs::write(&path, "version https://git-lfs.github.com/spec/v1\n").unwrap();
+    assert_error(ModelTokenizer::load(folder.path()), &["tokenizer.json", "Git LFS pointer"]);
+}
+
+#[test]
+fn files_of_roberta_have_tokens_around_a_text() {
+    let folder = tempdir().unwrap();
+    let tokens = ["<s>", "<pad>", "</s>", "<unk>", "a", "b", "Ġ", "ab", "<mask>"];
+    let vocab: serde_json::Map<String, Value> =
+        tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), id.into())).collect();
+    write(folder.path(), "vocab.json", &Value::from(vocab).to_string());
+    write(folder.path(), "merges.txt", "#version: 0.2\na b\n");
+    let tokenizer = ModelTokenizer::load(folder.path()).unwrap();
+    assert_eq!(tokenizer.encode("ab <mask>a").unwrap(), [0, 7, 8, 4, 2]);
+    assert_eq!(tokenizer.names().mask.as_deref(), Some("<mask>"));
 }

@@ -1,14 +1,17 @@
-//! BERT's configuration, with the keys of transformers' `config.json`.
+//! The configuration of BERT and its relatives, with the keys of transformers' `config.json`.
 
 use serde::{Deserialize, Serialize};
 
-use crate::check::{check_divides, check_positive, check_probabilities, check_scales, check_token};
-use crate::error::Result;
-use crate::layers::Activation;
+use super::relatives::BertVariant;
+use crate::check::{
+    check_divides, check_layers, check_probabilities, check_scales, check_sizes, check_token,
+};
+use crate::error::{Error, Result};
+use crate::layers::{Activation, Rotary};
 use crate::overrides::ArchitectureOverrides;
 
-/// What a BERT is made of. Keys that are absent from a file have the values of
-/// [`BertSize::Base`], as in transformers.
+/// What a BERT, or one of its [relatives](BertVariant), is made of. The fields are BERT's keys;
+/// absent ones have the values of [`BertSize::Base`], as in transformers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BertConfig {
@@ -30,7 +33,7 @@ pub struct BertConfig {
     pub attention_probs_dropout_prob: f64,
     /// The longest sequence.
     pub max_position_embeddings: i64,
-    /// Number of token types: sentence A, sentence B.
+    /// Number of token types: sentence A, sentence B. 0 in relatives that have none.
     pub type_vocab_size: i64,
     /// Standard deviation of matrices and tables at the start.
     pub initializer_range: f64,
@@ -41,7 +44,10 @@ pub struct BertConfig {
     /// Probability of dropping a feature before a classifier; `hidden_dropout_prob` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classifier_dropout: Option<f64>,
-    /// Departures from BERT as published.
+    /// Which member of the family it is: in files, the `model_type` says it.
+    #[serde(skip)]
+    pub variant: BertVariant,
+    /// Departures from the published form.
     #[serde(rename = "bert4rs", skip_serializing_if = "ArchitectureOverrides::is_published")]
     pub overrides: ArchitectureOverrides,
 }
@@ -102,21 +108,23 @@ impl BertConfig {
             layer_norm_eps: 1e-12,
             pad_token_id: Some(0),
             classifier_dropout: None,
+            variant: BertVariant::Bert,
             overrides: ArchitectureOverrides::default(),
         }
     }
 
     /// Refuses what no model can have, naming key and value.
     pub fn validate(&self) -> Result<()> {
-        check_positive(&[
+        check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
-            ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", self.num_attention_heads),
             ("intermediate_size", self.intermediate_size),
             ("max_position_embeddings", self.max_position_embeddings),
-            ("type_vocab_size", self.type_vocab_size),
+            ("embedding_size", self.embedding_size()),
         ])?;
+        check_layers("num_hidden_layers", self.num_hidden_layers)?;
+        self.check_variant()?;
         check_divides(
             ("num_attention_heads", self.num_attention_heads),
             ("hidden_size", self.hidden_size),
@@ -132,6 +140,59 @@ impl BertConfig {
         ])?;
         check_token("pad_token_id", self.pad_token_id, self.vocab_size)?;
         self.overrides.validate(self.num_attention_heads, self.head_size())
+    }
+
+    /// Refuses what this member of the family can't have.
+    fn check_variant(&self) -> Result<()> {
+        match &self.variant {
+            BertVariant::DistilBert { qa_dropout } => {
+                return check_probabilities(&[("qa_dropout", *qa_dropout)]);
+            }
+            BertVariant::ModernBert(modern) => {
+                check_sizes(&[("local_attention", modern.local_attention)])?;
+                let (layers, listed) = (self.num_hidden_layers, modern.is_local.len());
+                if usize::try_from(layers) != Ok(listed) {
+                    let reason = format!("layer_types names {listed} layers");
+                    return Err(Error::config("num_hidden_layers", layers, reason));
+                }
+                modern.global_rotary.validate(self.head_size())?;
+                return modern.local_rotary.validate(self.head_size());
+            }
+            BertVariant::Roberta | BertVariant::XlmRoberta if self.longest() < 1 => {
+                let reason = "leaves no position after those up to the padding token's";
+                let positions = self.max_position_embeddings;
+                return Err(Error::config("max_position_embeddings", positions, reason));
+            }
+            _ => {}
+        }
+        check_sizes(&[("type_vocab_size", self.type_vocab_size)])
+    }
+
+    /// Features of the tables of tokens, positions and token types.
+    pub fn embedding_size(&self) -> i64 {
+        match self.variant {
+            BertVariant::Electra { embedding_size } => embedding_size,
+            _ => self.hidden_size,
+        }
+    }
+
+    /// The position of a text's first token: 0, but for RoBERTa and XLM-R, whose first positions,
+    /// up to the padding token's, are never a text's.
+    pub fn first_position(&self) -> i64 {
+        match self.variant {
+            BertVariant::Roberta | BertVariant::XlmRoberta => self.pad_token_id.unwrap_or(0) + 1,
+            _ => 0,
+        }
+    }
+
+    /// The most tokens of a sequence; with rotary positions, those that the model was made for.
+    pub fn longest(&self) -> i64 {
+        self.max_position_embeddings - self.first_position()
+    }
+
+    /// Rotary positions, of blocks whose tokens attend to all.
+    pub fn rotary(&self) -> Option<Rotary> {
+        self.overrides.rotary.or(self.variant.modern().map(|modern| modern.global_rotary))
     }
 
     /// Features of an attention head.

@@ -1,33 +1,62 @@
-//! BERT with the heads that it is fine-tuned with.
+//! BERT and its relatives with the heads that they are fine-tuned with.
 //!
 //! Axes: `b` batch, `t` time, `d` features, `c` classes.
 
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::param::ParamPath;
+use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::{Kind, Reduction, Tensor};
 
-use super::{BertConfig, BertInput, BertModel, Pooler};
+use super::relatives::ClassifierPooling;
+use super::transform::Transform;
+use super::{BertConfig, BertInput, BertModel, BertVariant};
 use crate::error::{Error, Result};
 use crate::input;
 use crate::layers::{Biased, Dropout, Linear};
 use crate::loss;
+use crate::mask;
 
 impl BertConfig {
-    fn classifier(&self, path: &ParamPath, classes: i64) -> Result<(Dropout, Linear)> {
+    /// The last map of a head.
+    fn classifier(&self, path: &ParamPath, classes: i64) -> Result<Linear> {
         if classes < 1 {
             return Err(Error::config("num_labels", classes, "must be at least 1"));
         }
-        let probability = self.classifier_dropout.unwrap_or(self.hidden_dropout_prob);
-        let map = Linear::head(path, self.hidden_size, classes, Biased::Yes, self.init())?;
-        Ok((Dropout { probability }, map))
+        let init = match self.variant {
+            BertVariant::ModernBert(_) => Init::Normal((self.hidden_size as f64).powf(-0.5)),
+            _ => self.init(),
+        };
+        Ok(Linear::head(path, self.hidden_size, classes, Biased::Yes, init)?)
+    }
+
+    fn classifier_dropout(&self) -> Dropout {
+        Dropout { probability: self.classifier_dropout.unwrap_or(self.hidden_dropout_prob) }
+    }
+
+    /// DistilBERT has one of its own for each head.
+    fn token_dropout(&self) -> Dropout {
+        match self.variant {
+            BertVariant::DistilBert { .. } => self.dropout(),
+            _ => self.classifier_dropout(),
+        }
+    }
+
+    fn answer_dropout(&self) -> Dropout {
+        match self.variant {
+            BertVariant::DistilBert { qa_dropout } => Dropout { probability: qa_dropout },
+            BertVariant::ModernBert(_) => self.classifier_dropout(),
+            _ => Dropout { probability: 0.0 },
+        }
     }
 }
 
-/// A class, or a number, for each sequence.
+/// A class, or a number, for each sequence, as transformers' `BertForSequenceClassification`.
 #[derive(Debug)]
 pub struct BertForSequenceClassification {
     bert: BertModel,
-    pooler: Pooler,
+    pooling: ClassifierPooling,
+    /// Whether dropout also acts before the transform.
+    drops_first: bool,
+    transform: Transform,
     dropout: Dropout,
     classifier: Linear,
 }
@@ -40,10 +69,16 @@ impl BertForSequenceClassification {
         classes: i64,
         implementation: Implementation,
     ) -> Result<Self> {
-        let bert = BertModel::new(&(path / "bert"), config, implementation)?;
-        let pooler = Pooler::new(&(path / "bert.pooler"), config)?;
-        let (dropout, classifier) = config.classifier(&(path / "classifier"), classes)?;
-        Ok(Self { bert, pooler, dropout, classifier })
+        let bert = BertModel::under_root(path, config, implementation)?;
+        let names = &config.variant.names().sequence;
+        Ok(Self {
+            bert,
+            pooling: config.variant.modern().map(|own| own.classifier_pooling).unwrap_or_default(),
+            drops_first: names.drops_first,
+            transform: Transform::new(path, &names.transform, config, config.hidden_size)?,
+            dropout: config.classifier_dropout(),
+            classifier: config.classifier(&(path / names.output), classes)?,
+        })
     }
 
     /// The encoder.
@@ -54,48 +89,115 @@ impl BertForSequenceClassification {
     /// `[b, c]`.
     ///
     /// # Errors
-    /// As [`BertModel::forward`].
+    /// As [`BertModel::forward`] and [`classify`](Self::classify).
     pub fn logits(&self, input: &BertInput, train: bool) -> Result<Tensor> {
-        Ok(self.classify(&self.bert.forward(input, train)?, train))
+        self.classify(&self.bert.forward(input, train)?, input.mask, train)
     }
 
-    /// Hidden states `[b, t, d]` to `[b, c]`.
-    pub fn classify(&self, hidden_btd: &Tensor, train: bool) -> Tensor {
-        let pooled_bd = self.pooler.forward(hidden_btd);
-        self.classifier.forward(&self.dropout.forward(pooled_bd, train))
+    /// Hidden states `[b, t, d]` to `[b, c]`. `mask` is that of the encoder's input, which says
+    /// what is padding where the mean of real tokens is read.
+    ///
+    /// # Errors
+    /// A mask of anything but padding, where the mean is read; what the kernels throw.
+    pub fn classify(
+        &self,
+        hidden_btd: &Tensor,
+        mask: Option<&Tensor>,
+        train: bool,
+    ) -> Result<Tensor> {
+        let mut x_bd = match self.pooling {
+            ClassifierPooling::Cls => hidden_btd.select(1, 0),
+            ClassifierPooling::Mean => mean_of_real(hidden_btd, mask)?,
+        };
+        if self.drops_first {
+            x_bd = self.dropout.forward(x_bd, train);
+        }
+        let inner_bd = self.transform.forward(&x_bd)?;
+        Ok(self.classifier.forward(&self.dropout.forward(inner_bd, train)))
     }
 
     /// Mean cross-entropy of classes `[b]` I64, or, with one output, the mean squared distance
     /// to numbers `[b]` FP32; a scalar in FP32.
     ///
     /// # Errors
-    /// As [`BertModel::forward`]; labels of another shape or dtype.
+    /// As [`logits`](Self::logits); labels of another shape or dtype.
     pub fn loss(&self, input: &BertInput, labels_b: &Tensor, train: bool) -> Result<Tensor> {
-        let logits_bc = self.logits(input, train)?;
-        let [b, classes] = logits_bc.size()[..] else {
-            return Err(input::refuse("logits", &logits_bc, "[batch, classes]"));
-        };
-        let fits = labels_b.size() == [b];
-        match labels_b.kind() {
-            Kind::Int64 if fits && classes > 1 => Ok(loss::cross_entropy(&logits_bc, labels_b)),
-            Kind::Float if fits && classes == 1 => {
-                let found_b = logits_bc.squeeze_dim(1).to_kind(Kind::Float);
-                Ok(found_b.mse_loss(labels_b, Reduction::Mean))
-            }
-            _ => {
-                let kind = if classes > 1 { "Int64" } else { "Float" };
-                Err(input::refuse("labels", labels_b, format!("{kind} of shape [{b}]")))
-            }
+        classes_loss(&self.logits(input, train)?, labels_b)
+    }
+}
+
+/// The mean of real tokens' hidden states, `[b, d]`.
+fn mean_of_real(hidden_btd: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    let time = [1i64].as_slice();
+    let (b, t) = (hidden_btd.size()[0], hidden_btd.size()[1]);
+    let Some(mask) = mask else {
+        return Ok(hidden_btd.mean_dim(time, false, hidden_btd.kind()));
+    };
+    let real_bt1 = mask::real_tokens(mask, [b, t])?.to_kind(hidden_btd.kind()).unsqueeze(-1);
+    let sum_bd = (hidden_btd * &real_bt1).sum_dim_intlist(time, false, None);
+    Ok(sum_bd / real_bt1.sum_dim_intlist(time, false, None))
+}
+
+/// Mean cross-entropy of classes `[b]` I64, or, with one output, the mean squared distance to
+/// numbers `[b]` FP32.
+pub(crate) fn classes_loss(logits_bc: &Tensor, labels_b: &Tensor) -> Result<Tensor> {
+    let [b, classes] = logits_bc.size()[..] else {
+        return Err(input::refuse("logits", logits_bc, "[batch, classes]"));
+    };
+    let fits = labels_b.size() == [b];
+    match labels_b.kind() {
+        Kind::Int64 if fits && classes > 1 => Ok(loss::cross_entropy(logits_bc, labels_b)),
+        Kind::Float if fits && classes == 1 => {
+            let found_b = logits_bc.squeeze_dim(1).to_kind(Kind::Float);
+            Ok(found_b.mse_loss(labels_b, Reduction::Mean))
+        }
+        _ => {
+            let kind = if classes > 1 { "Int64" } else { "Float" };
+            Err(input::refuse("labels", labels_b, format!("{kind} of shape [{b}]")))
         }
     }
 }
 
-/// A class for each token.
+/// What heads for tokens and answers have in common: a transform in some relatives, dropout, and
+/// the last map.
+#[derive(Debug)]
+struct TokenHead {
+    transform: Option<Transform>,
+    dropout: Dropout,
+    outputs: Linear,
+}
+
+impl TokenHead {
+    /// Makes its parameters under `path`, the root.
+    fn new(
+        path: &ParamPath,
+        config: &BertConfig,
+        outputs: (&str, i64),
+        dropout: Dropout,
+    ) -> Result<Self> {
+        let transform = match &config.variant.names().tokens {
+            Some(names) => Some(Transform::new(path, names, config, config.hidden_size)?),
+            None => None,
+        };
+        let outputs = config.classifier(&(path / outputs.0), outputs.1)?;
+        Ok(Self { transform, dropout, outputs })
+    }
+
+    /// `[b, t, d]` to `[b, t, c]`.
+    fn forward(&self, hidden_btd: &Tensor, train: bool) -> Result<Tensor> {
+        let x_btd = match &self.transform {
+            Some(transform) => transform.forward(hidden_btd)?,
+            None => hidden_btd.shallow_clone(),
+        };
+        Ok(self.outputs.forward(&self.dropout.forward(x_btd, train)))
+    }
+}
+
+/// A class for each token, as transformers' `BertForTokenClassification`.
 #[derive(Debug)]
 pub struct BertForTokenClassification {
     bert: BertModel,
-    dropout: Dropout,
-    classifier: Linear,
+    head: TokenHead,
 }
 
 impl BertForTokenClassification {
@@ -106,9 +208,9 @@ impl BertForTokenClassification {
         classes: i64,
         implementation: Implementation,
     ) -> Result<Self> {
-        let bert = BertModel::new(&(path / "bert"), config, implementation)?;
-        let (dropout, classifier) = config.classifier(&(path / "classifier"), classes)?;
-        Ok(Self { bert, dropout, classifier })
+        let bert = BertModel::under_root(path, config, implementation)?;
+        let head = TokenHead::new(path, config, ("classifier", classes), config.token_dropout())?;
+        Ok(Self { bert, head })
     }
 
     /// The encoder.
@@ -121,12 +223,15 @@ impl BertForTokenClassification {
     /// # Errors
     /// As [`BertModel::forward`].
     pub fn logits(&self, input: &BertInput, train: bool) -> Result<Tensor> {
-        Ok(self.classify(&self.bert.forward(input, train)?, train))
+        self.classify(&self.bert.forward(input, train)?, train)
     }
 
     /// Hidden states `[b, t, d]` to `[b, t, c]`.
-    pub fn classify(&self, hidden_btd: &Tensor, train: bool) -> Tensor {
-        self.classifier.forward(&self.dropout.forward(hidden_btd.shallow_clone(), train))
+    ///
+    /// # Errors
+    /// What the kernels throw.
+    pub fn classify(&self, hidden_btd: &Tensor, train: bool) -> Result<Tensor> {
+        self.head.forward(hidden_btd, train)
     }
 
     /// Mean cross-entropy of classes `[b, t]` I64, where [`loss::IGNORED`] does not count; a
@@ -142,11 +247,11 @@ impl BertForTokenClassification {
     }
 }
 
-/// The start and end of an answer within the text.
+/// The start and end of an answer within the text, as transformers' `BertForQuestionAnswering`.
 #[derive(Debug)]
 pub struct BertForQuestionAnswering {
     bert: BertModel,
-    outputs: Linear,
+    head: TokenHead,
 }
 
 impl BertForQuestionAnswering {
@@ -156,10 +261,10 @@ impl BertForQuestionAnswering {
         config: &BertConfig,
         implementation: Implementation,
     ) -> Result<Self> {
-        let bert = BertModel::new(&(path / "bert"), config, implementation)?;
-        let outputs = &(path / "qa_outputs");
-        let outputs = Linear::head(outputs, config.hidden_size, 2, Biased::Yes, config.init())?;
-        Ok(Self { bert, outputs })
+        let bert = BertModel::under_root(path, config, implementation)?;
+        let outputs = (config.variant.names().answers, 2);
+        let head = TokenHead::new(path, config, outputs, config.answer_dropout())?;
+        Ok(Self { bert, head })
     }
 
     /// The encoder.
@@ -172,13 +277,16 @@ impl BertForQuestionAnswering {
     /// # Errors
     /// As [`BertModel::forward`].
     pub fn logits(&self, input: &BertInput, train: bool) -> Result<(Tensor, Tensor)> {
-        let logits_bt2 = self.spans(&self.bert.forward(input, train)?);
+        let logits_bt2 = self.spans(&self.bert.forward(input, train)?, train)?;
         Ok((logits_bt2.select(-1, 0), logits_bt2.select(-1, 1)))
     }
 
     /// Hidden states `[b, t, d]` to the logits `[b, t, 2]` of first and last tokens.
-    pub fn spans(&self, hidden_btd: &Tensor) -> Tensor {
-        self.outputs.forward(hidden_btd)
+    ///
+    /// # Errors
+    /// What the kernels throw.
+    pub fn spans(&self, hidden_btd: &Tensor, train: bool) -> Result<Tensor> {
+        self.head.forward(hidden_btd, train)
     }
 
     /// Mean of the cross-entropies of first and last tokens, I64 `[b]` each, where

@@ -1,26 +1,23 @@
-//! BERT with its heads.
+//! BERT with the heads that it is pretrained with.
 //!
-//! Axes: `b` batch, `t` time, `d` features, `v` vocabulary, `n` = b·t tokens, `m` masked tokens.
+//! Axes: `b` batch, `t` time, `d` features, `e` features of the tables, `v` vocabulary, `n` = b·t tokens, `m` masked tokens.
 
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::{Init, ParamPath, Role};
-use bert4rs_tensor_core::policy::Policy;
 use bert4rs_tensor_core::{Kind, Tensor};
 
-use super::{BertConfig, BertInput, BertModel, Pooler};
+use super::transform::{Pooler, Transform};
+use super::{BertConfig, BertInput, BertModel};
 use crate::checkpointing::ActivationCheckpointing;
 use crate::error::Result;
 use crate::input::{self, check_masked};
-use crate::layers::activation::activate;
-use crate::layers::{AttentionBackend, Biased, Linear, Norm};
+use crate::layers::{AttentionBackend, Biased, Linear};
 use crate::loss::{self, LossOptions, OutputLayer};
 
-/// The MLM head: a linear map, activation and norm; the output matrix is the word embeddings'.
+/// The MLM head; its output matrix is the table of tokens.
 #[derive(Debug)]
 struct MaskedLmHead {
-    transform: Linear,
-    policy: Policy,
-    norm: Norm,
+    transform: Transform,
     /// `[v]`
     bias: Tensor,
 }
@@ -52,7 +49,8 @@ pub enum LogitsOf {
     MaskedOnly,
 }
 
-/// BERT with its masked-language-model head, as transformers' `BertForMaskedLM`.
+/// BERT or a relative with its masked-language-model head, as transformers' `BertForMaskedLM`.
+/// ELECTRA's is its generator.
 #[derive(Debug)]
 pub struct BertForMaskedLm {
     bert: BertModel,
@@ -66,18 +64,12 @@ impl BertForMaskedLm {
         config: &BertConfig,
         implementation: Implementation,
     ) -> Result<Self> {
-        let mut bert = BertModel::new(&(path / "bert"), config, implementation)?;
+        let mut bert = BertModel::under_root(path, config, implementation)?;
         bert.tie();
-        let predictions = path / "cls.predictions";
-        let transform = &predictions / "transform";
-        let (d, v) = (config.hidden_size, config.vocab_size);
-        let head = MaskedLmHead {
-            transform: Linear::new(&(&transform / "dense"), d, d, Biased::Yes, config.init())?,
-            policy: transform.policy().clone(),
-            norm: config.norm(&(&transform / "LayerNorm"))?,
-            bias: predictions.param("bias", &[v], Role::Bias, Init::Zeros)?,
-        };
-        Ok(Self { bert, head })
+        let names = &config.variant.names().masked_lm;
+        let transform = Transform::new(path, &names.transform, config, config.embedding_size())?;
+        let bias = path.param(names.bias, &[config.vocab_size], Role::Bias, Init::Zeros)?;
+        Ok(Self { bert, head: MaskedLmHead { transform, bias } })
     }
 
     /// Chooses what activation checkpointing drops and recomputes; nothing at first.
@@ -113,12 +105,9 @@ impl BertForMaskedLm {
         Ok(self.output().logits(&self.features(hidden)?))
     }
 
-    /// What the output layer reads: `[.., d]` to `[.., d]`.
+    /// What the output layer reads: `[.., d]` to `[.., e]`, as many features as the table has.
     fn features(&self, hidden: &Tensor) -> Result<Tensor> {
-        let MaskedLmHead { transform, policy, norm, .. } = &self.head;
-        let x = transform.forward(hidden);
-        let inner = activate(policy, self.config().hidden_act, &x, None)?;
-        Ok(norm.forward(&inner)?)
+        self.head.transform.forward(hidden)
     }
 
     fn output(&self) -> OutputLayer<'_> {
@@ -126,7 +115,7 @@ impl BertForMaskedLm {
             weight: &self.bert.embeddings.words.weight,
             bias: Some(&self.head.bias),
             soft_cap: self.config().overrides.logit_soft_cap,
-            policy: &self.head.policy,
+            policy: self.bert.embeddings.words.policy(),
         }
     }
 

@@ -1,42 +1,61 @@
-//! BERT (Devlin et al., arXiv 1810.04805): a bidirectional encoder with post-norm blocks.
+//! BERT (Devlin et al., arXiv 1810.04805), a bidirectional encoder, and its
+//! [relatives](BertVariant): RoBERTa, XLM-R, DistilBERT, ELECTRA, ModernBERT.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `config`, `relatives` | the configuration, and what each relative calls and does differently |
+//! | `wiring` | shared parts, put together by the configuration |
+//! | `embeddings` | tokens to the first hidden states |
+//! | `transform` | what heads do before their last map |
+//! | `heads` | masked tokens, the next sentence |
+//! | `discriminator` | replaced tokens |
+//! | `fine_tuning` | classes, tags, answers |
 //!
 //! Axes: `b` batch, `t` time, `d` features, `v` vocabulary, `n` = b·t tokens, `m` masked tokens.
 
 mod config;
+mod discriminator;
+mod embeddings;
 mod fine_tuning;
 mod heads;
+pub(crate) mod relatives;
+mod transform;
+mod wiring;
 
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::attention::Implementation;
-use bert4rs_tensor_core::param::{Init, ParamPath};
+use bert4rs_tensor_core::param::ParamPath;
 use bert4rs_tensor_core::varlen::AttentionWindow;
 
 pub use config::{BertConfig, BertSize};
+pub use discriminator::BertForReplacedTokens;
+pub(crate) use discriminator::replaced_loss;
+pub(crate) use fine_tuning::classes_loss;
 pub use fine_tuning::{
     BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification,
 };
 pub use heads::{BertForMaskedLm, BertForPreTraining, LogitsOf, MlmLoss};
+pub use relatives::{BertVariant, ClassifierPooling, ModernBert};
+pub use transform::Pooler;
 
 use crate::checkpointing::ActivationCheckpointing;
 use crate::error::Result;
 use crate::input;
-use crate::layers::attention::{MultiHeadInit, MultiHeadPaths};
-use crate::layers::feed_forward::{FeedForwardPaths, Gated};
-use crate::layers::{
-    AttentionBackend, Biased, Block, Dropout, Embedding, FeedForward, FeedForwardConfig,
-    FeedForwardKind, Linear, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement,
-    Residual, ResidualStream,
-};
+use crate::layers::{AttentionBackend, Block, Norm, Placement, ResidualStream, Rotary, Rotation};
 use crate::mask::{self, AttentionMask};
+use embeddings::Embeddings;
+use wiring::block;
 
 /// What BERT reads.
 #[derive(Debug, Clone, Copy)]
 pub struct BertInput<'a> {
     /// Tokens `[b, t]`, I64.
     pub input_ids: &'a Tensor,
-    /// Sentence of each token, `[b, t]`, I64; all 0 if absent.
+    /// Sentence of each token, `[b, t]`, I64; all 0 if absent, as they must be in a model that has
+    /// no token types.
     pub token_type_ids: Option<&'a Tensor>,
-    /// Position of each token, `[b, t]` or `[1, t]`, I64; 0 to t-1 if absent.
+    /// Position of each token, `[b, t]` or `[1, t]`, I64; if absent, counted from
+    /// [`BertConfig::first_position`].
     pub position_ids: Option<&'a Tensor>,
     /// True where a query may see a key, broadcast to `[b, heads, t, t]`, or the document of each
     /// token, I64 `[b, t]`; see [`crate::mask`].
@@ -52,11 +71,14 @@ impl<'a> BertInput<'a> {
     /// Refuses shapes and dtypes that the model can't take. Values are not looked at.
     fn check_shapes(&self, config: &BertConfig) -> Result<()> {
         let (b, t) = input::batch_and_time("input_ids", self.input_ids)?;
-        if self.position_ids.is_none() && config.overrides.rotary.is_none() {
-            let longest = ("max_position_embeddings", config.max_position_embeddings);
+        if self.position_ids.is_none() && config.rotary().is_none() {
+            let longest = ("max_position_embeddings", config.longest());
             input::check_length("input_ids", self.input_ids, t, longest)?;
         }
         if let Some(types) = self.token_type_ids {
+            if config.type_vocab_size == 0 {
+                return Err(input::refuse("token_type_ids", types, "none: the model has no types"));
+            }
             input::check_ids("token_type_ids", types, &[[b, t]])?;
         }
         if let Some(positions) = self.position_ids {
@@ -77,163 +99,13 @@ impl<'a> BertInput<'a> {
             input::check_range("token_type_ids", types, entries)?;
         }
         match self.position_ids {
-            Some(positions) if config.overrides.rotary.is_none() => {
+            Some(positions) if config.rotary().is_none() => {
                 let entries = ("max_position_embeddings", config.max_position_embeddings);
                 input::check_range("position_ids", positions, entries)
             }
             _ => Ok(()),
         }
     }
-}
-
-/// The published choices, or what the overrides put instead.
-impl BertConfig {
-    fn norm(&self, path: &ParamPath) -> Result<Norm> {
-        let kind = self.overrides.norm.unwrap_or(NormKind::Layer);
-        Ok(Norm::new(path, kind, self.hidden_size, self.layer_norm_eps)?)
-    }
-
-    fn placement(&self) -> Placement {
-        self.overrides.norm_placement.unwrap_or(Placement::Post)
-    }
-
-    fn dropout(&self) -> Dropout {
-        Dropout { probability: self.hidden_dropout_prob }
-    }
-
-    fn init(&self) -> Init {
-        Init::Normal(self.initializer_range)
-    }
-
-    fn init_of_outputs(&self) -> Init {
-        if self.overrides.zero_init_outputs { Init::Zeros } else { self.init() }
-    }
-
-    fn attention_window(&self) -> AttentionWindow {
-        AttentionWindow { causal: false, window: self.overrides.window }
-    }
-
-    fn feed_forward(&self) -> FeedForwardConfig {
-        let (activation, gated) = self
-            .overrides
-            .feed_forward
-            .map_or((self.hidden_act, Gated::No), FeedForwardKind::parts);
-        FeedForwardConfig {
-            hidden: self.hidden_size,
-            inner: self.intermediate_size,
-            activation,
-            gated,
-            biased: self.overrides.biased(),
-            dropout: Dropout { probability: 0.0 },
-            init_up: self.init(),
-            init_down: self.init_of_outputs(),
-        }
-    }
-
-    fn attention(&self, implementation: Implementation) -> MultiHeadConfig {
-        MultiHeadConfig {
-            hidden: self.hidden_size,
-            heads: self.num_attention_heads,
-            kv_heads: self.overrides.kv_heads.unwrap_or(self.num_attention_heads),
-            head_size: self.head_size(),
-            biased: self.overrides.biased(),
-            scale: None,
-            qk_norm: self.overrides.qk_norm.then_some(self.layer_norm_eps),
-            implementation,
-            dropout: self.attention_probs_dropout_prob,
-            init: MultiHeadInit {
-                query: self.init(),
-                key_value: self.init(),
-                output: self.init_of_outputs(),
-            },
-        }
-    }
-
-    /// Floating-point operations of training on one token, forward and backward: those of matrix
-    /// products alone, at two a multiply-add, with logits for masked tokens alone.
-    ///
-    /// `3 · 2 · [layers · (4 d² + 2 d f + 2 t d) + masked · (d² + d v)]` with features `d`, inner
-    /// features `f`, sequence length `t`, vocabulary `v`: the backward pass does each product
-    /// twice, once for each operand; `2 t d` is `q kᵀ` and its product with the values. A gate,
-    /// grouped heads and a window count as what they are.
-    pub fn flops_per_token(&self, seq_len: i64, masked_fraction: f64) -> f64 {
-        let (d, v) = (self.hidden_size as f64, self.vocab_size as f64);
-        let keys = self.overrides.window.map_or(seq_len, |window| seq_len.min(2 * window - 1));
-        let attention = self.attention(Implementation::Plain).products(keys as f64);
-        let layer = attention + self.feed_forward().products();
-        6.0 * (self.num_hidden_layers as f64 * layer + masked_fraction * (d * d + d * v))
-    }
-}
-
-/// The tables of tokens, positions and token types; their sum is normalised.
-#[derive(Debug)]
-struct Embeddings {
-    words: Embedding,
-    /// Absent with rotary positions.
-    positions: Option<Embedding>,
-    token_types: Embedding,
-    norm: Norm,
-    dropout: Dropout,
-}
-
-impl Embeddings {
-    fn new(path: &ParamPath, config: &BertConfig) -> Result<Self> {
-        let table = |name: &str, entries, padding| {
-            Embedding::new(&(path / name), entries, config.hidden_size, padding, config.init())
-        };
-        let words = table("word_embeddings", config.vocab_size, config.pad_token_id)?;
-        let positions = match config.overrides.rotary {
-            None => Some(table("position_embeddings", config.max_position_embeddings, None)?),
-            Some(_) => None,
-        };
-        let token_types = table("token_type_embeddings", config.type_vocab_size, None)?;
-        let norm = config.norm(&(path / "LayerNorm"))?;
-        Ok(Self { words, positions, token_types, norm, dropout: config.dropout() })
-    }
-
-    /// `[b, t]` ids to `[b, t, d]`.
-    fn forward(&self, input: &BertInput, train: bool) -> Result<Tensor> {
-        // Without ids, rows are taken as views and broadcast, which is cheaper than looking up.
-        let mut added = match input.token_type_ids {
-            Some(ids) => self.token_types.forward(ids)?,
-            None => self.token_types.weight.select(0, 0),
-        };
-        if let Some(positions) = &self.positions {
-            added = match input.position_ids {
-                Some(ids) => positions.forward(ids)? + added,
-                None => positions.weight.narrow(0, 0, input.input_ids.size()[1]) + added,
-            };
-        }
-        let sum_btd = self.words.forward(input.input_ids)? + added;
-        Ok(self.dropout.forward(self.norm.forward(&sum_btd)?, train))
-    }
-}
-
-/// Attention, then feed-forward, each with its residual connection: as published, `norm(x +
-/// attention(x))`, then `norm(x + feed_forward(x))`.
-fn block(path: &ParamPath, config: &BertConfig, implementation: Implementation) -> Result<Block> {
-    let attention = MultiHeadPaths::Separate {
-        query: path / "attention.self.query",
-        key: path / "attention.self.key",
-        value: path / "attention.self.value",
-        output: path / "attention.output.dense",
-        norms: path / "attention.self",
-    };
-    let feed_forward = FeedForwardPaths {
-        gate: path / "intermediate.gate",
-        up: path / "intermediate.dense",
-        down: path / "output.dense",
-    };
-    let residual = |name: &str| -> Result<Residual> {
-        let (placement, dropout) = (config.placement(), config.dropout());
-        Ok(Residual { placement, norm: config.norm(&(path / name))?, dropout })
-    };
-    Ok(Block {
-        attention: MultiHeadAttention::new(&attention, &config.attention(implementation))?,
-        around_attention: residual("attention.output.LayerNorm")?,
-        feed_forward: FeedForward::new(&feed_forward, &config.feed_forward())?,
-        around_feed_forward: residual("output.LayerNorm")?,
-    })
 }
 
 /// The encoder: embeddings and blocks, without a head.
@@ -247,45 +119,43 @@ pub struct BertModel {
     checkpointing: ActivationCheckpointing,
 }
 
-/// One vector for a sequence: `tanh` of a map of its first token, for heads.
+/// What all blocks of one kind attend with.
 #[derive(Debug)]
-pub struct Pooler {
-    dense: Linear,
-}
-
-impl Pooler {
-    /// Makes its parameters under `path`, which is `bert.pooler`.
-    pub fn new(path: &ParamPath, config: &BertConfig) -> Result<Self> {
-        let d = config.hidden_size;
-        let dense = Linear::new(&(path / "dense"), d, d, Biased::Yes, config.init())?;
-        Ok(Self { dense })
-    }
-
-    /// `[b, t, d]` to `[b, d]`.
-    pub fn forward(&self, hidden_btd: &Tensor) -> Tensor {
-        self.dense.forward(&hidden_btd.select(1, 0)).tanh()
-    }
+struct AttentionContext {
+    mask: AttentionMask,
+    rotation: Option<Rotation>,
 }
 
 impl BertModel {
-    /// Makes its parameters under `path`, which is `bert` in models with a head.
+    /// Makes its parameters under `path`, which is `bert` in models with a head, or what the
+    /// relative's files have there.
     pub fn new(
         path: &ParamPath,
         config: &BertConfig,
         implementation: Implementation,
     ) -> Result<Self> {
         config.validate()?;
-        let embeddings = Embeddings::new(&(path / "embeddings"), config)?;
-        let encoder = path / "encoder";
+        let names = config.variant.names();
+        let embeddings = Embeddings::new(path, config)?;
+        let blocks_path = path / names.blocks;
         let blocks = (0..config.num_hidden_layers)
-            .map(|index| block(&(&encoder / "layer" / index), config, implementation))
+            .map(|index| block(&(&blocks_path / index), config, implementation, index == 0))
             .collect::<Result<_>>()?;
         let final_norm = match config.placement() {
-            Placement::Pre => Some(config.norm(&(&encoder / "final_norm"))?),
+            Placement::Pre => Some(config.norm(&(path / names.final_norm), config.hidden_size)?),
             Placement::Post => None,
         };
         let checkpointing = ActivationCheckpointing::None;
         Ok(Self { config: config.clone(), embeddings, blocks, final_norm, checkpointing })
+    }
+
+    /// Makes its parameters where a model with a head has them, below its root.
+    pub(crate) fn under_root(
+        root: &ParamPath,
+        config: &BertConfig,
+        implementation: Implementation,
+    ) -> Result<Self> {
+        Self::new(&(root / config.variant.names().base), config, implementation)
     }
 
     /// Says that an output layer has the weight of the token table.
@@ -314,29 +184,53 @@ impl BertModel {
     /// Shapes and dtypes that don't fit; attention dropout that the implementation can't do.
     pub fn forward(&self, input: &BertInput, train: bool) -> Result<Tensor> {
         input.check_shapes(&self.config)?;
-        let t = input.input_ids.size()[1];
         let x_btd = self.embeddings.forward(input, train)?;
-        let window = self.config.attention_window();
-        let mask = AttentionMask::new(window, [t, t], input.mask, x_btd.device());
-        let rotation = self.config.overrides.rotary.map(|rotary| {
-            let (head_size, kind) = (self.config.head_size(), x_btd.kind());
-            match input.position_ids {
-                Some(ids) => rotary.rotation(ids, head_size, kind),
-                None => rotary.rotation_of_range(0, t, head_size, kind, x_btd.device()),
-            }
+        let config = &self.config;
+        let context = |window, rotary| AttentionContext::new(config, input, &x_btd, window, rotary);
+        let global = context(config.attention_window(), config.rotary());
+        let modern = config.variant.modern();
+        let local = modern.zip(config.local_window()).map(|(modern, window)| {
+            context(window, config.overrides.rotary.or(Some(modern.local_rotary)))
         });
+        let is_local = |index| modern.is_some_and(|modern| modern.is_local[index]);
         let mut x_btd = ResidualStream::from(x_btd);
-        for block in &self.blocks {
+        for (index, block) in self.blocks.iter().enumerate() {
+            let AttentionContext { mask, rotation } = match &local {
+                Some(local) if is_local(index) => local,
+                _ => &global,
+            };
             x_btd = match self.checkpointing {
                 ActivationCheckpointing::Blocks if train => {
-                    block.forward_checkpointed(&x_btd.whole(), &mask, rotation.as_ref())?.into()
+                    block.forward_checkpointed(&x_btd.whole(), mask, rotation.as_ref())?.into()
                 }
-                _ => block.forward(x_btd, &mask, rotation.as_ref(), None, train)?,
+                _ => block.forward(x_btd, mask, rotation.as_ref(), None, train)?,
             };
         }
         Ok(match &self.final_norm {
             Some(norm) => norm.last(x_btd)?,
             None => x_btd.whole(),
         })
+    }
+}
+
+impl AttentionContext {
+    /// For the first hidden states `x_btd`.
+    fn new(
+        config: &BertConfig,
+        input: &BertInput,
+        x_btd: &Tensor,
+        window: AttentionWindow,
+        rotary: Option<Rotary>,
+    ) -> Self {
+        let t = input.input_ids.size()[1];
+        let mask = AttentionMask::new(window, [t, t], input.mask, x_btd.device());
+        let rotation = rotary.map(|rotary| {
+            let (head_size, kind) = (config.head_size(), x_btd.kind());
+            match input.position_ids {
+                Some(ids) => rotary.rotation(ids, head_size, kind),
+                None => rotary.rotation_of_range(0, t, head_size, kind, x_btd.device()),
+            }
+        });
+        Self { mask, rotation }
     }
 }

@@ -140,8 +140,7 @@ pub fn generate(
     options: &GenerationConfig,
     on_token: &mut dyn FnMut(usize, i64),
 ) -> Result<Vec<Vec<i64>>> {
-    options.validate()?;
-    check_prompts(model, prompts, options)?;
+    check(model, prompts, options)?;
     bert4rs_tensor_core::no_grad(|| {
         let (mut decoder, start): (Box<dyn Decoder>, Start) = match model {
             Generator::Gpt(model) => {
@@ -186,7 +185,12 @@ impl Start {
     }
 }
 
-fn check_prompts(model: Generator, prompts: &[Vec<i64>], options: &GenerationConfig) -> Result<()> {
+/// Refuses what [`generate`] refuses, before anything is computed.
+///
+/// # Errors
+/// As [`generate`].
+pub fn check(model: Generator, prompts: &[Vec<i64>], options: &GenerationConfig) -> Result<()> {
+    options.validate()?;
     let vocabulary = match model {
         Generator::Gpt(model) => model.config().vocab_size,
         Generator::T5(model) => model.config().vocab_size,

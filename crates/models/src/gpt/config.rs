@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::check::{check_divides, check_positive, check_probabilities, check_scales};
+use crate::check::{check_divides, check_layers, check_probabilities, check_scales, check_sizes};
 use crate::error::Result;
 use crate::layers::Activation;
 use crate::overrides::ArchitectureOverrides;
@@ -44,6 +44,9 @@ pub struct GptConfig {
     pub bos_token_id: Option<i64>,
     /// The token that ends a text.
     pub eos_token_id: Option<i64>,
+    /// The padding token: a class is read from the last token that is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pad_token_id: Option<i64>,
     /// Departures from GPT-2 as published.
     #[serde(rename = "bert4rs", skip_serializing_if = "ArchitectureOverrides::is_published")]
     pub overrides: ArchitectureOverrides,
@@ -100,20 +103,21 @@ impl GptConfig {
             scale_attn_by_inverse_layer_idx: false,
             bos_token_id: Some(50256),
             eos_token_id: Some(50256),
+            pad_token_id: None,
             overrides: ArchitectureOverrides::default(),
         }
     }
 
     /// Refuses what no model can have, naming key and value.
     pub fn validate(&self) -> Result<()> {
-        check_positive(&[
+        check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("n_positions", self.n_positions),
             ("n_embd", self.n_embd),
-            ("n_layer", self.n_layer),
             ("n_head", self.n_head),
             ("n_inner", self.inner_size()),
         ])?;
+        check_layers("n_layer", self.n_layer)?;
         check_divides(("n_head", self.n_head), ("n_embd", self.n_embd))?;
         check_probabilities(&[
             ("resid_pdrop", self.resid_pdrop),
@@ -134,6 +138,6 @@ impl GptConfig {
 
     /// Inner features of the feed-forward half.
     pub fn inner_size(&self) -> i64 {
-        self.n_inner.unwrap_or(4 * self.n_embd)
+        self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Axes: `b` batch, `t` time, `d` features, `v` vocabulary.
 
+mod classification;
 mod config;
 
 use bert4rs_tensor_core::attention::Implementation;
@@ -9,6 +10,7 @@ use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::varlen::AttentionWindow;
 use bert4rs_tensor_core::{Device, Tensor};
 
+pub use classification::GptForSequenceClassification;
 pub use config::{GptConfig, GptSize};
 
 use crate::checkpointing::ActivationCheckpointing;
@@ -168,13 +170,13 @@ fn block(
         norms: path / "attn",
     };
     let feed_forward = FeedForwardPaths {
-        gate: path / "mlp.c_gate",
+        gate: Some(path / "mlp.c_gate"),
         up: path / "mlp.c_fc",
         down: path / "mlp.c_proj",
     };
     let residual = |name: &str| -> Result<Residual> {
         let dropout = Dropout { probability: config.resid_pdrop };
-        let norm = config.norm(&(path / name))?;
+        let norm = Some(config.norm(&(path / name))?);
         Ok(Residual { placement: config.placement(), norm, dropout })
     };
     let attention_config = config.attention(implementation, layer);
@@ -231,13 +233,23 @@ impl Gpt {
         config: &GptConfig,
         implementation: Implementation,
     ) -> Result<Self> {
+        let mut gpt = Self::without_output(path, config, implementation)?;
+        gpt.tokens.tie();
+        Ok(gpt)
+    }
+
+    /// The same, but for its token table, which no output layer shares.
+    fn without_output(
+        path: &ParamPath,
+        config: &GptConfig,
+        implementation: Implementation,
+    ) -> Result<Self> {
         config.validate()?;
         let path = &(path / "transformer");
         let table = |name: &str, entries| {
             Embedding::new(&(path / name), entries, config.n_embd, None, config.init())
         };
-        let mut tokens = table("wte", config.vocab_size)?;
-        tokens.tie();
+        let tokens = table("wte", config.vocab_size)?;
         let positions = match config.overrides.rotary {
             None => Some(table("wpe", config.n_positions)?),
             Some(_) => None,

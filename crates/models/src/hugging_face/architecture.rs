@@ -1,239 +1,216 @@
-//! Which models there are, and how each family's folders are laid out.
+//! Which classes of transformers there are.
 
-use std::collections::BTreeMap;
+use std::fmt;
 
-use bert4rs_tensor_core::Tensor;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
-
-use crate::bert::BertConfig;
-use crate::error::Result;
-use crate::gpt::GptConfig;
-use crate::overrides::ArchitectureOverrides;
-use crate::t5::T5Config;
-
-/// A class of transformers that we read and write.
+/// A family of models: `model_type` in `config.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Architecture {
-    /// An encoder without a head.
-    BertModel,
-    /// With the masked-language-model head.
-    BertForMaskedLm,
-    /// With the masked-language-model and next-sentence heads.
-    BertForPreTraining,
-    /// With a class for each sequence.
-    BertForSequenceClassification,
-    /// With a class for each token.
-    BertForTokenClassification,
-    /// With the start and end of an answer.
-    BertForQuestionAnswering,
-    /// GPT-2 without a head; its head is its token table, so it loads as one with.
-    Gpt2Model,
-    /// GPT-2 with its language-model head.
-    Gpt2LmHeadModel,
-    /// T5 with its language-model head.
-    T5ForConditionalGeneration,
+pub enum ModelType {
+    /// BERT.
+    Bert,
+    /// RoBERTa.
+    Roberta,
+    /// XLM-R.
+    XlmRoberta,
+    /// DistilBERT.
+    DistilBert,
+    /// ELECTRA.
+    Electra,
+    /// ModernBERT.
+    ModernBert,
+    /// GPT-2.
+    Gpt2,
+    /// T5.
+    T5,
+}
+
+impl ModelType {
+    /// Every one.
+    pub const ALL: [Self; 8] = [
+        Self::Bert,
+        Self::Roberta,
+        Self::XlmRoberta,
+        Self::DistilBert,
+        Self::Electra,
+        Self::ModernBert,
+        Self::Gpt2,
+        Self::T5,
+    ];
+
+    /// Its name in `config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bert => "bert",
+            Self::Roberta => "roberta",
+            Self::XlmRoberta => "xlm-roberta",
+            Self::DistilBert => "distilbert",
+            Self::Electra => "electra",
+            Self::ModernBert => "modernbert",
+            Self::Gpt2 => "gpt2",
+            Self::T5 => "t5",
+        }
+    }
+
+    /// The one of this name, which `bert4rs-` stands before where a model has
+    /// [overrides](crate::overrides).
+    pub fn named(name: &str) -> Option<Self> {
+        let name = name.strip_prefix("bert4rs-").unwrap_or(name);
+        Self::ALL.into_iter().find(|model_type| model_type.name() == name)
+    }
+
+    /// What its classes' names begin with.
+    fn class_prefix(self) -> &'static str {
+        match self {
+            Self::Bert => "Bert",
+            Self::Roberta => "Roberta",
+            Self::XlmRoberta => "XLMRoberta",
+            Self::DistilBert => "DistilBert",
+            Self::Electra => "Electra",
+            Self::ModernBert => "ModernBert",
+            Self::Gpt2 => "GPT2",
+            Self::T5 => "T5",
+        }
+    }
+
+    /// Its heads.
+    pub fn heads(self) -> &'static [HeadKind] {
+        use HeadKind::{
+            Base, CausalLm, ConditionalGeneration, Encoder, MaskedLm, PreTraining,
+            QuestionAnswering, SequenceClassification, TokenClassification,
+        };
+        const FINE_TUNED: &[HeadKind] =
+            &[Base, MaskedLm, SequenceClassification, TokenClassification, QuestionAnswering];
+        const PRETRAINED: &[HeadKind] = &[
+            Base,
+            MaskedLm,
+            PreTraining,
+            SequenceClassification,
+            TokenClassification,
+            QuestionAnswering,
+        ];
+        match self {
+            Self::Bert | Self::Electra => PRETRAINED,
+            Self::Roberta | Self::XlmRoberta | Self::DistilBert | Self::ModernBert => FINE_TUNED,
+            Self::Gpt2 => &[Base, CausalLm, SequenceClassification],
+            Self::T5 => &[ConditionalGeneration, Encoder],
+        }
+    }
+
+    /// Its class with that head, if there is one.
+    pub fn with(self, head: HeadKind) -> Option<Architecture> {
+        self.heads().contains(&head).then_some(Architecture { model_type: self, head })
+    }
+}
+
+/// What stands on the hidden states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadKind {
+    /// Nothing, or what files have beside: BERT's pooler. GPT-2's head is its token table, so that
+    /// it loads as one with [`CausalLm`](Self::CausalLm).
+    Base,
+    /// Masked tokens.
+    MaskedLm,
+    /// BERT: masked tokens and the next sentence. ELECTRA: replaced tokens.
+    PreTraining,
+    /// A class for each sequence.
+    SequenceClassification,
+    /// A class for each token.
+    TokenClassification,
+    /// The start and end of an answer.
+    QuestionAnswering,
+    /// The next token.
+    CausalLm,
+    /// The next token of the decoder.
+    ConditionalGeneration,
+    /// The encoder alone, of a model that has a decoder too.
+    Encoder,
+}
+
+impl HeadKind {
+    /// What a class's name ends with.
+    fn class_suffix(self) -> &'static str {
+        match self {
+            Self::Base => "Model",
+            Self::MaskedLm => "ForMaskedLM",
+            Self::PreTraining => "ForPreTraining",
+            Self::SequenceClassification => "ForSequenceClassification",
+            Self::TokenClassification => "ForTokenClassification",
+            Self::QuestionAnswering => "ForQuestionAnswering",
+            Self::CausalLm => "LMHeadModel",
+            Self::ConditionalGeneration => "ForConditionalGeneration",
+            Self::Encoder => "EncoderModel",
+        }
+    }
+}
+
+/// A class of transformers that we read and write: a family with a head that it has. Its text is
+/// the class's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Architecture {
+    model_type: ModelType,
+    head: HeadKind,
 }
 
 impl Architecture {
+    /// `BertForMaskedLM`.
+    pub const BERT_FOR_MASKED_LM: Self =
+        Self { model_type: ModelType::Bert, head: HeadKind::MaskedLm };
+    /// `GPT2LMHeadModel`.
+    pub const GPT2_LM_HEAD_MODEL: Self =
+        Self { model_type: ModelType::Gpt2, head: HeadKind::CausalLm };
+    /// `T5ForConditionalGeneration`.
+    pub const T5_FOR_CONDITIONAL_GENERATION: Self =
+        Self { model_type: ModelType::T5, head: HeadKind::ConditionalGeneration };
+
     /// Every one.
-    pub const ALL: [Self; 9] = [
-        Self::BertModel,
-        Self::BertForMaskedLm,
-        Self::BertForPreTraining,
-        Self::BertForSequenceClassification,
-        Self::BertForTokenClassification,
-        Self::BertForQuestionAnswering,
-        Self::Gpt2Model,
-        Self::Gpt2LmHeadModel,
-        Self::T5ForConditionalGeneration,
-    ];
-
-    /// Its name in transformers and in `config.json`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::BertModel => "BertModel",
-            Self::BertForMaskedLm => "BertForMaskedLM",
-            Self::BertForPreTraining => "BertForPreTraining",
-            Self::BertForSequenceClassification => "BertForSequenceClassification",
-            Self::BertForTokenClassification => "BertForTokenClassification",
-            Self::BertForQuestionAnswering => "BertForQuestionAnswering",
-            Self::Gpt2Model => "GPT2Model",
-            Self::Gpt2LmHeadModel => "GPT2LMHeadModel",
-            Self::T5ForConditionalGeneration => "T5ForConditionalGeneration",
-        }
-    }
-
-    /// The one of this name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|architecture| architecture.name() == name)
-    }
-
-    /// `model_type` of its family.
-    pub fn model_type(self) -> &'static str {
-        match self {
-            Self::Gpt2Model | Self::Gpt2LmHeadModel => GptConfig::MODEL_TYPE,
-            Self::T5ForConditionalGeneration => T5Config::MODEL_TYPE,
-            _ => BertConfig::MODEL_TYPE,
-        }
-    }
-}
-
-/// A family's configuration, and how its folders are laid out.
-pub trait PretrainedConfig: Serialize + DeserializeOwned {
-    /// `model_type` in `config.json`.
-    const MODEL_TYPE: &'static str;
-
-    /// What the names of a model with a head begin with, and those of one without lack.
-    const BASE: &'static str;
-
-    /// Refuses what no model can have, naming key and value.
-    fn validate(&self) -> Result<()>;
-
-    /// Departures from the published form.
-    fn overrides(&self) -> &ArchitectureOverrides;
-
-    /// Keys of `config.json` with the one value that we compute; absent means that value.
-    fn fixed(&self) -> Value;
-
-    /// Settles what only the weights tell.
-    fn settle(&mut self, _tensors: &BTreeMap<String, Tensor>) {}
-
-    /// Whether files hold this parameter as `[in, out]`.
-    fn is_transposed(_name: &str) -> bool {
-        false
-    }
-
-    /// Other names that files have for this parameter.
-    fn aliases(name: &str) -> Vec<String>;
-
-    /// Whether files may hold this beside the parameters: buffers that are computed anew.
-    fn is_buffer(name: &str) -> bool;
-
-    /// Pairs of a name that files may hold, and the parameter that it is a copy of.
-    fn tied(&self) -> &'static [(&'static str, &'static str)];
-}
-
-impl PretrainedConfig for BertConfig {
-    const MODEL_TYPE: &'static str = "bert";
-    const BASE: &'static str = "bert.";
-
-    fn validate(&self) -> Result<()> {
-        self.validate()
-    }
-
-    fn overrides(&self) -> &ArchitectureOverrides {
-        &self.overrides
-    }
-
-    fn fixed(&self) -> Value {
-        json!({
-            "position_embedding_type": "absolute",
-            "is_decoder": false,
-            "add_cross_attention": false,
-            "tie_word_embeddings": true,
+    pub fn all() -> impl Iterator<Item = Self> {
+        ModelType::ALL.into_iter().flat_map(|model_type| {
+            model_type.heads().iter().map(move |&head| Self { model_type, head })
         })
     }
 
-    fn aliases(name: &str) -> Vec<String> {
-        // Models converted from the first TensorFlow files call a norm's parameters so.
-        if let Some(stem) = name.strip_suffix("LayerNorm.weight") {
-            vec![format!("{stem}LayerNorm.gamma")]
-        } else if let Some(stem) = name.strip_suffix("LayerNorm.bias") {
-            vec![format!("{stem}LayerNorm.beta")]
-        } else if name == "cls.predictions.bias" {
-            vec!["cls.predictions.decoder.bias".into()]
-        } else {
-            Vec::new()
-        }
+    /// The one of this name in transformers and in `config.json`.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().find(|architecture| architecture.to_string() == name)
     }
 
-    fn is_buffer(name: &str) -> bool {
-        name.ends_with("embeddings.position_ids") || name.ends_with("embeddings.token_type_ids")
+    /// The family's class that gives hidden states; GPT-2's has its token table as head.
+    pub fn without_head(model_type: ModelType) -> Self {
+        let head = match model_type {
+            ModelType::Gpt2 => HeadKind::CausalLm,
+            ModelType::T5 => HeadKind::Encoder,
+            _ => HeadKind::Base,
+        };
+        Self { model_type, head }
     }
 
-    fn tied(&self) -> &'static [(&'static str, &'static str)] {
-        &[("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight")]
-    }
-}
-
-impl PretrainedConfig for GptConfig {
-    const MODEL_TYPE: &'static str = "gpt2";
-    const BASE: &'static str = "transformer.";
-
-    fn validate(&self) -> Result<()> {
-        self.validate()
+    /// Its family.
+    pub fn model_type(self) -> ModelType {
+        self.model_type
     }
 
-    fn overrides(&self) -> &ArchitectureOverrides {
-        &self.overrides
-    }
-
-    fn fixed(&self) -> Value {
-        json!({ "add_cross_attention": false, "tie_word_embeddings": true })
-    }
-
-    fn is_transposed(name: &str) -> bool {
-        // transformers' Conv1D: every matrix within a block.
-        name.contains(".c_") && name.ends_with(".weight")
-    }
-
-    fn aliases(_name: &str) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn is_buffer(name: &str) -> bool {
-        name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")
-    }
-
-    fn tied(&self) -> &'static [(&'static str, &'static str)] {
-        &[("lm_head.weight", "transformer.wte.weight")]
+    /// What stands on the hidden states.
+    pub fn head(self) -> HeadKind {
+        self.head
     }
 }
 
-impl PretrainedConfig for T5Config {
-    const MODEL_TYPE: &'static str = "t5";
-    const BASE: &'static str = "";
-
-    fn validate(&self) -> Result<()> {
-        self.validate()
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}{}", self.model_type.class_prefix(), self.head.class_suffix())
     }
+}
 
-    fn overrides(&self) -> &ArchitectureOverrides {
-        &self.overrides
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn fixed(&self) -> Value {
-        json!({ "is_encoder_decoder": true, "decoder_start_token_id": self.pad_token_id })
-    }
-
-    /// transformers 5 writes `tie_word_embeddings: true` whether or not the head is tied, but
-    /// says how outputs are scaled: the weights tell.
-    fn settle(&mut self, tensors: &BTreeMap<String, Tensor>) {
-        let head_and_table = (tensors.get("lm_head.weight"), tensors.get("shared.weight"));
-        if let (true, (Some(head), Some(table))) = (self.tie_word_embeddings, head_and_table)
-            && head != table
-        {
-            self.scale_decoder_outputs = Some(self.scales_decoder_outputs());
-            self.tie_word_embeddings = false;
+    #[test]
+    fn every_name_names_its_architecture() {
+        for architecture in Architecture::all() {
+            assert_eq!(Architecture::named(&architecture.to_string()), Some(architecture));
         }
-    }
-
-    fn aliases(name: &str) -> Vec<String> {
-        if name == "shared.weight" {
-            vec!["encoder.embed_tokens.weight".into(), "decoder.embed_tokens.weight".into()]
-        } else {
-            Vec::new()
-        }
-    }
-
-    fn is_buffer(name: &str) -> bool {
-        // Files converted from the first TensorFlow models hold a table that is never used.
-        name == "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-    }
-
-    fn tied(&self) -> &'static [(&'static str, &'static str)] {
-        if self.tie_word_embeddings { &[("lm_head.weight", "shared.weight")] } else { &[] }
+        assert_eq!(Architecture::GPT2_LM_HEAD_MODEL.to_string(), "GPT2LMHeadModel");
+        assert_eq!(Architecture::named("BertForMaskedLM"), Some(Architecture::BERT_FOR_MASKED_LM));
+        assert_eq!(Architecture::named("T5Model"), None);
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use bert4rs_tensor_core::files::{check_fetched, check_regular};
 use bert4rs_tensor_core::param::ParamStore;
-use bert4rs_tensor_core::{Tensor, safetensors};
+use bert4rs_tensor_core::{Kind, Tensor, safetensors};
 use serde_json::Value;
 
-use super::{Architecture, PretrainedConfig};
+use super::{Architecture, ModelType, PretrainedConfig, heads};
 use crate::error::{Error, Result};
 
 /// A model folder: its configuration and weights, on the CPU.
@@ -40,24 +41,70 @@ impl Folder {
         Ok(Self { path: path.to_owned(), config, tensors })
     }
 
-    /// The class of transformers that the folder was written by.
+    /// The class of transformers that the folder was written by. Where `config.json` names none,
+    /// as in early BERTs, it is the family's class with the head whose weights are there.
     ///
     /// # Errors
-    /// One that we don't have, or none named.
+    /// A class that we don't have.
     pub fn architecture(&self) -> Result<Architecture> {
-        let named = self.config["architectures"][0].as_str();
-        if let Some(architecture) = named.and_then(Architecture::named) {
-            return Ok(architecture);
+        let named = &self.config["architectures"][0];
+        let known = match named {
+            Value::Null => {
+                let family = self.model_type()?;
+                family.map(|model_type| heads::present(model_type, &self.tensors))
+            }
+            named => named.as_str().and_then(Architecture::named),
+        };
+        if let (Some(known), Some(family)) = (known, self.model_type()?)
+            && known.model_type() != family
+        {
+            let family = family.name();
+            let reason = format!("architectures is {named}, but model_type is {family:?}");
+            return Err(self.bad_config(reason));
         }
-        let known: Vec<_> = Architecture::ALL.map(Architecture::name).into();
-        let found = named.map_or("none".to_owned(), |name| format!("{name:?}"));
-        let reason = format!("architectures is {found}; bert4rs has {}", known.join(", "));
-        Err(self.bad_config(reason))
+        known.ok_or_else(|| {
+            let known: Vec<_> = Architecture::all().map(|known| known.to_string()).collect();
+            let (model_type, known) = (&self.config["model_type"], known.join(", "));
+            let reason = format!(
+                "architectures is {named}, and model_type is {model_type}; bert4rs has {known}"
+            );
+            self.bad_config(reason)
+        })
+    }
+
+    /// [`architecture`](Self::architecture); of a class that we don't have, but whose family we
+    /// have, the family's class without a head, which gives the same hidden states.
+    ///
+    /// # Errors
+    /// A family that we don't have.
+    pub fn encoder_architecture(&self) -> Result<Architecture> {
+        self.architecture().or_else(|error| match self.model_type()? {
+            Some(model_type) => Ok(Architecture::without_head(model_type)),
+            None => Err(error),
+        })
+    }
+
+    /// The family: what `model_type` says or, in the first BERTs, the class or the weights' names.
+    fn model_type(&self) -> Result<Option<ModelType>> {
+        match &self.config["model_type"] {
+            Value::Null => {
+                let named = self.config["architectures"][0].as_str().and_then(Architecture::named);
+                let family = named.map(Architecture::model_type);
+                Ok(family.or_else(|| heads::family(&self.tensors)))
+            }
+            Value::String(name) => Ok(ModelType::named(name)),
+            other => Err(self.bad_config(format!("model_type: {other} is no text"))),
+        }
     }
 
     /// `config.json` as written, for keys that only a program needs, such as `id2label`.
     pub fn raw_config(&self) -> &Value {
         &self.config
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The folder's tensors by name, as stored.
@@ -69,24 +116,50 @@ impl Folder {
     ///
     /// # Errors
     /// Another family; values that are of a wrong type, that no model can have, or that ask for
-    /// something that we don't compute.
-    pub fn config<F: PretrainedConfig>(&self) -> Result<F> {
-        let ours = format!("bert4rs-{}", F::MODEL_TYPE);
-        match self.config["model_type"].as_str() {
-            Some(found) if found == F::MODEL_TYPE || found == ours => {}
-            Some(found) => {
-                let expected = F::MODEL_TYPE;
-                let reason = format!("model_type is {found:?}, expected {expected:?}");
-                return Err(self.bad_config(reason));
-            }
-            None => return Err(self.bad_config("model_type is missing".into())),
-        }
-        let mut config: F = serde_path_to_error::deserialize(&self.config)
-            .map_err(|error| self.bad_config(format!("{}: {}", error.path(), error.inner())))?;
+    /// something that we don't compute; more blocks than the weights have.
+    pub fn config<C: PretrainedConfig>(&self) -> Result<C> {
+        let model_type = self.model_type()?;
+        let Some(model_type) = model_type.filter(|found| C::MODEL_TYPES.contains(found)) else {
+            let expected: Vec<_> = C::MODEL_TYPES.iter().map(|known| known.name()).collect();
+            let found = match &self.config["model_type"] {
+                Value::Null => "model_type is missing".to_owned(),
+                found => format!("model_type is {found}"),
+            };
+            return Err(self.bad_config(format!("{found}, expected {}", expected.join(", "))));
+        };
+        let mut config =
+            C::from_json(model_type, &self.config).map_err(|reason| self.bad_config(reason))?;
         config.settle(&self.tensors);
         self.check_fixed(&config.fixed())?;
         config.validate()?;
+        self.check_stacks(&config)?;
         Ok(config)
+    }
+
+    /// Refuses more blocks than there are weights for, before any is made.
+    fn check_stacks<C: PretrainedConfig>(&self, config: &C) -> Result<()> {
+        for (key, wanted, prefix) in config.stacks() {
+            let short = prefix.strip_prefix(&config.base()).unwrap_or(&prefix);
+            let number = |name: &String| -> Option<i64> {
+                let rest = name.strip_prefix(&prefix).or(name.strip_prefix(short))?;
+                rest.split('.').next()?.parse().ok()
+            };
+            let found = self.tensors.keys().filter_map(number).max().map_or(0, |last| last + 1);
+            if found > 0 && wanted > found {
+                let reason = format!("{key} = {wanted}, but the weights have {found} blocks");
+                return Err(self.bad_config(reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses weights that are not those of `store`'s parameters, which may have no memory: see
+    /// [`ParamStore::meta`].
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn check<C: PretrainedConfig>(&self, config: &C, store: &ParamStore) -> Result<()> {
+        self.matched(config, store, &[]).map(drop)
     }
 
     /// Sets every parameter of `store` to the tensor of its name, under any name that the family
@@ -96,28 +169,47 @@ impl Folder {
     /// has no tensor for them: new heads on an old encoder.
     ///
     /// # Errors
-    /// One error that lists all parameters that are missing or of another shape, and copies of
-    /// tied weights that differ from them. Nothing is set then.
-    pub fn load<F: PretrainedConfig>(
+    /// One error that lists all parameters that are missing, or of another shape or dtype, and
+    /// copies of tied weights that differ from them. Nothing is set then.
+    pub fn load<C: PretrainedConfig>(
         &self,
-        config: &F,
+        config: &C,
         store: &mut ParamStore,
         may_be_fresh: &[&str],
     ) -> Result<Loaded> {
-        let mut known = BTreeSet::new();
+        let Matched { values, loaded } = self.matched(config, store, may_be_fresh)?;
+        for (param, value) in store.params_mut().iter_mut().zip(values) {
+            if let Some(value) = value {
+                param.set(&value)?;
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// The value of each parameter, where there is one.
+    fn matched<C: PretrainedConfig>(
+        &self,
+        config: &C,
+        store: &ParamStore,
+        may_be_fresh: &[&str],
+    ) -> Result<Matched> {
+        let tied = config.tied();
+        let mut known: BTreeSet<String> =
+            tied.iter().flat_map(|[output, _]| names_of(config, output)).collect();
         let (mut fresh, mut wrong, mut values) = (Vec::new(), Vec::new(), Vec::new());
         for param in store.params().iter() {
-            let names = names_of::<F>(&param.name);
+            let mut names = names_of(config, &param.name);
+            if let Some([output, table]) = &tied
+                && names_of(config, table).contains(&param.name)
+            {
+                names.extend(names_of(config, output));
+            }
             let found = names.iter().find_map(|name| self.tensors.get(name));
             known.extend(names);
             match found {
                 Some(stored) => {
-                    let value = as_held::<F>(&param.name, stored);
-                    let (found, expected) = (value.size(), param.weight.size());
-                    if found != expected {
-                        let name = &param.name;
-                        wrong.push(format!("{name} has shape {found:?}, expected {expected:?}"));
-                    }
+                    let value = as_held(config, &param.name, stored);
+                    wrong.extend(misfit(&param.name, &value, &param.weight.size()));
                     values.push(Some(value));
                 }
                 None => {
@@ -130,32 +222,26 @@ impl Folder {
                 }
             }
         }
-        wrong.extend(self.differing_copies::<F>(config));
+        wrong.extend(self.differing_copy(config));
         if !wrong.is_empty() {
             return Err(Error::Weights { path: self.path.clone(), wrong });
         }
-        for (param, value) in store.params_mut().iter_mut().zip(values) {
-            if let Some(value) = value {
-                param.set(&value)?;
-            }
-        }
-        known.extend(config.tied().iter().map(|(copy, _)| (*copy).to_owned()));
-        let unused =
-            self.tensors.keys().filter(|name| !known.contains(*name) && !F::is_buffer(name));
-        Ok(Loaded { fresh, unused: unused.cloned().collect() })
+        let is_unused = |name: &&String| !known.contains(*name) && !config.is_buffer(name);
+        let unused = self.tensors.keys().filter(is_unused).cloned().collect();
+        Ok(Matched { values, loaded: Loaded { fresh, unused } })
     }
 
-    /// Copies of tied weights that are not copies.
-    fn differing_copies<F: PretrainedConfig>(&self, config: &F) -> Vec<String> {
-        let differs = |(copy, of): &(&str, &str)| {
-            let (Some(copied), Some(source)) = (self.tensors.get(*copy), self.tensors.get(*of))
-            else {
-                return None;
-            };
-            let reason = "bert4rs ties them: set tie_word_embeddings and save the model tied";
-            (copied != source).then(|| format!("{copy} differs from {of}, but {reason}"))
+    /// A copy of a tied weight that is no copy.
+    fn differing_copy<C: PretrainedConfig>(&self, config: &C) -> Option<String> {
+        let [output, table] = config.tied()?;
+        let stored = |name: &str| {
+            let names = names_of(config, name);
+            names.into_iter().find(|name| self.tensors.contains_key(name))
         };
-        config.tied().iter().filter_map(differs).collect()
+        let (output, table) = (stored(&output)?, stored(&table)?);
+        let reason = "bert4rs ties them: set tie_word_embeddings and save the model tied";
+        (self.tensors[&output] != self.tensors[&table])
+            .then(|| format!("{output} differs from {table}, but {reason}"))
     }
 
     /// Refuses keys that ask for what we don't compute.
@@ -163,7 +249,7 @@ impl Folder {
         let fixed = fixed.as_object().into_iter().flatten();
         for (key, expected) in fixed {
             match self.config.get(key) {
-                Some(found) if found != expected && !found.is_null() => {
+                Some(found) if !is_same(found, expected) && !found.is_null() => {
                     let reason = format!("{key} = {found}: bert4rs computes {expected} only");
                     return Err(self.bad_config(reason));
                 }
@@ -178,30 +264,60 @@ impl Folder {
     }
 }
 
+/// Equal values; numbers may be written with a fraction or without.
+fn is_same(left: &Value, right: &Value) -> bool {
+    match (left.as_f64(), right.as_f64()) {
+        (Some(left), Some(right)) => left == right,
+        _ => left == right,
+    }
+}
+
+/// What a folder has for a store.
+struct Matched {
+    /// A value for each parameter, in their order; absent for fresh ones.
+    values: Vec<Option<Tensor>>,
+    loaded: Loaded,
+}
+
+/// What is wrong with a parameter's value.
+fn misfit(name: &str, value: &Tensor, expected: &[i64]) -> Option<String> {
+    let (found, kind) = (value.size(), value.kind());
+    if found != expected {
+        return Some(format!("{name} has shape {found:?}, expected {expected:?}"));
+    }
+    let is_real = matches!(kind, Kind::Double | Kind::Float | Kind::Half | Kind::BFloat16);
+    (!is_real).then(|| {
+        format!("{name} has dtype {kind:?}, expected fractions: quantised weights are not read")
+    })
+}
+
 /// A file's tensor as the parameter `name` holds it.
-fn as_held<F: PretrainedConfig>(name: &str, stored: &Tensor) -> Tensor {
-    let transposed = F::is_transposed(name) && stored.dim() == 2;
+fn as_held<C: PretrainedConfig>(config: &C, name: &str, stored: &Tensor) -> Tensor {
+    let transposed = config.is_transposed(name) && stored.dim() == 2;
     if transposed { stored.transpose(0, 1) } else { stored.shallow_clone() }
 }
 
 /// The names under which files may hold the parameter `name`.
-fn names_of<F: PretrainedConfig>(name: &str) -> Vec<String> {
-    let mut names = vec![name.to_owned()];
-    if !F::BASE.is_empty() {
-        names.push(match name.strip_prefix(F::BASE) {
+fn names_of<C: PretrainedConfig>(config: &C, name: &str) -> Vec<String> {
+    let (base, mut names) = (config.base(), vec![name.to_owned()]);
+    if !base.is_empty() {
+        names.push(match name.strip_prefix(&base) {
             Some(rest) => rest.to_owned(),
-            None => format!("{}{name}", F::BASE),
+            None => format!("{base}{name}"),
         });
     }
-    let aliases: Vec<_> = names.iter().flat_map(|name| F::aliases(name)).collect();
+    let aliases: Vec<_> = names.iter().flat_map(|name| config.aliases(name)).collect();
     names.extend(aliases);
     names
 }
 
-fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path)
+/// The value of a JSON file.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    check_regular(path)?;
+    let bytes = std::fs::read(path)
         .map_err(|source| bert4rs_tensor_core::Error::Io { path: path.to_owned(), source })?;
-    serde_json::from_str(&text).map_err(|error| Error::File {
+    check_fetched(path, &bytes)?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::File {
         path: path.to_owned(),
         reason: format!("not JSON: {error}"),
     })

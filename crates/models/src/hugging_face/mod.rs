@@ -5,9 +5,13 @@
 //! transposed matrices) is stated in one place, the family's [`PretrainedConfig`].
 
 mod architecture;
+mod config;
 mod folder;
+mod heads;
 mod save;
 
-pub use architecture::{Architecture, PretrainedConfig};
+pub use architecture::{Architecture, HeadKind, ModelType};
+pub use config::PretrainedConfig;
+pub(crate) use folder::read_json;
 pub use folder::{Folder, Loaded};
 pub use save::{save, save_bert_for_masked_lm};

@@ -18,9 +18,9 @@ use crate::error::{Error, Result};
 /// `store` holds the model made at its root; `extra` is an object of further keys for
 /// `config.json`, such as `id2label`. A model with [overrides](crate::overrides) is one that
 /// transformers does not have: its `model_type` says so.
-pub fn save<F: PretrainedConfig>(
+pub fn save<C: PretrainedConfig>(
     folder: &Path,
-    config: &F,
+    config: &C,
     architecture: Architecture,
     store: &ParamStore,
     extra: Value,
@@ -31,16 +31,16 @@ pub fn save<F: PretrainedConfig>(
     let params = store.params();
     let kind = params.first().map_or(Kind::Float, |param| param.master_or_weight().kind());
     let model_type = if config.overrides().is_published() {
-        F::MODEL_TYPE.to_owned()
+        config.model_type().name().to_owned()
     } else {
-        format!("bert4rs-{}", F::MODEL_TYPE)
+        format!("bert4rs-{}", config.model_type().name())
     };
     let identity = json!({
-        "architectures": [architecture.name()],
+        "architectures": [architecture.to_string()],
         "model_type": model_type,
         "torch_dtype": dtype_name(kind),
     });
-    let mut values = serde_json::to_value(config).map_err(bad)?;
+    let mut values = config.to_json().map_err(bad)?;
     for more in [config.fixed(), identity, extra] {
         if let (Some(values), Value::Object(more)) = (values.as_object_mut(), more) {
             values.extend(more);
@@ -48,7 +48,7 @@ pub fn save<F: PretrainedConfig>(
     }
     let text = serde_json::to_string_pretty(&values).map_err(bad)? + "\n";
     let stored: Vec<_> =
-        params.iter().map(|param| (param.name.clone(), as_stored::<F>(param))).collect();
+        params.iter().map(|param| (param.name.clone(), as_stored(config, param))).collect();
     let tensors: Vec<_> = stored.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     // Weights first: a folder with a config.json is a whole one.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -62,12 +62,12 @@ pub fn save_bert_for_masked_lm(
     config: &BertConfig,
     store: &ParamStore,
 ) -> Result<()> {
-    save(folder, config, Architecture::BertForMaskedLm, store, json!({}))
+    save(folder, config, Architecture::BERT_FOR_MASKED_LM, store, json!({}))
 }
 
-fn as_stored<F: PretrainedConfig>(param: &Param) -> Tensor {
+fn as_stored<C: PretrainedConfig>(config: &C, param: &Param) -> Tensor {
     let exact = param.master_or_weight();
-    if F::is_transposed(&param.name) { exact.transpose(0, 1) } else { exact.shallow_clone() }
+    if config.is_transposed(&param.name) { exact.transpose(0, 1) } else { exact.shallow_clone() }
 }
 
 /// The dtype's name in `config.json`.

@@ -5,7 +5,7 @@
 use bert4rs_tensor_core::Tensor;
 
 use super::{
-    AttentionInput, FeedForward, KeyValueCache, MultiHeadAttention, Norm, Residual, ResidualStream,
+    AttentionInput, FeedForward, KeyValueCache, MultiHeadAttention, Residual, ResidualStream,
     Rotation,
 };
 use crate::checkpointing::checkpoint;
@@ -66,8 +66,8 @@ impl Block {
 
     /// Its parameters.
     fn weights(&self) -> impl Iterator<Item = &Tensor> {
-        let norms = [&self.around_attention.norm, &self.around_feed_forward.norm];
-        let norms = norms.into_iter().flat_map(Norm::weights);
+        let norms = [&self.around_attention, &self.around_feed_forward];
+        let norms = norms.into_iter().flat_map(Residual::weights);
         self.attention.weights().chain(self.feed_forward.weights()).chain(norms)
     }
 }

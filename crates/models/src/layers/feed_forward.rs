@@ -84,18 +84,29 @@ impl FeedForwardConfig {
 /// Where a [`FeedForward`] has its maps.
 #[derive(Debug)]
 pub struct FeedForwardPaths<'a> {
-    /// `W₀`, used only with a gate.
-    pub gate: ParamPath<'a>,
+    /// `W₀`, used only with a gate; if absent, it is the first half of `W₁`'s rows.
+    pub gate: Option<ParamPath<'a>>,
     /// `W₁`.
     pub up: ParamPath<'a>,
     /// `W₂`.
     pub down: ParamPath<'a>,
 }
 
+/// Where the gate's rows are.
+#[derive(Debug, Clone)]
+enum Gate {
+    /// There is none.
+    None,
+    /// In a map of its own.
+    Own(Linear),
+    /// Before those of `W₁`, in one map with them.
+    InUp,
+}
+
 /// `activation(x W₁) W₂`, or gated; see [`FeedForwardKind`].
 #[derive(Debug, Clone)]
 pub struct FeedForward {
-    gate: Option<Linear>,
+    gate: Gate,
     up: Linear,
     down: Linear,
     activation: Activation,
@@ -107,13 +118,16 @@ impl FeedForward {
     /// Makes its parameters at `paths`.
     pub fn new(paths: &FeedForwardPaths, config: &FeedForwardConfig) -> Result<Self> {
         let FeedForwardConfig { hidden, inner, biased, init_up, init_down, .. } = *config;
-        let gate = match config.gated {
-            Gated::Yes => Some(Linear::new(&paths.gate, hidden, inner, biased, init_up)?),
-            Gated::No => None,
+        let (gate, up) = match (config.gated, &paths.gate) {
+            (Gated::No, _) => (Gate::None, inner),
+            (Gated::Yes, Some(gate)) => {
+                (Gate::Own(Linear::new(gate, hidden, inner, biased, init_up)?), inner)
+            }
+            (Gated::Yes, None) => (Gate::InUp, 2 * inner),
         };
         Ok(Self {
             gate,
-            up: Linear::new(&paths.up, hidden, inner, biased, init_up)?,
+            up: Linear::new(&paths.up, hidden, up, biased, init_up)?,
             down: Linear::new(&paths.down, inner, hidden, biased, init_down)?,
             activation: config.activation,
             policy: paths.up.policy().clone(),
@@ -123,8 +137,11 @@ impl FeedForward {
 
     /// Its parameters.
     pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
-        let maps = self.gate.iter().chain([&self.up, &self.down]);
-        maps.flat_map(Linear::weights)
+        let gate = match &self.gate {
+            Gate::Own(gate) => Some(gate),
+            Gate::None | Gate::InUp => None,
+        };
+        gate.into_iter().chain([&self.up, &self.down]).flat_map(Linear::weights)
     }
 
     /// `[b, t, d]` to `[b, t, d]`.
@@ -135,8 +152,12 @@ impl FeedForward {
         let up_btf = self.up.forward(x_btd);
         let (activation, policy) = (self.activation, &self.policy);
         let inner_btf = match &self.gate {
-            None => activate(policy, activation, &up_btf, None),
-            Some(gate) => activate(policy, activation, &gate.forward(x_btd), Some(&up_btf)),
+            Gate::None => activate(policy, activation, &up_btf, None),
+            Gate::Own(gate) => activate(policy, activation, &gate.forward(x_btd), Some(&up_btf)),
+            Gate::InUp => {
+                let halves = up_btf.chunk(2, -1);
+                activate(policy, activation, &halves[0], Some(&halves[1]))
+            }
         }?;
         Ok(self.down.forward(&self.dropout.forward(inner_btf, train)))
     }

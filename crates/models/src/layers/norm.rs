@@ -46,6 +46,13 @@ impl Norm {
         Ok(Self { kind, weight, bias, eps, policy: path.policy().clone() })
     }
 
+    /// [`NormKind::Layer`] without its bias, as in ModernBERT (arXiv 2412.13663).
+    pub fn without_bias(path: &ParamPath, features: i64, eps: f64) -> Result<Self> {
+        let weight = path.param("weight", &[features], Role::Norm, Init::Ones)?;
+        let policy = path.policy().clone();
+        Ok(Self { kind: NormKind::Layer, weight, bias: None, eps, policy })
+    }
+
     /// `[.., features]`; shape and dtype stay.
     ///
     /// # Errors

@@ -21,8 +21,9 @@ pub enum Placement {
 pub struct Residual {
     /// Where the norm stands.
     pub placement: Placement,
-    /// The norm.
-    pub norm: Norm,
+    /// The norm; absent before the first half where the embeddings are normed already, as in
+    /// ModernBERT.
+    pub norm: Option<Norm>,
     /// Of the inner function's result.
     pub dropout: Dropout,
 }
@@ -35,21 +36,31 @@ impl Residual {
         train: bool,
         inner: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<ResidualStream> {
-        match self.placement {
-            Placement::Post => {
+        match (self.placement, &self.norm) {
+            (Placement::Post, Some(norm)) => {
                 let [x, kept] = x.twice();
                 let y = self.dropout.forward(inner(&x)?, train);
-                Ok(self.norm.of_sum(&kept, &y)?)
+                Ok(norm.of_sum(&kept, &y)?)
             }
-            Placement::Pre => {
-                let [normed, x] = self.norm.with_sum(x)?;
+            (Placement::Pre, Some(norm)) => {
+                let [normed, x] = norm.with_sum(x)?;
                 let y = self.dropout.forward(inner(&normed)?, train);
-                Ok(if self.norm.adds(&x) {
+                Ok(if norm.adds(&x) {
                     ResidualStream::Sum([x, y])
                 } else {
                     ResidualStream::Whole(x + y)
                 })
             }
+            (_, None) => {
+                let [x, kept] = x.twice();
+                let y = self.dropout.forward(inner(&x)?, train);
+                Ok(ResidualStream::Whole(kept + y))
+            }
         }
+    }
+
+    /// Its norm's parameters.
+    pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        self.norm.iter().flat_map(Norm::weights)
     }
 }

@@ -5,13 +5,13 @@
 use bert4rs_tensor_core::{Kind, Reduction, Tensor, autograd};
 
 use super::{Inputs, Model, Pretrained, Problem};
-use crate::bert::{BertInput, BertModel};
+use crate::bert::{BertInput, BertModel, replaced_loss};
 use crate::error::Result;
-use crate::gpt::{Gpt, GptInput};
+use crate::gpt::{Gpt, GptForSequenceClassification, GptInput};
 use crate::hugging_face::Architecture;
 use crate::input::{self, refuse};
 use crate::loss::{IGNORED, cross_entropy};
-use crate::t5::{T5, T5Input};
+use crate::t5::{T5, T5Encoder, T5Input};
 
 /// What a forward pass gives.
 #[derive(Debug, Default)]
@@ -31,9 +31,32 @@ impl Pretrained {
     pub fn forward(&self, inputs: &Inputs) -> Result<Outputs> {
         match (&self.model, self.encoder()) {
             (Model::Gpt(model), _) => self.forward_gpt(model, inputs),
+            (Model::GptClasses(model, problem), _) => forward_gpt_classes(model, *problem, inputs),
             (Model::T5(model), _) => forward_t5(model, inputs),
+            (Model::T5Encoder(encoder), _) => {
+                let hidden_btd = encode_t5(encoder, inputs)?;
+                let named = vec![("last_hidden_state", hidden_btd)];
+                Ok(Outputs { named, loss: None })
+            }
             (_, Some(encoder)) => self.forward_bert(encoder, inputs),
             (_, None) => Ok(Outputs::default()),
+        }
+    }
+
+    /// Hidden states `[b, t, d]` of tokens `ids_bt`, I64, of which `keep_bt` is true for real ones,
+    /// without dropout: of T5, the encoder's.
+    ///
+    /// # Errors
+    /// Shapes and values that the model can't take.
+    pub fn hidden_states(&self, ids_bt: &Tensor, keep_bt: &Tensor) -> Result<Tensor> {
+        let inputs = Inputs::tokens(self.architecture, ids_bt, keep_bt);
+        match (&self.model, self.encoder()) {
+            (Model::Gpt(model), _) => encode_gpt(model, &inputs),
+            (Model::GptClasses(model, _), _) => encode_gpt(model.gpt(), &inputs),
+            (Model::T5(model), _) => encode_t5(model.encoder(), &inputs),
+            (Model::T5Encoder(encoder), _) => encode_t5(encoder, &inputs),
+            (_, Some(encoder)) => encode(encoder, &inputs),
+            (_, None) => Err(inputs.lacks("an encoder", "hidden states")),
         }
     }
 
@@ -61,15 +84,10 @@ impl Pretrained {
     }
 
     fn forward_gpt(&self, model: &Gpt, inputs: &Inputs) -> Result<Outputs> {
-        let ids = inputs.ids();
-        let (b, t) = input::batch_and_time("input_ids", ids)?;
-        let padding = inputs.padding("attention_mask", ids)?;
-        let position_ids = inputs.get("position_ids");
-        let input = GptInput { position_ids, mask: padding.as_ref(), ..GptInput::new(ids) };
-        input.check_values(model.config())?;
-        let hidden_btd = model.forward(&input, false)?;
+        let (b, t) = input::batch_and_time("input_ids", inputs.ids())?;
+        let hidden_btd = encode_gpt(model, inputs)?;
         let mut outputs = Outputs::default();
-        if self.architecture == Architecture::Gpt2LmHeadModel {
+        if self.architecture == Architecture::GPT2_LM_HEAD_MODEL {
             let v = model.config().vocab_size;
             let logits_btv = model.logits(&hidden_btd);
             if let Some(labels_bt) = inputs.classes("labels", &[b, t], v)? {
@@ -120,29 +138,43 @@ impl Pretrained {
                 outputs.named.push(("logits", logits_btv));
                 outputs.named.push(("seq_relationship_logits", next_b2));
             }
+            Model::ReplacedTokens(model) => {
+                let logits_bt = model.classify(hidden_btd)?;
+                if let Some(labels_bt) = inputs.classes("labels", &[b, t], 2)? {
+                    input::check_range("labels", labels_bt, ("kept or replaced", 2))?;
+                    let real_bt = inputs.get("attention_mask");
+                    outputs.loss = Some(replaced_loss(&logits_bt, labels_bt, real_bt));
+                }
+                outputs.named.push(("logits", logits_bt));
+            }
             Model::Classes(model, problem) => {
-                let logits_bc = model.classify(hidden_btd, false);
+                let padding = inputs.padding("attention_mask", inputs.ids())?;
+                let logits_bc = model.classify(hidden_btd, padding.as_ref(), false)?;
                 if let Some(labels) = inputs.get("labels") {
                     outputs.loss = Some(of_classes(&logits_bc, labels, *problem, inputs)?);
                 }
                 outputs.named.push(("logits", logits_bc));
             }
             Model::TokenClasses(model) => {
-                let logits_btc = model.classify(hidden_btd, false);
+                let logits_btc = model.classify(hidden_btd, false)?;
                 let classes = logits_btc.size()[2];
                 let labels = inputs.classes("labels", &[b, t], classes)?;
                 outputs.loss = labels.map(|labels_bt| of_tokens(&logits_btc, labels_bt));
                 outputs.named.push(("logits", logits_btc));
             }
             Model::Answers(model) => {
-                let logits_bt2 = model.spans(hidden_btd);
+                let logits_bt2 = model.spans(hidden_btd, false)?;
                 let (start_bt, end_bt) = (logits_bt2.select(2, 0), logits_bt2.select(2, 1));
                 outputs.loss = of_spans(&start_bt, &end_bt, inputs)?;
                 outputs.named.push(("start_logits", start_bt));
                 outputs.named.push(("end_logits", end_bt));
                 outputs.named.push(("logits", logits_bt2));
             }
-            Model::Bert(_, None) | Model::Gpt(_) | Model::T5(_) => {}
+            Model::Bert(_, None)
+            | Model::Gpt(_)
+            | Model::GptClasses(..)
+            | Model::T5(_)
+            | Model::T5Encoder(_) => {}
         }
         Ok(outputs)
     }
@@ -160,6 +192,39 @@ fn encode(encoder: &BertModel, inputs: &Inputs) -> Result<Tensor> {
     };
     input.check_values(encoder.config())?;
     encoder.forward(&input, false)
+}
+
+fn encode_gpt(model: &Gpt, inputs: &Inputs) -> Result<Tensor> {
+    let ids = inputs.ids();
+    input::batch_and_time("input_ids", ids)?;
+    let padding = inputs.padding("attention_mask", ids)?;
+    let position_ids = inputs.get("position_ids");
+    let input = GptInput { position_ids, mask: padding.as_ref(), ..GptInput::new(ids) };
+    input.check_values(model.config())?;
+    model.forward(&input, false)
+}
+
+fn forward_gpt_classes(
+    model: &GptForSequenceClassification,
+    problem: Problem,
+    inputs: &Inputs,
+) -> Result<Outputs> {
+    let hidden_btd = encode_gpt(model.gpt(), inputs)?;
+    let logits_bc = model.classify(&hidden_btd, inputs.ids())?;
+    let loss = match inputs.get("labels") {
+        Some(labels) => Some(of_classes(&logits_bc, labels, problem, inputs)?),
+        None => None,
+    };
+    let named = vec![("logits", logits_bc), ("last_hidden_state", hidden_btd)];
+    Ok(Outputs { named, loss })
+}
+
+fn encode_t5(encoder: &T5Encoder, inputs: &Inputs) -> Result<Tensor> {
+    let ids = inputs.ids();
+    input::batch_and_time("input_ids", ids)?;
+    let padding = inputs.padding("attention_mask", ids)?;
+    input::check_range("input_ids", ids, ("vocab_size", encoder.config().vocab_size))?;
+    encoder.forward(ids, padding.as_ref(), false)
 }
 
 /// The decoder's tokens are made of the labels where they are not given.

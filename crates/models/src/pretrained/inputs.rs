@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::hugging_face::Architecture;
+use crate::hugging_face::{Architecture, HeadKind, ModelType};
 use crate::input::refuse;
 use crate::loss::IGNORED;
 use crate::mask;
@@ -18,42 +18,33 @@ pub struct Inputs {
 }
 
 /// What each architecture reads.
-fn names(architecture: Architecture) -> &'static [&'static str] {
-    match architecture {
-        Architecture::BertModel => {
-            &["input_ids", "attention_mask", "token_type_ids", "position_ids"]
+fn names(architecture: Architecture) -> Vec<&'static str> {
+    let mut names = vec!["input_ids", "attention_mask"];
+    match architecture.model_type() {
+        ModelType::Bert | ModelType::Roberta | ModelType::XlmRoberta | ModelType::Electra => {
+            names.extend(["token_type_ids", "position_ids"]);
         }
-        Architecture::BertForMaskedLm
-        | Architecture::BertForSequenceClassification
-        | Architecture::BertForTokenClassification => {
-            &["input_ids", "attention_mask", "token_type_ids", "position_ids", "labels"]
+        ModelType::DistilBert | ModelType::ModernBert | ModelType::Gpt2 => {
+            names.push("position_ids");
         }
-        Architecture::BertForPreTraining => &[
-            "input_ids",
-            "attention_mask",
-            "token_type_ids",
-            "position_ids",
-            "labels",
-            "next_sentence_label",
-        ],
-        Architecture::BertForQuestionAnswering => &[
-            "input_ids",
-            "attention_mask",
-            "token_type_ids",
-            "position_ids",
-            "start_positions",
-            "end_positions",
-        ],
-        Architecture::Gpt2Model => &["input_ids", "attention_mask", "position_ids"],
-        Architecture::Gpt2LmHeadModel => &["input_ids", "attention_mask", "position_ids", "labels"],
-        Architecture::T5ForConditionalGeneration => &[
-            "input_ids",
-            "attention_mask",
-            "decoder_input_ids",
-            "decoder_attention_mask",
-            "labels",
-        ],
+        ModelType::T5 => {}
     }
+    match architecture.head() {
+        HeadKind::Base | HeadKind::Encoder => {}
+        HeadKind::PreTraining if architecture.model_type() == ModelType::Bert => {
+            names.extend(["labels", "next_sentence_label"]);
+        }
+        HeadKind::QuestionAnswering => names.extend(["start_positions", "end_positions"]),
+        HeadKind::ConditionalGeneration => {
+            names.extend(["decoder_input_ids", "decoder_attention_mask", "labels"]);
+        }
+        HeadKind::MaskedLm
+        | HeadKind::PreTraining
+        | HeadKind::SequenceClassification
+        | HeadKind::TokenClassification
+        | HeadKind::CausalLm => names.push("labels"),
+    }
+    names
 }
 
 impl Inputs {
@@ -72,7 +63,7 @@ impl Inputs {
             let Some(name) = known.iter().find(|known| *known == name) else {
                 return Err(Error::UnknownInput {
                     name: name.clone(),
-                    architecture: architecture.name(),
+                    architecture: architecture.to_string(),
                     known: known.join(", "),
                 });
             };
@@ -83,6 +74,13 @@ impl Inputs {
             Some(_) => Ok(inputs),
             None => Err(inputs.lacks("input_ids", "tokens of shape [batch, time]")),
         }
+    }
+
+    /// Tokens I64 `[b, t]`, and which of them are real.
+    pub(super) fn tokens(architecture: Architecture, ids_bt: &Tensor, keep_bt: &Tensor) -> Self {
+        let tensors = [("input_ids", ids_bt), ("attention_mask", keep_bt)];
+        let tensors = tensors.map(|(name, tensor)| (name, tensor.shallow_clone()));
+        Self { architecture, tensors: tensors.into() }
     }
 
     /// The tensor of that name, if it was given.
@@ -127,9 +125,19 @@ impl Inputs {
 
     /// The error for an input that is not there.
     pub(super) fn lacks(&self, name: &'static str, expected: &str) -> Error {
-        let found = format!("is missing for {}", self.architecture.name());
+        let found = format!("is missing for {}", self.architecture);
         Error::Input { name, found, expected: expected.into() }
     }
+}
+
+/// True where a mask is 1. transformers adds other numbers to attention's scores in one version
+/// and takes them for 1 in another.
+fn of_mask(name: &'static str, tensor: &Tensor) -> Result<Tensor> {
+    let known = tensor.eq(0).logical_or(&tensor.eq(1));
+    if bool::try_from(known.all()).unwrap_or(false) {
+        return Ok(tensor.ne(0));
+    }
+    Err(refuse(name, tensor, "1 for tokens and 0 for padding, no other values"))
 }
 
 /// Whole numbers as I64; masks as booleans, true where they are not 0; labels may be numbers.
@@ -138,7 +146,7 @@ fn of_kind(name: &'static str, tensor: &Tensor) -> Result<Tensor> {
     let whole = matches!(kind, Kind::Int64 | Kind::Int | Kind::Int16 | Kind::Int8 | Kind::Uint8);
     let fraction = matches!(kind, Kind::Double | Kind::Float | Kind::BFloat16 | Kind::Half);
     if name.ends_with("attention_mask") {
-        return Ok(tensor.ne(0));
+        return of_mask(name, tensor);
     }
     match name {
         _ if whole => Ok(tensor.to_kind(Kind::Int64)),

@@ -2,24 +2,27 @@
 
 mod forward;
 mod inputs;
+mod make;
+mod save;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::{Param, ParamStore};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
+use serde_json::Value;
 
 pub use forward::Outputs;
 pub use inputs::Inputs;
 
 use crate::bert::{
-    BertConfig, BertForMaskedLm, BertForPreTraining, BertForQuestionAnswering,
+    BertForMaskedLm, BertForPreTraining, BertForQuestionAnswering, BertForReplacedTokens,
     BertForSequenceClassification, BertForTokenClassification, BertModel, Pooler,
 };
-use crate::error::{Error, Result};
-use crate::gpt::{Gpt, GptConfig};
-use crate::hugging_face::{Architecture, Folder, PretrainedConfig};
-use crate::t5::{T5, T5Config};
+use crate::error::Result;
+use crate::gpt::{Gpt, GptConfig, GptForSequenceClassification};
+use crate::hugging_face::{Architecture, Folder, ModelType, PretrainedConfig};
+use crate::t5::{T5, T5Encoder};
 
 /// Where and how numbers are computed.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +42,7 @@ impl Default for LoadOptions {
     }
 }
 
-/// The model of a folder, in its own type.
+/// The model of a folder, in its own type. Those named after BERT are its relatives' too.
 #[expect(clippy::large_enum_variant, reason = "a program holds one or two")]
 #[derive(Debug)]
 pub enum Model {
@@ -49,6 +52,8 @@ pub enum Model {
     MaskedLm(BertForMaskedLm),
     /// `BertForPreTraining`.
     PreTraining(BertForPreTraining),
+    /// `ElectraForPreTraining`.
+    ReplacedTokens(BertForReplacedTokens),
     /// `BertForSequenceClassification`.
     Classes(BertForSequenceClassification, Problem),
     /// `BertForTokenClassification`.
@@ -57,8 +62,12 @@ pub enum Model {
     Answers(BertForQuestionAnswering),
     /// `GPT2LMHeadModel` and `GPT2Model`.
     Gpt(Gpt),
+    /// `GPT2ForSequenceClassification`.
+    GptClasses(GptForSequenceClassification, Problem),
     /// `T5ForConditionalGeneration`.
     T5(T5),
+    /// `T5EncoderModel`.
+    T5Encoder(T5Encoder),
 }
 
 /// What the classes of sequences mean, and so which loss they have: `problem_type` in
@@ -82,6 +91,9 @@ pub struct Pretrained {
     architecture: Architecture,
     model: Model,
     params: ParamStore,
+    /// The folder, and its `config.json`.
+    source: PathBuf,
+    config: Value,
 }
 
 impl Pretrained {
@@ -89,8 +101,8 @@ impl Pretrained {
     ///
     /// # Errors
     /// As [`Folder::open`] and [`from_folder`](Self::from_folder).
-    pub fn load(path: &Path, compute: LoadOptions) -> Result<Self> {
-        Self::from_folder(&Folder::open(path)?, compute)
+    pub fn load(path: &Path, options: LoadOptions) -> Result<Self> {
+        Self::from_folder(&Folder::open(path)?, options)
     }
 
     /// Makes the model that `folder` holds.
@@ -98,31 +110,53 @@ impl Pretrained {
     /// # Errors
     /// An architecture that we don't have, a configuration that no model can have, and weights
     /// that are not those of the model.
-    pub fn from_folder(folder: &Folder, compute: LoadOptions) -> Result<Self> {
-        let architecture = folder.architecture()?;
-        let mut params = ParamStore::new(compute.device, compute.kind);
-        let with = compute.attention;
-        let model = match architecture {
-            Architecture::Gpt2Model | Architecture::Gpt2LmHeadModel => {
-                let config: GptConfig = folder.config()?;
-                let model = Gpt::new(&params.root(), &config, with)?;
-                folder.load(&config, &mut params, &[])?;
-                Model::Gpt(model)
-            }
-            Architecture::T5ForConditionalGeneration => {
-                let config: T5Config = folder.config()?;
-                let model = T5::new(&params.root(), &config, with)?;
-                folder.load(&config, &mut params, &[])?;
-                Model::T5(model)
-            }
-            _ => {
-                let config: BertConfig = folder.config()?;
-                let model = bert(architecture, folder, &config, &params, with)?;
-                folder.load(&config, &mut params, &[])?;
-                model
-            }
-        };
-        Ok(Self { architecture, model, params })
+    pub fn from_folder(folder: &Folder, options: LoadOptions) -> Result<Self> {
+        Self::of_architecture(folder, folder.architecture()?, options)
+    }
+
+    /// [`from_folder`](Self::from_folder) for hidden states alone: of a class that we don't have,
+    /// the family's class without a head.
+    ///
+    /// # Errors
+    /// As [`from_folder`](Self::from_folder), of a family that we don't have.
+    pub fn encoder_from_folder(folder: &Folder, options: LoadOptions) -> Result<Self> {
+        Self::of_architecture(folder, folder.encoder_architecture()?, options)
+    }
+
+    fn of_architecture(
+        folder: &Folder,
+        architecture: Architecture,
+        options: LoadOptions,
+    ) -> Result<Self> {
+        match architecture.model_type() {
+            ModelType::Gpt2 => Self::build(folder, architecture, options, |config, params| {
+                make::gpt(architecture, folder, config, params, options)
+            }),
+            ModelType::T5 => Self::build(folder, architecture, options, |config, params| {
+                make::t5(architecture, config, params, options)
+            }),
+            _ => Self::build(folder, architecture, options, |config, params| {
+                make::bert(architecture, folder, config, params, options)
+            }),
+        }
+    }
+
+    fn build<C: PretrainedConfig>(
+        folder: &Folder,
+        architecture: Architecture,
+        options: LoadOptions,
+        make: impl Fn(&C, &ParamStore) -> Result<Model>,
+    ) -> Result<Self> {
+        let config: C = folder.config()?;
+        // Weights that don't fit are refused before memory is asked for.
+        let shapes = ParamStore::meta(options.kind);
+        make(&config, &shapes)?;
+        folder.check(&config, &shapes)?;
+        let mut params = ParamStore::new(options.device, options.kind);
+        let model = make(&config, &params)?;
+        folder.load(&config, &mut params, &[])?;
+        let (source, config) = (folder.path().to_owned(), folder.raw_config().clone());
+        Ok(Self { architecture, model, params, source, config })
     }
 
     /// The class of transformers that the folder was written by.
@@ -135,16 +169,33 @@ impl Pretrained {
         &self.model
     }
 
-    /// BERT's encoder; `None` for another family.
+    /// The encoder of BERT or a relative; `None` for another family.
     pub fn encoder(&self) -> Option<&BertModel> {
         match &self.model {
             Model::Bert(encoder, _) => Some(encoder),
             Model::MaskedLm(model) => Some(model.bert()),
             Model::PreTraining(model) => Some(model.masked().bert()),
+            Model::ReplacedTokens(model) => Some(model.bert()),
             Model::Classes(model, _) => Some(model.bert()),
             Model::TokenClasses(model) => Some(model.bert()),
             Model::Answers(model) => Some(model.bert()),
-            Model::Gpt(_) | Model::T5(_) => None,
+            Model::Gpt(_) | Model::GptClasses(..) | Model::T5(_) | Model::T5Encoder(_) => None,
+        }
+    }
+
+    /// The most tokens that it has positions for; `None` where there is no limit.
+    pub fn longest(&self) -> Option<usize> {
+        let gpt = |config: &GptConfig| match config.overrides.rotary {
+            None => Some(config.n_positions as usize),
+            Some(_) => None,
+        };
+        match (&self.model, self.encoder()) {
+            (Model::Gpt(model), _) => gpt(model.config()),
+            (Model::GptClasses(model, _), _) => gpt(model.gpt().config()),
+            (_, Some(encoder)) if encoder.config().rotary().is_none() => {
+                Some(encoder.config().longest() as usize)
+            }
+            _ => None,
         }
     }
 
@@ -155,69 +206,15 @@ impl Pretrained {
 
     /// A tensor shaped as the parameter, laid out as files have it.
     fn as_stored(&self, param: &Param, value: Tensor) -> Tensor {
-        let is_gpt = matches!(self.model, Model::Gpt(_));
-        let transposed = is_gpt && GptConfig::is_transposed(&param.name) && value.dim() == 2;
-        if transposed { value.transpose(0, 1).contiguous() } else { value }
-    }
-}
-
-/// One of BERT's models, its parameters in `params`.
-fn bert(
-    architecture: Architecture,
-    folder: &Folder,
-    config: &BertConfig,
-    params: &ParamStore,
-    with: Implementation,
-) -> Result<Model> {
-    let root = &params.root();
-    Ok(match architecture {
-        Architecture::BertForMaskedLm => Model::MaskedLm(BertForMaskedLm::new(root, config, with)?),
-        Architecture::BertForPreTraining => {
-            Model::PreTraining(BertForPreTraining::new(root, config, with)?)
-        }
-        Architecture::BertForSequenceClassification => {
-            let classes = classes(folder);
-            let model = BertForSequenceClassification::new(root, config, classes, with)?;
-            Model::Classes(model, problem(folder)?)
-        }
-        Architecture::BertForTokenClassification => {
-            let classes = classes(folder);
-            Model::TokenClasses(BertForTokenClassification::new(root, config, classes, with)?)
-        }
-        Architecture::BertForQuestionAnswering => {
-            Model::Answers(BertForQuestionAnswering::new(root, config, with)?)
-        }
-        _ => {
-            let encoder = BertModel::new(&(root / "bert"), config, with)?;
-            let names = ["pooler.dense.weight", "bert.pooler.dense.weight"];
-            let pooler = if names.iter().any(|name| folder.tensors().contains_key(*name)) {
-                Some(Pooler::new(&(root / "bert.pooler"), config)?)
-            } else {
-                None
-            };
-            Model::Bert(encoder, pooler)
-        }
-    })
-}
-
-/// How many classes a head has; transformers' default is 2.
-fn classes(folder: &Folder) -> i64 {
-    let config = folder.raw_config();
-    let named = config["id2label"].as_object().map(|labels| labels.len() as i64);
-    named.or_else(|| config["num_labels"].as_i64()).unwrap_or(2)
-}
-
-fn problem(folder: &Folder) -> Result<Problem> {
-    let value = &folder.raw_config()["problem_type"];
-    match value.as_str() {
-        None if value.is_null() => Ok(Problem::Unsaid),
-        Some("regression") => Ok(Problem::Regression),
-        Some("single_label_classification") => Ok(Problem::SingleLabel),
-        Some("multi_label_classification") => Ok(Problem::MultiLabel),
-        _ => {
-            let reason = "must be regression, single_label_classification or \
-                          multi_label_classification";
-            Err(Error::config("problem_type", value, reason))
+        let config = match &self.model {
+            Model::Gpt(model) => Some(model.config()),
+            Model::GptClasses(model, _) => Some(model.gpt().config()),
+            _ => None,
+        };
+        let transposed = config.is_some_and(|config| config.is_transposed(&param.name));
+        match transposed && value.dim() == 2 {
+            true => value.transpose(0, 1).contiguous(),
+            false => value,
         }
     }
 }

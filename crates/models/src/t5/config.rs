@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::check::{check_positive, check_probabilities, check_scales, check_token};
+use crate::check::{check_layers, check_probabilities, check_scales, check_sizes, check_token};
 use crate::error::{Error, Result};
 use crate::layers::Activation;
 use crate::layers::feed_forward::Gated;
@@ -140,15 +140,15 @@ impl T5Config {
 
     /// Refuses what no model can have, naming key and value.
     pub fn validate(&self) -> Result<()> {
-        check_positive(&[
+        check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("d_model", self.d_model),
             ("d_kv", self.d_kv),
             ("d_ff", self.d_ff),
-            ("num_layers", self.num_layers),
-            ("num_decoder_layers", self.decoder_layers()),
             ("num_heads", self.num_heads),
         ])?;
+        check_layers("num_layers", self.num_layers)?;
+        check_layers("num_decoder_layers", self.decoder_layers())?;
         let buckets = self.relative_attention_num_buckets;
         if buckets < 4 || buckets % 2 != 0 {
             let reason = "must be even and at least 4: half for each direction";

@@ -5,6 +5,7 @@
 //! vocabulary.
 
 mod config;
+mod encoder;
 mod relative;
 mod stack;
 
@@ -13,14 +14,15 @@ use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::{Device, Tensor};
 
 pub use config::{T5Config, T5Size, T5Version};
+pub use encoder::T5Encoder;
 
 use crate::checkpointing::ActivationCheckpointing;
 use crate::error::Result;
 use crate::input;
 use crate::layers::attention::MultiHeadInit;
 use crate::layers::{
-    AttentionBackend, Biased, Dropout, Embedding, FeedForwardConfig, KeyValueCache, Linear,
-    MultiHeadConfig, Norm, NormKind, Placement,
+    AttentionBackend, Biased, Dropout, FeedForwardConfig, KeyValueCache, Linear, MultiHeadConfig,
+    Norm, NormKind, Placement,
 };
 use crate::loss::{self, Labels, LossOptions, OutputLayer};
 use crate::mask::{self, AttentionMask};
@@ -175,9 +177,7 @@ impl T5Cache {
 /// T5 with its language-model head, as transformers' `T5ForConditionalGeneration`.
 #[derive(Debug)]
 pub struct T5 {
-    config: T5Config,
-    tokens: Embedding,
-    encoder: Stack,
+    encoder: T5Encoder,
     decoder: Stack,
     /// Absent where the output matrix is the token table.
     head: Option<Linear>,
@@ -190,43 +190,45 @@ impl T5 {
         config: &T5Config,
         implementation: Implementation,
     ) -> Result<Self> {
-        config.validate()?;
         let (v, d) = (config.vocab_size, config.d_model);
-        let init = Init::Normal(config.initializer_factor);
-        let mut tokens = Embedding::new(&(path / "shared"), v, d, None, init)?;
-        let encoder = Stack::encoder(&(path / "encoder"), config, implementation)?;
+        let mut encoder = T5Encoder::new(path, config, implementation)?;
         let decoder = Stack::decoder(&(path / "decoder"), config, implementation)?;
         let head = if config.tie_word_embeddings {
-            tokens.tie();
+            encoder.tokens.tie();
             None
         } else {
             // As the authors': with transformers' deviation of 1, logits begin at tens, and losses
             // too. A tied head's are scaled instead.
             Some(Linear::head(&(path / "lm_head"), d, v, Biased::No, config.init(d))?)
         };
-        Ok(Self { config: config.clone(), tokens, encoder, decoder, head })
+        Ok(Self { encoder, decoder, head })
+    }
+
+    /// Its encoder.
+    pub fn encoder(&self) -> &T5Encoder {
+        &self.encoder
     }
 
     /// The device that it computes on.
     pub fn device(&self) -> Device {
-        self.tokens.weight.device()
+        self.encoder.tokens.weight.device()
     }
 
     /// Chooses what activation checkpointing drops and recomputes; nothing at first.
     pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
-        self.encoder.set_activation_checkpointing(checkpointing);
+        self.encoder.stack.set_activation_checkpointing(checkpointing);
         self.decoder.set_activation_checkpointing(checkpointing);
     }
 
     /// The code that computed the encoder's attention when the model was first used; absent
     /// before.
     pub fn attention_backend(&self) -> Option<AttentionBackend> {
-        self.encoder.attention_backend()
+        self.encoder.stack.attention_backend()
     }
 
     /// The configuration it was made from.
     pub fn config(&self) -> &T5Config {
-        &self.config
+        self.encoder.config()
     }
 
     /// The encoder's result `[b, s, d]`. Dropout acts if `train`.
@@ -234,11 +236,7 @@ impl T5 {
     /// # Errors
     /// Shapes and dtypes that don't fit; attention dropout that the implementation can't do.
     pub fn encode(&self, ids_bs: &Tensor, mask: Option<&Tensor>, train: bool) -> Result<Tensor> {
-        let (b, s) = input::batch_and_time("input_ids", ids_bs)?;
-        if let Some(mask) = mask {
-            mask::check("mask", mask, [b, self.config.num_heads, s, s])?;
-        }
-        self.encoder.forward(&self.tokens.forward(ids_bs)?, mask, None, None, train)
+        self.encoder.forward(ids_bs, mask, train)
     }
 
     /// The decoder's result `[b, t, d]` for tokens `[b, t]` that follow those of earlier calls
@@ -256,10 +254,10 @@ impl T5 {
         train: bool,
     ) -> Result<Tensor> {
         let (b, t) = input::batch_and_time("decoder_input_ids", ids_bt)?;
-        let (heads, size) = (self.config.num_heads, memory_bsd.size());
+        let (heads, size) = (self.config().num_heads, memory_bsd.size());
         let cached = cache.as_ref().map_or(0, |cache| cache.len());
-        if size.len() != 3 || size[0] != b || size[2] != self.config.d_model {
-            let expected = format!("[{b}, time, {}]", self.config.d_model);
+        if size.len() != 3 || size[0] != b || size[2] != self.config().d_model {
+            let expected = format!("[{b}, time, {}]", self.config().d_model);
             return Err(input::refuse("encoder result", memory_bsd, expected));
         }
         if let Some(mask) = mask {
@@ -270,7 +268,13 @@ impl T5 {
         }
         let across = AttentionMask::across([t, size[1]], cross_mask, mask, memory_bsd.device())?;
         let memory = Memory { states_bsd: memory_bsd, mask: &across };
-        self.decoder.forward(&self.tokens.forward(ids_bt)?, mask, Some(memory), cache, train)
+        self.decoder.forward(
+            &self.encoder.tokens.forward(ids_bt)?,
+            mask,
+            Some(memory),
+            cache,
+            train,
+        )
     }
 
     /// The decoder's result `[b, t, d]` in the weights' dtype.
@@ -290,17 +294,17 @@ impl T5 {
 
     /// What the output layer reads: `[.., d]` to `[.., d]`.
     fn features(&self, hidden: &Tensor) -> Tensor {
-        if self.config.scales_decoder_outputs() {
-            hidden * (self.config.d_model as f64).powf(-0.5)
+        if self.config().scales_decoder_outputs() {
+            hidden * (self.config().d_model as f64).powf(-0.5)
         } else {
             hidden.shallow_clone()
         }
     }
 
     fn output(&self) -> OutputLayer<'_> {
-        let weight = self.head.as_ref().map_or(&self.tokens.weight, |head| &head.weight);
-        let soft_cap = self.config.overrides.logit_soft_cap;
-        OutputLayer { weight, bias: None, soft_cap, policy: self.tokens.policy() }
+        let weight = self.head.as_ref().map_or(&self.encoder.tokens.weight, |head| &head.weight);
+        let soft_cap = self.config().overrides.logit_soft_cap;
+        OutputLayer { weight, bias: None, soft_cap, policy: self.encoder.tokens.policy() }
     }
 
     /// Cross-entropy of the labels, a scalar in FP32: the mean, unless they have another divisor.
@@ -330,7 +334,7 @@ impl T5 {
     /// Labels that are not I64 of shape `[b, t]`.
     pub fn shift_right(&self, labels_bt: &Tensor) -> Result<Tensor> {
         let (b, t) = input::batch_and_time("labels", labels_bt)?;
-        let pad = self.config.pad_token_id;
+        let pad = self.config().pad_token_id;
         let start_b1 = labels_bt.narrow(1, 0, 1).full_like(pad);
         let rest = labels_bt.narrow(1, 0, t - 1);
         debug_assert_eq!(start_b1.size(), [b, 1]);

@@ -63,7 +63,7 @@ impl Block {
             MultiHeadAttention::new(&paths, &attention_config)
         };
         let residual = |path: &ParamPath| -> Result<Residual> {
-            let norm = config.norm(&(path / "layer_norm"))?;
+            let norm = Some(config.norm(&(path / "layer_norm"))?);
             Ok(Residual { placement: config.placement(), norm, dropout: config.dropout() })
         };
         let layer = |index: i64| path / "layer" / index;
@@ -76,7 +76,8 @@ impl Block {
         let feed_forward = config.feed_forward()?;
         let maps = &last / "DenseReluDense";
         let up = if feed_forward.gated == Gated::Yes { "wi_1" } else { "wi" };
-        let paths = FeedForwardPaths { gate: &maps / "wi_0", up: &maps / up, down: &maps / "wo" };
+        let paths =
+            FeedForwardPaths { gate: Some(&maps / "wi_0"), up: &maps / up, down: &maps / "wo" };
         Ok(Self {
             attention: attention(layer(0) / "SelfAttention")?,
             around_attention: residual(&layer(0))?,
@@ -107,7 +108,7 @@ impl Block {
         let attentions = [&self.attention].into_iter().chain(self.cross.iter().map(|(a, _)| a));
         let residuals = [&self.around_attention, &self.around_feed_forward];
         let residuals = residuals.into_iter().chain(self.cross.iter().map(|(_, around)| around));
-        let norms = residuals.flat_map(|around| around.norm.weights());
+        let norms = residuals.flat_map(Residual::weights);
         attentions
             .flat_map(MultiHeadAttention::weights)
             .chain(self.feed_forward.weights())

@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 
 use bert4rs_models::bert::{
     BertConfig, BertForMaskedLm, BertForPreTraining, BertForQuestionAnswering,
-    BertForSequenceClassification, BertForTokenClassification, BertModel,
+    BertForReplacedTokens, BertForSequenceClassification, BertForTokenClassification, BertModel,
 };
-use bert4rs_models::gpt::{Gpt, GptConfig};
-use bert4rs_models::hugging_face::{Architecture, Folder, PretrainedConfig, save};
+use bert4rs_models::gpt::{Gpt, GptConfig, GptForSequenceClassification};
+use bert4rs_models::hugging_face::{
+    Architecture, Folder, HeadKind, ModelType, PretrainedConfig, save,
+};
+
 use bert4rs_models::overrides::ArchitectureOverrides;
-use bert4rs_models::t5::{T5, T5Config};
+use bert4rs_models::pretrained::{LoadOptions, Pretrained};
+use bert4rs_models::t5::{T5, T5Config, T5Encoder};
 use bert4rs_tensor_core::attention::Implementation::Fused;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, random, safetensors};
@@ -27,42 +31,56 @@ fn store() -> ParamStore {
     ParamStore::new(Device::Cpu, Kind::Float)
 }
 
+fn class(model_type: ModelType, head: HeadKind) -> Architecture {
+    model_type.with(head).unwrap()
+}
+
 /// A store with the parameters of that architecture; the model itself is dropped.
-fn made<F: PretrainedConfig>(config: &F, architecture: Architecture) -> ParamStore {
+fn made<C: PretrainedConfig>(config: &C, architecture: Architecture) -> ParamStore {
     let store = store();
-    let (root, json) = (store.root(), serde_json::to_value(config).unwrap());
-    let bert = || serde_json::from_value::<BertConfig>(json.clone()).unwrap();
-    match architecture {
-        Architecture::BertModel => drop(BertModel::new(&root, &bert(), Fused).unwrap()),
-        Architecture::BertForMaskedLm => drop(BertForMaskedLm::new(&root, &bert(), Fused).unwrap()),
-        Architecture::BertForPreTraining => {
-            drop(BertForPreTraining::new(&root, &bert(), Fused).unwrap());
+    let (root, json) = (store.root(), config.to_json().unwrap());
+    let model_type = architecture.model_type();
+    let bert = || BertConfig::from_json(model_type, &json).unwrap();
+    match (model_type, architecture.head()) {
+        (ModelType::Gpt2, HeadKind::SequenceClassification) => {
+            let config = GptConfig::from_json(model_type, &json).unwrap();
+            drop(GptForSequenceClassification::new(&root, &config, 3, Fused).unwrap());
         }
-        Architecture::BertForSequenceClassification => {
-            drop(BertForSequenceClassification::new(&root, &bert(), 3, Fused).unwrap());
-        }
-        Architecture::BertForTokenClassification => {
-            drop(BertForTokenClassification::new(&root, &bert(), 3, Fused).unwrap());
-        }
-        Architecture::BertForQuestionAnswering => {
-            drop(BertForQuestionAnswering::new(&root, &bert(), Fused).unwrap());
-        }
-        Architecture::Gpt2Model | Architecture::Gpt2LmHeadModel => {
-            let config: GptConfig = serde_json::from_value(json).unwrap();
+        (ModelType::Gpt2, _) => {
+            let config = GptConfig::from_json(model_type, &json).unwrap();
             drop(Gpt::new(&root, &config, Fused).unwrap());
         }
-        Architecture::T5ForConditionalGeneration => {
-            let config: T5Config = serde_json::from_value(json).unwrap();
+        (ModelType::T5, HeadKind::Encoder) => {
+            let config = T5Config::from_json(model_type, &json).unwrap();
+            drop(T5Encoder::new(&root, &config, Fused).unwrap());
+        }
+        (ModelType::T5, _) => {
+            let config = T5Config::from_json(model_type, &json).unwrap();
             drop(T5::new(&root, &config, Fused).unwrap());
         }
+        (_, HeadKind::MaskedLm) => drop(BertForMaskedLm::new(&root, &bert(), Fused).unwrap()),
+        (ModelType::Electra, HeadKind::PreTraining) => {
+            drop(BertForReplacedTokens::new(&root, &bert(), Fused).unwrap());
+        }
+        (_, HeadKind::PreTraining) => drop(BertForPreTraining::new(&root, &bert(), Fused).unwrap()),
+        (_, HeadKind::SequenceClassification) => {
+            drop(BertForSequenceClassification::new(&root, &bert(), 3, Fused).unwrap());
+        }
+        (_, HeadKind::TokenClassification) => {
+            drop(BertForTokenClassification::new(&root, &bert(), 3, Fused).unwrap());
+        }
+        (_, HeadKind::QuestionAnswering) => {
+            drop(BertForQuestionAnswering::new(&root, &bert(), Fused).unwrap());
+        }
+        _ => drop(BertModel::new(&(&root / "bert"), &bert(), Fused).unwrap()),
     }
     drop(root);
     store
 }
 
 /// Saves, loads into another start, saves again: the same bytes.
-fn check_round_trip<F: PretrainedConfig>(
-    config: &F,
+fn check_round_trip<C: PretrainedConfig>(
+    config: &C,
     architecture: Architecture,
     extra: Value,
     name: &str,
@@ -76,8 +94,8 @@ fn check_round_trip<F: PretrainedConfig>(
 }
 
 /// Saves `from` in the first folder, loads that, saves it in the second: the same bytes.
-fn round_trip<F: PretrainedConfig>(
-    config: &F,
+fn round_trip<C: PretrainedConfig>(
+    config: &C,
     architecture: Architecture,
     extra: Value,
     from: &ParamStore,
@@ -88,7 +106,7 @@ fn round_trip<F: PretrainedConfig>(
     save(first, config, architecture, from, extra.clone()).unwrap();
     let folder = Folder::open(first).unwrap();
     assert_eq!(folder.architecture().unwrap(), architecture);
-    let config: F = folder.config().unwrap();
+    let config: C = folder.config().unwrap();
     let mut into = made(&config, architecture);
     let loaded = folder.load(&config, &mut into, &[]).unwrap();
     assert!(loaded.fresh.is_empty() && loaded.unused.is_empty(), "{architecture:?}: {loaded:?}");
@@ -100,7 +118,7 @@ fn round_trip<F: PretrainedConfig>(
 }
 
 /// [`round_trip`] of weights far from their start.
-fn check_any<F: PretrainedConfig>(config: &F, architecture: Architecture, extra: Value) {
+fn check_any<C: PretrainedConfig>(config: &C, architecture: Architecture, extra: Value) {
     let mut from = made(config, architecture);
     sharpen(&mut from);
     let folder = tempfile::tempdir().unwrap();
@@ -127,19 +145,19 @@ proptest! {
             "label2id": {"a": 0, "b": 1, "c": 2},
         });
         let (architecture, extra) = match head {
-            0 => (Architecture::BertForMaskedLm, json!({})),
-            1 => (Architecture::BertForPreTraining, json!({})),
-            2 => (Architecture::BertForSequenceClassification, labels),
-            _ => (Architecture::BertForQuestionAnswering, json!({})),
+            0 => (Architecture::BERT_FOR_MASKED_LM, json!({})),
+            1 => (class(ModelType::Bert, HeadKind::PreTraining), json!({})),
+            2 => (class(ModelType::Bert, HeadKind::SequenceClassification), labels),
+            _ => (class(ModelType::Bert, HeadKind::QuestionAnswering), json!({})),
         };
         check_any(&bert, architecture, extra);
         let gpt = GptConfig { vocab_size: vocabulary, n_layer: layers, ..gpt(overrides) };
-        check_any(&gpt, Architecture::Gpt2LmHeadModel, json!({}));
+        check_any(&gpt, Architecture::GPT2_LM_HEAD_MODEL, json!({}));
         let t5 = T5Config {
             vocab_size: vocabulary, num_layers: layers, num_decoder_layers: decoder_layers,
             tie_word_embeddings: tied, ..t5(overrides)
         };
-        check_any(&t5, Architecture::T5ForConditionalGeneration, json!({}));
+        check_any(&t5, Architecture::T5_FOR_CONDITIONAL_GENERATION, json!({}));
     }
 }
 
@@ -150,15 +168,30 @@ fn saving_loading_and_saving_gives_the_same_bytes() {
         "label2id": {"a": 0, "b": 1, "c": 2},
     });
     let bert: BertConfig = Vectors::load("bert").config();
-    check_round_trip(&bert, Architecture::BertForMaskedLm, json!({}), "bert-mlm");
-    check_round_trip(&bert, Architecture::BertForPreTraining, json!({}), "bert-pretraining");
-    let classes = Architecture::BertForSequenceClassification;
+    check_round_trip(&bert, Architecture::BERT_FOR_MASKED_LM, json!({}), "bert-mlm");
+    check_round_trip(
+        &bert,
+        class(ModelType::Bert, HeadKind::PreTraining),
+        json!({}),
+        "bert-pretraining",
+    );
+    let classes = class(ModelType::Bert, HeadKind::SequenceClassification);
     check_round_trip(&bert, classes, labels.clone(), "bert-classes");
-    check_round_trip(&bert, Architecture::BertForTokenClassification, labels, "bert-tokens");
-    check_round_trip(&bert, Architecture::BertForQuestionAnswering, json!({}), "bert-answers");
+    check_round_trip(
+        &bert,
+        class(ModelType::Bert, HeadKind::TokenClassification),
+        labels,
+        "bert-tokens",
+    );
+    check_round_trip(
+        &bert,
+        class(ModelType::Bert, HeadKind::QuestionAnswering),
+        json!({}),
+        "bert-answers",
+    );
     let gpt: GptConfig = Vectors::load("gpt2").config();
-    check_round_trip(&gpt, Architecture::Gpt2LmHeadModel, json!({}), "gpt2");
-    let t5 = Architecture::T5ForConditionalGeneration;
+    check_round_trip(&gpt, Architecture::GPT2_LM_HEAD_MODEL, json!({}), "gpt2");
+    let t5 = Architecture::T5_FOR_CONDITIONAL_GENERATION;
     check_round_trip(&Vectors::load("t5_1_0").config::<T5Config>(), t5, json!({}), "t5-1-0");
     check_round_trip(&Vectors::load("t5_1_1").config::<T5Config>(), t5, json!({}), "t5-1-1");
 }
@@ -172,8 +205,8 @@ fn a_switched_model_says_that_transformers_does_not_have_it() {
     };
     let config = BertConfig { overrides, ..Vectors::load("bert").config() };
     let folder = tempfile::tempdir().unwrap();
-    let from = made(&config, Architecture::BertForMaskedLm);
-    save(folder.path(), &config, Architecture::BertForMaskedLm, &from, json!({})).unwrap();
+    let from = made(&config, Architecture::BERT_FOR_MASKED_LM);
+    save(folder.path(), &config, Architecture::BERT_FOR_MASKED_LM, &from, json!({})).unwrap();
     let folder = Folder::open(folder.path()).unwrap();
     assert_eq!(folder.raw_config()["model_type"], "bert4rs-bert");
     assert_eq!(folder.config::<BertConfig>().unwrap(), config);
@@ -201,7 +234,7 @@ fn bert_weights() -> Vec<(String, Tensor)> {
 fn load_bert(folder: &Path) -> bert4rs_models::Result<ParamStore> {
     let folder = Folder::open(folder)?;
     let config: BertConfig = folder.config()?;
-    let mut store = made(&config, Architecture::BertForMaskedLm);
+    let mut store = made(&config, Architecture::BERT_FOR_MASKED_LM);
     folder.load(&config, &mut store, &["cls."])?;
     Ok(store)
 }
@@ -230,7 +263,7 @@ fn an_encoder_takes_its_weights_from_a_model_with_a_head() {
     let directory = folder_with(json!({}), &bert_weights());
     let folder = Folder::open(directory.path()).unwrap();
     let config: BertConfig = folder.config().unwrap();
-    let mut store = made(&config, Architecture::BertModel);
+    let mut store = made(&config, Architecture::without_head(ModelType::Bert));
     let loaded = folder.load(&config, &mut store, &[]).unwrap();
     assert!(loaded.unused.iter().all(|name| name.starts_with("cls.")), "{loaded:?}");
     assert!(!loaded.unused.is_empty());
@@ -291,7 +324,9 @@ fn other_configurations_are_refused() {
         check_refused(&folder_with(change, &bert_weights()), &[words, &["config"]].concat());
     };
     check(json!({ "model_type": "gpt2" }), &["gpt2", "bert"]);
-    check(json!({ "model_type": null }), &["model_type is missing"]);
+    check(json!({ "model_type": 5 }), &["model_type", "5"]);
+    check(json!({ "num_hidden_layers": 1_000_000_000 }), &["num_hidden_layers = 1000000000"]);
+    check(json!({ "num_hidden_layers": 3 }), &["num_hidden_layers = 3", "2 blocks"]);
     check(json!({ "hidden_size": "big" }), &["hidden_size", "big"]);
     check(json!({ "hidden_act": "gelu_fancy" }), &["hidden_act", "gelu_fancy"]);
     check(json!({ "position_embedding_type": "relative_key" }), &["relative_key", "absolute"]);
@@ -301,6 +336,126 @@ fn other_configurations_are_refused() {
     let folder = folder_with(json!({ "architectures": ["FooModel"] }), &[]);
     let text = Folder::open(folder.path()).unwrap().architecture().unwrap_err().to_string();
     assert!(text.contains("FooModel") && text.contains("BertForMaskedLM"), "{text}");
+}
+
+/// Early published BERTs say neither their class nor their family.
+#[test]
+fn what_the_configuration_leaves_out_is_told_by_the_weights() {
+    let unsaid = json!({ "architectures": null, "model_type": null });
+    let folder = folder_with(unsaid.clone(), &bert_weights());
+    let opened = Folder::open(folder.path()).unwrap();
+    assert_eq!(opened.architecture().unwrap(), Architecture::BERT_FOR_MASKED_LM);
+    load_bert(folder.path()).unwrap();
+    let headless = bert_weights().into_iter().filter_map(|(name, x)| {
+        let name = name.strip_prefix("bert.")?.to_owned();
+        Some((name, x))
+    });
+    let folder = folder_with(unsaid.clone(), &headless.collect::<Vec<_>>());
+    let found = Folder::open(folder.path()).unwrap().architecture().unwrap();
+    assert_eq!(found, Architecture::without_head(ModelType::Bert));
+    let folder = folder_with(unsaid, &[]);
+    let text = Folder::open(folder.path()).unwrap().architecture().unwrap_err().to_string();
+    assert!(text.contains("architectures is null") && text.contains("GPT2LMHeadModel"), "{text}");
+    let folder = folder_with(json!({ "architectures": ["BertForMultipleChoice"] }), &[]);
+    let opened = Folder::open(folder.path()).unwrap();
+    assert!(opened.architecture().is_err());
+    let encoder = opened.encoder_architecture().unwrap();
+    assert_eq!(encoder, Architecture::without_head(ModelType::Bert));
+}
+
+/// A loaded model's folder is whole when it is saved: it loads, with its tokenizer, and gives the
+/// same weights.
+#[test]
+fn a_loaded_model_is_saved_as_a_whole_folder() {
+    for name in ["bert", "relative_gpt2", "t5_1_1"] {
+        let vectors = Vectors::load(name);
+        let source = tempfile::tempdir().unwrap();
+        let config: Value = vectors.config();
+        std::fs::write(source.path().join("config.json"), config.to_string()).unwrap();
+        std::fs::write(source.path().join("vocab.txt"), "[PAD]\n").unwrap();
+        let weights = vectors.under("weight.");
+        let stored: Vec<_> = weights.iter().map(|(name, x)| (name.clone(), x)).collect();
+        safetensors::save(&source.path().join("model.safetensors"), &stored, None).unwrap();
+        let model = Pretrained::load(source.path(), LoadOptions::default()).unwrap();
+        let saved = source.path().join("saved");
+        model.save(&saved).unwrap();
+        let again = Pretrained::load(&saved, LoadOptions::default()).unwrap();
+        assert_eq!(again.architecture(), model.architecture());
+        assert_eq!(std::fs::read(saved.join("vocab.txt")).unwrap(), b"[PAD]\n");
+        let found = Folder::open(&saved).unwrap();
+        assert_eq!(found.tensors().len(), weights.len(), "{name}");
+        assert!(weights.iter().all(|(name, x)| found.tensors()[name] == *x), "{name}");
+        let text = model.save(source.path()).unwrap_err().to_string();
+        assert!(text.contains("read from here"), "{text}");
+    }
+}
+
+/// Tied weights may be stored under either name, or both.
+#[test]
+fn tied_weights_are_found_under_the_name_of_their_copy() {
+    let cases = [
+        ("bert", "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+        ("gpt2", "transformer.wte.weight", "lm_head.weight"),
+        ("t5_1_0", "shared.weight", "lm_head.weight"),
+        ("t5_1_0", "shared.weight", "decoder.embed_tokens.weight"),
+        ("relative_roberta", "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
+        ("relative_modernbert", "model.embeddings.tok_embeddings.weight", "decoder.weight"),
+    ];
+    for (name, table, copy) in cases {
+        let vectors = Vectors::load(name);
+        let weights: Vec<_> = vectors.under("weight.").into_iter().collect();
+        let renamed = weights.iter().map(|(name, x)| {
+            (if name == table { copy } else { name }.to_owned(), x.shallow_clone())
+        });
+        let mut both: Vec<_> =
+            weights.iter().map(|(n, x)| (n.clone(), x.shallow_clone())).collect();
+        both.push((copy.to_owned(), vectors.tensor(&format!("weight.{table}")).shallow_clone()));
+        for stored in [renamed.collect::<Vec<_>>(), both] {
+            let folder = tempfile::tempdir().unwrap();
+            let config: Value = vectors.config();
+            std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+            let stored: Vec<_> = stored.iter().map(|(name, x)| (name.clone(), x)).collect();
+            safetensors::save(&folder.path().join("model.safetensors"), &stored, None).unwrap();
+            let model = Pretrained::load(folder.path(), LoadOptions::default()).unwrap();
+            let params = model.params().params();
+            let found = params.iter().find(|param| param.name == table).unwrap();
+            let wanted = vectors.tensor(&format!("weight.{table}"));
+            assert!(found.weight == *wanted, "{name}: {copy}");
+        }
+    }
+}
+
+#[test]
+fn weights_of_whole_numbers_are_refused() {
+    let mut weights = bert_weights();
+    for (name, x) in &mut weights {
+        if name.ends_with("layer.0.output.dense.weight") {
+            *x = x.to_kind(Kind::Int8);
+        }
+    }
+    let words = ["layer.0.output.dense.weight", "Int8", "quantised"];
+    check_refused(&folder_with(json!({}), &weights), &words);
+}
+
+#[test]
+fn pointers_pipes_and_folders_are_no_weights() {
+    let folder = folder_with(json!({}), &bert_weights());
+    let weights = folder.path().join("model.safetensors");
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n";
+    std::fs::write(&weights, pointer).unwrap();
+    check_refused(&folder, &["model.safetensors", "Git LFS pointer", "git lfs pull"]);
+    std::fs::remove_file(&weights).unwrap();
+    std::fs::create_dir(&weights).unwrap();
+    check_refused(&folder, &["model.safetensors", "is a folder"]);
+    std::fs::remove_dir(&weights).unwrap();
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("/dev/zero", &weights).unwrap();
+        check_refused(&folder, &["model.safetensors", "a pipe or a device"]);
+    }
+    let config = folder.path().join("config.json");
+    std::fs::write(&config, pointer).unwrap();
+    check_refused(&folder, &["config.json", "Git LFS pointer"]);
 }
 
 #[test]

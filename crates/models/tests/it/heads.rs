@@ -1,5 +1,5 @@
-//! BERT's other heads against transformers' recorded results; pooling and additions to losses
-//! against their formulas.
+//! BERT's other heads against transformers' recorded results; additions to losses against
+//! their formulas.
 
 use bert4rs_models::bert::{
     BertConfig, BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification,
@@ -7,7 +7,6 @@ use bert4rs_models::bert::{
 };
 use bert4rs_models::loss::{self, IGNORED, LossOptions};
 use bert4rs_models::mask;
-use bert4rs_models::pooling::Pooling;
 use bert4rs_tensor_core::attention::Implementation::Fused;
 use bert4rs_tensor_core::param::{ParamPath, ParamStore};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
@@ -120,16 +119,6 @@ fn the_pretraining_heads_equal_transformers() {
         let loss = model.loss(&all.input(), &positions, &masked, next, how, false).unwrap();
         assert_close("loss", &loss, all.heads.tensor("pretraining.loss"), 1e-5);
     }
-}
-
-#[test]
-fn pooling_leaves_padding_out() {
-    let hidden = Tensor::from_slice(&[3f32, 0.0, 1.0, 8.0, 100.0, 100.0]).view([1, 3, 2]);
-    let keep = Tensor::from_slice(&[1i64, 1, 0]).unsqueeze(0);
-    let mean = Pooling::Mean.forward(&hidden, &keep, false).unwrap();
-    assert_close("mean", &mean, &Tensor::from_slice(&[2f32, 4.0]).unsqueeze(0), 1e-6);
-    let first = Pooling::Cls.forward(&hidden, &keep, true).unwrap();
-    assert_close("first", &first, &Tensor::from_slice(&[1f32, 0.0]).unsqueeze(0), 1e-6);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod bert;
 mod checkpointing;
+mod embedding;
 mod folders;
 mod fp8;
 mod fused;
@@ -14,6 +15,7 @@ mod packing;
 mod precision;
 mod properties;
 mod published;
+mod relatives;
 mod rotary;
 mod support;
 mod t5;

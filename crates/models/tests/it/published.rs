@@ -9,9 +9,10 @@
 use std::path::PathBuf;
 
 use bert4rs_models::bert::{BertConfig, BertInput, BertModel};
-use bert4rs_models::hugging_face::{Architecture, Folder};
+use bert4rs_models::embedding::SentenceEncoder;
+use bert4rs_models::hugging_face::{Architecture, Folder, ModelType};
 use bert4rs_models::mask;
-use bert4rs_models::pooling::Pooling;
+use bert4rs_models::pretrained::LoadOptions;
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, IndexOp, Kind, Tensor};
@@ -42,7 +43,7 @@ fn minilm_gives_its_published_embeddings() {
     };
     for implementation in [Implementation::Plain, Implementation::Fused] {
         let folder = Folder::open(&path).unwrap();
-        assert_eq!(folder.architecture().unwrap(), Architecture::BertModel);
+        assert_eq!(folder.architecture().unwrap(), Architecture::without_head(ModelType::Bert));
         let config: BertConfig = folder.config().unwrap();
         let mut store = ParamStore::new(Device::Cpu, Kind::Float);
         let model = BertModel::new(&store.root(), &config, implementation).unwrap();
@@ -59,7 +60,11 @@ fn minilm_gives_its_published_embeddings() {
         };
         check("hidden 1, 3", &hidden.i((1, 3, 0..4)), HIDDEN_1_3);
         check("hidden 3, 5", &hidden.i((3, 5, 100..104)), HIDDEN_3_5_FROM_100);
-        let embedded = Pooling::Mean.forward(&hidden, &keep, true).unwrap();
+        let options = LoadOptions { attention: implementation, ..LoadOptions::default() };
+        let mut encoder = SentenceEncoder::load(&path, options).unwrap();
+        encoder.normalize();
+        let tokens = SENTENCES.map(|row| row.into_iter().filter(|&id| id != 0).map(|id| id as u32));
+        let embedded = encoder.embed(&tokens.map(Iterator::collect), 3).unwrap();
         check("embedding", &embedded.i((0, 0..4)), EMBEDDING);
         check("similarity", &embedded.mv(&embedded.i(0)), SIMILARITY_TO_FIRST);
         if let Some(reference) = std::env::var_os("BERT4RS_MINILM_HIDDEN").map(PathBuf::from) {

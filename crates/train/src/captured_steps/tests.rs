@@ -64,8 +64,7 @@ fn they_equal_steps_that_the_host_looks_at() {
     for (config, kind) in configs.iter().flat_map(|c| [(c, Kind::Float), (c, Kind::BFloat16)]) {
         for accumulate in [1, 2] {
             let (mut left, mut right) = (work(config, kind), work(config, kind));
-            let mut captured =
-                CapturedSteps::new(Execution::Capturable, Device::Cpu).unwrap();
+            let mut captured = CapturedSteps::new(Execution::Capturable, Device::Cpu).unwrap();
             for step in 0..8 {
                 let rows = 4 + (step % 2) as i64;
                 let batches = batches(step, accumulate, rows);

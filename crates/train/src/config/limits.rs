@@ -123,7 +123,8 @@ mod tests {
 
     /// The key that is refused for a machine of so many GiB.
     fn refused(gib: u64, settings: &str) -> Option<String> {
-        let overlay = Overlay::parse("test", &format!("compute.device = \"cpu\"\n{settings}")).unwrap();
+        let overlay =
+            Overlay::parse("test", &format!("compute.device = \"cpu\"\n{settings}")).unwrap();
         let config = resolve(&[overlay]).unwrap();
         config.check_memory(gib << 30).err().map(|(key, _)| key)
     }

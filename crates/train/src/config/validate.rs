@@ -233,6 +233,12 @@ fn our_key(key: &str) -> &str {
         "head size" => "num_heads",
         "positions.yarn.original_max_position_embeddings" => "positions.original_length",
         "positions.yarn.factor" => "positions.factor",
+        "num_hidden_layers" | "n_layer" => "num_layers",
+        "num_decoder_layers" => "decoder_layers",
+        "n_embd" | "d_model" => "hidden_size",
+        "n_inner" | "d_ff" => "intermediate_size",
+        "n_positions" | "max_position_embeddings" => "max_positions",
+        "n_head" | "num_attention_heads" => "num_heads",
         key => key,
     }
 }

@@ -73,7 +73,7 @@ impl Task for CausalLm {
     fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
         let config = self.model.config();
         self.tokenizer.save_folder(folder, config.n_positions as usize)?;
-        let architecture = Architecture::Gpt2LmHeadModel;
+        let architecture = Architecture::GPT2_LM_HEAD_MODEL;
         Ok(hugging_face::save(folder, config, architecture, params, json!({}))?)
     }
 

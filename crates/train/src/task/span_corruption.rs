@@ -79,7 +79,7 @@ impl Task for SpanCorruption {
     fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
         self.tokenizer.save_folder(folder, self.seq_len as usize)?;
         let (config, architecture) =
-            (self.model.config(), Architecture::T5ForConditionalGeneration);
+            (self.model.config(), Architecture::T5_FOR_CONDITIONAL_GENERATION);
         Ok(hugging_face::save(folder, config, architecture, params, json!({}))?)
     }
 
