@@ -12,6 +12,7 @@ them. Each step is one batch, one update by fused AdamW after clipping the gradi
 
 import argparse
 import json
+import resource
 import time
 from pathlib import Path
 
@@ -139,6 +140,28 @@ def peak_memory(device):
     return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
 
 
+class LoadMeter:
+    """Other work of the machine since it was made, as `bert4rs_tensor_core::load` counts it."""
+
+    def __init__(self):
+        self.began = time.perf_counter()
+        self.first = self.counters()
+
+    @staticmethod
+    def counters():
+        """Seconds of all cores together: busy, taken by the host, and this process's own."""
+        first_line = Path("/proc/stat").read_text().split("\n")[0]
+        ticks = [int(tick) / 100 for tick in first_line.split()[1:9]]
+        user, nice, system, _idle, _iowait, irq, softirq, stolen = ticks
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return user + nice + system + irq + softirq, stolen, usage.ru_utime + usage.ru_stime
+
+    def read(self):
+        elapsed = max(time.perf_counter() - self.began, 0.01)
+        busy, stolen, own = (now - then for now, then in zip(self.counters(), self.first))
+        return {"other_cores": max(busy - own, 0) / elapsed, "stolen_cores": stolen / elapsed}
+
+
 def main():
     args = arguments()
     config = json.loads(args.config.read_text())
@@ -156,7 +179,7 @@ def main():
         loss_of = torch.compile(loss_of)
 
     args.out.mkdir(parents=True)
-    records, losses = [], []
+    records, losses, load = [], [], LoadMeter()
     for step, batch in enumerate(batches):
         started = time.perf_counter()
         loss = loss_of(batch)
@@ -170,10 +193,10 @@ def main():
         records.append({"step": step + 1, "tokens": batch["real_tokens"].item(), **times})
     for record, loss in zip(records, losses):
         record["loss"] = loss.item()
-    write(args, records, device)
+    write(args, records, device, load.read())
 
 
-def write(args, records, device):
+def write(args, records, device, machine_load):
     lines = (json.dumps(record) for record in records)
     (args.out / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
     last = records[-max(1, len(records) // 10):]
@@ -190,6 +213,7 @@ def write(args, records, device):
         "precision": "bf16" if args.bf16 else "fp32",
         "attention": "sdpa",
         "threads": torch.get_num_threads(),
+        "machine_load": machine_load,
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
     }
     (args.out / "summary.json").write_text(json.dumps(summary, indent=2))

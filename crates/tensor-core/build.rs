@@ -5,48 +5,43 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SHIM_SOURCES: &[&str] = &[
-    "csrc/cpu_allocator.cpp",
-    "csrc/custom_function.cpp",
-    "csrc/device.cpp",
-    "csrc/library.cpp",
-    "csrc/profiler.cpp",
-    "csrc/random_state.cpp",
-    "csrc/stream.cpp",
-    "csrc/varlen.cpp",
-];
-
 fn main() -> Result<(), Box<dyn Error>> {
-    let torch = PathBuf::from(variable("LIBTORCH_INCLUDE")?);
-    if !torch.join("include").is_dir() {
-        return Err(format!(
-            "no libtorch at {}: run `cargo xtask setup` first, it finds or fetches one",
-            torch.display()
-        )
-        .into());
+    if env::var_os("CARGO_FEATURE_DOC_ONLY").is_some() {
+        return Ok(());
     }
-    // `setup` rewrites this list when .torch comes to lead to another libtorch.
-    println!("cargo:rerun-if-changed={}", torch.join("links").display());
-    let lib = PathBuf::from(variable("LIBTORCH_LIB")?).join("lib");
-    compile_shim(&torch.join("include"));
-    compile_cuda_shim(&torch.join("include"))?;
-    let loadable = link_libraries(&lib)?;
+    let include = part_of_libtorch("LIBTORCH_INCLUDE", "include", "ATen/ATen.h")?;
+    let lib = part_of_libtorch("LIBTORCH_LIB", "lib", "libtorch_cpu.so")?;
+    // `setup` rewrites this list when a folder of links comes to lead to another libtorch.
+    let list = lib.with_file_name("links");
+    if list.is_file() {
+        println!("cargo:rerun-if-changed={}", list.display());
+    }
+    compile_shim(&include);
+    compile_cuda_shim(&include)?;
+    let real = fs::canonicalize(lib.join("libtorch_cpu.so"))?;
+    let real = real.parent().unwrap_or(&lib);
+    let loadable = link_libraries(&lib, real)?;
     // Cargo puts a search path below the target folder on the loader's path of all it runs.
     println!("cargo:rustc-link-search=native={}", loadable.display());
     // The program links an rpath to the real place, so that it also starts without cargo.
-    let real = fs::canonicalize(lib.join("libtorch_cpu.so"))?;
-    if let Some(folder) = real.parent() {
-        println!("cargo:library_dir={}", folder.display());
-    }
+    println!("cargo:library_dir={}", real.display());
     Ok(())
 }
 
-fn variable(name: &str) -> Result<String, Box<dyn Error>> {
-    println!("cargo:rerun-if-env-changed={name}");
-    env::var(name).map_err(|_| {
-        format!("{name} is not set: build inside the workspace, whose .cargo/config.toml sets it")
-            .into()
-    })
+/// A folder of libtorch, found as torch-sys finds it: by a variable of its own, else by
+/// `LIBTORCH`. `file` shows that it is one.
+fn part_of_libtorch(own: &str, folder: &str, file: &str) -> Result<PathBuf, Box<dyn Error>> {
+    println!("cargo:rerun-if-env-changed={own}");
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    const WHAT_TO_DO: &str = "run `cargo xtask setup` in a checkout of bert4rs, with `--here DIR` \
+                              for a project of your own: it finds or fetches libtorch 2.11.0";
+    let torch = env::var_os(own).or_else(|| env::var_os("LIBTORCH"));
+    let torch = PathBuf::from(torch.ok_or(format!("LIBTORCH is not set: {WHAT_TO_DO}"))?);
+    let path = torch.join(folder);
+    match path.join(file).is_file() {
+        true => Ok(path),
+        false => Err(format!("{} has no {folder}/{file}: {WHAT_TO_DO}", torch.display()).into()),
+    }
 }
 
 /// A compiler of C++ on libtorch's headers.
@@ -66,8 +61,6 @@ fn compiler(include: &Path) -> cc::Build {
 /// Makes the library that needs CUDA's headers to be built, and libtorch's CUDA half to be loaded;
 /// an empty file where the headers are not there.
 fn compile_cuda_shim(include: &Path) -> Result<(), Box<dyn Error>> {
-    let source = "csrc/cuda/graph.cpp";
-    println!("cargo:rerun-if-changed={source}");
     let library = PathBuf::from(env::var("OUT_DIR")?).join("cuda_shim.so");
     // Wheels put them beside libtorch's package; a toolkit has them here.
     let beside = fs::canonicalize(include)?.join("../../nvidia/cu13/include");
@@ -86,7 +79,7 @@ fn compile_cuda_shim(include: &Path) -> Result<(), Box<dyn Error>> {
     let mut build = compiler(include);
     build.flag(format!("-isystem{}", headers.display()));
     build.cargo_metadata(false).debug(false);
-    let objects = build.file(source).try_compile_intermediates()?;
+    let objects = build.file("csrc/cuda/graph.cpp").opt_level(1).try_compile_intermediates()?;
     let status = build
         .get_compiler()
         .to_command()
@@ -99,24 +92,30 @@ fn compile_cuda_shim(include: &Path) -> Result<(), Box<dyn Error>> {
 }
 
 fn compile_shim(include: &Path) {
-    for source in SHIM_SOURCES {
-        println!("cargo:rerun-if-changed={source}");
-    }
-    println!("cargo:rerun-if-changed=csrc/shim.h");
-    compiler(include).files(SHIM_SOURCES).compile("bert4rs_shim");
+    // The folder: all that `unity.cpp` includes.
+    println!("cargo:rerun-if-changed=csrc");
+    // Thin wrappers gain nothing from more.
+    compiler(include).file("csrc/unity.cpp").opt_level(1).compile("bert4rs_shim");
 }
 
-/// Links every library of `lib` into a folder below the target folder.
-fn link_libraries(lib: &Path) -> Result<PathBuf, Box<dyn Error>> {
+/// Links every library of `lib`, and of the wheels beside the `real` place, into a folder below
+/// the target folder.
+fn link_libraries(lib: &Path, real: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let loadable = PathBuf::from(env::var("OUT_DIR")?).join("lib");
+    if loadable.exists() {
+        fs::remove_dir_all(&loadable)?;
+    }
     fs::create_dir_all(&loadable)?;
-    for entry in fs::read_dir(lib)? {
-        let entry = entry?;
-        let target = loadable.join(entry.file_name());
-        if target.symlink_metadata().is_ok() {
-            fs::remove_file(&target)?;
+    let wheels = fs::read_dir(real.join("../../nvidia")).into_iter().flatten().flatten();
+    let wheels = wheels.map(|wheel| wheel.path().join("lib")).filter(|lib| lib.is_dir());
+    for folder in [lib.to_path_buf()].into_iter().chain(wheels) {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let link = loadable.join(entry.file_name());
+            if !link.exists() {
+                std::os::unix::fs::symlink(fs::canonicalize(entry.path())?, link)?;
+            }
         }
-        std::os::unix::fs::symlink(fs::canonicalize(entry.path())?, &target)?;
     }
     Ok(loadable)
 }

@@ -12,14 +12,20 @@ mod model_flags;
 
 use std::process::ExitCode;
 
+use bert4rs_tensor_core::threads;
 use clap::Parser;
 
 use crate::flags::{Cli, Command};
 
 fn main() -> ExitCode {
     let clock = bert4rs_train::clock::ProcessClock::new();
+    threads::limit_to_available_cores();
     bert4rs_tensor_core::memory::keep_freed_memory();
     let cli = Cli::parse();
+    if matches!(cli.command, Command::Train(_) | Command::Profile(_)) {
+        // Where it fails, training is as good, but slow beside other work.
+        let _ = threads::restart_with_bounded_spinning();
+    }
     failure::report(|| match cli.command {
         Command::Train(flags) => commands::train::run(&flags, clock),
         Command::Generate(flags) => commands::generate::run(&flags),

@@ -1,22 +1,19 @@
-// Times every operation of libtorch, on every thread, while switched on.
-//
-// libtorch calls the two functions below around each operation. Each thread writes to a list of
-// its own; the lists are joined when the profiler is switched off. Switched off, nothing is
-// registered, and operations cost what they always do.
+// libtorch's own profiler, Kineto: every operation on every thread, spans of ours, and on a GPU
+// its kernels. Switched off, nothing is registered, and operations cost what they always do.
 
-#include <chrono>
 #include <cstdlib>
 #include <memory>
-#include <mutex>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include <ATen/record_function.h>
+#include <torch/csrc/autograd/profiler_kineto.h>
 
 #include "shim.h"
 
-// One call, as it crosses to Rust. `kind` is 0 for an operation, 1 for a step of backward.
+// One call, as it crosses to Rust.
 struct ShimEvent {
   uint32_t name;
   uint32_t kind;
@@ -27,111 +24,96 @@ struct ShimEvent {
 
 namespace {
 
-struct Call {
-  std::string name;
-  uint32_t kind;
-  uint64_t thread;
-  int64_t start_ns;
-  int64_t end_ns;
+using torch::autograd::profiler::KinetoEvent;
+using torch::profiler::impl::ActivityType;
+
+// Numbers of `profile::EventKind`.
+enum Kind : uint32_t { SPAN, OPERATION, BACKWARD, KERNEL, OTHER };
+
+Kind kind_of(const KinetoEvent& event) {
+  // libkineto::ActivityType, whose header libtorch does not install for us to include.
+  constexpr uint8_t CPU_OP = 0, USER_ANNOTATION = 1, GPU_MEMCPY = 3, CONCURRENT_KERNEL = 5;
+  const uint8_t activity = event.activityType();
+  if (activity == USER_ANNOTATION) return SPAN;
+  if (activity >= GPU_MEMCPY && activity <= CONCURRENT_KERNEL) return KERNEL;
+  if (activity != CPU_OP) return OTHER;
+  const auto backward = static_cast<uint8_t>(at::RecordScope::BACKWARD_FUNCTION);
+  return event.scope() == backward ? BACKWARD : OPERATION;
+}
+
+// Gathers events, each name once.
+struct Events {
+  std::unordered_map<std::string, uint32_t> numbers;
+  std::string lines;
+  std::vector<ShimEvent> all;
+
+  void add(const KinetoEvent& event) {
+    const Kind kind = kind_of(event);
+    // What had not ended when the profile did has no time.
+    if (kind == OTHER || event.endNs() < event.startNs()) return;
+    const std::string name = event.name();
+    const auto [place, is_new] = numbers.emplace(name, static_cast<uint32_t>(numbers.size()));
+    if (is_new) lines += name + "\n";
+    const auto stream = static_cast<uint64_t>(event.deviceResourceId());
+    const uint64_t thread = kind == KERNEL ? stream : event.startThreadId();
+    const auto [start, end] = std::pair<int64_t, int64_t>(event.startNs(), event.endNs());
+    all.push_back({place->second, kind, thread, start, end});
+  }
 };
-
-struct ThreadCalls {
-  std::mutex mutex;
-  std::vector<Call> calls;
-};
-
-// The lists outlive their threads. A list's own lock is contended only while it is collected.
-std::mutex lists_mutex;
-std::vector<std::shared_ptr<ThreadCalls>> lists;
-at::CallbackHandle handle = 0;
-
-ThreadCalls& of_this_thread() {
-  thread_local const std::shared_ptr<ThreadCalls> own = [] {
-    auto list = std::make_shared<ThreadCalls>();
-    const std::lock_guard<std::mutex> lock(lists_mutex);
-    lists.push_back(list);
-    return list;
-  }();
-  return *own;
-}
-
-// Nanoseconds of CLOCK_MONOTONIC, which Rust's spans read too.
-int64_t now_ns() {
-  const auto time = std::chrono::steady_clock::now().time_since_epoch();
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
-}
-
-struct Started : at::ObserverContext {
-  int64_t start_ns = now_ns();
-};
-
-std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction&) {
-  return std::make_unique<Started>();
-}
-
-void on_end(const at::RecordFunction& function, at::ObserverContext* context) {
-  const int64_t end_ns = now_ns();
-  const auto* started = static_cast<const Started*>(context);
-  if (!started) return;
-  const uint32_t kind = function.scope() == at::RecordScope::BACKWARD_FUNCTION ? 1 : 0;
-  ThreadCalls& own = of_this_thread();
-  const std::lock_guard<std::mutex> lock(own.mutex);
-  own.calls.push_back({function.name(), kind, function.threadId(), started->start_ns, end_ns});
-}
 
 }  // namespace
 
-SHIM_EXPORT int64_t b4_profiler_now_ns() { return now_ns(); }
-
-SHIM_EXPORT uint64_t b4_profiler_thread() { return at::RecordFunction::currentThreadId(); }
-
-// Begins to record. A second call without `b4_profiler_stop` between is an error.
-SHIM_EXPORT char* b4_profiler_start() {
-  return shim_protect([] {
-    const std::lock_guard<std::mutex> lock(lists_mutex);
-    TORCH_CHECK(handle == 0, "a profile is being taken already");
-    for (const auto& list : lists) {
-      const std::lock_guard<std::mutex> own(list->mutex);
-      list->calls.clear();
-    }
-    handle = at::addGlobalCallback(
-        at::RecordFunctionCallback(on_start, on_end)
-            .scopes({at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION}));
+// Begins to record; with `cuda`, the kernels of GPUs too. The caller takes one profile at a time.
+SHIM_EXPORT char* b4_profiler_start(bool cuda) {
+  return shim_protect([&] {
+    torch::profiler::impl::ExperimentalConfig experimental;
+    experimental.profile_all_threads = true;
+    using torch::profiler::impl::ProfilerConfig;
+    using torch::profiler::impl::ProfilerState;
+    const ProfilerConfig config(
+        ProfilerState::KINETO, false, false, false, false, false, experimental);
+    std::set<ActivityType> activities{ActivityType::CPU};
+    if (cuda) activities.insert(ActivityType::CUDA);
+    using Scope = at::RecordScope;
+    torch::autograd::profiler::prepareProfiler(config, activities);
+    torch::autograd::profiler::enableProfiler(
+        config, activities, {Scope::FUNCTION, Scope::BACKWARD_FUNCTION, Scope::USER_SCOPE});
   });
 }
 
-// Ends recording. `*events` becomes an array of `*count` events and `*names` their names, one a
-// line; both are made with malloc and are the caller's to free.
-SHIM_EXPORT char* b4_profiler_stop(ShimEvent** events, size_t* count, char** names) {
+// Ends recording. If `trace` is no null pointer, Kineto writes its trace to that file. `*events`
+// becomes an array of `*count` events and `*names` their names, one a line; both are made with
+// malloc and are the caller's to free.
+SHIM_EXPORT char* b4_profiler_stop(
+    const char* trace, ShimEvent** events, size_t* count, char** names) {
   return shim_protect([&] {
-    const std::lock_guard<std::mutex> lock(lists_mutex);
-    TORCH_CHECK(handle != 0, "no profile is being taken");
-    at::removeCallback(handle);
-    handle = 0;
-    std::unordered_map<std::string, uint32_t> numbers;
-    std::string lines;
-    std::vector<ShimEvent> joined;
-    for (const auto& list : lists) {
-      const std::lock_guard<std::mutex> own(list->mutex);
-      for (const Call& call : list->calls) {
-        const auto [place, is_new] =
-            numbers.emplace(call.name, static_cast<uint32_t>(numbers.size()));
-        if (is_new) lines += call.name + "\n";
-        joined.push_back({place->second, call.kind, call.thread, call.start_ns, call.end_ns});
-      }
-      list->calls.clear();
-    }
-    const size_t bytes = joined.size() * sizeof(ShimEvent);
+    const auto result = torch::autograd::profiler::disableProfiler();
+    Events found;
+    for (const KinetoEvent& event : result->events()) found.add(event);
+    if (trace) result->save(trace);
+    const size_t bytes = found.all.size() * sizeof(ShimEvent);
     auto* copy = static_cast<ShimEvent*>(malloc(bytes + 1));
-    char* text = strdup(lines.c_str());
+    char* text = strdup(found.lines.c_str());
     if (!copy || !text) {
       free(copy);
       free(text);
       throw std::bad_alloc();
     }
-    if (bytes != 0) std::memcpy(copy, joined.data(), bytes);
+    if (bytes != 0) std::memcpy(copy, found.all.data(), bytes);
     *events = copy;
-    *count = joined.size();
+    *count = found.all.size();
     *names = text;
   });
 }
+
+// Begins a span on this thread.
+SHIM_EXPORT char* b4_profiler_span(const char* name, size_t length, at::RecordFunction** span) {
+  return shim_protect([&] {
+    auto begun = std::make_unique<at::RecordFunction>(at::RecordScope::USER_SCOPE);
+    begun->before(std::string(name, length));
+    *span = begun.release();
+  });
+}
+
+// Ends a span on the thread that it began on.
+SHIM_EXPORT void b4_profiler_end(at::RecordFunction* span) { delete span; }

@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Result};
 pub enum Implementation {
     /// Products and softmax one by one, holding all scores: the reference.
     Plain,
-    /// The best of the kernels for the inputs; see [`sdpa_backend`] for which of libtorch's that is.
+    /// The best of the kernels for the inputs; see [`sdpa_backend`] for libtorch's choice.
     Fused,
     /// Our own kernel, which stands above this crate.
     Own,

@@ -1,8 +1,9 @@
 //! The one error type of this crate, and the border that panics do not cross.
 //!
 //! `tch`'s fallible functions do not always return: one that takes a number, such as
-//! `f_add_scalar`, panics on libtorch's exception when it drops its argument. So [`catch_torch_error`] is
-//! the border that a program needs, and [`Context`] adds words where an error does return.
+//! `f_add_scalar`, panics on libtorch's exception when it drops its argument. So
+//! [`catch_torch_error`] is the border that a program needs, and [`Context`] adds words where an
+//! error does return.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

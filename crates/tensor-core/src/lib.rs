@@ -17,14 +17,17 @@
 //! | [`copy_stream`] | a CUDA stream for copies beside other work |
 //! | [`files`] | files mapped into memory |
 //! | [`parallel`] | work shared out to libtorch's threads |
+//! | [`threads`] | how many threads there are, and how they wait |
 //! | [`profile`] | where time goes: operations and our own spans |
+//! | [`testing`] | for tests: a GPU, or a word on what was skipped |
+//! | [`load`] | other work that the machine did meanwhile |
 //! | [`memory`], [`cpu`], [`library`], [`speed_of_light`] | what this machine and process are |
 //!
 //! Only this crate names the version of `tch`; all others take [`Tensor`] from here.
 //!
 //! Errors: what a user's input can cause is a [`Error`]. A wrong shape inside a model is a
-//! programmer's error and panics as in `tch`; [`error::catch_torch_error`] turns such a panic, and the C++
-//! exception behind it, back into an [`Error`] at the border of a program.
+//! programmer's error and panics as in `tch`; [`error::catch_torch_error`] turns such a panic, and
+//! the C++ exception behind it, back into an [`Error`] at the border of a program.
 
 pub mod attention;
 pub mod autograd;
@@ -36,6 +39,7 @@ pub mod files;
 pub mod fp8;
 pub mod graph;
 pub mod library;
+pub mod load;
 pub mod memory;
 pub mod parallel;
 pub mod param;
@@ -47,6 +51,8 @@ pub mod safetensors;
 mod shim;
 pub mod speed_of_light;
 pub mod stream;
+pub mod testing;
+pub mod threads;
 pub mod varlen;
 
 pub use error::{Error, Result};

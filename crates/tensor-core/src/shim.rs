@@ -62,10 +62,15 @@ unsafe extern "C" {
     pub(crate) fn b4_random_seed(seed: u64) -> *mut c_char;
     pub(crate) fn b4_keep_cpu_memory();
     pub(crate) fn b4_cpu_memory_counts(live: *mut u64, peak: *mut u64, waiting: *mut u64);
-    pub(crate) fn b4_profiler_now_ns() -> i64;
-    pub(crate) fn b4_profiler_thread() -> u64;
-    pub(crate) fn b4_profiler_start() -> *mut c_char;
+    pub(crate) fn b4_profiler_start(cuda: bool) -> *mut c_char;
+    pub(crate) fn b4_profiler_span(
+        name: *const c_char,
+        length: usize,
+        span: *mut *mut c_void,
+    ) -> *mut c_char;
+    pub(crate) fn b4_profiler_end(span: *mut c_void);
     pub(crate) fn b4_profiler_stop(
+        trace: *const c_char,
         events: *mut *mut RawEvent,
         count: *mut usize,
         names: *mut *mut c_char,

@@ -139,7 +139,8 @@ pub type Rows<'a> = [&'a Tensor; 3];
 /// False, False, False, False]`), with the same bounds and windows. Source: arXiv 2307.08691.
 ///
 /// # Errors
-/// Inputs that it does not take (see [`supports`]), a GPU older than Ampere, and what libtorch throws.
+/// Inputs that it does not take (see [`supports`]), a GPU older than Ampere, and what libtorch
+/// throws.
 pub fn flash(rows: Rows, packing: &Packing, reach: AttentionWindow, scale: f64) -> Result<Tensor> {
     if !supports(rows[0]) {
         return Err(Error::Unsupported {

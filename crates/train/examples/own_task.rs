@@ -7,6 +7,8 @@
 //! cargo run -p bert4rs-train --example own_task
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::path::Path;
 
 use bert4rs_models::layers::{Activation, Biased, Embedding, Linear};

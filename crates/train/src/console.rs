@@ -6,6 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use bert4rs_data::Progress;
+use bert4rs_tensor_core::load::MachineLoad;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Result};
@@ -138,6 +139,7 @@ impl Console {
             ),
         ));
         rows.push(("waiting for data", format!("{:.1}% of the time", 100.0 * summary.data_wait)));
+        rows.extend(summary.machine_load.map(|load| ("other work", other_work(&load))));
         if summary.skipped_steps > 0 {
             rows.push(("skipped steps", summary.skipped_steps.to_string()));
         }
@@ -150,6 +152,16 @@ impl Console {
             self.line(&format!("{label:<26}{value}"));
         }
     }
+}
+
+/// What else the machine did, and whether the times are to be trusted.
+fn other_work(load: &MachineLoad) -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let trust = if load.is_busy(cores) { "; the machine was busy: it could be faster" } else { "" };
+    format!(
+        "{:.2} of {cores} cores, {:.2} taken by the host; {:.0} switches/s{trust}",
+        load.other_cores, load.stolen_cores, load.involuntary_switches_per_s
+    )
 }
 
 /// The share of positions that held no token.

@@ -4,7 +4,7 @@
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::precision::{Precision, allow_tf32};
 use bert4rs_tensor_core::speed_of_light::{self, SpeedOfLight};
-use bert4rs_tensor_core::{Device, cpu, get_num_threads, random, set_num_threads};
+use bert4rs_tensor_core::{Device, cpu, get_num_threads, random, set_num_threads, threads};
 
 use crate::error::{Error, Result};
 
@@ -15,7 +15,7 @@ pub struct MachineOptions {
     pub device: DeviceChoice,
     /// Dtype of weights and activations.
     pub precision: Precision,
-    /// CPU threads; 0 means one a core.
+    /// CPU threads; 0 means one for each core that the process may use.
     pub threads: u32,
     /// Whether FP32 products on GPUs round what they multiply to TF32.
     pub tf32: bool,
@@ -59,6 +59,8 @@ impl Machine {
         })?;
         if options.threads > 0 {
             set_num_threads(options.threads.min(i32::MAX as u32) as i32);
+        } else {
+            threads::limit_to_available_cores();
         }
         let speed_of_light = speed_of_light::measure(device)?;
         let (precision, precision_reason) = options.precision.resolve(device);

@@ -2,6 +2,7 @@
 
 use bert4rs_optim::memory::allocated_bytes;
 use bert4rs_tensor_core::fp8::Fp8Mode;
+use bert4rs_tensor_core::load::MachineLoad;
 use bert4rs_tensor_core::{get_num_threads, memory};
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,9 @@ pub struct Summary {
     pub attention_backend: String,
     /// CPU threads.
     pub threads: u64,
+    /// Other work of the machine during the steps; absent where the system does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_load: Option<MachineLoad>,
 }
 
 impl Summary {
@@ -116,6 +120,7 @@ impl Summary {
             attention: String::new(),
             attention_backend: trainer.task().attention_backend().map(name_of).unwrap_or_default(),
             threads: get_num_threads().max(1) as u64,
+            machine_load: meter.machine_load(),
         })
     }
 }

@@ -14,4 +14,5 @@ mod run_folder;
 mod runs;
 mod support;
 mod text;
+mod threads;
 mod train;

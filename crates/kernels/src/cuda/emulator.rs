@@ -18,15 +18,48 @@ const MATRIX: &str = include_str!("emulator_matrix.h");
 
 type Run = unsafe extern "C" fn(*const c_int, c_int, *const *mut c_void);
 
+/// Launches with more blocks, and more launches of a kernel, run without sanitizers, under which
+/// they would take a hundred times as long.
+const MOST_SANITIZED: (u32, u32) = (4, 6);
+
+/// What was compiled so far.
+#[derive(Default)]
+struct State {
+    /// By the source's name, without sanitizers and with them.
+    libraries: HashMap<(&'static str, bool), Library>,
+    /// Launches of each kernel under sanitizers.
+    sanitized: HashMap<String, u32>,
+}
+
+impl State {
+    /// The compiler's options for the sanitizers that `cargo xtask test` asks for, whose library is
+    /// then preloaded; none for most launches.
+    fn sanitizers(&mut self, launch: &Launch) -> Vec<String> {
+        let Ok(names) = std::env::var("BERT4RS_SANITIZE") else { return Vec::new() };
+        let (most_blocks, most_launches) = MOST_SANITIZED;
+        if launch.grid.0 * launch.grid.1 > most_blocks {
+            return Vec::new();
+        }
+        let count = self.sanitized.entry(launch.kernel.to_string()).or_default();
+        *count += 1;
+        if *count > most_launches {
+            return Vec::new();
+        }
+        vec![format!("-fsanitize={names}"), "-fno-sanitize-recover=all".into(), "-g".into()]
+    }
+}
+
 /// Runs a launch. The arguments are as [`Launch::run`] gives them to the driver.
 ///
 /// # Safety
 /// As of [`Launch::run`], with memory of the CPU.
 pub(super) unsafe fn run(launch: &Launch, args: &[*mut c_void]) {
     // One at a time: blocks share what the program has once.
-    static LIBRARIES: OnceLock<Mutex<HashMap<&'static str, Library>>> = OnceLock::new();
-    let mut libraries = LIBRARIES.get_or_init(Mutex::default).lock().unwrap();
-    let library = libraries.entry(launch.source.name).or_insert_with(|| compile(launch.source));
+    static STATE: OnceLock<Mutex<State>> = OnceLock::new();
+    let mut state = STATE.get_or_init(Mutex::default).lock().unwrap();
+    let options = state.sanitizers(launch);
+    let key = (launch.source.name, options.is_empty());
+    let library = state.libraries.entry(key).or_insert_with(|| compile(launch.source, &options));
     let size = [launch.grid.0 as c_int, launch.grid.1 as c_int];
     let name = format!("emulate_{}", launch.kernel);
     // SAFETY: EMULATE of emulator.h makes functions of this type; the rest is the caller's promise.
@@ -37,12 +70,15 @@ pub(super) unsafe fn run(launch: &Launch, args: &[*mut c_void]) {
 }
 
 fn cpp(args: &[&str], folder: &std::path::Path) -> String {
-    let output = Command::new("c++").args(args).current_dir(folder).output().unwrap();
+    let mut command = Command::new("c++");
+    // A sanitizer's library may be preloaded into this process.
+    command.args(args).current_dir(folder).env_remove("LD_PRELOAD");
+    let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn compile(source: &KernelSource) -> Library {
+fn compile(source: &KernelSource, sanitizers: &[String]) -> Library {
     let folder = tempfile::tempdir().unwrap();
     let text = format!("{HEADER}\n{}", without_ptx(source.whole()));
     let path = folder.path().join("kernels.cc");
@@ -52,7 +88,8 @@ fn compile(source: &KernelSource) -> Library {
     std::fs::write(&path, text + "\n" + &exports).unwrap();
     let options = "-std=c++20 -O1 -w -ffp-contract=off -fPIC -shared -pthread kernels.cc \
                    -o kernels.so";
-    cpp(&options.split_whitespace().collect::<Vec<_>>(), folder.path());
+    let options = options.split_whitespace().chain(sanitizers.iter().map(String::as_str));
+    cpp(&options.collect::<Vec<_>>(), folder.path());
     // SAFETY: our own code, without initialisers but those of C++ itself.
     unsafe { Library::open(Some(folder.path().join("kernels.so")), RTLD_NOW) }.unwrap()
 }

@@ -6,6 +6,7 @@
 
 use bert4rs_kernels::cuda::nvrtc;
 use bert4rs_kernels::cuda::source::{ALL, ARCHITECTURES, KernelSource};
+use bert4rs_tensor_core::testing::skip;
 
 /// What the compiler's log says that it should not.
 fn complaints(log: &str) -> Vec<String> {
@@ -53,7 +54,7 @@ fn check(source: &KernelSource, architecture: &str) -> Vec<String> {
 fn every_kernel_compiles_without_warnings_and_spills() {
     if let Err(error) = nvrtc::available() {
         assert!(std::env::var_os("BERT4RS_NEED_NVRTC").is_none(), "{error}");
-        return super::gpu::skip(&error.to_string());
+        return skip(&error.to_string());
     }
     let jobs = ALL.iter().flat_map(|source| ARCHITECTURES.map(|target| (*source, target)));
     let found: Vec<String> = jobs.flat_map(|(source, target)| check(source, target)).collect();

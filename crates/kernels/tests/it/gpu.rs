@@ -6,27 +6,9 @@ use bert4rs_kernels::fp8::{self, Cast, Factor, Format};
 use bert4rs_kernels::gemm::{self, OutputStructure, Rhs};
 use bert4rs_kernels::weight::{Weight, split_tensor};
 use bert4rs_kernels::{adamw, muon, sum_of_squares};
-use bert4rs_tensor_core::device::{self, Cuda};
 use bert4rs_tensor_core::policy::{Kernels, Policy};
+use bert4rs_tensor_core::testing::{cuda_or_skip, skip};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
-
-/// Says why a test did nothing.
-pub(crate) fn skip(reason: &str) {
-    use std::io::Write;
-    // Not `println!`, which the test harness keeps to itself where a test passes.
-    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
-}
-
-/// The first GPU, if any.
-pub(crate) fn gpu() -> Option<Device> {
-    match device::cuda() {
-        Cuda::Devices(_) => Some(Device::Cuda(0)),
-        Cuda::None(reason) => {
-            skip(reason);
-            None
-        }
-    }
-}
 
 fn same_bytes(found: &Tensor, expected: &Tensor) -> bool {
     let bytes = |tensor: &Tensor| tensor.view_dtype(Kind::Uint8).to_device(Device::Cpu);
@@ -52,7 +34,7 @@ fn assert_same(found: &Cast, expected: &Cast) {
 
 #[test]
 fn fp8_casts_have_the_bits_of_the_cpu() {
-    let Some(device) = gpu() else { return };
+    let Some(device) = cuda_or_skip() else { return };
     let every_bf16 = Tensor::arange(1 << 16, (Kind::Int, Device::Cpu))
         .to_kind(Kind::Int16)
         .view_dtype(Kind::BFloat16)
@@ -80,7 +62,7 @@ fn fp8_casts_have_the_bits_of_the_cpu() {
 
 #[test]
 fn fp8_products_equal_their_emulation() {
-    let Some(device) = gpu() else { return };
+    let Some(device) = cuda_or_skip() else { return };
     if let Some(reason) = fp8::unsupported_reason(device) {
         return skip(&reason.to_string());
     }
@@ -128,7 +110,7 @@ fn random_of(shape: &[i64], kind: Kind) -> Tensor {
 
 #[test]
 fn adamw_has_the_bits_of_the_cpu() {
-    let Some(device) = gpu() else { return };
+    let Some(device) = cuda_or_skip() else { return };
     let scalars = adamw::AdamwKernelScalars {
         grad_scale: 0.5,
         one_minus_beta1: 0.1,
@@ -173,7 +155,7 @@ fn adamw_has_the_bits_of_the_cpu() {
 
 #[test]
 fn muon_s_passes_equal_those_of_the_cpu() {
-    let Some(device) = gpu() else { return };
+    let Some(device) = cuda_or_skip() else { return };
     let close = |found: &Tensor, expected: &Tensor, what: &str| {
         let [found, expected] =
             [found, expected].map(|x| x.to_device(Device::Cpu).to_kind(Kind::Double));
@@ -230,7 +212,7 @@ fn muon_s_passes_equal_those_of_the_cpu() {
 
 #[test]
 fn symmetric_products_equal_fp64() {
-    let Some(device) = gpu() else { return };
+    let Some(device) = cuda_or_skip() else { return };
     let double = |x: &Tensor| x.to_device(Device::Cpu).to_kind(Kind::Double);
     // Some by our kernel, some by libtorch; whole tiles and not.
     for (stack, side, inner) in [(1, 8, 16), (30, 768, 768), (3, 2048, 512), (60, 392, 1000)] {
@@ -261,7 +243,7 @@ fn distance(found: &Tensor, expected: &Tensor) -> f64 {
 
 #[test]
 fn activations_equal_fp64() {
-    let Some(device) = gpu() else { return };
+    let Some(device) = cuda_or_skip() else { return };
     for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 4e-3)] {
         for count in [1, 7, 8, 4096, 70_001] {
             let inputs = [(); 2].map(|()| random_of(&[count], kind) * 3.0);
@@ -279,7 +261,7 @@ fn activations_equal_fp64() {
 
 #[test]
 fn cross_entropy_equals_fp64() {
-    let Some(device) = gpu() else { return };
+    let Some(device) = cuda_or_skip() else { return };
     let policy = Policy::new(Kernels::Fused, true);
     let plain = CrossEntropyOptions { ignored: -100, ..CrossEntropyOptions::default() };
     let full =
@@ -344,7 +326,7 @@ fn assert_like_fp64(
 
 #[test]
 fn norms_equal_fp64() {
-    let Some(device) = gpu() else { return };
+    let Some(device) = cuda_or_skip() else { return };
     use bert4rs_kernels::norm::{NormArgs, NormKind, add_and_normalize};
     for (rows, features) in [(1, 8), (37, 50), (1000, 768), (70, 4096)] {
         for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 1e-2)] {
@@ -377,7 +359,7 @@ fn norms_equal_fp64() {
 
 #[test]
 fn rotated_heads_equal_fp64() {
-    let Some(device) = gpu() else { return };
+    let Some(device) = cuda_or_skip() else { return };
     use bert4rs_kernels::rotary::{Angles, HeadNorm, rotate};
     for [b, t, h, e] in [[1, 1, 1, 16], [2, 37, 3, 64], [4, 512, 12, 128]] {
         for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 1e-2)] {
@@ -409,7 +391,7 @@ fn rotated_heads_equal_fp64() {
 
 #[test]
 fn lookups_equal_fp64() {
-    let Some(device) = gpu() else { return };
+    let Some(device) = cuda_or_skip() else { return };
     use bert4rs_kernels::embedding::lookup;
     for (entries, count, features) in [(3, 1, 1), (3, 2000, 40), (30_000, 16_384, 768)] {
         for (kind, bound) in [(Kind::Float, 1e-5), (Kind::BFloat16, 1e-2)] {
@@ -428,7 +410,7 @@ fn lookups_equal_fp64() {
 
 #[test]
 fn sums_of_squares_equal_those_of_the_cpu() {
-    let Some(device) = gpu() else { return };
+    let Some(device) = cuda_or_skip() else { return };
     let tensors: Vec<Tensor> =
         (0..200).map(|index| random_of(&[1 + 997 * index], Kind::BFloat16)).collect();
     let there = to(device, &tensors);

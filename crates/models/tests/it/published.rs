@@ -15,6 +15,7 @@ use bert4rs_models::mask;
 use bert4rs_models::pretrained::LoadOptions;
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::testing::skip;
 use bert4rs_tensor_core::{Device, IndexOp, Kind, Tensor};
 
 use crate::support::assert_close;
@@ -38,8 +39,7 @@ const HIDDEN_3_5_FROM_100: [f64; 4] =
 #[test]
 fn minilm_gives_its_published_embeddings() {
     let Some(path) = std::env::var_os("BERT4RS_MINILM").map(PathBuf::from) else {
-        println!("skipped: BERT4RS_MINILM names no folder with all-MiniLM-L6-v2");
-        return;
+        return skip("BERT4RS_MINILM names no folder with all-MiniLM-L6-v2");
     };
     for implementation in [Implementation::Plain, Implementation::Fused] {
         let folder = Folder::open(&path).unwrap();

@@ -3,7 +3,7 @@
 use bert4rs_tensor_core::attention::{
     Implementation, MaskView, Options, Scores, SdpaBackend, attend, attention, sdpa_backend,
 };
-use bert4rs_tensor_core::device::{Cuda, cuda};
+use bert4rs_tensor_core::testing::cuda_or_skip;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 const PLAIN: Options = Options { implementation: Implementation::Plain, dropout: 0.0 };
@@ -157,12 +157,8 @@ fn a_query_that_sees_no_key_gets_zeros() {
 /// In BF16, as all of them take it; heads of 64 features.
 #[test]
 fn kernels_of_a_gpu_equal_the_formula() {
-    if let Cuda::None(reason) = cuda() {
-        use std::io::Write;
-        let _ = writeln!(std::io::stderr(), "skipped: {reason}");
-        return;
-    }
-    let options = (Kind::Float, Device::Cuda(0));
+    let Some(device) = cuda_or_skip() else { return };
+    let options = (Kind::Float, device);
     let inputs: [Tensor; 3] = std::array::from_fn(|_| {
         let x = Tensor::randn([2, 4, 96, 64], options).to_kind(Kind::BFloat16);
         x.set_requires_grad(true)
@@ -171,7 +167,7 @@ fn kernels_of_a_gpu_equal_the_formula() {
         .each_ref()
         .map(|x| x.detach().to_device(Device::Cpu).to_kind(Kind::Float).set_requires_grad(true));
     let seen = mask(96, 96);
-    let seen_there = seen.to_device(Device::Cuda(0));
+    let seen_there = seen.to_device(device);
     let visible = |mask| [MaskView::All, MaskView::Causal, MaskView::Mask(mask)];
     for (here, there) in visible(&seen).into_iter().zip(visible(&seen_there)) {
         let expected = run(&exact, &Scores { visible: here, scale: None }, &PLAIN);

@@ -1,9 +1,8 @@
 //! Copies beside other work, where a GPU is; the refusal where none is.
 
 use bert4rs_tensor_core::copy_stream::CopyStream;
+use bert4rs_tensor_core::testing::cuda_or_skip;
 use bert4rs_tensor_core::{Device, Error, Kind, Tensor};
-
-use crate::support::cuda_or_skip;
 
 #[test]
 fn a_device_without_streams_is_refused() {
@@ -13,7 +12,7 @@ fn a_device_without_streams_is_refused() {
 
 #[test]
 fn later_work_waits_for_copies_beside_it() {
-    let Some(device) = cuda_or_skip("copy_stream::later_work_waits_for_copies_beside_it") else {
+    let Some(device) = cuda_or_skip() else {
         let error = CopyStream::new(Device::Cuda(0)).unwrap_err().to_string();
         return assert!(error.contains("stream for copies"), "{error}");
     };

@@ -1,9 +1,8 @@
 //! Device names, and devices that are not there.
 
 use bert4rs_tensor_core::device::{Cuda, DeviceChoice, cuda};
+use bert4rs_tensor_core::testing::cuda_or_skip;
 use bert4rs_tensor_core::{Device, Error};
-
-use crate::support::cuda_or_skip;
 
 #[test]
 fn names_round_trip() {
@@ -58,7 +57,7 @@ fn auto_takes_what_is_there() {
 
 #[test]
 fn a_cuda_device_computes() {
-    let Some(device) = cuda_or_skip("device::a_cuda_device_computes") else { return };
+    let Some(device) = cuda_or_skip() else { return };
     let ones = tch::Tensor::ones([64, 64], (tch::Kind::Float, device));
     assert_eq!(ones.matmul(&ones).double_value(&[63, 63]), 64.0);
 }

@@ -2,13 +2,13 @@
 
 use bert4rs_tensor_core::device::{Cuda, cuda};
 use bert4rs_tensor_core::graph::Graph;
+use bert4rs_tensor_core::testing::skip;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 #[test]
 fn a_recorded_training_step_repeats_as_it_runs_without_a_graph() {
     if let Cuda::None(reason) = cuda() {
-        use std::io::Write;
-        let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+        skip(reason);
         let error = Graph::record(0, || Ok(())).err().unwrap().to_string();
         assert!(error.contains("CUDA graph") && error.contains(reason.as_str()), "{error}");
         return;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bert4rs_tensor_core::cpu::{self, CpuFeatures};
 use bert4rs_tensor_core::device::{Cuda, cuda};
 use bert4rs_tensor_core::precision::{Precision, allow_tf32};
+use bert4rs_tensor_core::testing::skip;
 use bert4rs_tensor_core::{Device, Kind, Tensor, error, library, memory, speed_of_light};
 
 use crate::support::in_own_process;
@@ -165,8 +166,7 @@ fn only_gpus_have_tf32_and_memory_of_their_own() {
     assert_eq!(memory::of_device(Device::Cpu).unwrap(), None);
     match cuda() {
         Cuda::None(reason) => {
-            use std::io::Write;
-            let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+            skip(reason);
             assert!(memory::of_device(Device::Cuda(0)).is_err());
         }
         Cuda::Devices(_) => {

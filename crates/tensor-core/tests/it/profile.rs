@@ -1,10 +1,23 @@
 //! Profiles see what ran, nested as it ran. One test, as a profile is of the whole process.
 
+use std::path::Path;
+
 use bert4rs_tensor_core::profile::{self, Event, EventKind};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
     events.iter().filter(|event| event.name == name).collect()
+}
+
+/// The trace is JSON in Chrome's format, with complete events of these names.
+fn assert_trace_has(path: &Path, names: &[&str]) {
+    let text = std::fs::read_to_string(path).unwrap();
+    let trace: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    for name in names {
+        let is_there = |event: &serde_json::Value| event["ph"] == "X" && event["name"] == *name;
+        assert!(events.iter().any(is_there), "{name}");
+    }
 }
 
 #[test]
@@ -13,8 +26,8 @@ fn a_profile_sees_operations_backward_and_spans() {
     drop(profile::span("before"));
     let _ = x.matmul(&x);
 
-    profile::start().unwrap();
-    assert!(profile::start().is_err(), "one at a time");
+    profile::start(Device::Cpu).unwrap();
+    assert!(profile::start(Device::Cpu).is_err(), "one at a time");
     {
         let _outer = profile::span("step");
         let loss = {
@@ -26,9 +39,18 @@ fn a_profile_sees_operations_backward_and_spans() {
     }
     std::thread::spawn(|| drop(profile::span("worker"))).join().unwrap();
     let unended = profile::span("unended");
-    let events = profile::stop().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace.json");
+    let events = profile::stop(Some(&trace)).unwrap();
+    assert!(profile::stop(None).is_err(), "it has ended");
+
+    // A span of a profile that is over is no part of the next, which ends with it or without.
+    profile::start(Device::Cpu).unwrap();
     drop(unended);
-    assert!(profile::stop().is_err(), "it has ended");
+    let nowhere = folder.path().join("none/trace.json");
+    assert!(profile::stop(Some(&nowhere)).unwrap_err().to_string().contains("none/trace.json"));
+    assert!(profile::stop(None).is_err(), "it has ended all the same");
+    assert_trace_has(&trace, &["step", "forward", "backward", "worker", "aten::mm"]);
 
     // Other tests of this process may run operations meanwhile, on threads of their own.
     let step = named(&events, "step")[0];

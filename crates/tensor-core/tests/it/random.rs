@@ -1,9 +1,10 @@
 //! Seeds and the random state. Each test has a process of its own, as all share one generator.
 
 use bert4rs_tensor_core::random::{RandomState, seed};
+use bert4rs_tensor_core::testing::cuda_or_skip;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
-use crate::support::{cuda_or_skip, in_own_process, values};
+use crate::support::{in_own_process, values};
 
 fn draw(device: Device) -> Vec<f64> {
     // An odd count of normals leaves half of a pair in the generator.
@@ -49,9 +50,8 @@ fn the_cpu_state_round_trips() {
 
 #[test]
 fn the_cuda_state_round_trips() {
-    let test = "random::the_cuda_state_round_trips";
-    if let Some(device) = cuda_or_skip(test) {
-        in_own_process(test, || round_trip(device));
+    if let Some(device) = cuda_or_skip() {
+        in_own_process("random::the_cuda_state_round_trips", || round_trip(device));
     }
 }
 

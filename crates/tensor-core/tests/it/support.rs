@@ -1,22 +1,9 @@
 //! What several test modules use.
 
 use std::env;
-use std::io::Write;
 use std::process::Command;
 
-use bert4rs_tensor_core::device::{Cuda, cuda};
-use bert4rs_tensor_core::{Device, Kind, Tensor};
-
-/// The first CUDA device; where there is none, says so past the test runner's capture.
-pub(crate) fn cuda_or_skip(test: &str) -> Option<Device> {
-    match cuda() {
-        Cuda::Devices(_) => Some(Device::Cuda(0)),
-        Cuda::None(reason) => {
-            let _ = writeln!(std::io::stderr(), "skipped {test}: {reason}");
-            None
-        }
-    }
-}
+use bert4rs_tensor_core::{Kind, Tensor};
 
 /// Runs `body` in a process of its own, whose memory and generators no other test touches.
 /// `test` is the calling test's full name.

@@ -2,10 +2,9 @@
 //! against a mask.
 
 use bert4rs_tensor_core::attention::{Implementation, MaskView, Options, Scores, attend};
+use bert4rs_tensor_core::testing::cuda_or_skip;
 use bert4rs_tensor_core::varlen::{AttentionWindow, Packing, flash, plain, supports};
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
-
-use crate::support::cuda_or_skip;
 
 /// Documents of a row, of unlike length; numbers begin anew in the second row, and the same number
 /// ends one row and begins the next.
@@ -125,8 +124,7 @@ fn flash_attention_is_refused_off_a_gpu() {
 
 #[test]
 fn flash_attention_equals_document_by_document_on_a_gpu() {
-    let test = "varlen::flash_attention_equals_document_by_document_on_a_gpu";
-    let Some(device) = cuda_or_skip(test) else { return };
+    let Some(device) = cuda_or_skip() else { return };
     let long = Tensor::arange(300, (Kind::Int64, Device::Cpu)).divide_scalar_mode(130, "floor");
     let cases = [(documents(&ROWS), 3, 9), (long.view([1, 300]), 1, 300)];
     for (document_bt, b, t) in cases {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bert4rs_data::Fingerprint;
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::load::{LoadMeter, MachineLoad};
 
 use super::{StepOutcome, StepRecord};
 use crate::batch::BatchSize;
@@ -29,6 +30,7 @@ pub struct Meter {
     /// When the first and the last step ended, since the process began.
     ended_at: Option<(Duration, Duration)>,
     fingerprint: Fingerprint,
+    load: LoadMeter,
 }
 
 impl Meter {
@@ -41,7 +43,13 @@ impl Meter {
             step_began: Instant::now(),
             ended_at: None,
             fingerprint: Fingerprint::default(),
+            load: LoadMeter::start(),
         }
+    }
+
+    /// What else the machine did since the meter was made.
+    pub fn machine_load(&self) -> Option<MachineLoad> {
+        self.load.read()
     }
 
     /// Starts the clock of a step.

@@ -5,23 +5,18 @@
 //! than they are; `tokens_per_s` of a run without a profile is the truth.
 
 mod table;
-mod trace;
 
-pub use table::{Row, operation_rows, part_rows, table};
-pub use trace::write_trace;
-
-use std::fs::File;
-use std::io::{BufWriter, Write};
+pub use table::{Row, kernel_rows, operation_rows, part_rows, table};
 
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::profile::{self, Event, span};
+use bert4rs_tensor_core::profile::{self, span};
 use bert4rs_tensor_core::safetensors::write_atomic;
 
 use crate::build;
 use crate::config::Config;
 use crate::console::Console;
 use crate::description::describe;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::run_folder::{ClaimedFolder, Outcome};
 use crate::trainer::Trainer;
 
@@ -30,7 +25,7 @@ pub const TRACE_FILE: &str = "trace.json";
 /// The tables, as they were printed.
 pub const TABLE_FILE: &str = "profile.txt";
 
-/// Operations that the printed table holds; the file has all.
+/// Rows that a printed table holds, the most costly; the file has all.
 const SHOWN: usize = 25;
 
 /// Trains `warmup_steps` steps and then profiles the rest of the configuration's `max_steps`;
@@ -54,19 +49,24 @@ pub fn run(
     for _ in 0..warmup_steps {
         trainer.step()?;
     }
-    profile::start()?;
+    profile::start(machine.device)?;
     let recorded = record(&mut trainer, steps);
-    let events = profile::stop()?;
+    let events = profile::stop(Some(&run.path().join(TRACE_FILE)))?;
     recorded?;
 
-    let parts = part_rows(&events, steps);
-    let operations = operation_rows(&events, steps);
-    let shown = &operations[..operations.len().min(SHOWN)];
-    console.line(&format!("\n{}", table("part of a step", &parts)));
-    console.line(&table("operation, the most costly first", shown));
-    let text = format!("{}\n{}", table("part of a step", &parts), table("operation", &operations));
+    let tables = [
+        ("part of a step", part_rows(&events, steps)),
+        ("operation", operation_rows(&events, steps)),
+        ("kernel on the GPU", kernel_rows(&events, steps)),
+    ];
+    let mut text = String::new();
+    for (heading, rows) in tables.iter().filter(|(_, rows)| !rows.is_empty()) {
+        let shown = &rows[..rows.len().min(SHOWN)];
+        console.line(&format!("\n{}", table(heading, shown)));
+        text += &table(heading, rows);
+        text.push('\n');
+    }
     write_atomic(&run.path().join(TABLE_FILE), text.as_bytes())?;
-    write_trace_file(&run.path().join(TRACE_FILE), &events)?;
     run.replace_old()?;
     console.line(&format!("result                    {}", run.path().display()));
     run.end(Outcome::Finished, None)
@@ -81,10 +81,4 @@ fn record(trainer: &mut Trainer, steps: u64) -> Result<()> {
         outcome.loss.f_double_value(&[]).during("read the loss")?;
     }
     Ok(())
-}
-
-fn write_trace_file(path: &std::path::Path, events: &[Event]) -> Result<()> {
-    let file = File::create(path).map_err(Error::io(path))?;
-    let mut out = BufWriter::new(file);
-    write_trace(&mut out, events).and_then(|()| out.flush()).map_err(Error::io(path))
 }

@@ -22,15 +22,23 @@ pub struct Row {
 
 /// The spans of `steps` steps, in the order in which they first end up costing most.
 pub fn part_rows(events: &[Event], steps: u64) -> Vec<Row> {
-    let spans: Vec<Event> =
-        events.iter().filter(|event| event.kind == EventKind::Span).cloned().collect();
-    rows(&spans, steps, |_| true)
+    rows(&of_kind(events, |kind| kind == EventKind::Span), steps, |_| true)
 }
 
 /// The operations of `steps` steps, the most costly first. What no operation accounts for, such
 /// as our own kernels, is counted to the span or node around it.
 pub fn operation_rows(events: &[Event], steps: u64) -> Vec<Row> {
-    rows(events, steps, |event| event.name != "step")
+    let of_cpu = of_kind(events, |kind| kind != EventKind::Kernel);
+    rows(&of_cpu, steps, |event| event.name != "step")
+}
+
+/// The kernels and copies of `steps` steps on a GPU, the most costly first; none on a CPU.
+pub fn kernel_rows(events: &[Event], steps: u64) -> Vec<Row> {
+    rows(&of_kind(events, |kind| kind == EventKind::Kernel), steps, |_| true)
+}
+
+fn of_kind(events: &[Event], is_shown: impl Fn(EventKind) -> bool) -> Vec<Event> {
+    events.iter().filter(|event| is_shown(event.kind)).cloned().collect()
 }
 
 fn rows(events: &[Event], steps: u64, is_shown: impl Fn(&Event) -> bool) -> Vec<Row> {
@@ -125,7 +133,7 @@ mod tests {
     /// Two steps of 100 ms: a product inside a linear map inside the forward span, and the same
     /// product in backward; a worker makes batches meanwhile.
     fn events() -> Vec<Event> {
-        use EventKind::{Backward, Operation, Span};
+        use EventKind::{Backward, Kernel, Operation, Span};
         let of_step = |at: i64| {
             [
                 event("step", Span, 1, at, at + 100),
@@ -135,6 +143,7 @@ mod tests {
                 event("MmBackward", Backward, 1, at + 40, at + 90),
                 event("aten::mm", Operation, 1, at + 40, at + 70),
                 event("make a batch", Span, 2, at + 1, at + 99),
+                event("gemm", Kernel, 7, at + 6, at + 46),
             ]
         };
         [of_step(0), of_step(100)].concat()
@@ -154,7 +163,9 @@ mod tests {
         assert_eq!(row(&rows, "forward").self_ms, 10.0);
         assert_eq!(row(&rows, "MmBackward").self_ms, 20.0);
         assert!(rows.windows(2).all(|pair| pair[0].self_ms >= pair[1].self_ms));
-        assert!(rows.iter().all(|row| row.name != "step"));
+        assert!(rows.iter().all(|row| row.name != "step" && row.name != "gemm"));
+        let kernels = kernel_rows(&events(), 2);
+        assert_eq!((kernels.len(), kernels[0].self_ms, kernels[0].share), (1, 40.0, 1.0));
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bert4rs_tensor_core::testing::cuda_or_skip;
 use bert4rs_tensor_core::{Kind, Tensor};
 
 use super::{call, gradient, gradient_keeping, square};
-use crate::support::{cuda_or_skip, leaf, values};
+use crate::support::{leaf, values};
 
 #[test]
 fn backward_on_another_thread() {
@@ -92,9 +93,7 @@ fn one_graph_freed_while_others_run_it() {
 
 #[test]
 fn backward_on_libtorch_own_thread() {
-    let Some(device) = cuda_or_skip("autograd::threads::backward_on_libtorch_own_thread") else {
-        return;
-    };
+    let Some(device) = cuda_or_skip() else { return };
     let x = Tensor::from_slice(&[1f32, 3.0]).to_device(device).set_requires_grad(true);
     let here = std::thread::current().id();
     let y = call(

@@ -1,0 +1,11 @@
+// The whole shim as one translation unit: reading libtorch's headers takes longer than all that is
+// done with them.
+
+#include "cpu_allocator.cpp"
+#include "custom_function.cpp"
+#include "device.cpp"
+#include "library.cpp"
+#include "profiler.cpp"
+#include "random_state.cpp"
+#include "stream.cpp"
+#include "varlen.cpp"
