@@ -20,6 +20,8 @@ impl Isa {
     pub fn fastest() -> Self {
         static FASTEST: OnceLock<Isa> = OnceLock::new();
         *FASTEST.get_or_init(|| {
+            #[cfg(unoptimized)]
+            warn_unoptimized();
             let cpu = CpuFeatures::detect();
             match (cpu.avx512, cpu.avx2_fma) {
                 (true, _) => Self::Avx512,
@@ -33,6 +35,16 @@ impl Isa {
     pub fn available() -> impl Iterator<Item = Self> {
         [Self::Portable, Self::Avx2, Self::Avx512].into_iter().filter(|&isa| isa <= Self::fastest())
     }
+}
+
+/// Says, once, as the first kernel runs, why it is slow.
+#[cfg(unoptimized)]
+fn warn_unoptimized() {
+    use std::io::Write;
+    let text = "warning: bert4rs-kernels is compiled without optimisation and up to 100 times \
+                slower than it could be; add to your Cargo.toml:\n\n\
+                [profile.dev.package.\"*\"]\nopt-level = 3\n";
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Compiles `$body`, an always inlined function, for every [`Isa`] under the name `$name`.

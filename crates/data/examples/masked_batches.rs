@@ -1,0 +1,41 @@
+//! Text of one's own to batches of masked tokens, made ahead by threads:
+//! `cargo run -p bert4rs-data --example masked_batches`.
+
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
+use std::sync::Arc;
+
+use bert4rs_data::{
+    DatasetOptions, Layout, MlmBatches, MlmOptions, Objective, Prefetcher, TokenizerChoice, prepare,
+};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = tempfile::tempdir()?;
+    let text = folder.path().join("corpus.txt");
+    std::fs::write(&text, "A cat sat on a mat.\n\nThe cat saw the mat.\n\n".repeat(50))?;
+
+    let options = DatasetOptions {
+        corpus: vec![text],
+        objective: Objective::MaskedTokens,
+        tokenizer: TokenizerChoice::Train { vocab_size: 100 },
+        held_out_fraction: 0.1,
+        cache: folder.path().join("cache"),
+    };
+    let dataset = prepare(&options, &mut |_progress| {})?;
+    let layout = Layout::Packed;
+    let options =
+        MlmOptions { batch_size: 2, sequence_length: 64, mask_rate: 0.15, layout, seed: 1 };
+    let batches = MlmBatches::train(dataset.train, dataset.tokenizer.vocabulary()?, options)?;
+
+    let mut prefetcher = Prefetcher::new(Arc::new(batches), 0, 4, 2)?;
+    for number in 0..3 {
+        let batch = prefetcher.next()?;
+        println!(
+            "batch {number}: {} rows of {} tokens, {} of them masked",
+            batch.rows,
+            batch.columns,
+            batch.masked_positions.len()
+        );
+    }
+    Ok(())
+}
