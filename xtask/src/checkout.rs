@@ -72,6 +72,18 @@ impl Checkout {
     }
 }
 
+/// The commit of the checkout at `root`, with `+` if it has changes; `unknown` where git does not
+/// say.
+pub(crate) fn commit(root: &Path) -> String {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(root).args(args).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".into() };
+    let is_changed = git(&["status", "--porcelain"]).is_none_or(|changes| !changes.is_empty());
+    format!("{commit}{}", if is_changed { "+" } else { "" })
+}
+
 /// A command as one would type it, for messages.
 pub(crate) fn shown(command: &Command) -> String {
     let mut words: Vec<String> = Vec::new();

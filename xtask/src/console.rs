@@ -35,7 +35,7 @@ pub(crate) fn seconds(elapsed: Duration) -> String {
 }
 
 /// The progress of one piece of work measured in bytes: a bar on a terminal, four lines in a pipe.
-pub(crate) struct Progress {
+pub(crate) struct ByteProgress {
     label: String,
     total: u64,
     started: Instant,
@@ -43,7 +43,7 @@ pub(crate) struct Progress {
     quarters_told: u64,
 }
 
-impl Progress {
+impl ByteProgress {
     /// Starts a progress display, and says what is about to happen.
     pub(crate) fn start(label: String, total: u64) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
@@ -58,7 +58,7 @@ impl Progress {
         if bar.is_none() {
             note(format_args!("{label} ({})", size(total)));
         }
-        Progress { label, total, started: Instant::now(), bar, quarters_told: 0 }
+        ByteProgress { label, total, started: Instant::now(), bar, quarters_told: 0 }
     }
 
     /// Tells how many bytes are done.
@@ -79,7 +79,7 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        let Progress { label, total, started, .. } = self;
+        let ByteProgress { label, total, started, .. } = self;
         note(format_args!("{label} done: {} in {}", size(total), seconds(started.elapsed())));
     }
 }

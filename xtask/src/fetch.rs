@@ -9,7 +9,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::cache::{Cache, Lock, Manifest};
-use crate::console::{self, Progress};
+use crate::console::{self, ByteProgress};
 use crate::error::{Error, Result};
 
 /// Whose package it is, and so which client fetches it.
@@ -89,7 +89,7 @@ impl Archive {
         };
         let log = folder.with_file_name(format!("{}.log", self.file_stem()));
         let child = spawn_logged(&mut command, &log, remedy)?;
-        let progress = Progress::start(format!("fetching {what}"), self.bytes);
+        let progress = ByteProgress::start(format!("fetching {what}"), self.bytes);
         let succeeded = watch(child, folder, progress)?;
         let said = fs::read_to_string(&log).unwrap_or_default();
         let _ = fs::remove_file(&log);
@@ -142,7 +142,7 @@ pub(crate) fn missing_or_refused(
 }
 
 /// Shows how the folder grows until the child ends; whether it ended well.
-fn watch(mut child: Child, folder: &Path, mut progress: Progress) -> Result<bool> {
+fn watch(mut child: Child, folder: &Path, mut progress: ByteProgress) -> Result<bool> {
     const PAUSE: Duration = Duration::from_millis(100);
     loop {
         if let Some(status) = child.try_wait().map_err(Error::at(folder))? {

@@ -7,6 +7,7 @@ mod cache;
 mod checkout;
 mod console;
 mod corpus;
+mod doc;
 mod error;
 mod fetch;
 mod kernels;
@@ -25,24 +26,25 @@ use error::Result;
 /// The tasks of the bert4rs workspace
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
-struct Cli {
+struct Xtask {
     #[command(subcommand)]
-    task: Task,
+    command: XtaskCommand,
 }
 
 #[derive(Subcommand)]
-enum Task {
+enum XtaskCommand {
     Setup(setup::Args),
     Corpus(corpus::Args),
     Train(train::Args),
     Test(test::Args),
     BenchMatrix(Box<bench_matrix::Args>),
     Kernels(kernels::Args),
+    Doc(doc::Args),
     Bundle(bundle::Args),
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().task) {
+    match run(Xtask::parse().command) {
         Ok(code) => code,
         Err(error) => {
             console::note(format_args!("error: {error}"));
@@ -51,15 +53,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(task: Task) -> Result<ExitCode> {
+fn run(command: XtaskCommand) -> Result<ExitCode> {
     let checkout = Checkout::find()?;
-    match task {
-        Task::Setup(args) => setup::run(&checkout, &args).map(|()| ExitCode::SUCCESS),
-        Task::Corpus(args) => corpus::run(&args).map(|()| ExitCode::SUCCESS),
-        Task::Train(args) => train::run(&checkout, &args),
-        Task::Test(args) => test::run(&checkout, &args),
-        Task::BenchMatrix(args) => bench_matrix::run(&checkout, &args),
-        Task::Kernels(args) => kernels::run(&checkout, &args),
-        Task::Bundle(args) => bundle::run(&checkout, &args),
+    match command {
+        XtaskCommand::Setup(args) => setup::run(&checkout, &args).map(|()| ExitCode::SUCCESS),
+        XtaskCommand::Corpus(args) => corpus::run(&args).map(|()| ExitCode::SUCCESS),
+        XtaskCommand::Train(args) => train::run(&checkout, &args),
+        XtaskCommand::Test(args) => test::run(&checkout, &args),
+        XtaskCommand::BenchMatrix(args) => bench_matrix::run(&checkout, &args),
+        XtaskCommand::Doc(_) => doc::run(&checkout),
+        XtaskCommand::Kernels(args) => kernels::run(&checkout, &args),
+        XtaskCommand::Bundle(args) => bundle::run(&checkout, &args),
     }
 }

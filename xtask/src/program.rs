@@ -8,22 +8,71 @@ use serde::Deserialize;
 use crate::checkout::{Checkout, shown};
 use crate::error::{Error, Result};
 
-/// The part of cargo's messages that tells where a program is.
+/// A program that cargo built.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Artifact {
+    /// The package that it belongs to.
+    pub(crate) package: String,
+    /// The target's name.
+    pub(crate) name: String,
+    /// Its kinds, such as `bin` and `test`.
+    pub(crate) kinds: Vec<String>,
+    /// It runs tests.
+    pub(crate) is_test: bool,
+    pub(crate) executable: PathBuf,
+}
+
+/// The part of cargo's messages that tells of programs.
 #[derive(Deserialize)]
 struct Message {
-    executable: Option<PathBuf>,
-    target: Option<Target>,
-    profile: Option<Profile>,
+    package_id: String,
+    executable: PathBuf,
+    target: Target,
+    profile: Profile,
 }
 
 #[derive(Deserialize)]
 struct Target {
     name: String,
+    kind: Vec<String>,
 }
 
 #[derive(Deserialize)]
 struct Profile {
     test: bool,
+}
+
+/// Runs `cargo build` with these arguments; returns the programs that it made.
+pub(crate) fn build_all(checkout: &Checkout, arguments: &[&str]) -> Result<Vec<Artifact>> {
+    let mut cargo = checkout.cargo();
+    cargo.arg("build").args(arguments);
+    let command = shown(&cargo);
+    cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let output = cargo.output().map_err(Error::at(Path::new("cargo")))?;
+    match output.status.success() {
+        true => Ok(artifacts(&String::from_utf8_lossy(&output.stdout))),
+        false => Err(Error::Child { command, status: output.status.to_string() }),
+    }
+}
+
+/// The programs among cargo's messages.
+pub(crate) fn artifacts(messages: &str) -> Vec<Artifact> {
+    // Messages about anything else have not all of a program's fields.
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
+    let artifact = |message: Message| Artifact {
+        package: package(&message.package_id).to_owned(),
+        name: message.target.name,
+        kinds: message.target.kind,
+        is_test: message.profile.test,
+        executable: message.executable,
+    };
+    messages.map(artifact).collect()
+}
+
+/// The name in a package's id, such as `path+file:///x/crates/kernels#bert4rs-kernels@0.1.0`.
+fn package(id: &str) -> &str {
+    let name = id.rsplit('#').next().unwrap_or(id);
+    name.split('@').next().unwrap_or(name)
 }
 
 /// What to build the program with. Cargo gives a dependency the features that all built at once
@@ -38,30 +87,19 @@ pub(crate) enum With {
 
 /// Builds the program with the one profile that there is, and returns its path.
 pub(crate) fn build(checkout: &Checkout, with: With) -> Result<PathBuf> {
-    let mut cargo = checkout.cargo();
-    cargo.arg("build").args(match with {
-        With::Nothing => &["--package", "bert4rs-cli"][..],
-        With::Tests => &["--workspace", "--bins", "--tests", "--examples"],
-    });
-    let command = shown(&cargo);
-    cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
-    let output = cargo.output().map_err(Error::at(Path::new("cargo")))?;
-    if !output.status.success() {
-        return Err(Error::Child { command, status: output.status.to_string() });
-    }
-    executable(&String::from_utf8_lossy(&output.stdout)).ok_or(Error::Malformed {
+    let built = build_all(
+        checkout,
+        match with {
+            With::Nothing => &["--package", "bert4rs-cli"],
+            With::Tests => &["--workspace", "--bins", "--tests", "--examples"],
+        },
+    )?;
+    let program =
+        built.into_iter().find(|artifact| artifact.name == "bert4rs" && !artifact.is_test);
+    program.map(|artifact| artifact.executable).ok_or(Error::Malformed {
         path: PathBuf::from("crates/cli/Cargo.toml"),
         reason: "its build made no program called bert4rs".to_owned(),
     })
-}
-
-fn executable(messages: &str) -> Option<PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Message>(line).ok())
-        .filter(|message| message.target.as_ref().is_some_and(|target| target.name == "bert4rs"))
-        .filter(|message| message.profile.as_ref().is_some_and(|profile| !profile.test))
-        .find_map(|message| message.executable)
 }
 
 /// The program as a command, in the environment a shell would give it.
@@ -84,15 +122,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_executable_is_found_among_the_messages() {
+    fn programs_are_found_among_the_messages() {
         let messages = r#"
-            {"target":{"name":"bert4rs-train"},"profile":{"test":false},"executable":null}
-            {"target":{"name":"bert4rs"},"profile":{"test":true},"executable":"/t/bert4rs-0a1b"}
-            {"target":{"name":"bert4rs"},"profile":{"test":false},"executable":"/t/bert4rs"}
+            {"package_id":"path+file:///x/crates/train#bert4rs-train@0.1.0","executable":null,
+             "target":{"name":"bert4rs-train","kind":["lib"]},"profile":{"test":false}}
+            {"package_id":"path+file:///x/crates/cli#bert4rs-cli@0.1.0","executable":"/t/bert4rs",
+             "target":{"name":"bert4rs","kind":["bin"]},"profile":{"test":false}}
             {"reason":"build-finished","success":true}
         "#;
-        assert_eq!(executable(messages), Some(PathBuf::from("/t/bert4rs")));
-        assert_eq!(executable("not json"), None);
+        let one_a_line = messages.replace(",\n", ",");
+        let expected = Artifact {
+            package: "bert4rs-cli".to_owned(),
+            name: "bert4rs".to_owned(),
+            kinds: vec!["bin".to_owned()],
+            is_test: false,
+            executable: PathBuf::from("/t/bert4rs"),
+        };
+        assert_eq!(artifacts(&one_a_line), [expected]);
+        assert_eq!(artifacts("not json"), []);
     }
 
     #[test]

@@ -22,27 +22,27 @@ pub(crate) struct Args {
 
 /// Trains, and passes the program's exit code on.
 pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
-    let plan = Plan::parse(&args.args)?;
+    let arguments = TrainArguments::parse(&args.args)?;
     // Looked at first: a mistyped name shall not cost a download.
-    let corpus = plan.corpus_name.as_deref().map(corpus::find).transpose()?;
+    let corpus = arguments.corpus_name.as_deref().map(corpus::find).transpose()?;
     setup::ensure(checkout)?;
-    let corpus = corpus.map(corpus::Corpus::fetch).transpose()?;
+    let corpus = corpus.map(corpus::PublicCorpus::fetch).transpose()?;
     let program = program::build(checkout, With::Nothing)?;
     let mut command = program::command(checkout, &program);
-    command.args(plan.arguments(corpus));
+    command.args(arguments.words(corpus));
     let status = command.status().map_err(Error::at(&program))?;
     Ok(ExitCode::from(program::exit_code(status)))
 }
 
 /// What is ours among the arguments, and what is the program's.
 #[derive(Debug, PartialEq)]
-struct Plan {
+struct TrainArguments {
     corpus_name: Option<String>,
     add_preset: bool,
     forwarded: Vec<String>,
 }
 
-impl Plan {
+impl TrainArguments {
     fn parse(args: &[String]) -> Result<Self> {
         let mut name = None;
         let mut forwarded = Vec::new();
@@ -62,10 +62,10 @@ impl Plan {
             || value_of_flag(&forwarded, "--config").is_some_and(names_corpus);
         let add_preset = !(given("--preset") || given("--config") || asks_for_help);
         let corpus_name = name.or_else(|| (!brings_corpus).then(|| corpus::DEFAULT.to_owned()));
-        Ok(Plan { corpus_name, add_preset, forwarded })
+        Ok(TrainArguments { corpus_name, add_preset, forwarded })
     }
 
-    fn arguments(&self, corpus: Option<PathBuf>) -> Vec<std::ffi::OsString> {
+    fn words(&self, corpus: Option<PathBuf>) -> Vec<std::ffi::OsString> {
         let mut words = vec!["train".into()];
         if self.add_preset {
             words.extend(["--preset".into(), "recommended".into()]);
@@ -115,10 +115,10 @@ mod tests {
 
     fn check(args: &[&str], corpus: Option<&str>, expected: &[&str]) {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let plan = Plan::parse(&args).unwrap();
-        assert_eq!(plan.corpus_name.as_deref(), corpus, "{args:?}");
-        let corpus = plan.corpus_name.as_ref().map(|_| PathBuf::from("/c.txt"));
-        assert_eq!(plan.arguments(corpus), expected, "{args:?}");
+        let arguments = TrainArguments::parse(&args).unwrap();
+        assert_eq!(arguments.corpus_name.as_deref(), corpus, "{args:?}");
+        let corpus = arguments.corpus_name.as_ref().map(|_| PathBuf::from("/c.txt"));
+        assert_eq!(arguments.words(corpus), expected, "{args:?}");
     }
 
     #[test]
@@ -167,7 +167,7 @@ mod tests {
     fn a_name_must_follow_its_flag() {
         for args in [&["--corpus-name"][..], &["--corpus-name", "--seed"]] {
             let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-            assert!(Plan::parse(&args).is_err(), "{args:?}");
+            assert!(TrainArguments::parse(&args).is_err(), "{args:?}");
         }
     }
 }

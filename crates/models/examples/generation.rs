@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         GptConfig { vocab_size: 100, n_embd: 32, n_layer: 2, n_head: 4, ..GptConfig::default() };
     let params = ParamStore::new(Device::Cpu, Kind::Float);
     Gpt::new(&params.root(), &config, Fused)?;
-    let architecture = Architecture::Gpt2LmHeadModel;
+    let architecture = Architecture::GPT2_LM_HEAD_MODEL;
     save(folder.path(), &config, architecture, &params, serde_json::json!({}))?;
 
     let pretrained = Pretrained::load(folder.path(), LoadOptions::default())?;

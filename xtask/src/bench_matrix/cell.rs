@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::definition::{Definitions, Effort, Rows, Size};
+use super::definition::{Definitions, Effort, RowDefinitions, Size};
 use crate::error::{Error, Result};
 
 /// What a row says about the presets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Group {
+pub(crate) enum RowGroup {
     /// A preset as it is.
     Preset,
     /// The baseline and one switch.
@@ -19,7 +19,7 @@ pub(crate) enum Group {
     Peer,
 }
 
-impl Group {
+impl RowGroup {
     pub(crate) const ALL: [Self; 4] = [Self::Preset, Self::AddOneIn, Self::LeaveOneOut, Self::Peer];
 
     /// A heading for its rows.
@@ -35,7 +35,7 @@ impl Group {
 
 /// What runs in a row.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum What {
+pub(crate) enum Workload {
     /// The program with a preset and assignments over it.
     Ours { preset: String, set: Vec<String> },
     /// The peers' script with these arguments.
@@ -44,12 +44,12 @@ pub(crate) enum What {
 
 /// A row of the matrix.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Row {
+pub(crate) struct MatrixRow {
     /// Names it on the command line, in files and in reports.
     pub(crate) name: String,
     pub(crate) title: String,
-    pub(crate) group: Group,
-    pub(crate) what: What,
+    pub(crate) group: RowGroup,
+    pub(crate) workload: Workload,
     /// The loss must agree with the baseline's.
     pub(crate) same_model: bool,
     /// Why it may be slower than the baseline.
@@ -57,10 +57,10 @@ pub(crate) struct Row {
 }
 
 /// A size that is measured, and how.
-pub(crate) struct Plan<'a> {
+pub(crate) struct SizePlan<'a> {
     pub(crate) size: &'a Size,
     pub(crate) effort: Effort,
-    pub(crate) rows: Vec<Row>,
+    pub(crate) rows: Vec<MatrixRow>,
 }
 
 /// What the command line selects.
@@ -76,14 +76,14 @@ pub(crate) struct Selection<'a> {
 pub(crate) fn plans<'a>(
     definitions: &'a Definitions,
     selection: &Selection<'_>,
-) -> Result<Vec<Plan<'a>>> {
+) -> Result<Vec<SizePlan<'a>>> {
     let rows = selected_rows(&definitions.rows, selection)?;
     let sizes = selected_sizes(&definitions.sizes, selection)?;
     let plan = |size: &'a Size| {
         let effort = if selection.quick { size.quick.as_ref() } else { Some(&size.full) };
         effort.map(|effort| {
             let rounds = selection.rounds.unwrap_or(effort.rounds);
-            Plan { size, effort: Effort { rounds, ..effort.clone() }, rows: rows.clone() }
+            SizePlan { size, effort: Effort { rounds, ..effort.clone() }, rows: rows.clone() }
         })
     };
     Ok(sizes.into_iter().filter_map(plan).collect())
@@ -114,7 +114,7 @@ fn selected_sizes<'a>(sizes: &'a [Size], selection: &Selection<'_>) -> Result<Ve
     }
 }
 
-fn selected_rows(rows: &Rows, selection: &Selection<'_>) -> Result<Vec<Row>> {
+fn selected_rows(rows: &RowDefinitions, selection: &Selection<'_>) -> Result<Vec<MatrixRow>> {
     let ours = rows.all();
     let peers = if selection.peers { rows.peer_rows() } else { Vec::new() };
     let known: Vec<String> = ours.iter().chain(&peers).map(|row| row.name.clone()).collect();
@@ -125,7 +125,7 @@ fn selected_rows(rows: &Rows, selection: &Selection<'_>) -> Result<Vec<Row>> {
             known: known.join(", "),
         });
     }
-    let chosen = |row: &Row| {
+    let chosen = |row: &MatrixRow| {
         row.name == rows.baseline || selection.rows.is_empty() || selection.rows.contains(&row.name)
     };
     let (mut all, others): (Vec<_>, Vec<_>) =
@@ -136,23 +136,23 @@ fn selected_rows(rows: &Rows, selection: &Selection<'_>) -> Result<Vec<Row>> {
     Ok(all)
 }
 
-impl Rows {
+impl RowDefinitions {
     /// All rows of the program.
-    fn all(&self) -> Vec<Row> {
-        let presets = self.presets.iter().map(|preset| Row {
+    fn all(&self) -> Vec<MatrixRow> {
+        let presets = self.presets.iter().map(|preset| MatrixRow {
             name: preset.name.clone(),
             title: preset.name.clone(),
-            group: Group::Preset,
-            what: What::Ours { preset: preset.name.clone(), set: Vec::new() },
+            group: RowGroup::Preset,
+            workload: Workload::Ours { preset: preset.name.clone(), set: Vec::new() },
             same_model: preset.same_model,
             slower: preset.slower.clone(),
         });
         // A switch that is a preset by itself is added to the baseline by that preset's row.
         let added = self.switches.iter().filter(|switch| switch.preset.is_none()).map(|switch| {
-            self.switch_row(switch, Group::AddOneIn, &self.baseline, &switch.on, '+')
+            self.switch_row(switch, RowGroup::AddOneIn, &self.baseline, &switch.on, '+')
         });
         let left_out = self.switches.iter().filter(|switch| !switch.off.is_empty()).map(|switch| {
-            self.switch_row(switch, Group::LeaveOneOut, &self.recommended, &switch.off, '-')
+            self.switch_row(switch, RowGroup::LeaveOneOut, &self.recommended, &switch.off, '-')
         });
         presets.chain(added).chain(left_out).collect()
     }
@@ -160,28 +160,28 @@ impl Rows {
     fn switch_row(
         &self,
         switch: &super::definition::Switch,
-        group: Group,
+        group: RowGroup,
         preset: &str,
         set: &[String],
         sign: char,
-    ) -> Row {
-        Row {
+    ) -> MatrixRow {
+        MatrixRow {
             name: format!("{preset}{sign}{}", switch.name),
             title: format!("{preset} {} {}", if sign == '+' { "+" } else { "−" }, switch.name),
             group,
-            what: What::Ours { preset: preset.to_owned(), set: set.to_vec() },
+            workload: Workload::Ours { preset: preset.to_owned(), set: set.to_vec() },
             // What is recommended need not be the baseline's model.
             same_model: false,
             slower: switch.slower.clone(),
         }
     }
 
-    fn peer_rows(&self) -> Vec<Row> {
-        let row = |peer: &super::definition::Peer| Row {
+    fn peer_rows(&self) -> Vec<MatrixRow> {
+        let row = |peer: &super::definition::Peer| MatrixRow {
             name: peer.name.clone(),
             title: peer.title.clone(),
-            group: Group::Peer,
-            what: What::Peer { args: peer.args.clone() },
+            group: RowGroup::Peer,
+            workload: Workload::Peer { args: peer.args.clone() },
             same_model: false,
             slower: None,
         };

@@ -14,7 +14,7 @@ const ROWS: &str = "rows.toml";
 /// All that is defined.
 #[derive(Debug)]
 pub(crate) struct Definitions {
-    pub(crate) rows: Rows,
+    pub(crate) rows: RowDefinitions,
     /// In the order of their `place`.
     pub(crate) sizes: Vec<Size>,
 }
@@ -22,7 +22,7 @@ pub(crate) struct Definitions {
 /// What is compared.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Rows {
+pub(crate) struct RowDefinitions {
     /// The preset that everything is compared with.
     pub(crate) baseline: String,
     /// The preset that switches are taken out of.
@@ -141,7 +141,7 @@ pub(crate) struct Race {
 impl Definitions {
     /// Reads a folder of definitions.
     pub(crate) fn read(folder: &Path) -> Result<Self> {
-        let rows: Rows = read_toml(&folder.join(ROWS))?;
+        let rows: RowDefinitions = read_toml(&folder.join(ROWS))?;
         let mut sizes = Vec::new();
         for entry in fs::read_dir(folder).map_err(Error::at(folder))? {
             let path = entry.map_err(Error::at(folder))?.path();
@@ -167,7 +167,7 @@ fn read_toml<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
     })
 }
 
-impl Rows {
+impl RowDefinitions {
     fn check(&self, sizes: &[Size]) -> std::result::Result<(), String> {
         let is_preset = |name: &str| self.presets.iter().any(|preset| preset.name == name);
         let of_switches = self.switches.iter().filter_map(|switch| switch.preset.as_ref());
@@ -251,7 +251,7 @@ mod tests {
         let rows = "baseline = \"a\"\nrecommended = \"b\"\n";
         let a = "[[preset]]\nname = \"a\"\nsame_model = true\n";
         let b = "[[preset]]\nname = \"b\"\nsame_model = false\n";
-        let check = |text: &str| toml::from_str::<Rows>(text).unwrap().check(&[]);
+        let check = |text: &str| toml::from_str::<RowDefinitions>(text).unwrap().check(&[]);
         assert_eq!(check(&format!("{rows}{a}{b}")), Ok(()));
         assert!(check(&format!("{rows}{a}")).unwrap_err().contains("\"b\""));
         let switch = "[[switch]]\nname = \"s\"\n";

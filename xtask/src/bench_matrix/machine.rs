@@ -6,6 +6,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkout;
 use crate::setup::EXPECTED;
 
 /// Features that decide which kernels run.
@@ -62,14 +63,14 @@ impl Machine {
             system: system(),
             rustc: output("rustc", &["--version"]).unwrap_or_else(|| "unknown".into()),
             libtorch: EXPECTED.to_owned(),
-            commit: commit(root),
+            commit: checkout::commit(root),
             program: program_hash.to_owned(),
             load_at_start: load(),
         }
     }
 
-    /// Whether something else was running, so that times cannot be trusted.
-    pub(crate) fn was_busy(&self) -> bool {
+    /// Whether something else was running when the matrix began.
+    pub(crate) fn was_busy_at_start(&self) -> bool {
         self.load_at_start > 0.5 * self.cores as f64
     }
 
@@ -118,17 +119,6 @@ fn system() -> String {
     let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     let kernel = read("/proc/sys/kernel/osrelease");
     format!("{}, kernel {}", name.unwrap_or("Linux").trim_matches('"'), kernel.trim())
-}
-
-fn commit(root: &Path) -> String {
-    let git = |args: &[&str]| {
-        let mut command = Command::new("git");
-        let output = command.arg("-C").arg(root).args(args).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".into() };
-    let is_changed = git(&["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty());
-    format!("{commit}{}", if is_changed { "+" } else { "" })
 }
 
 /// What a program prints, if it succeeds.

@@ -9,7 +9,7 @@ use super::statistics::{Round, TimedStep};
 
 /// A line of `metrics.jsonl`; JSON has no NaN, `null` stands for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Step {
+pub(crate) struct StepRecord {
     pub(crate) loss: Option<f64>,
     /// Real tokens: all but padding.
     pub(crate) tokens: u64,
@@ -21,7 +21,7 @@ pub(crate) struct Step {
 
 /// What is used of `summary.json`. Peers leave out what only the program knows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Summary {
+pub(crate) struct RunSummary {
     /// Real tokens of all steps.
     pub(crate) tokens: u64,
     pub(crate) steps: u64,
@@ -50,13 +50,32 @@ pub(crate) struct Summary {
     /// Versions of what a peer ran on.
     #[serde(default)]
     pub(crate) versions: Option<String>,
+    /// Kept with the cell, so that a report made later still knows of it.
+    #[serde(default)]
+    pub(crate) machine_load: Option<MachineLoad>,
+}
+
+/// Other work of the machine while a process ran.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MachineLoad {
+    /// Cores that other processes kept busy.
+    pub(crate) other_cores: f64,
+    /// Cores that the machine's host took.
+    pub(crate) stolen_cores: f64,
+}
+
+impl MachineLoad {
+    /// Cores that the process could not have.
+    pub(crate) fn missing_cores(self) -> f64 {
+        self.other_cores + self.stolen_cores
+    }
 }
 
 /// A process that did all its steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Measurement {
-    pub(crate) steps: Vec<Step>,
-    pub(crate) summary: Summary,
+    pub(crate) steps: Vec<StepRecord>,
+    pub(crate) summary: RunSummary,
 }
 
 impl Measurement {
@@ -64,12 +83,12 @@ impl Measurement {
     pub(crate) fn read(run: &Path, steps: u64) -> Result<Self, String> {
         let path = run.join("summary.json");
         let text = read_text(&path)?;
-        let summary: Summary =
+        let summary: RunSummary =
             serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
         let path = run.join("metrics.jsonl");
         let text = read_text(&path)?;
         let lines = text.lines().filter(|line| !line.trim().is_empty());
-        let read: Result<Vec<Step>, _> = lines.map(serde_json::from_str).collect();
+        let read: Result<Vec<StepRecord>, _> = lines.map(serde_json::from_str).collect();
         let read = read.map_err(|error| format!("{}: {error}", path.display()))?;
         if read.len() as u64 != steps {
             return Err(format!("{}: {} steps, expected {steps}", path.display(), read.len()));
@@ -84,7 +103,7 @@ impl Measurement {
     pub(crate) fn steady(&self, warmup_steps: u64) -> Round {
         let steady = self.steps.iter().skip(warmup_steps as usize);
         let timed =
-            |step: &Step| TimedStep { tokens: step.tokens as f64, time_s: step.step_time_s };
+            |step: &StepRecord| TimedStep { tokens: step.tokens as f64, time_s: step.step_time_s };
         Round { steps: steady.map(timed).collect() }
     }
 

@@ -5,7 +5,7 @@
 //! | [`definition`] | `benches/matrix/*.toml`: rows and sizes |
 //! | [`cell`] | each row at each size, and its arguments |
 //! | [`rounds`] | which row runs when |
-//! | [`lab`] | runs one cell as a process |
+//! | [`runner`] | runs one cell as a process |
 //! | [`peers`] | PyTorch's environment and inputs |
 //! | [`measurement`], [`store`] | what a process measured, read and kept |
 //! | [`statistics`] | medians, intervals |
@@ -14,13 +14,13 @@
 
 mod cell;
 mod definition;
-mod lab;
 mod machine;
 mod measurement;
 mod peers;
 mod process;
 mod report;
 mod rounds;
+mod runner;
 mod statistics;
 mod store;
 
@@ -29,12 +29,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cell::{Plan, Selection};
+use cell::{Selection, SizePlan};
 use definition::Definitions;
-use lab::Lab;
 use machine::Machine;
 use report::{Report, SizeReport};
-use store::Store;
+use runner::Runner;
+use store::ResultStore;
 
 use crate::cache::replace_file;
 use crate::checkout::Checkout;
@@ -101,7 +101,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
         let text = fs::read_to_string(path).map_err(Error::at(path))?;
         report::markdown::check_markers(path, &text)?;
     }
-    let store = Store::open(&out_folder(checkout, args))?;
+    let store = ResultStore::open(&out_folder(checkout, args))?;
     let program = match &args.program {
         Some(program) => program.clone(),
         None => {
@@ -113,8 +113,9 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
     let machine = Machine::of(checkout.root(), &program_hash);
     warn_if_busy(&machine);
     let device = device(&args.device, &machine)?;
-    let mut lab = Lab::new(checkout, &store, program, program_hash, &device, args);
-    let sizes = plans.iter().map(|plan| measure(plan, &definitions, &mut lab, args));
+    let mut runner = Runner::new(checkout, &store, program, program_hash, &device, args);
+    let with = (args, machine.cores);
+    let sizes = plans.iter().map(|plan| measure(plan, &definitions, &mut runner, with));
     let sizes = sizes.collect::<Result<Vec<_>>>()?;
     let report = Report { command: command(args), made: made(), device, machine, sizes };
     write(&store, &report)?;
@@ -128,15 +129,15 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
 
 /// All rounds of a size, then its race.
 fn measure(
-    plan: &Plan<'_>,
+    plan: &SizePlan<'_>,
     definitions: &Definitions,
-    lab: &mut Lab<'_>,
-    args: &Args,
+    runner: &mut Runner<'_>,
+    (args, cores): (&Args, usize),
 ) -> Result<SizeReport> {
-    lab.begin(plan, &definitions.rows.peer_batches)?;
+    runner.begin(plan, &definitions.rows.peer_batches)?;
     let limit = plan.effort.limit_minutes.map(|minutes| Duration::from_secs(60 * minutes));
     let results = rounds::run_rounds(plan.rows.len(), plan.effort.rounds, limit, |row, round| {
-        lab.measure(plan, &plan.rows[row], round)
+        runner.measure(plan, &plan.rows[row], round)
     })?;
     let mut racers = Vec::new();
     if let (Some(race), false) = (&plan.size.race, args.quick) {
@@ -145,10 +146,10 @@ fn measure(
             plan.rows.iter().filter(|row| row.name == *baseline || race.presets.contains(&row.name))
         {
             let steps = race.fewer_steps.get(&row.name).copied().unwrap_or(race.steps);
-            racers.push((row.name.clone(), steps, lab.race(plan, row, (steps, race.minutes))?));
+            racers.push((row.name.clone(), steps, runner.race(plan, row, (steps, race.minutes))?));
         }
     }
-    Ok(SizeReport::of(plan, &results, racers))
+    Ok(SizeReport::of(plan, &results, racers, cores))
 }
 
 fn out_folder(checkout: &Checkout, args: &Args) -> PathBuf {
@@ -173,7 +174,7 @@ fn device(asked: &str, machine: &Machine) -> Result<String> {
 }
 
 fn warn_if_busy(machine: &Machine) {
-    if machine.was_busy() {
+    if machine.was_busy_at_start() {
         console::note(format_args!(
             "the machine is busy (load {:.1} on {} cores): times will not be worth much",
             machine.load_at_start, machine.cores
@@ -207,7 +208,7 @@ fn made() -> String {
     machine::output("date", &["-u", "+%Y-%m-%d %H:%M UTC"]).unwrap_or_default()
 }
 
-fn write(store: &Store, report: &Report) -> Result<()> {
+fn write(store: &ResultStore, report: &Report) -> Result<()> {
     for size in &report.sizes {
         console::line(format_args!("\n{}", report::table::terminal(size)));
     }

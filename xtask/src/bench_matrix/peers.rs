@@ -22,7 +22,7 @@ pub(crate) struct Python {
 }
 
 /// What the peers of a size read.
-pub(crate) struct Inputs {
+pub(crate) struct PeerInputs {
     config: PathBuf,
     batches: PathBuf,
     hash: String,
@@ -60,7 +60,7 @@ impl Python {
     pub(crate) fn command(
         &self,
         checkout: &Checkout,
-        inputs: &Inputs,
+        inputs: &PeerInputs,
         args: &[String],
         steps: u64,
         device: &str,
@@ -119,7 +119,7 @@ fn pip(command: &mut Command) -> Result<()> {
     }
 }
 
-impl Inputs {
+impl PeerInputs {
     /// Writes the configuration, TOML, as the JSON that any Python can read.
     pub(crate) fn write(folder: &Path, config: &Path, batches: PathBuf) -> Result<Self> {
         let text = fs::read_to_string(config).map_err(Error::at(config))?;
@@ -146,12 +146,12 @@ mod tests {
         fs::write(&config, "seed = 1\n[model]\nvocab_size = 30000\ndropout = 0.0\n").unwrap();
         let batches = folder.path().join("batches.safetensors");
         fs::write(&batches, "batches").unwrap();
-        let inputs = Inputs::write(folder.path(), &config, batches.clone()).unwrap();
+        let inputs = PeerInputs::write(folder.path(), &config, batches.clone()).unwrap();
         let json = fs::read_to_string(&inputs.config).unwrap();
         let values: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(values["model"]["vocab_size"], 30000);
         fs::write(&batches, "others").unwrap();
-        let other = Inputs::write(folder.path(), &config, batches).unwrap();
+        let other = PeerInputs::write(folder.path(), &config, batches).unwrap();
         assert_ne!(inputs.hash, other.hash, "other batches are another measurement");
     }
 

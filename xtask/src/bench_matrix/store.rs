@@ -18,19 +18,19 @@ use crate::error::{Error, Result};
 const MARK: &str = "bench-matrix.lock";
 
 /// A folder that measurements are kept in.
-pub(crate) struct Store {
+pub(crate) struct ResultStore {
     root: PathBuf,
     _lock: File,
 }
 
 /// What was measured, and by what.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct KeptMeasurement {
     key: String,
     measurement: Measurement,
 }
 
-impl Store {
+impl ResultStore {
     /// Opens a matrix's folder, or makes one.
     pub(crate) fn open(root: &Path) -> Result<Self> {
         let mark = root.join(MARK);
@@ -60,14 +60,14 @@ impl Store {
     /// What an earlier command measured in `folder` by the same key.
     pub(crate) fn kept(&self, folder: &Path, key: &str) -> Option<Measurement> {
         let text = fs::read_to_string(folder.join("measurement.json")).ok()?;
-        let kept: Kept = serde_json::from_str(&text).ok()?;
+        let kept: KeptMeasurement = serde_json::from_str(&text).ok()?;
         (kept.key == key).then_some(kept.measurement)
     }
 
     /// Keeps a measurement.
     pub(crate) fn keep(&self, folder: &Path, key: &str, measurement: &Measurement) -> Result<()> {
         let path = folder.join("measurement.json");
-        let kept = Kept { key: key.to_owned(), measurement: measurement.clone() };
+        let kept = KeptMeasurement { key: key.to_owned(), measurement: measurement.clone() };
         let text = serde_json::to_string(&kept)
             .map_err(|error| Error::Malformed { path: path.clone(), reason: error.to_string() })?;
         replace_file(&path, text.as_bytes())
@@ -96,17 +96,17 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::measurement::{Step, Summary};
+    use super::super::measurement::{RunSummary, StepRecord};
     use super::*;
 
     fn measurement() -> Measurement {
-        let summary: Summary = serde_json::from_str(
+        let summary: RunSummary = serde_json::from_str(
             "{\"tokens\":1,\"steps\":1,\"time_to_first_step_s\":1.0,\"final_loss\":null,\
              \"peak_memory_bytes\":1}",
         )
         .unwrap();
         Measurement {
-            steps: vec![Step { loss: None, tokens: 1, step_time_s: 0.1, time_s: 1.0 }],
+            steps: vec![StepRecord { loss: None, tokens: 1, step_time_s: 0.1, time_s: 1.0 }],
             summary,
         }
     }
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn a_measurement_is_kept_for_its_key_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("matrix")).unwrap();
+        let store = ResultStore::open(&folder.path().join("matrix")).unwrap();
         let round = store.round("seed", "bf16", "round-1");
         assert_eq!(store.kept(&round, "a"), None);
         store.keep(&round, "a", &measurement()).unwrap();
@@ -128,12 +128,12 @@ mod tests {
     fn a_folder_of_something_else_and_one_in_use_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("thesis.txt"), "text").unwrap();
-        assert!(matches!(Store::open(folder.path()), Err(Error::NotAMatrix(_))));
+        assert!(matches!(ResultStore::open(folder.path()), Err(Error::NotAMatrix(_))));
         let path = folder.path().join("matrix");
-        let first = Store::open(&path).unwrap();
-        assert!(matches!(Store::open(&path), Err(Error::MatrixRuns(_))));
+        let first = ResultStore::open(&path).unwrap();
+        assert!(matches!(ResultStore::open(&path), Err(Error::MatrixRuns(_))));
         drop(first);
-        assert!(Store::open(&path).is_ok());
+        assert!(ResultStore::open(&path).is_ok());
     }
 
     #[test]

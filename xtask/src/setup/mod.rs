@@ -2,12 +2,13 @@
 
 mod elf;
 mod find;
+mod here;
 mod libraries;
 mod links;
 mod wheels;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::cache::Cache;
@@ -33,18 +34,19 @@ pub(crate) struct Args {
     /// Fetch what a GPU needs as well (2 GB more)
     #[arg(long)]
     cuda: bool,
+    /// Let a project outside the checkout build on this libtorch: writes its .cargo/config.toml
+    #[arg(long, value_name = "DIR")]
+    here: Option<PathBuf>,
 }
 
 /// Finds or fetches libtorch, makes `.torch` lead to it, and tells which it was.
 pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     let started = Instant::now();
-    let libtorch = match find::chosen(checkout) {
-        Some(chosen) => chosen.open(args.cuda)?,
-        None => match find::installed(args.cuda)? {
-            Some(installed) => installed,
-            None => fetched(args.cuda)?,
-        },
-    };
+    let libtorch = find_or_fetch(checkout, args.cuda)?;
+    if let Some(project) = &args.here {
+        let path = here::write(project, &libtorch)?;
+        console::line(format_args!("{}: this project builds on it", path.display()));
+    }
     let count = links::write(&checkout.torch(), &libtorch)?;
     console::line(format_args!(
         "libtorch {EXPECTED}: {} ({})",
@@ -65,15 +67,30 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
 /// Sets up unless it is already done, which costs a millisecond to see and is not told.
 pub(crate) fn ensure(checkout: &Checkout) -> Result<()> {
     let Some(target) = links::target(&checkout.torch()) else {
-        return run(checkout, &Args { cuda: false });
+        return run(checkout, &Args { cuda: false, here: None });
     };
     match find::chosen(checkout) {
         // A choice made since then is followed, and checked.
         Some(chosen) if chosen.torch().as_ref() != Some(&target) => {
-            run(checkout, &Args { cuda: false })
+            run(checkout, &Args { cuda: false, here: None })
         }
         _ => Ok(()),
     }
+}
+
+fn find_or_fetch(checkout: &Checkout, cuda: bool) -> Result<Libtorch> {
+    match find::chosen(checkout) {
+        Some(chosen) => chosen.open(cuda),
+        None => match find::installed(cuda)? {
+            Some(installed) => Ok(installed),
+            None => fetched(cuda),
+        },
+    }
+}
+
+/// Lets a project outside the checkout build on the libtorch that the checkout is built with.
+pub(crate) fn here(checkout: &Checkout, project: &Path) -> Result<()> {
+    here::write(project, &find_or_fetch(checkout, false)?).map(drop)
 }
 
 fn fetched(cuda: bool) -> Result<Libtorch> {

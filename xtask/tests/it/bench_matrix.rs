@@ -87,8 +87,9 @@ fn place() -> Place {
     fs::write(place.path("corpus.txt"), "Words.\n").unwrap();
     place.program("bert4rs", PROGRAM);
     let message = format!(
-        "{{\"target\":{{\"name\":\"bert4rs\"}},\"profile\":{{\"test\":false}},\
-         \"executable\":\"{}\"}}",
+        "{{\"package_id\":\"path+file:///x#bert4rs-cli@0.1.0\",\
+         \"target\":{{\"name\":\"bert4rs\",\"kind\":[\"bin\"]}},\
+         \"profile\":{{\"test\":false}},\"executable\":\"{}\"}}",
         place.path("programs/bert4rs").display()
     );
     place.program("cargo", &format!("echo '{message}'"));

@@ -117,6 +117,33 @@ fn a_named_libtorch_comes_before_a_local_one() {
 }
 
 #[test]
+fn a_project_outside_gets_its_configuration_and_keeps_its_own() {
+    let place = Place::new();
+    let torch = place.libtorch("named", "2.11.0");
+    let project = place.path("project");
+    let here = || {
+        let mut setup = place.xtask(&["setup", "--here"]);
+        setup.arg(&project).env("LIBTORCH", &torch);
+        setup
+    };
+    check_failure(&mut here(), 2, &["--here", "no Cargo.toml"]);
+    fs::create_dir_all(&project).unwrap();
+    fs::write(project.join("Cargo.toml"), "").unwrap();
+    for _ in 0..2 {
+        let output = here().output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    let path = project.join(".cargo/config.toml");
+    let written = fs::read_to_string(&path).unwrap();
+    let links = place.path("cache/bert4rs/links-2.11.0");
+    assert!(written.contains(links.to_str().unwrap()) && links.join("lib/libtorch.so").is_file());
+
+    fs::write(&path, "[build]\njobs = 1\n").unwrap();
+    check_failure(&mut here(), 1, &["config.toml", "add these lines", "LIBTORCH_LIB"]);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "[build]\njobs = 1\n");
+}
+
+#[test]
 fn an_installed_pytorch_is_used_if_it_fits_and_passed_over_if_not() {
     let place = Place::new();
     let torch = place.libtorch("site/torch", "2.11.0");

@@ -30,7 +30,8 @@ const FOR_TCH_PROGRAMS: &str = "optim";
 /// way: to run, to build or to test.
 type Edges = BTreeMap<String, BTreeSet<String>>;
 
-fn metadata() -> Metadata {
+/// Of the workspace and all that it is built of.
+pub(crate) fn metadata() -> Metadata {
     let mut command = MetadataCommand::new();
     command.manifest_path(root().join("Cargo.toml"));
     // Without this, cargo would fetch what only other systems need.

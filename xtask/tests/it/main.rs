@@ -5,6 +5,7 @@
 mod architecture;
 mod bench_matrix;
 mod commands;
+mod dependencies;
 mod layering;
 mod rust_text;
 mod tidy;

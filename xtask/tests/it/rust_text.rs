@@ -1,110 +1,13 @@
-//! Just enough of Rust's grammar to find functions, test modules and `unsafe`.
+//! Finds functions, test modules and `unsafe` among a source's tokens.
+//!
+//! Tokens and not syn's tree, which ends at a macro: `proptest!` and the kernels' own macros have
+//! functions and `unsafe` inside.
 
-use std::ops::Range;
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 
-/// The code with comments and the insides of literals blanked out. Lines stay where they are.
-pub(crate) fn code_only(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut code = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let rest = &bytes[at..];
-        let is_part_of_name = at > 0 && is_name_byte(bytes[at - 1]);
-        let end = match rest {
-            [b'/', b'/', ..] => line_end(bytes, at),
-            [b'/', b'*', ..] => comment_end(bytes, at),
-            [b'"', ..] => quoted_end(bytes, at, b'"'),
-            [b'\'', ..] => character_end(bytes, at),
-            [b'r', b'"' | b'#', ..] if !is_part_of_name => raw_end(bytes, at, 1),
-            [b'b' | b'c', b'r', b'"' | b'#', ..] if !is_part_of_name => raw_end(bytes, at, 2),
-            _ => at,
-        };
-        if end == at {
-            code.push(bytes[at]);
-            at += 1;
-        } else {
-            let blank = |byte: &u8| if *byte == b'\n' { b'\n' } else { b' ' };
-            code.extend(bytes[at..end].iter().map(blank));
-            at = end;
-        }
-    }
-    String::from_utf8_lossy(&code).into_owned()
-}
-
-fn line_end(bytes: &[u8], at: usize) -> usize {
-    bytes[at..].iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |length| at + length)
-}
-
-/// Block comments nest.
-fn comment_end(bytes: &[u8], at: usize) -> usize {
-    let (mut at, mut depth) = (at, 0);
-    while at < bytes.len() {
-        match bytes[at..] {
-            [b'/', b'*', ..] => (at, depth) = (at + 2, depth + 1),
-            [b'*', b'/', ..] => (at, depth) = (at + 2, depth - 1),
-            _ => at += 1,
-        }
-        if depth == 0 {
-            break;
-        }
-    }
-    at
-}
-
-fn quoted_end(bytes: &[u8], at: usize, quote: u8) -> usize {
-    let mut at = at + 1;
-    while at < bytes.len() && bytes[at] != quote {
-        at += if bytes[at] == b'\\' { 2 } else { 1 };
-    }
-    (at + 1).min(bytes.len())
-}
-
-/// `'a'` and `'\n'` end at a quote; the `'a` of a lifetime is code.
-fn character_end(bytes: &[u8], at: usize) -> usize {
-    match bytes[at..] {
-        [_, b'\\', ..] => quoted_end(bytes, at, b'\''),
-        [_, first, ..] => {
-            let width = match first {
-                0..0x80 => 1,
-                0x80..0xe0 => 2,
-                0xe0..0xf0 => 3,
-                _ => 4,
-            };
-            let end = at + 1 + width;
-            if bytes.get(end) == Some(&b'\'') { end + 1 } else { at }
-        }
-        _ => at,
-    }
-}
-
-/// The end of `r#"…"#`, with a prefix of one or two letters; `r#name` is no literal.
-fn raw_end(bytes: &[u8], at: usize, prefix: usize) -> usize {
-    let hashes = bytes[at + prefix..].iter().take_while(|byte| **byte == b'#').count();
-    let start = at + prefix + hashes + 1;
-    if bytes.get(start - 1) != Some(&b'"') {
-        return at;
-    }
-    let end = [b"\"".as_slice(), &vec![b'#'; hashes]].concat();
-    let inside = bytes[start..].windows(end.len()).position(|window| window == end);
-    inside.map_or(bytes.len(), |length| start + length + end.len())
-}
-
-fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_'
-}
-
-/// Where a word stands alone in code.
-pub(crate) fn word_places<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
-    code.match_indices(word).map(|(at, _)| at).filter(move |at| {
-        let bytes = code.as_bytes();
-        let starts = *at == 0 || !is_name_byte(bytes[at - 1]);
-        starts && !bytes.get(at + word.len()).is_some_and(|byte| is_name_byte(*byte))
-    })
-}
-
-/// The number of the line that a place is on, from 1.
-pub(crate) fn line_of(text: &str, at: usize) -> usize {
-    text[..at].matches('\n').count() + 1
+/// The tokens of a Rust source, which compiles or no test would run.
+pub(crate) fn tokens(text: &str) -> TokenStream {
+    text.parse().unwrap_or_else(|error| panic!("no Rust: {error}\n{text}"))
 }
 
 /// A function with a body.
@@ -116,66 +19,98 @@ pub(crate) struct Function {
     pub(crate) length: usize,
 }
 
-/// The functions of `code` (see [`code_only`]) outside `#[cfg(test)]` modules.
-pub(crate) fn functions(code: &str) -> Vec<Function> {
-    let tests = test_modules(code);
-    let outside = |at: &usize| !tests.iter().any(|module| module.contains(at));
-    word_places(code, "fn").filter(outside).filter_map(|at| function(code, at)).collect()
-}
-
-fn function(code: &str, at: usize) -> Option<Function> {
-    let signature = code[at + 2..].trim_start();
-    let name: String = signature.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-    if name.is_empty() {
-        return None;
-    }
-    let body = body(code, at)?;
-    let line = line_of(code, at);
-    Some(Function { name, line, length: line_of(code, body.end - 1) - line + 1 })
-}
-
-fn test_modules(code: &str) -> Vec<Range<usize>> {
-    let attributes = code.match_indices("#[cfg(test)]").map(|(at, text)| at + text.len());
-    let modules = attributes.filter(|at| code[*at..].trim_start().starts_with("mod "));
-    modules.filter_map(|at| body(code, at)).collect()
-}
-
-/// The braces that follow, unless the item ends at a semicolon before.
-fn body(code: &str, from: usize) -> Option<Range<usize>> {
-    let mut depth = 0usize;
-    let mut start = None;
-    for (at, byte) in code.bytes().enumerate().skip(from) {
-        match byte {
-            b';' if depth == 0 => return None,
-            b'{' if depth == 0 => (start, depth) = (Some(at), 1),
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.checked_sub(1)?,
-            _ => {}
-        }
-        match start {
-            Some(start) if depth == 0 => return Some(start..at + 1),
+/// The functions outside `#[cfg(test)]` modules, in the order in which they begin.
+pub(crate) fn functions(tokens: TokenStream) -> Vec<Function> {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let mut found = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        match token {
+            TokenTree::Group(group) if !is_test_module(&tokens[..at], group) => {
+                found.extend(functions(group.stream()));
+            }
+            TokenTree::Ident(word) if word == "fn" => found.extend(function(&tokens[at..])),
             _ => {}
         }
     }
-    None
+    found
+}
+
+/// The function that `tokens` begin with; none where a type or a declaration does.
+fn function(tokens: &[TokenTree]) -> Option<Function> {
+    let [start, TokenTree::Ident(name), rest @ ..] = tokens else { return None };
+    let is_end =
+        |token: &&TokenTree| matches!(token, TokenTree::Punct(end) if end.as_char() == ';');
+    let body = rest.iter().find(|token| is_end(token) || braces(token).is_some());
+    let line = start.span().start().line;
+    let last = braces(body?)?.span_close().end().line;
+    Some(Function { name: name.to_string(), line, length: last - line + 1 })
+}
+
+fn braces(token: &TokenTree) -> Option<&Group> {
+    match token {
+        TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => Some(group),
+        _ => None,
+    }
+}
+
+/// Whether `before` ends in `#[cfg(test)] mod NAME` and `body` is that module's.
+fn is_test_module(before: &[TokenTree], body: &Group) -> bool {
+    let [.., TokenTree::Group(attribute), TokenTree::Ident(word), TokenTree::Ident(_)] = before
+    else {
+        return false;
+    };
+    body.delimiter() == Delimiter::Brace
+        && word == "mod"
+        && attribute.stream().to_string().replace(' ', "") == "cfg(test)"
+}
+
+/// A place that says `unsafe`.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Unsafe {
+    pub(crate) line: usize,
+    /// It vouches for something, as a block or an implementation does; a declaration asks others
+    /// to.
+    pub(crate) vouches: bool,
+}
+
+/// Every `unsafe`, from the first to the last.
+pub(crate) fn unsafe_places(tokens: TokenStream) -> Vec<Unsafe> {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let mut found = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        match token {
+            TokenTree::Group(group) => found.extend(unsafe_places(group.stream())),
+            TokenTree::Ident(word) if word == "unsafe" => {
+                let next = tokens.get(at + 1);
+                let is_impl = matches!(next, Some(TokenTree::Ident(word)) if word == "impl");
+                let vouches = is_impl || next.and_then(braces).is_some();
+                found.push(Unsafe { line: word.span().start().line, vouches });
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 #[test]
-fn comments_and_literals_are_no_code() {
-    for (text, expected) in [
-        ("a // fn\nb", "a b"),
-        ("a /* { /* } */ */ b", "a b"),
-        (r#"a("} \" {", b)"#, "a( , b)"),
-        (r##"r#"} " {"# b"##, "b"),
-        (r#"b"{" r"\" br"{" c"#, "b c"),
-        (r"'{' '\'' '\u{7b}' 'é' x", "x"),
-        ("fn a<'b>(c: &'b str) {}", "fn a<'b>(c: &'b str) {}"),
-        ("r#fn xr\"}\"", "r#fn xr"),
+fn comments_and_literals_have_no_tokens() {
+    for text in [
+        "// unsafe {}",
+        "/* unsafe { /* unsafe {} */ } */",
+        r#"const A: &str = "unsafe { \" ";"#,
+        r##"const A: &str = r#"unsafe {"#;"##,
+        "/// unsafe { b() }\nconst A: char = '{';",
     ] {
-        let code = code_only(text);
-        assert_eq!(code.len(), text.len(), "places stay: {text}");
-        assert_eq!(code.split_whitespace().collect::<Vec<_>>().join(" "), expected, "{text}");
+        assert_eq!(unsafe_places(tokens(text)), [], "{text}");
     }
+}
+
+#[test]
+fn unsafe_is_found_in_macros_too() {
+    let text = "unsafe fn a() {}\nm! {\n    b(unsafe { c() })\n}\nunsafe impl D for E {}\n";
+    let found: Vec<_> =
+        unsafe_places(tokens(text)).into_iter().map(|place| (place.line, place.vouches)).collect();
+    assert_eq!(found, [(1, false), (3, true), (5, true)]);
 }
 
 #[test]
@@ -183,11 +118,13 @@ fn functions_are_measured_from_signature_to_brace() {
     let text = "fn one() {}\n\
         pub fn two<const N: usize>(\n    a: [u8; N],\n) -> fn(u8) -> u8 {\n    {\n    }\n}\n\
         trait T {\n    fn declared(a: [u8; 4]);\n    fn given(&self) {\n    }\n}\n\
-        #[cfg(test)]\nmod tests {\n    fn hidden() {\n    }\n}\nfn last() { \"}\" }\n";
-    let found: Vec<_> = functions(&code_only(text))
+        #[cfg(test)]\nmod tests {\n    fn hidden() {\n    }\n}\n\
+        proptest! {\n    fn generated(a in 0..4) {\n    }\n}\nfn last() { \"}\" }\n";
+    let found: Vec<_> = functions(tokens(text))
         .into_iter()
         .map(|function| (function.name, function.line, function.length))
         .collect();
-    let expected = [("one", 1, 1), ("two", 2, 6), ("given", 10, 2), ("last", 18, 1)];
+    let expected =
+        [("one", 1, 1), ("two", 2, 6), ("given", 10, 2), ("generated", 19, 2), ("last", 22, 1)];
     assert_eq!(found, expected.map(|(name, line, length)| (name.to_owned(), line, length)));
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::rust_text::{code_only, functions, line_of, word_places};
+use crate::rust_text::{Function, Unsafe, functions, tokens, unsafe_places};
 use crate::workspace::{assert_none, files, root};
 
 const MOST_LINES: usize = 70;
@@ -33,9 +33,10 @@ fn check(endings: &[&str], rule: Rule) {
 }
 
 fn long_functions(path: &Path, text: &str) -> Vec<String> {
-    let long = functions(&code_only(text)).into_iter().filter(|f| f.length > MOST_LINES);
-    long.map(|f| {
-        let (path, crate::rust_text::Function { name, line, length }) = (path.display(), f);
+    let path = path.display();
+    let all = functions(tokens(text)).into_iter();
+    let long = all.filter(|function| function.length > MOST_LINES);
+    long.map(|Function { name, line, length }| {
         format!("{path}:{line}: fn {name} has {length} lines, at most {MOST_LINES}: split it")
     })
     .collect()
@@ -53,16 +54,13 @@ fn long_lines(path: &Path, text: &str) -> Vec<String> {
 }
 
 fn misplaced_unsafe(path: &Path, text: &str) -> Vec<String> {
-    let code = code_only(text);
     let allowed = UNSAFE_CRATES.iter().any(|folder| path.starts_with(folder));
     let mut violations = Vec::new();
-    for at in word_places(&code, "unsafe") {
-        let line = line_of(&code, at);
+    for Unsafe { line, vouches } in unsafe_places(tokens(text)) {
         let place = format!("{}:{line}", path.display());
-        let next = code[at + "unsafe".len()..].trim_start();
         if !allowed {
             violations.push(format!("{place}: unsafe belongs in {}", UNSAFE_CRATES.join(" or ")));
-        } else if (next.starts_with('{') || next.starts_with("impl")) && !is_argued(text, line) {
+        } else if vouches && !is_argued(text, line) {
             violations.push(format!("{place}: no `// SAFETY:` comment above it"));
         }
     }

@@ -4,7 +4,7 @@ use bert4rs_charts::chart::{Bar, Line, MOST_LINES, bars, escape, line, lines, re
 
 use super::table::{COLUMNS, cells, mebibytes, method, race_lines, remarks, startup};
 use super::{Report, RowReport, SizeReport};
-use crate::bench_matrix::cell::Group;
+use crate::bench_matrix::cell::RowGroup;
 
 /// The page.
 pub(crate) fn page(report: &Report) -> String {
@@ -15,9 +15,9 @@ pub(crate) fn page(report: &Report) -> String {
         escape(&report.device),
         escape(&report.command)
     );
-    if report.machine.was_busy() {
-        body += "<p class=\"bad\">The machine was busy when this began: \
-                 the times are not to be trusted.</p>";
+    if report.was_busy() {
+        body += "<p class=\"bad\">The machine did other work meanwhile; the remarks say in which \
+                 rows. Their times are not to be trusted.</p>";
     }
     if !report.is_valid() {
         body += "<p class=\"bad\">Some rows failed or are not valid; the remarks say which.</p>";
@@ -64,12 +64,12 @@ fn section(size: &SizeReport) -> String {
     html + "</section>\n"
 }
 
-fn class(group: Group) -> &'static str {
+fn class(group: RowGroup) -> &'static str {
     match group {
-        Group::Preset => "preset",
-        Group::AddOneIn => "add",
-        Group::LeaveOneOut => "leave",
-        Group::Peer => "peer",
+        RowGroup::Preset => "preset",
+        RowGroup::AddOneIn => "add",
+        RowGroup::LeaveOneOut => "leave",
+        RowGroup::Peer => "peer",
     }
 }
 
@@ -81,7 +81,7 @@ fn charts(
     bar: impl Fn(&RowReport) -> Option<Bar>,
 ) -> String {
     let of_group = |group| -> Vec<Bar> { size.group(group).filter_map(&bar).collect() };
-    let groups = Group::ALL.map(|group| (group, of_group(group)));
+    let groups = RowGroup::ALL.map(|group| (group, of_group(group)));
     let most = reach(groups.iter().flat_map(|(_, bars)| bars)).max(mark.unwrap_or(0.0));
     let shown = groups.iter().filter(|(_, bars)| !bars.is_empty());
     shown
@@ -120,7 +120,7 @@ fn memory_charts(size: &SizeReport) -> String {
 }
 
 fn loss_chart(size: &SizeReport) -> String {
-    let shown = size.group(Group::Preset).chain(size.group(Group::Peer));
+    let shown = size.group(RowGroup::Preset).chain(size.group(RowGroup::Peer));
     let rows = shown.filter(|row| !row.curve.is_empty()).take(MOST_LINES);
     let rows: Vec<Line> =
         rows.enumerate().map(|(index, row)| line(index, &row.title, &row.curve)).collect();
@@ -159,10 +159,11 @@ fn remark_list(size: &SizeReport) -> String {
 }
 
 fn table(size: &SizeReport) -> String {
-    let mut html = "<h3>All numbers</h3><div class=\"scroll\"><table><tr>".to_owned();
+    let mut html =
+        "<h3>All numbers</h3><div class=\"scroll\" tabindex=\"0\"><table><tr>".to_owned();
     html += &COLUMNS.map(|column| format!("<th>{column}</th>")).concat();
     html += "</tr>";
-    for group in Group::ALL {
+    for group in RowGroup::ALL {
         let rows: Vec<_> = size.group(group).collect();
         if !rows.is_empty() {
             html += &format!(
@@ -180,7 +181,8 @@ fn table(size: &SizeReport) -> String {
 
 fn startup_table(size: &SizeReport) -> String {
     let mut html = "<h3>Start: process to the end of the first step, and the warm-up's steps</h3>\
-                    <div class=\"scroll\"><table><tr><th>row</th><th>to the first step</th>\
+                    <div class=\"scroll\" tabindex=\"0\"><table><tr><th>row</th>\
+                    <th>to the first step</th>\
                     <th>warm-up</th></tr>"
         .to_owned();
     for (row, first, warmup) in startup(size) {

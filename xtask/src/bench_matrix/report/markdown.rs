@@ -2,7 +2,7 @@
 
 use super::table::{COLUMNS, cells, method, race_lines, remarks, startup};
 use super::{Report, SizeReport};
-use crate::bench_matrix::cell::Group;
+use crate::bench_matrix::cell::RowGroup;
 use crate::error::{Error, Result};
 
 use std::path::Path;
@@ -18,8 +18,9 @@ pub(crate) fn report(report: &Report) -> String {
     for (label, value) in report.machine.lines() {
         text += &format!("* {label}: {value}\n");
     }
-    if report.machine.was_busy() {
-        text += "\n**The machine was busy when this began: the times are not to be trusted.**\n";
+    if report.was_busy() {
+        text += "\n**The machine did other work meanwhile; the remarks say in which rows. Their \
+                 times are not to be trusted.**\n";
     }
     for size in &report.sizes {
         text += &section(size);
@@ -34,7 +35,7 @@ pub(crate) fn report(report: &Report) -> String {
 /// A size with its table.
 fn section(size: &SizeReport) -> String {
     let mut text = format!("\n## {}\n\n{}\n\n", size.title, method(size));
-    text += &table(size, &Group::ALL);
+    text += &table(size, &RowGroup::ALL);
     let remarks = remarks(size);
     if !remarks.is_empty() {
         text += "\n";
@@ -52,7 +53,7 @@ fn section(size: &SizeReport) -> String {
     text
 }
 
-fn table(size: &SizeReport, groups: &[Group]) -> String {
+fn table(size: &SizeReport, groups: &[RowGroup]) -> String {
     let mut text = format!("| {} |\n| --- |{}\n", COLUMNS.join(" | "), " ---: |".repeat(8));
     for group in groups {
         for row in size.group(*group) {
@@ -91,7 +92,7 @@ pub(crate) fn spliced(path: &Path, text: &str, report: &Report) -> Result<String
     );
     for size in &report.sizes {
         part += &format!("\n{}. {}\n\n", size.title, method(size));
-        part += &table(size, &[Group::Preset, Group::Peer]);
+        part += &table(size, &[RowGroup::Preset, RowGroup::Peer]);
         for (row, remark) in remarks(size) {
             part += &format!("\n{}: {}\n", escaped(&row), escaped(&remark));
         }

@@ -6,7 +6,7 @@ pub(super) mod table;
 
 use serde::{Deserialize, Serialize};
 
-use super::cell::{Group, Plan, Row};
+use super::cell::{MatrixRow, RowGroup, SizePlan};
 use super::machine::Machine;
 use super::measurement::Measurement;
 use super::rounds::RowResult;
@@ -46,13 +46,15 @@ pub(crate) struct SizeReport {
 pub(crate) struct RowReport {
     pub(crate) name: String,
     pub(crate) title: String,
-    pub(crate) group: Group,
+    pub(crate) group: RowGroup,
     /// Why it has no numbers, or not all.
     pub(crate) error: Option<String>,
     /// Why its numbers do not count.
     pub(crate) faults: Vec<String>,
     /// What a reader must know.
     pub(crate) note: Option<String>,
+    /// Other work of the machine during its rounds, if there was so much that times are worth less.
+    pub(crate) busy: Option<String>,
     /// After the warm-up, one value a round.
     pub(crate) tokens_per_s: Option<Spread>,
     /// Over the baseline's.
@@ -89,6 +91,8 @@ pub(crate) struct RaceReport {
     /// That time over the baseline's.
     pub(crate) share_of_baseline: Option<f64>,
     pub(crate) final_loss: Option<f64>,
+    /// As a row's.
+    pub(crate) busy: Option<String>,
     /// Seconds since the process began, and the mean loss of the last steps.
     pub(crate) curve: Vec<[f64; 2]>,
 }
@@ -97,6 +101,15 @@ pub(crate) struct RaceReport {
 pub(crate) type Racer = (String, u64, Result<Measurement, String>);
 
 impl Report {
+    /// Whether some times are worth less, as the machine did something else meanwhile.
+    pub(crate) fn was_busy(&self) -> bool {
+        let was = |size: &SizeReport| {
+            let rows = size.rows.iter().any(|row| row.busy.is_some());
+            rows || size.race.iter().any(|racer| racer.busy.is_some())
+        };
+        self.sizes.iter().any(was)
+    }
+
     /// Whether every row has valid numbers.
     pub(crate) fn is_valid(&self) -> bool {
         let rows = self.sizes.iter().flat_map(|size| &size.rows);
@@ -107,8 +120,13 @@ impl Report {
 }
 
 impl SizeReport {
-    /// The numbers of a size. The first row is the baseline.
-    pub(crate) fn of(plan: &Plan<'_>, results: &[RowResult], racers: Vec<Racer>) -> Self {
+    /// The numbers of a size on a machine with so many cores. The first row is the baseline.
+    pub(crate) fn of(
+        plan: &SizePlan<'_>,
+        results: &[RowResult],
+        racers: Vec<Racer>,
+        cores: usize,
+    ) -> Self {
         let effort = &plan.effort;
         let measured = |result: &RowResult| -> Vec<Measurement> {
             result.rounds.iter().flatten().cloned().collect()
@@ -121,7 +139,8 @@ impl SizeReport {
             None => Vec::new(),
             Some(baseline) => {
                 let rows = plan.rows.iter().zip(results);
-                rows.map(|(row, result)| row_report(plan, row, result, baseline, best)).collect()
+                rows.map(|(row, result)| row_report(plan, row, result, baseline, (best, cores)))
+                    .collect()
             }
         };
         Self {
@@ -133,22 +152,22 @@ impl SizeReport {
             rounds_done,
             best_product_flops: best,
             rows,
-            race: race_reports(racers),
+            race: race_reports(racers, cores),
         }
     }
 
     /// The rows of a group.
-    pub(crate) fn group(&self, group: Group) -> impl Iterator<Item = &RowReport> {
+    pub(crate) fn group(&self, group: RowGroup) -> impl Iterator<Item = &RowReport> {
         self.rows.iter().filter(move |row| row.group == group)
     }
 }
 
 fn row_report(
-    plan: &Plan<'_>,
-    row: &Row,
+    plan: &SizePlan<'_>,
+    row: &MatrixRow,
     result: &RowResult,
     baseline: &RowResult,
-    best_product_flops: Option<f64>,
+    (best_product_flops, cores): (Option<f64>, usize),
 ) -> RowReport {
     let warmup = plan.effort.warmup_steps;
     let measured: Vec<&Measurement> = result.rounds.iter().flatten().collect();
@@ -173,7 +192,9 @@ fn row_report(
         group: row.group,
         error: result.error.clone(),
         faults: faults(plan, row, &measured, baseline),
-        note: note(row, ratio),
+        // One round may be slow by chance.
+        note: if measured.len() > 1 { note(row, ratio) } else { None },
+        busy: busy(&measured, cores),
         tokens_per_s: Spread::of(&rates),
         ratio,
         peak_memory_bytes: median(&each(|m| Some(m.summary.peak_memory_bytes as f64))),
@@ -201,8 +222,8 @@ fn paired(row: &RowResult, baseline: &RowResult, warmup: u64) -> (Vec<Round>, Ve
 
 /// Why a row's numbers do not count: a benchmark is also a test.
 fn faults(
-    plan: &Plan<'_>,
-    row: &Row,
+    plan: &SizePlan<'_>,
+    row: &MatrixRow,
     measured: &[&Measurement],
     baseline: &RowResult,
 ) -> Vec<String> {
@@ -236,7 +257,7 @@ fn faults(
 }
 
 /// A row that is slower than the baseline is never left unexplained.
-fn note(row: &Row, ratio: Option<Interval>) -> Option<String> {
+fn note(row: &MatrixRow, ratio: Option<Interval>) -> Option<String> {
     let ratio = ratio?;
     if ratio.value >= 1.0 {
         return None;
@@ -248,13 +269,25 @@ fn note(row: &Row, ratio: Option<Interval>) -> Option<String> {
     Some(format!("slower: {}", row.slower.clone().unwrap_or_else(unknown)))
 }
 
+/// Says in how many of the measurements more than a tenth of the cores did something else.
+fn busy(measured: &[&Measurement], cores: usize) -> Option<String> {
+    let missing = measured.iter().filter_map(|m| Some(m.summary.machine_load?.missing_cores()));
+    let busy: Vec<f64> = missing.filter(|missing| *missing > 0.1 * cores as f64).collect();
+    let most = Spread::of(&busy)?.max;
+    let (count, all) = (busy.len(), measured.len());
+    Some(format!(
+        "the machine was busy in {count} of {all} rounds: up to {most:.1} of {cores} cores did \
+         other work"
+    ))
+}
+
 fn curve(measurement: &Measurement, losses: Vec<f64>) -> Vec<[f64; 2]> {
     let points = measurement.steps.iter().zip(losses).map(|(step, loss)| [step.time_s, loss]);
     points.filter(|[_, loss]| loss.is_finite()).collect()
 }
 
 /// The first racer is the baseline.
-fn race_reports(racers: Vec<Racer>) -> Vec<RaceReport> {
+fn race_reports(racers: Vec<Racer>, cores: usize) -> Vec<RaceReport> {
     /// The mean of a twentieth of the steps is less noisy than a step's loss.
     fn smooth(measurement: &Measurement) -> Vec<f64> {
         trailing_means(&measurement.losses(), (measurement.steps.len() / 20).max(1))
@@ -278,6 +311,7 @@ fn race_reports(racers: Vec<Racer>) -> Vec<RaceReport> {
             time_to_loss_s: time,
             share_of_baseline: time.zip(baseline_time).map(|(time, base)| time / base),
             final_loss: measurement.and_then(end_of),
+            busy: measurement.and_then(|m| busy(&[m], cores)),
             curve: measurement.map_or(Vec::new(), |m| curve(m, smooth(m))),
             error: outcome.err(),
         }
@@ -287,9 +321,9 @@ fn race_reports(racers: Vec<Racer>) -> Vec<RaceReport> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::cell::What;
+    use super::super::cell::Workload;
     use super::super::definition::{Effort, Size};
-    use super::super::measurement::{Step, Summary};
+    use super::super::measurement::{MachineLoad, RunSummary, StepRecord};
     use super::*;
 
     pub(crate) fn measurement(step_time: f64, losses: &[f64]) -> Measurement {
@@ -301,8 +335,8 @@ pub(super) mod tests {
             100 * count,
             losses[losses.len() - 1]
         );
-        let summary: Summary = serde_json::from_str(&summary).unwrap();
-        let step = |(index, loss): (usize, &f64)| Step {
+        let summary: RunSummary = serde_json::from_str(&summary).unwrap();
+        let step = |(index, loss): (usize, &f64)| StepRecord {
             loss: Some(*loss),
             tokens: 100,
             step_time_s: step_time,
@@ -320,13 +354,13 @@ pub(super) mod tests {
         .unwrap()
     }
 
-    fn row(name: &str, group: Group) -> Row {
-        let what = What::Ours { preset: name.to_owned(), set: Vec::new() };
-        Row {
+    fn row(name: &str, group: RowGroup) -> MatrixRow {
+        let workload = Workload::Ours { preset: name.to_owned(), set: Vec::new() };
+        MatrixRow {
             name: name.to_owned(),
             title: name.to_owned(),
             group,
-            what,
+            workload,
             same_model: true,
             slower: Some("it is emulated".to_owned()),
         }
@@ -342,13 +376,13 @@ pub(super) mod tests {
         let size = size();
         let losses = [8.0, 7.0, 6.0, 5.0];
         let rows = vec![
-            row("baseline", Group::Preset),
-            row("fast", Group::Preset),
-            row("baseline+slow", Group::AddOneIn),
-            row("broken", Group::Preset),
+            row("baseline", RowGroup::Preset),
+            row("fast", RowGroup::Preset),
+            row("baseline+slow", RowGroup::AddOneIn),
+            row("broken", RowGroup::Preset),
         ];
         let effort: Effort = size.full.clone();
-        let plan = Plan { size: &size, effort, rows };
+        let plan = SizePlan { size: &size, effort, rows };
         let failed =
             RowResult { rounds: vec![None, None], error: Some("error: no <such> key".into()) };
         let results = [
@@ -366,7 +400,7 @@ pub(super) mod tests {
             made: "2026-01-02 03:04 UTC".to_owned(),
             device: "cpu".to_owned(),
             machine: Machine::of(std::path::Path::new("."), "abc"),
-            sizes: vec![SizeReport::of(&plan, &results, racers)],
+            sizes: vec![SizeReport::of(&plan, &results, racers, 2)],
         }
     }
 
@@ -396,8 +430,8 @@ pub(super) mod tests {
     #[test]
     fn a_wrong_result_is_a_fault() {
         let size = size();
-        let rows = vec![row("baseline", Group::Preset), row("other", Group::Preset)];
-        let plan = Plan { size: &size, effort: size.full.clone(), rows };
+        let rows = vec![row("baseline", RowGroup::Preset), row("other", RowGroup::Preset)];
+        let plan = SizePlan { size: &size, effort: size.full.clone(), rows };
         let check = |change: fn(&mut Measurement), expected: &str| {
             let mut other = measurement(1.0, &[8.0, 7.0, 6.0, 5.0]);
             change(&mut other);
@@ -405,7 +439,7 @@ pub(super) mod tests {
                 result(&[1.0], &[8.0, 7.0, 6.0, 5.0]),
                 RowResult { rounds: vec![Some(other)], error: None },
             ];
-            let report = SizeReport::of(&plan, &results, Vec::new());
+            let report = SizeReport::of(&plan, &results, Vec::new(), 2);
             assert_eq!(report.rows[0].faults, Vec::<String>::new());
             let faults = report.rows[1].faults.join("; ");
             assert!(faults.contains(expected), "{faults:?} lacks {expected:?}");
@@ -415,6 +449,44 @@ pub(super) mod tests {
         check(|m| m.summary.final_loss = Some(5.2), "not the baseline's, 5.000");
         check(|m| m.summary.tokens = 300, "saw 300 tokens");
         check(|m| m.summary.data_fingerprint = Some("x".into()), "batches are not");
+    }
+
+    #[test]
+    fn other_work_is_told_for_each_row() {
+        let size = size();
+        let rows = vec![row("baseline", RowGroup::Preset), row("other", RowGroup::Preset)];
+        let plan = SizePlan { size: &size, effort: size.full.clone(), rows };
+        let rounds = [0.05, 0.9, 0.3].map(|other_cores| {
+            let mut measured = measurement(1.0, &[8.0, 7.0, 6.0, 5.0]);
+            let load = MachineLoad { other_cores, stolen_cores: 0.1 };
+            measured.summary.machine_load = Some(load);
+            Some(measured)
+        });
+        let quiet = result(&[1.0; 3], &[8.0, 7.0, 6.0, 5.0]);
+        let loaded = RowResult { rounds: rounds.into(), error: None };
+        let report = SizeReport::of(&plan, &[quiet, loaded], Vec::new(), 2);
+        assert_eq!(report.rows[0].busy, None);
+        let said = report.rows[1].busy.as_deref();
+        let expected = "the machine was busy in 2 of 3 rounds: up to 1.0 of 2 cores did other work";
+        assert_eq!(said, Some(expected));
+    }
+
+    #[test]
+    fn one_round_gives_no_ratio_a_name() {
+        let size = size();
+        let rows = vec![row("baseline", RowGroup::Preset), row("slow", RowGroup::Preset)];
+        let plan = SizePlan { size: &size, effort: size.full.clone(), rows };
+        let note = |times: &[f64], slow: &[f64]| {
+            let results = [result(times, &[8.0, 5.0]), result(slow, &[8.0, 5.0])];
+            let report = SizeReport::of(&plan, &results, Vec::new(), 2);
+            (report.rows[1].note.clone(), super::table::method(&report))
+        };
+        let (told, method) = note(&[1.0], &[2.0]);
+        assert_eq!(told, None);
+        assert!(method.contains("One round") && method.contains("chance"), "{method}");
+        let (told, method) = note(&[1.0, 1.0], &[2.0, 2.0]);
+        assert_eq!(told.as_deref(), Some("slower: it is emulated"));
+        assert!(!method.contains("chance"), "{method}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The columns of a report's tables, the same in the terminal, in Markdown and in HTML.
 
 use super::{RowReport, SizeReport};
-use crate::bench_matrix::cell::Group;
+use crate::bench_matrix::cell::RowGroup;
 
 /// Headings, the first of the rows' names.
 pub(crate) const COLUMNS: [&str; 9] = [
@@ -43,12 +43,13 @@ pub(crate) fn remarks(size: &SizeReport) -> Vec<(String, String)> {
     for row in &size.rows {
         let failed = row.error.iter().map(|error| format!("failed: {error}"));
         let invalid = row.faults.iter().map(|fault| format!("not valid: {fault}"));
-        let told = failed.chain(invalid).chain(row.note.clone());
+        let told = failed.chain(invalid).chain(row.busy.clone()).chain(row.note.clone());
         remarks.extend(told.map(|text| (row.title.clone(), text)));
     }
     for racer in &size.race {
         let failed = racer.error.iter().map(|error| format!("failed to the end: {error}"));
-        remarks.extend(failed.map(|text| (racer.name.clone(), text)));
+        let busy = racer.busy.iter().map(|busy| format!("to the end: {busy}"));
+        remarks.extend(failed.chain(busy).map(|text| (racer.name.clone(), text)));
     }
     remarks
 }
@@ -62,18 +63,21 @@ pub(crate) fn method(size: &SizeReport) -> String {
     let best = size.best_product_flops.map_or(String::new(), |flops| {
         format!(" 100% of the speed of light is {:.0} GFLOP/s.", flops / 1e9)
     });
-    let plural = if size.rounds_done == 1 { "" } else { "s" };
+    let (rounds, chance) = match size.rounds_done {
+        1 => ("One round".to_owned(), " What differs in one round may be chance."),
+        rounds => (format!("{rounds} rounds"), ""),
+    };
     format!(
-        "{} round{plural}{cut} over all rows, each cell a process of {} steps, the first {} timed \
-         apart.{best}",
-        size.rounds_done, size.steps, size.warmup_steps
+        "{rounds}{cut} over all rows, each cell a process of {} steps, the first {} timed apart.\
+         {chance}{best}",
+        size.steps, size.warmup_steps
     )
 }
 
 /// Startup: what is paid once, and compiling above all.
 pub(crate) fn startup(size: &SizeReport) -> Vec<(String, String, String)> {
     let of = |group| size.group(group);
-    let rows = Group::ALL.into_iter().flat_map(of);
+    let rows = RowGroup::ALL.into_iter().flat_map(of);
     rows.filter_map(|row| {
         let first = row.time_to_first_step_s?;
         Some((
@@ -89,7 +93,7 @@ pub(crate) fn startup(size: &SizeReport) -> Vec<(String, String, String)> {
 pub(crate) fn terminal(size: &SizeReport) -> String {
     let mut rows = vec![COLUMNS.map(str::to_owned)];
     let mut headings = Vec::new();
-    for group in Group::ALL {
+    for group in RowGroup::ALL {
         let of_group: Vec<_> = size.group(group).map(cells).collect();
         if !of_group.is_empty() {
             headings.push((rows.len(), group.title()));

@@ -7,13 +7,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::Args;
-use super::cell::{Plan, Row, What, train_arguments};
-use super::measurement::Measurement;
-use super::peers::{Inputs, Python};
+use super::cell::{MatrixRow, SizePlan, Workload, train_arguments};
+use super::measurement::{MachineLoad, Measurement};
+use super::peers::{PeerInputs, Python};
 use super::process;
 use super::rounds::Measured;
 use super::statistics::tokens_per_s;
-use super::store::{Store, key};
+use super::store::{ResultStore, key};
 use crate::checkout::Checkout;
 use crate::error::{Error, Result};
 use crate::program;
@@ -23,9 +23,9 @@ use crate::{console, corpus};
 const NOT_KEPT: [&str; 2] = ["model.safetensors", "tokenizer.json"];
 
 /// What cells are run with.
-pub(crate) struct Lab<'a> {
+pub(crate) struct Runner<'a> {
     checkout: &'a Checkout,
-    store: &'a Store,
+    store: &'a ResultStore,
     program: PathBuf,
     program_hash: String,
     device: &'a str,
@@ -34,23 +34,23 @@ pub(crate) struct Lab<'a> {
     corpora: BTreeMap<String, PathBuf>,
     python: Option<Python>,
     /// What the peers of the present size read.
-    inputs: Option<Inputs>,
+    inputs: Option<PeerInputs>,
     /// Median tokens a second of the baseline in this size, for the lines on the terminal.
     baseline: Option<f64>,
 }
 
 /// A process that is to run.
-struct Job {
+struct CellProcess {
     command: Command,
     key: String,
     folder: PathBuf,
     steps: u64,
 }
 
-impl<'a> Lab<'a> {
+impl<'a> Runner<'a> {
     pub(crate) fn new(
         checkout: &'a Checkout,
-        store: &'a Store,
+        store: &'a ResultStore,
         program: PathBuf,
         program_hash: String,
         device: &'a str,
@@ -72,17 +72,17 @@ impl<'a> Lab<'a> {
 
     /// Prepares a size: fetches its corpus and makes tokens of it, so that no cell does, and for
     /// peers the baseline's batches, laid out as `peer_batches` says.
-    pub(crate) fn begin(&mut self, plan: &Plan<'_>, peer_batches: &[String]) -> Result<()> {
+    pub(crate) fn begin(&mut self, plan: &SizePlan<'_>, peer_batches: &[String]) -> Result<()> {
         self.inputs = None;
         self.baseline = None;
         console::line(format_args!("{}", plan.size.title));
         let Some(baseline) = plan.rows.first() else { return Ok(()) };
-        let job = self.job(plan, baseline, "prepare", 1)?;
-        if self.store.kept(&job.folder, &job.key).is_none() {
+        let cell = self.cell(plan, baseline, "prepare", 1)?;
+        if self.store.kept(&cell.folder, &cell.key).is_none() {
             // A failure shows again, and is reported, in the first round.
-            let _ = self.run(job, plan.effort.cell_minutes)?;
+            let _ = self.run(cell, plan.effort.cell_minutes)?;
         }
-        let has_peers = plan.rows.iter().any(|row| matches!(row.what, What::Peer { .. }));
+        let has_peers = plan.rows.iter().any(|row| matches!(row.workload, Workload::Peer { .. }));
         if has_peers {
             if self.python.is_none() {
                 self.python = Some(Python::ensure(self.checkout)?);
@@ -93,13 +93,18 @@ impl<'a> Lab<'a> {
     }
 
     /// Measures a row in a round.
-    pub(crate) fn measure(&mut self, plan: &Plan<'_>, row: &Row, round: u32) -> Result<Measured> {
+    pub(crate) fn measure(
+        &mut self,
+        plan: &SizePlan<'_>,
+        row: &MatrixRow,
+        round: u32,
+    ) -> Result<Measured> {
         let place = format!("round-{}", round + 1);
-        let job = self.job(plan, row, &place, plan.effort.steps)?;
-        let (kept, started) = (self.store.kept(&job.folder, &job.key), Instant::now());
+        let cell = self.cell(plan, row, &place, plan.effort.steps)?;
+        let (kept, started) = (self.store.kept(&cell.folder, &cell.key), Instant::now());
         let (outcome, took) = match kept {
             Some(kept) => (Ok(kept), Duration::ZERO),
-            None => (self.run(job, plan.effort.cell_minutes)?, started.elapsed()),
+            None => (self.run(cell, plan.effort.cell_minutes)?, started.elapsed()),
         };
         self.tell(plan, row, round, &outcome, took);
         Ok(Measured { outcome, took })
@@ -108,23 +113,23 @@ impl<'a> Lab<'a> {
     /// Trains a row for many steps, which may take so many minutes.
     pub(crate) fn race(
         &mut self,
-        plan: &Plan<'_>,
-        row: &Row,
+        plan: &SizePlan<'_>,
+        row: &MatrixRow,
         (steps, minutes): (u64, u64),
     ) -> Result<std::result::Result<Measurement, String>> {
         console::line(format_args!("  {} to the end of {steps} steps", row.title));
-        let job = self.job(plan, row, "race", steps)?;
-        match self.store.kept(&job.folder, &job.key) {
+        let cell = self.cell(plan, row, "race", steps)?;
+        match self.store.kept(&cell.folder, &cell.key) {
             Some(kept) => Ok(Ok(kept)),
-            None => self.run(job, minutes),
+            None => self.run(cell, minutes),
         }
     }
 
     /// The line of a cell: what it measured, or why not.
     fn tell(
         &mut self,
-        plan: &Plan<'_>,
-        row: &Row,
+        plan: &SizePlan<'_>,
+        row: &MatrixRow,
         round: u32,
         outcome: &std::result::Result<Measurement, String>,
         took: Duration,
@@ -137,23 +142,31 @@ impl<'a> Lab<'a> {
                 let rate = tokens_per_s(&measurement.steady(plan.effort.warmup_steps));
                 let ratio = rate / *self.baseline.get_or_insert(rate);
                 let loss = measurement.summary.final_loss.unwrap_or(f64::NAN);
+                let load = measurement.summary.machine_load;
+                let missing = load.map_or(0.0, MachineLoad::missing_cores);
                 let took = match took.is_zero() {
                     true => "kept".to_owned(),
                     false => console::seconds(took),
                 };
                 console::line(format_args!(
                     "  {place}  {title:<34} {rate:>8.0} tokens/s {ratio:>6.2}×  loss {loss:.3}  \
-                     ({took})"
+                     ({took}, {missing:.1} cores did other work)"
                 ));
             }
         }
     }
 
-    fn job(&mut self, plan: &Plan<'_>, row: &Row, place: &str, steps: u64) -> Result<Job> {
+    fn cell(
+        &mut self,
+        plan: &SizePlan<'_>,
+        row: &MatrixRow,
+        place: &str,
+        steps: u64,
+    ) -> Result<CellProcess> {
         let folder = self.store.round(&plan.size.name, &row.name, place);
         let run = folder.join("run");
-        match &row.what {
-            What::Ours { preset, set } => {
+        match &row.workload {
+            Workload::Ours { preset, set } => {
                 let corpus = self.corpus_of(plan)?;
                 let mut arguments = train_arguments(preset, set, plan.size, steps, self.device);
                 arguments.extend(["--corpus".to_owned(), corpus.display().to_string()]);
@@ -161,9 +174,9 @@ impl<'a> Lab<'a> {
                 command.args(&arguments).arg("--out").arg(&run);
                 let parts = [self.program_hash.as_str(), self.device];
                 let key = key(parts.into_iter().chain(arguments.iter().map(String::as_str)));
-                Ok(Job { command, key, folder, steps })
+                Ok(CellProcess { command, key, folder, steps })
             }
-            What::Peer { args } => {
+            Workload::Peer { args } => {
                 let Some((python, inputs)) = self.python.as_ref().zip(self.inputs.as_ref()) else {
                     return Err(Error::BadFlag {
                         flag: "--peers",
@@ -172,12 +185,12 @@ impl<'a> Lab<'a> {
                 };
                 let (command, key) =
                     python.command(self.checkout, inputs, args, steps, self.device, &run)?;
-                Ok(Job { command, key, folder, steps })
+                Ok(CellProcess { command, key, folder, steps })
             }
         }
     }
 
-    fn corpus_of(&mut self, plan: &Plan<'_>) -> Result<PathBuf> {
+    fn corpus_of(&mut self, plan: &SizePlan<'_>) -> Result<PathBuf> {
         if let Some(path) = &self.corpus {
             return Ok(path.clone());
         }
@@ -190,9 +203,13 @@ impl<'a> Lab<'a> {
         Ok(path)
     }
 
-    /// Runs a job, which may take so many minutes, and keeps what it measured.
-    fn run(&self, job: Job, minutes: u64) -> Result<std::result::Result<Measurement, String>> {
-        let Job { mut command, key, folder, steps } = job;
+    /// Runs a process, which may take so many minutes, and keeps what it measured.
+    fn run(
+        &self,
+        cell: CellProcess,
+        minutes: u64,
+    ) -> Result<std::result::Result<Measurement, String>> {
+        let CellProcess { mut command, key, folder, steps } = cell;
         let run = folder.join("run");
         remove(&run)?;
         remove(&folder.join("measurement.json"))?;
@@ -212,11 +229,11 @@ impl<'a> Lab<'a> {
     /// The configuration and the batches of the baseline, for the peers to read.
     fn prepare_inputs(
         &mut self,
-        plan: &Plan<'_>,
-        baseline: &Row,
+        plan: &SizePlan<'_>,
+        baseline: &MatrixRow,
         peer_batches: &[String],
     ) -> Result<()> {
-        let What::Ours { preset, set } = &baseline.what else { return Ok(()) };
+        let Workload::Ours { preset, set } = &baseline.workload else { return Ok(()) };
         let set = [set.as_slice(), peer_batches].concat();
         let prepared = self.store.round(&plan.size.name, &baseline.name, "prepare");
         let config = prepared.join("run/config.toml");
@@ -237,7 +254,7 @@ impl<'a> Lab<'a> {
             command: crate::checkout::shown(&command),
             status: reason,
         })?;
-        self.inputs = Some(Inputs::write(&folder, &config, batches)?);
+        self.inputs = Some(PeerInputs::write(&folder, &config, batches)?);
         Ok(())
     }
 }

@@ -1,0 +1,142 @@
+//! `cargo xtask test`: everything that must hold before a change goes in, the cheapest first.
+
+mod cargo_check;
+mod examples;
+mod outside;
+mod sanitizer;
+mod short_run;
+mod skips;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::checkout::Checkout;
+use crate::error::Result;
+use crate::{console, setup};
+
+use cargo_check::{CHECKS, CargoCheck};
+use sanitizer::Sanitizer;
+use short_run::{RUNS, ShortRun};
+use skips::{Skip, Skips};
+
+/// Run all checks and tests, the cheapest first, and stop at the first that fails
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Leave out the sanitizers, the projects outside and the short training runs
+    #[arg(long)]
+    fast: bool,
+    /// Only the checks whose names contain this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+/// Runs the checks; ends with the line `N passed, N failed, N skipped`.
+pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
+    let started = Instant::now();
+    setup::ensure(checkout)?;
+    let (mut passed, mut failed) = (0, 0);
+    let mut skips = Skips::default();
+    let only = args.only.as_deref().unwrap_or_default();
+    for check in checks(args.fast).iter().filter(|check| check.name().contains(only)) {
+        match check.run(checkout) {
+            Some(Outcome::Passed(found)) => {
+                passed += 1;
+                skips.extend(found);
+            }
+            Some(Outcome::Skipped(reason)) => skips.extend([Skip::new(check.name(), reason)]),
+            None => {
+                failed += 1;
+                break;
+            }
+        }
+    }
+    console::line(format_args!("\nall checks: {}", console::seconds(started.elapsed())));
+    skips.iter().for_each(|skip| console::line(format_args!("skipped {skip}")));
+    console::line(format_args!("{passed} passed, {failed} failed, {} skipped", skips.len()));
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What became of a check that did not fail.
+pub(crate) enum Outcome {
+    /// It held, but for the tests inside that were skipped.
+    Passed(Vec<Skip>),
+    /// It cannot be made on this machine, for this reason.
+    Skipped(String),
+}
+
+enum Check {
+    Cargo(&'static CargoCheck),
+    Examples,
+    Sanitizer(Sanitizer),
+    Outside,
+    ShortRun(ShortRun),
+}
+
+fn checks(fast: bool) -> Vec<Check> {
+    let quick = CHECKS.iter().map(Check::Cargo).chain([Check::Examples]);
+    let slow = Sanitizer::ALL.map(Check::Sanitizer).into_iter().chain([Check::Outside]);
+    let slow = slow.chain(RUNS.map(Check::ShortRun));
+    quick.chain(slow.filter(|_| !fast)).collect()
+}
+
+impl Check {
+    /// Makes the check, says how it went and how to repeat it; nothing where it failed.
+    fn run(&self, checkout: &Checkout) -> Option<Outcome> {
+        let (name, by_hand) = (self.name(), self.by_hand(checkout));
+        console::line(format_args!("\n== {name}: {by_hand}"));
+        let started = Instant::now();
+        let result = match self {
+            Check::Cargo(check) => check.run(checkout).map(Outcome::Passed),
+            Check::Sanitizer(sanitizer) => sanitizer.run(checkout),
+            Check::Examples => examples::run(checkout).map(Outcome::Passed),
+            Check::Outside => outside::run(checkout).map(|()| Outcome::Passed(Vec::new())),
+            Check::ShortRun(run) => run.run(checkout).map(|()| Outcome::Passed(Vec::new())),
+        };
+        let took = console::seconds(started.elapsed());
+        match &result {
+            Ok(Outcome::Passed(_)) => console::line(format_args!("== {name} passed in {took}")),
+            Ok(Outcome::Skipped(reason)) => {
+                console::line(format_args!("== {name} skipped: {reason}"));
+            }
+            Err(error) => {
+                console::line(format_args!("== {name} FAILED after {took}: {error}"));
+                console::line(format_args!("   repeat it with: {by_hand}"));
+            }
+        }
+        result.ok()
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Check::Cargo(check) => check.name.to_owned(),
+            Check::Examples => "examples".to_owned(),
+            Check::Outside => "projects outside".to_owned(),
+            Check::Sanitizer(sanitizer) => format!("CUDA emulator under {}", sanitizer.flag()),
+            Check::ShortRun(run) => run.name(),
+        }
+    }
+
+    /// The check as one would type it.
+    fn by_hand(&self, checkout: &Checkout) -> String {
+        match self {
+            Check::Cargo(check) => check.by_hand(checkout),
+            Check::Sanitizer(sanitizer) => sanitizer.by_hand(checkout),
+            Check::Examples | Check::Outside => {
+                format!("cargo xtask test --only '{}'", self.name())
+            }
+            Check::ShortRun(run) => run.by_hand(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fast_test_trains_nothing_and_sanitizes_nothing() {
+        let quick = CHECKS.len() + 1;
+        assert_eq!(checks(true).len(), quick);
+        assert_eq!(checks(false).len(), quick + Sanitizer::ALL.len() + 1 + RUNS.len());
+    }
+}
