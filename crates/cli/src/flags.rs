@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use bert4rs_train::console::{Console, ConsoleOptions, LogFormat};
 use bert4rs_train::presets::RECOMMENDED;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
@@ -23,7 +24,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Train a model on plain text.
-    Train(Box<TrainFlags>),
+    Train(Box<TrainCommandFlags>),
     /// Continue or answer prompts with a GPT or a T5.
     Generate(Box<GenerateFlags>),
     /// Say which tokens a BERT expects in the place of [MASK].
@@ -44,6 +45,8 @@ pub(crate) enum Command {
     Report(ReportFlags),
     /// Say what this machine and this libtorch can do.
     Doctor(DoctorFlags),
+    /// List what lies in the cache, ~/.cache/bert4rs, or remove what no run uses.
+    Cache(CacheFlags),
     /// Print what a shell needs to complete commands and flags.
     Completions(CompletionsFlags),
     /// Write a man page for each command.
@@ -89,7 +92,56 @@ impl ConfigFlags {
     }
 }
 
-/// Flags of `train`. A flag given twice has its last value.
+/// Flags of `train` alone.
+#[derive(Debug, Args)]
+pub(crate) struct TrainCommandFlags {
+    #[command(flatten)]
+    pub(crate) run: TrainFlags,
+    /// Tell what would run, its steps, tokens, time and memory, and leave nothing.
+    #[arg(long, conflicts_with_all = ["sweep", "find_lr"])]
+    pub(crate) dry_run: bool,
+    /// Find a learning rate: raise it to --lr, or 1, within --max-steps, or 200, and tell where the
+    /// loss fell fastest.
+    #[arg(long, conflicts_with = "sweep")]
+    pub(crate) find_lr: bool,
+    /// Train a run for each of these values, into folders within --out, and compare them. Given
+    /// for several keys, such as seed=1,2, each combination is trained.
+    #[arg(long, value_name = "KEY=A,B")]
+    pub(crate) sweep: Vec<String>,
+    /// Also write event files for TensorBoard.
+    #[arg(long)]
+    pub(crate) tensorboard: bool,
+    #[command(flatten)]
+    pub(crate) console: ConsoleFlags,
+}
+
+/// What a run shows.
+#[derive(Debug, Args)]
+pub(crate) struct ConsoleFlags {
+    /// Show nothing but warnings and errors.
+    #[arg(long, short)]
+    quiet: bool,
+    /// text, or json: an object a line.
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = log_format)]
+    log_format: LogFormat,
+}
+
+impl ConsoleFlags {
+    /// Where the run's messages go.
+    pub(crate) fn console(&self) -> Console {
+        Console::new(ConsoleOptions { quiet: self.quiet, format: self.log_format })
+    }
+}
+
+fn log_format(name: &str) -> Result<LogFormat, String> {
+    match name {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected text or json".into()),
+    }
+}
+
+/// What is trained. A flag given twice has its last value.
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
 pub(crate) struct TrainFlags {
@@ -114,8 +166,14 @@ pub(crate) struct TrainFlags {
     #[arg(long)]
     pub(crate) overwrite: bool,
     /// Optimizer steps.
-    #[arg(long, value_name = "N", value_parser = whole_number())]
+    #[arg(long, value_name = "N", value_parser = whole_number(), conflicts_with = "epochs")]
     pub(crate) max_steps: Option<u64>,
+    /// Passes over the corpus, instead of a number of steps.
+    #[arg(long, value_name = "N")]
+    pub(crate) epochs: Option<u32>,
+    /// Peak learning rate of AdamW; Muon's own is optimizer.muon.lr.
+    #[arg(long, value_name = "LR", allow_negative_numbers = true)]
+    pub(crate) lr: Option<f64>,
     /// Sequences a batch.
     #[arg(long, value_name = "N")]
     pub(crate) batch_size: Option<u32>,
@@ -223,6 +281,25 @@ pub(crate) struct ReportFlags {
     /// Replace the file that --out names.
     #[arg(long)]
     pub(crate) overwrite: bool,
+}
+
+/// Flags of `cache`.
+#[derive(Debug, Args)]
+pub(crate) struct CacheFlags {
+    /// What to do; without it, all is listed.
+    #[command(subcommand)]
+    pub(crate) action: Option<CacheAction>,
+}
+
+/// What `cache` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheAction {
+    /// Remove tokenized text that no run uses any more; it can be made again.
+    Trim {
+        /// Only what nobody has used for so many days.
+        #[arg(long, value_name = "DAYS", default_value_t = 0)]
+        older_than: u32,
+    },
 }
 
 /// Flags of `completions`.

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Command::Runs(flags) => commands::runs::run(&flags),
         Command::Report(flags) => commands::report::run(&flags),
         Command::Doctor(flags) => commands::doctor::run(&flags),
+        Command::Cache(flags) => commands::cache::run(&flags),
         Command::Completions(flags) => commands::completions::completions(&flags),
         Command::Man(flags) => commands::completions::man(&flags),
     })

@@ -48,6 +48,12 @@ pub enum Decay {
         /// Where the decay begins, counted from the start of the run.
         timescale: Length,
     },
+    /// `min^(1 - x)`: up from `min` to 1, by the same factor each step, which shows the rates
+    /// between which a model learns: the range test (arXiv 1506.01186) on an exponential scale.
+    RangeTest {
+        /// Factor at the start of the run.
+        min: f64,
+    },
     /// Warm-up, stable, decay: `1`, then down to `min` over the last `decay` of the run.
     Wsd {
         /// Length of the decay at the end.
@@ -117,6 +123,11 @@ impl ScheduleConfig {
         {
             return Err(refuse("min", min.to_string(), "must be from 0 to 1"));
         }
+        if let Decay::RangeTest { min } = self.decay
+            && !(min > 0.0 && min <= 1.0)
+        {
+            return Err(refuse("min", min.to_string(), "must be above 0, at most 1"));
+        }
         if matches!(self.decay, Decay::InverseSqrt { .. }) && start <= 0.0 {
             return Err(refuse("timescale", start.to_string(), "must be more than nothing"));
         }
@@ -171,6 +182,7 @@ impl Schedule {
             Decay::Cosine { min } => {
                 min + (1.0 - min) * 0.5 * (1.0 + (std::f64::consts::PI * x).cos())
             }
+            Decay::RangeTest { min } => min.powf(1.0 - x),
             Decay::InverseSqrt { .. } => (self.start / place.max(self.start)).sqrt(),
             Decay::Wsd { min, .. } => match self.curve {
                 DecayCurve::Linear => 1.0 - (1.0 - min) * x,
@@ -207,6 +219,7 @@ mod tests {
             (Decay::Linear { min: 0.0 }, [0.1, 0.5, 1.0, 1.0, 0.5, 0.011111, 0.0, 0.0]),
             (Decay::Linear { min: 0.2 }, [0.1, 0.5, 1.0, 1.0, 0.6, 0.208889, 0.2, 0.2]),
             (Decay::Cosine { min: 0.1 }, [0.1, 0.5, 1.0, 1.0, 0.55, 0.100274, 0.1, 0.1]),
+            (Decay::RangeTest { min: 1e-4 }, [0.1, 0.5, 1.0, 0.0001, 0.01, 0.902725, 1.0, 1.0]),
             (
                 Decay::InverseSqrt { timescale: Length::Steps(25) },
                 [0.1, 0.5, 1.0, 1.0, 0.6742, 0.502519, 0.5, 0.353553],

@@ -49,6 +49,8 @@ pub struct TrainingData {
     pub validation: Validation,
     /// What is known of model and data.
     pub facts: Facts,
+    /// Batches that show all text to train on once.
+    pub epoch_batches: u64,
 }
 
 /// Where an objective's batches come from.
@@ -57,6 +59,8 @@ pub(crate) struct Sources<S> {
     pub(crate) held_out: S,
     /// Batches that show all held-out text once.
     pub(crate) held_out_batches: u64,
+    /// Batches that show all text to train on once.
+    pub(crate) epoch_batches: u64,
     /// The token of padding.
     pub(crate) pad: i64,
 }
@@ -102,10 +106,11 @@ pub fn parts(
     let task = task(config, dataset.tokenizer, &params)?;
     let optimizer = OptimizerConfig { policy, ..config.optimizer.clone() };
     let optimizer = Optimizer::new(optimizer, params.params_mut())?;
-    let schedule = config.schedule.resolve(Horizon::Steps(config.train.max_steps))?;
+    let max_steps = data.steps(config);
+    let schedule = config.schedule.resolve(Horizon::Steps(max_steps))?;
     let (execution, no_graphs) = execution(config, device);
     let options = TrainOptions {
-        max_steps: config.train.max_steps,
+        max_steps,
         accumulate: config.train.accumulate,
         log_every: config.train.log_every,
         execution,
@@ -120,7 +125,7 @@ impl Parts {
     /// What libtorch throws.
     pub fn into_trainer(self) -> Result<(Trainer, Facts)> {
         let Self { task, params, data, optimizer, schedule, options, .. } = self;
-        let TrainingData { loader, validation, facts } = data;
+        let TrainingData { loader, validation, facts, .. } = data;
         let trainer = Trainer::new(task, loader, params, optimizer, schedule, options)?;
         Ok((trainer.with_validation(validation), facts))
     }
@@ -167,7 +172,7 @@ impl TrainingData {
     where
         S: BatchSource<Batch: TokenBatch> + 'static,
     {
-        let Sources { train, held_out, held_out_batches, pad } = sources;
+        let Sources { train, held_out, held_out_batches, epoch_batches, pad } = sources;
         let (execution, _) = execution(config, device);
         let options = LoaderOptions {
             device,
@@ -183,7 +188,19 @@ impl TrainingData {
             loader: Box::new(TokenLoader::new(train, options)?),
             validation: Validation::new(Box::new(held_out), held_out_batches.min(wanted.into())),
             facts,
+            epoch_batches,
         })
+    }
+
+    /// Optimizer steps of a run of `config`.
+    fn steps(&self, config: &Config) -> u64 {
+        match config.train.epochs {
+            0 => config.train.max_steps,
+            epochs => {
+                let batches = self.epoch_batches.saturating_mul(epochs.into());
+                batches.div_ceil(config.train.accumulate.into()).max(1)
+            }
+        }
     }
 }
 

@@ -1,23 +1,43 @@
 //! What a run shows: lines anyone can grep, and a bar where a person watches.
 
 use std::cell::RefCell;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::rc::Rc;
 
 use bert4rs_data::Progress;
 use bert4rs_tensor_core::load::MachineLoad;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::hook::{Control, Hook, StepContext};
-use crate::metrics::{MetricSink, StepRecord};
 use crate::output::print_line;
 use crate::summary::Summary;
+
+/// The form of what is shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// An object a line: `message`, `step` or `summary`.
+    Json,
+}
+
+/// What is shown, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConsoleOptions {
+    /// Nothing but warnings and errors.
+    pub quiet: bool,
+    /// The form.
+    pub format: LogFormat,
+}
 
 /// Where a run's messages go. Clones share one bar.
 #[derive(Debug, Clone)]
 pub struct Console {
+    options: ConsoleOptions,
     interactive: bool,
     shared: Rc<Shared>,
 }
@@ -31,15 +51,52 @@ struct Shared {
 }
 
 impl Console {
-    /// Standard output, with a progress bar if that is a terminal.
-    pub fn new() -> Self {
-        let interactive = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
-        Self { interactive, shared: Rc::default() }
+    /// Standard output, with a progress bar if that is a terminal and text is to be shown.
+    pub fn new(options: ConsoleOptions) -> Self {
+        let watched = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        let interactive = watched && !options.quiet && options.format == LogFormat::Text;
+        Self { options, interactive, shared: Rc::default() }
+    }
+
+    /// Whether a person watches a bar, rather than lines that go by.
+    pub fn is_interactive(&self) -> bool {
+        self.interactive
     }
 
     /// Prints a line above the bar. That it can't be printed is no reason to stop training:
     /// [`finish`](Self::finish) tells in the end.
     pub fn line(&self, text: &str) {
+        match self.options.format {
+            LogFormat::Text => self.print(text),
+            LogFormat::Json => self.object("message", &text),
+        }
+    }
+
+    /// The same for what a person should know even if they asked for quiet.
+    pub fn warning(&self, text: &str) {
+        if self.options.quiet {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        } else {
+            self.line(text);
+        }
+    }
+
+    /// Prints `{ NAME: value }`, where objects are shown; whether they are.
+    pub fn shows_object(&self, name: &str, value: &impl Serialize) -> bool {
+        if self.options.format == LogFormat::Json {
+            self.object(name, value);
+        }
+        self.options.format == LogFormat::Json
+    }
+
+    fn object(&self, name: &str, value: &impl Serialize) {
+        self.print(&json!({ name: value }).to_string());
+    }
+
+    fn print(&self, text: &str) {
+        if self.options.quiet {
+            return;
+        }
         let print = || {
             if let Err(error) = print_line(text) {
                 self.shared.failure.borrow_mut().get_or_insert(error);
@@ -58,7 +115,7 @@ impl Console {
             return;
         }
         let bar = ProgressBar::new(total);
-        let template = "{msg} {wide_bar} {pos}/{len} {eta}";
+        let template = "{bar:16} {pos}/{len} {msg} | {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
@@ -93,6 +150,13 @@ impl Console {
         }
     }
 
+    /// Replaces the text beside the bar.
+    pub fn set_message(&self, text: String) {
+        if let Some(bar) = &*self.shared.bar.borrow() {
+            bar.set_message(text);
+        }
+    }
+
     /// Removes the bar.
     pub fn end(&self) {
         if let Some(bar) = self.shared.bar.borrow_mut().take() {
@@ -111,6 +175,9 @@ impl Console {
 
     /// The closing table.
     pub fn summary(&self, summary: &Summary, folder: &Path) {
+        if self.shows_object("summary", summary) {
+            return;
+        }
         let mut rows = vec![
             ("total time", format!("{:.1} s", summary.total_time_s)),
             ("time to first step", format!("{:.2} s", summary.time_to_first_step_s)),
@@ -173,55 +240,6 @@ const MIB: f64 = 1024.0 * 1024.0;
 
 impl Default for Console {
     fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Shows training's steps: a line for each report, and a bar that moves with each step.
-#[derive(Debug, Clone)]
-pub struct Terminal {
-    console: Console,
-    max_steps: u64,
-}
-
-impl Terminal {
-    /// On `console`, for a run of `max_steps`.
-    pub fn new(console: &Console, max_steps: u64) -> Self {
-        console.begin("training", max_steps);
-        Self { console: console.clone(), max_steps }
-    }
-}
-
-impl MetricSink for Terminal {
-    fn steps(&mut self, records: &[StepRecord]) -> Result<()> {
-        let Some(latest) = records.last() else { return Ok(()) };
-        let held_out = latest.held_out.iter().flatten();
-        let held_out = held_out.map(|(name, mean)| format!(" | Held-out {name}: {mean:.4}"));
-        self.console.line(&format!(
-            "Step {}/{} | Loss: {:.4} | Tokens/s: {:.0} | Time: {:.1}s{}",
-            latest.step,
-            self.max_steps,
-            latest.loss,
-            latest.tokens_per_s,
-            latest.time_s,
-            held_out.collect::<String>()
-        ));
-        Ok(())
-    }
-
-    fn warning(&mut self, text: &str) {
-        self.console.line(text);
-    }
-}
-
-impl Hook for Terminal {
-    fn on_step(&mut self, step: &StepContext<'_>, _: &mut Control) -> Result<()> {
-        self.console.advance_to(step.step);
-        Ok(())
-    }
-
-    fn on_end(&mut self) -> Result<()> {
-        self.console.end();
-        Ok(())
+        Self::new(ConsoleOptions::default())
     }
 }

@@ -6,6 +6,7 @@ use bert4rs_data::{
     Dataset, DatasetOptions, Objective, Progress, TokenizerChoice, TokenizerTraining,
 };
 
+use crate::cache;
 use crate::config::{Config, Family};
 use crate::error::{Error, Result};
 
@@ -33,7 +34,7 @@ pub(crate) fn prepare(config: &Config, progress: &mut dyn FnMut(Progress)) -> Re
         objective,
         tokenizer,
         held_out_fraction: config.data.held_out,
-        cache: cache_folder()?,
+        cache: cache::datasets()?,
     };
     let dataset = bert4rs_data::prepare(&options, &mut |step| progress(step))?;
     let found = dataset.tokenizer.vocab_size();
@@ -47,17 +48,4 @@ pub(crate) fn prepare(config: &Config, progress: &mut dyn FnMut(Progress)) -> Re
         });
     }
     Ok(dataset)
-}
-
-/// Where tokenized corpora are kept, for all projects of this user.
-fn cache_folder() -> Result<PathBuf> {
-    let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let base = from("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| from("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    base.map(|base| base.join("bert4rs").join("tokens")).ok_or_else(|| Error::Config {
-        origin: "environment".into(),
-        key: "HOME".into(),
-        reason: "neither XDG_CACHE_HOME nor HOME is set; set one, to keep tokenized text".into(),
-    })
 }

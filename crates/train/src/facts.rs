@@ -1,5 +1,7 @@
 //! What is known of a run's model and data before it begins.
 
+use std::path::PathBuf;
+
 use bert4rs_data::Dataset;
 
 /// Numbers and words about model and data, for summaries and people.
@@ -9,6 +11,8 @@ pub struct Facts {
     pub flops_per_token: f64,
     /// Entropy of the labels' frequencies, in nats: the loss of knowing these alone.
     pub unigram_entropy: f64,
+    /// The folder of the tokens in the cache.
+    pub dataset: PathBuf,
     /// Lines that say what is learned from.
     pub description: Vec<String>,
 }
@@ -21,6 +25,7 @@ impl Facts {
             Some(share) => format!(", {:.2}% unknown tokens", 100.0 * share),
             None => String::new(),
         };
+        self.dataset = dataset.folder.clone();
         self.description = vec![
             format!(
                 "data       {:.2} M tokens in {} documents, {} documents held out, \

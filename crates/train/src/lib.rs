@@ -10,6 +10,7 @@
 //! | [`task`] | what is learned: a model, its loss, its metrics, how it is kept |
 //! | [`loader`], [`batch`] | where batches come from, and what they hold |
 //! | [`hook`] | code of others within the loop |
+//! | [`divergence`] | when losses tell that training has come apart |
 //! | [`metrics`] | what is recorded of steps, and its outlets |
 //! | [`evaluation`] | the model measured on held-out text |
 //! | [`execution`] | how a step's work is launched |
@@ -19,15 +20,20 @@
 //! | [`config`], [`presets`], [`model_zoo`] | every key; named sets of values; published models |
 //! | [`build`](mod@build) | the parts of a run, made from a configuration |
 //! | [`run`] | `bert4rs train`: all of the above |
+//! | [`rehearsal`] | what a run would be, and with which learning rate |
 //! | [`profile`] | a few steps with every operation timed |
 //! | [`memory_plan`] | what a run will hold, before it begins |
+//! | [`lr_range`] | the test that finds a learning rate |
+//! | [`cache`] | the user's cache: what lies in it, and which runs use it |
 //! | [`capacity`] | what this machine has: limits of what a run may ask for |
 //! | [`report`] | what runs left: a list, and a page of curves |
-//! | [`console`] | what a person sees |
+//! | [`tensorboard`] | TensorBoard's event files |
+//! | [`console`], [`terminal`] | what a person sees of a run, and of its steps |
 //! | [`output`] | standard output, whose failures count |
 
 pub mod batch;
 pub mod build;
+pub mod cache;
 pub mod capacity;
 mod captured_steps;
 pub mod clock;
@@ -35,6 +41,7 @@ pub mod config;
 pub mod console;
 mod dataset;
 pub mod description;
+pub mod divergence;
 mod error;
 pub mod evaluation;
 pub mod execution;
@@ -42,6 +49,7 @@ pub mod facts;
 mod gradients;
 pub mod hook;
 pub mod loader;
+pub mod lr_range;
 pub mod machine;
 pub mod memory_plan;
 pub mod metrics;
@@ -51,11 +59,14 @@ mod nearest;
 pub mod output;
 pub mod presets;
 pub mod profile;
+pub mod rehearsal;
 pub mod report;
 pub mod run;
 pub mod run_folder;
 pub mod summary;
 pub mod task;
+pub mod tensorboard;
+pub mod terminal;
 mod train_step;
 pub mod trainer;
 

@@ -151,7 +151,9 @@ impl Trainer {
     /// What batches and the machine refuse.
     pub fn step(&mut self) -> Result<StepOutcome> {
         let factor = self.schedule.factor(self.steps as f64);
+        let waited_before = self.loader.waited();
         let (batches, size, digests) = self.batches_of_step()?;
+        let waited = self.loader.waited().saturating_sub(waited_before);
         let (loss, grad_norm) = match &mut self.captured {
             Some(captured) => captured.step(&mut self.work, &batches, size.labels, factor)?,
             None => {
@@ -166,7 +168,7 @@ impl Trainer {
         let muon_lr = optimizer.muon.as_ref().map(|muon| muon.lr * factor);
         let device_bytes = memory::of_device(self.work.params.device())?;
         let device_bytes = device_bytes.map(|memory| memory.allocated);
-        Ok(StepOutcome { loss, size, lr, muon_lr, grad_norm, device_bytes, digests })
+        Ok(StepOutcome { loss, size, lr, muon_lr, grad_norm, device_bytes, waited, digests })
     }
 
     /// The batches of one step, on the device.

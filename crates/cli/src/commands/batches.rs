@@ -28,7 +28,7 @@ pub(crate) fn run(flags: &BatchesFlags) -> Result<ExitCode> {
             format!("{} batches are more than the memory of this machine holds", flags.count);
         return Err(refuse("--count", &reason));
     }
-    let console = Console::new();
+    let console = Console::default();
     let mut loader = build::training_data(&config, &mut console.preparation())?.loader;
     console.end();
     let mut tensors = Vec::new();

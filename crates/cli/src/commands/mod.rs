@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub(crate) mod batches;
+pub(crate) mod cache;
 pub(crate) mod completions;
 mod config;
 pub(crate) mod doctor;
@@ -12,6 +13,7 @@ pub(crate) mod presets;
 pub(crate) mod profile;
 pub(crate) mod report;
 pub(crate) mod runs;
+mod sweep;
 pub(crate) mod train;
 
 use std::io::Write;

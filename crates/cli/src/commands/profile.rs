@@ -29,7 +29,7 @@ pub(crate) fn run(flags: &ProfileFlags) -> Result<ExitCode> {
     let config = config_to_run(&overlays)?;
     let out = flags.train.out.clone().unwrap_or_else(|| default_path("profile"));
     let folder = ClaimedFolder::claim(&out, flags.train.overwrite)?;
-    let console = Console::new();
+    let console = Console::default();
     profile::run(&config, flags.warmup_steps, folder, &console)?;
     console.finish()?;
     Ok(ExitCode::SUCCESS)

@@ -21,13 +21,18 @@ pub(crate) fn run(flags: &RunsFlags) -> Result<ExitCode> {
         runs.iter().try_for_each(|run| print_line(&object(run).to_string()))?;
         return Ok(ExitCode::SUCCESS);
     }
+    print_table(&runs)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A line a run.
+pub(super) fn print_table(runs: &[RecordedRun]) -> Result<()> {
     let width = runs.iter().map(|run| run.name().chars().count()).max().unwrap_or(0).max(3);
     print_line(&row(width, ["run", "status", "step", "loss", "held-out", "tokens/s", "size"]))?;
-    for run in &runs {
+    runs.iter().try_for_each(|run| {
         let cells = cells(run);
-        print_line(&row(width, cells.each_ref().map(String::as_str)))?;
-    }
-    Ok(ExitCode::SUCCESS)
+        print_line(&row(width, cells.each_ref().map(String::as_str)))
+    })
 }
 
 fn row(width: usize, [name, status, step, loss, held_out, speed, size]: [&str; 7]) -> String {

@@ -3,26 +3,92 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_train::clock::ProcessClock;
 use bert4rs_train::config::{Config, Overlay, resolve_to_run};
 use bert4rs_train::console::Console;
 use bert4rs_train::presets::note_on_speed;
 use bert4rs_train::run_folder::{ClaimedFolder, default_path};
-use bert4rs_train::{Error, Result, run};
+use bert4rs_train::{Error, Result, rehearsal, run};
+use toml::{Table, Value};
 
 use super::config::config_overlays;
-use crate::flags::TrainFlags;
+use super::sweep;
+use crate::flags::{TrainCommandFlags, TrainFlags};
 
-pub(crate) fn run(flags: &TrainFlags, clock: ProcessClock) -> Result<ExitCode> {
-    let config = config_to_run(&overlays(flags)?)?;
+pub(crate) fn run(flags: &TrainCommandFlags, clock: ProcessClock) -> Result<ExitCode> {
+    let (run_flags, console) = (&flags.run, flags.console.console());
+    if !flags.sweep.is_empty() {
+        return sweep::run(flags);
+    }
+    let mut overlays = overlays(run_flags)?;
+    if flags.find_lr {
+        overlays.extend(rising_lr(run_flags));
+        return find_lr(&config_to_run(&overlays)?, &console);
+    }
+    if flags.tensorboard {
+        overlays.push(Overlay::single("--tensorboard", "train.tensorboard", true));
+    }
+    let config = config_to_run(&overlays)?;
+    if flags.dry_run {
+        say_notes(run_flags, &config, &console)?;
+        rehearsal::dry_run(&config, &console)?;
+    } else {
+        let name = run_flags.config.presets().join("+");
+        let out = run_flags.out.clone().unwrap_or_else(|| default_path(&name));
+        let folder = ClaimedFolder::claim(&out, run_flags.overwrite)?;
+        say_notes(run_flags, &config, &console)?;
+        run::train(&config, folder, &console, clock)?;
+    }
+    console.finish()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a person should know of what they chose.
+fn say_notes(flags: &TrainFlags, config: &Config, console: &Console) -> Result<()> {
     let presets = flags.config.presets();
-    let out = flags.out.clone().unwrap_or_else(|| default_path(&presets.join("+")));
-    let folder = ClaimedFolder::claim(&out, flags.overwrite)?;
-    let console = Console::new();
     if let Some(note) = note_on_speed(&presets)?.filter(|_| flags.config.config.is_none()) {
         console.line(&format!("preset     {}: {note}", presets.join("+")));
     }
-    run::train(&config, folder, &console, clock)?;
+    let device = config.compute.device.parse::<DeviceChoice>()?.resolve()?;
+    let (precision, _) = config.compute.precision.resolve(device);
+    for why in config.idle_settings(precision) {
+        console.line(&format!("no effect  {why}"));
+    }
+    Ok(())
+}
+
+/// A rate that rises over the whole run, over the values that are asked for.
+fn rising_lr(flags: &TrainFlags) -> Vec<Overlay> {
+    /// The first rate, as a share of the last.
+    const FIRST: f64 = 1e-6;
+    const HIGHEST: f64 = 1.0;
+    const STEPS: i64 = 200;
+    let shape = [("shape", Value::from("range_test")), ("min", FIRST.into())];
+    let shape: Table = shape.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let none = Table::from_iter([("steps".to_owned(), Value::from(0))]);
+    let mut overlays = vec![
+        Overlay::single("--find-lr", "schedule.decay", shape),
+        Overlay::single("--find-lr", "schedule.warmup", none),
+    ];
+    if flags.lr.is_none() {
+        overlays.push(Overlay::single("--find-lr", "optimizer.adamw.lr", HIGHEST));
+    }
+    if flags.max_steps.is_none() && flags.epochs.is_none() {
+        overlays.push(Overlay::single("--find-lr", "train.max_steps", STEPS));
+    }
+    overlays
+}
+
+fn find_lr(config: &Config, console: &Console) -> Result<ExitCode> {
+    let found = rehearsal::find_lr(config, console)?;
+    console.line(&match found {
+        Some(found) => format!(
+            "the loss fell fastest at {:.1e} and was lowest at {:.1e}; try --lr {:.1e}",
+            found.lr, found.lowest_at, found.lr
+        ),
+        None => "the loss fell at no rate; give more steps, or look at the data".into(),
+    });
     console.finish()?;
     Ok(ExitCode::SUCCESS)
 }
@@ -33,6 +99,7 @@ pub(crate) fn overlays(flags: &TrainFlags) -> Result<Vec<Overlay>> {
     let numbers = [
         ("--seed", "seed", flags.seed),
         ("--max-steps", "train.max_steps", flags.max_steps),
+        ("--epochs", "train.epochs", flags.epochs.map(u64::from)),
         ("--batch-size", "data.batch_size", flags.batch_size.map(u64::from)),
         ("--seq-len", "data.seq_len", flags.seq_len.map(u64::from)),
         ("--hidden-size", "model.hidden_size", flags.hidden_size.map(u64::from)),
@@ -45,6 +112,12 @@ pub(crate) fn overlays(flags: &TrainFlags) -> Result<Vec<Overlay>> {
         // The flags take no larger numbers than TOML does.
         let value = i64::try_from(value).unwrap_or(i64::MAX);
         overlays.push(Overlay::single(flag, key, value));
+    }
+    if flags.max_steps.is_some() {
+        overlays.push(Overlay::single("--max-steps", "train.epochs", 0));
+    }
+    if let Some(lr) = flags.lr {
+        overlays.push(Overlay::single("--lr", "optimizer.adamw.lr", lr));
     }
     if let Some(device) = &flags.device {
         overlays.push(Overlay::single("--device", "compute.device", device.as_str()));

@@ -26,6 +26,7 @@ fn check_corpus(contents: &[u8], parts: &[&str]) {
 #[test]
 fn what_only_a_gpu_has() {
     check(&["--set", "compute.tf32=true"], &["compute.tf32", "no CUDA device", "leave it false"]);
+    check(&["--set", "compute.cuda_kernels=true"], &["compute.cuda_kernels", "leave it false"]);
     check(&["--set", "compute.execution=on"], &["compute.execution", "eager", "cuda_graphs"]);
 }
 
@@ -81,6 +82,9 @@ fn configuration() {
     check(&["--set", "model.attention_dropout=0.1"], &["compute.attention = \"plain\""]);
     check(&["--model", "t5", "--set", "compute.attention=varlen"], &["compute.attention", "bias"]);
     check(&["--set", "compute.precision=fp8"], &["compute.precision", "fp8", "bf16"]);
+    check(&["--model", "t5", "--set", "data.mask_rate=1"], &["data.mask_rate", "0.5"]);
+    check(&["--model", "t5", "--seq-len", "4096"], &["data.seq_len", "spans", "data.mean_span"]);
+    check(&["--model", "gpt", "--vocab-size", "100"], &["--vocab-size: model.vocab_size", "below"]);
     check(&["--model", "t5", "--set", "compute.attention=flash"], &["compute.attention", "fused"]);
     check(&["--preset", "recomended"], &["did you mean \"recommended\"?"]);
     check(&["--preset", "xyz"], &["there are: baseline, "]);

@@ -4,12 +4,14 @@
 
 mod bad_input;
 mod batches;
+mod cache;
 mod completions;
 mod forward;
 mod models;
 mod output;
 mod presets;
 mod profile;
+mod rehearsal;
 mod run_folder;
 mod runs;
 mod support;

@@ -1,4 +1,4 @@
-//! `bert4rs runs` and `bert4rs report`.
+//! `bert4rs runs`, `bert4rs report` and `bert4rs train --sweep`.
 
 use crate::support::Sandbox;
 
@@ -37,4 +37,28 @@ fn runs_are_listed_and_held_against_each_other() {
     }
     sandbox.run(&["report", "runs/one"]).refuses(&["report.html", "--overwrite"]);
     sandbox.run(&["report", "runs/mine", "--out", "b.html"]).refuses(&["runs/mine", "no run"]);
+}
+
+#[test]
+fn a_sweep_trains_every_combination_and_compares_them() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    let sweep = ["--sweep", "optimizer.adamw.lr=1e-4,1e-3", "--sweep", "seed=1,2"];
+    let more = ["--out", "sweep", "--max-steps", "2"];
+    let shown = sandbox.train(&[&sweep, &more[..]].concat()).succeeds().stdout;
+    let folders = ["lr=1e-4,seed=1", "lr=1e-4,seed=2", "lr=1e-3,seed=1", "lr=1e-3,seed=2"];
+    let mut expected: Vec<String> =
+        (1..).zip(folders).map(|(number, folder)| format!("{number:02}-{folder}")).collect();
+    for folder in &expected {
+        assert!(shown.contains(&format!("\n{folder}  finished")), "{folder}: {shown}");
+    }
+    let config = std::fs::read_to_string(sandbox.path("sweep/04-lr=1e-3,seed=2/config.toml"));
+    assert!(config.unwrap().starts_with("seed = 2\n"));
+    expected.push("report.html".into());
+    assert_eq!(sandbox.list("sweep"), expected);
+
+    sandbox.train(&[&sweep, &more[..]].concat()).refuses(&["sweep", "--overwrite"]);
+    sandbox.train(&["--sweep", "model.num_heads=2,5", "--out", "no"]).refuses(&["num_heads", "5"]);
+    sandbox.train(&["--sweep", "seed", "--out", "no"]).refuses(&["--sweep", "KEY=A,B"]);
+    assert_eq!(sandbox.list("no"), [""; 0]);
 }

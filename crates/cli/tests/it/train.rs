@@ -107,6 +107,31 @@ fn presets_train_the_same_model_in_every_family() {
 }
 
 #[test]
+fn a_run_that_comes_apart_ends_with_exit_code_1() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    // Losses stay finite: far above a guess is enough.
+    let fast = ["--lr", "1e4", "--set", "schedule.warmup={ steps = 0 }"];
+    sandbox.train(&fast).fails(&["diverged", "optimizer.adamw.lr"]);
+    assert!(!losses(&sandbox, "run").is_empty(), "what was recorded stays");
+    // Even where the only update shows in the held-out loss alone.
+    let one = ["--max-steps", "1", "--out", "one"];
+    sandbox.train(&[&fast, &one[..]].concat()).fails(&["the held-out loss", "diverged"]);
+}
+
+#[test]
+fn settings_without_effect_are_said() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    let masters = "optimizer.masters=bf16_residual";
+    let idle = ["--set", masters, "--set", "compute.precision=fp32", "--max-steps", "1"];
+    let shown = sandbox.train(&idle).succeeds().stdout;
+    assert!(shown.contains("no effect  optimizer.masters"), "{shown}");
+    let shown = sandbox.train(&["--max-steps", "1", "--out", "other"]).succeeds().stdout;
+    assert!(!shown.contains("no effect"), "{shown}");
+}
+
+#[test]
 fn every_departure_trains() {
     let sandbox = Sandbox::new();
     sandbox.corpus();

@@ -38,6 +38,10 @@ impl Config {
                 return Err((key.into(), reason));
             }
         }
+        if self.compute.cuda_kernels && self.is_on_cpu() {
+            let reason = "there is no CUDA device that it could act on; leave it false";
+            return Err(("compute.cuda_kernels".into(), reason.into()));
+        }
         capacity::memory_bytes().map_or(Ok(()), |memory| self.check_memory(memory))
     }
 
@@ -80,8 +84,7 @@ impl Config {
             ),
         ];
         // What a GPU holds is not this machine's.
-        let device = self.compute.device.parse::<DeviceChoice>().and_then(DeviceChoice::resolve);
-        if !device.is_ok_and(|device| device == Device::Cpu) {
+        if !self.is_on_cpu() {
             return needs;
         }
         let hidden = u128::from(model.hidden_size);
@@ -108,6 +111,11 @@ impl Config {
         let logits = if all_logits { tokens * u128::from(model.vocab_size) * 4 } else { 0 };
         needs[0].bytes = batch.saturating_add(kept).saturating_add(logits);
         needs
+    }
+
+    fn is_on_cpu(&self) -> bool {
+        let device = self.compute.device.parse::<DeviceChoice>().and_then(DeviceChoice::resolve);
+        device.is_ok_and(|device| device == Device::Cpu)
     }
 
     /// Bytes of a batch at least.

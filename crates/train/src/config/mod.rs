@@ -4,6 +4,9 @@
 //! presets, files and flags over.
 
 mod families;
+#[cfg(test)]
+mod fuzz;
+mod idle;
 mod limits;
 mod model;
 mod overlays;
@@ -121,14 +124,18 @@ pub struct DataConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoopConfig {
-    /// Optimizer steps.
+    /// Optimizer steps, where `epochs` is 0.
     pub max_steps: u64,
+    /// Passes over the corpus; 0 means that `max_steps` decides.
+    pub epochs: u32,
     /// Batches a step.
     pub accumulate: u32,
     /// Steps between two lines on the terminal.
     pub log_every: u64,
     /// Held-out sequences to measure the loss on at the end; 0 measures nothing.
     pub eval_sequences: u32,
+    /// Whether TensorBoard's event files are written too.
+    pub tensorboard: bool,
 }
 
 impl Config {

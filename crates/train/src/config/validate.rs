@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use bert4rs_data::packing::Framing;
+use bert4rs_data::{Noise, Objective};
 use bert4rs_models::checkpointing::ActivationCheckpointing;
 use bert4rs_optim::schedule::Horizon;
 use bert4rs_tensor_core::attention;
@@ -13,6 +15,12 @@ use super::{Config, Family, leaves};
 
 /// Ten times the deepest transformer that was ever published.
 const MOST_LAYERS: u64 = 10_000;
+
+/// Sentinels of a tokenizer that is trained for T5, as published.
+const SENTINELS: usize = 100;
+
+/// What `data.tokenizer` says where the tokenizer is trained on the corpus.
+const TRAINED: &str = "train";
 
 /// The key at fault and the reason.
 type Fault = (String, String);
@@ -158,6 +166,7 @@ impl Config {
         }
         self.validate_spans()?;
         self.validate_tokenizer()?;
+        self.validate_vocabulary()?;
         within("data.held_out", data.held_out, 0.0, 0.5)?;
         at_least("data.workers", data.workers.into(), 1)
     }
@@ -170,7 +179,7 @@ impl Config {
             let reason = format!("{coverage} is not above 0 and at most 1");
             return Err(("data.character_coverage".into(), reason));
         }
-        let loaded = data.tokenizer != "train";
+        let loaded = data.tokenizer != TRAINED;
         if loaded && coverage != 0.9995 {
             let reason = "data.tokenizer is not trained, but loaded; leave it out";
             return Err(("data.character_coverage".into(), reason.into()));
@@ -198,8 +207,48 @@ impl Config {
                 absent("mask_rate", data.mask_rate, 0.15, "hides no tokens")?;
                 absent("mean_span", data.mean_span, 3.0, "hides no tokens")
             }
-            Family::T5 => within("data.mean_span", data.mean_span, 1.0, 100.0),
+            Family::T5 => {
+                // More noise than text can't be parted by it.
+                within("data.mask_rate", data.mask_rate, 0.0, 0.5)?;
+                within("data.mean_span", data.mean_span, 1.0, 100.0)?;
+                self.validate_sentinels()
+            }
         }
+    }
+
+    /// Each span of a piece needs a sentinel of its own, of which a trained tokenizer has
+    /// [`SENTINELS`]; one that is loaded is looked at when it is.
+    fn validate_sentinels(&self) -> Result<(), Fault> {
+        let data = &self.data;
+        if data.tokenizer != TRAINED {
+            return Ok(());
+        }
+        let noise = Noise { rate: data.mask_rate, mean_span: data.mean_span };
+        let longest = Framing::Spans(noise).max_tokens(data.seq_len.into());
+        let (_, spans) = noise.counts(longest as usize);
+        if spans <= SENTINELS {
+            return Ok(());
+        }
+        let reason = format!(
+            "a text of {} tokens has {spans} spans, and T5 {SENTINELS} sentinels to mark them; \
+             lower it, or raise data.mean_span",
+            data.seq_len
+        );
+        Err(("data.seq_len".into(), reason))
+    }
+
+    /// A tokenizer that is trained has room for bytes and special tokens.
+    fn validate_vocabulary(&self) -> Result<(), Fault> {
+        if self.data.tokenizer != TRAINED {
+            return Ok(());
+        }
+        let objective = match self.model.family {
+            Family::Bert => Objective::MaskedTokens,
+            Family::Gpt => Objective::NextTokens,
+            Family::T5 => Objective::Spans,
+        };
+        let least = objective.min_vocab_size() as u64;
+        at_least("model.vocab_size", self.model.vocab_size.into(), least)
     }
 
     /// The optimizer and its schedule know their own rules.

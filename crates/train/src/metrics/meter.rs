@@ -76,6 +76,7 @@ impl Meter {
             grad_norm: f64::NAN,
             step_time_s: time.as_secs_f64(),
             time_s: since_start.as_secs_f64(),
+            data_wait_s: outcome.waited.as_secs_f64(),
             held_out: None,
             resident_bytes: resident,
             device_bytes: outcome.device_bytes,

@@ -12,6 +12,7 @@ pub mod meter;
 pub mod sink;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bert4rs_tensor_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,9 @@ pub struct StepRecord {
     pub step_time_s: f64,
     /// Time since the process began, in seconds.
     pub time_s: f64,
+    /// Time in which the step waited for its batches, in seconds.
+    #[serde(default)]
+    pub data_wait_s: f64,
     /// What was measured on held-out text after the step, by name; absent where nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<BTreeMap<String, f64>>,
@@ -78,6 +82,8 @@ pub struct StepOutcome {
     pub grad_norm: Tensor,
     /// Bytes in tensors on the GPU, if it is one.
     pub device_bytes: Option<u64>,
+    /// Time in which it waited for its batches.
+    pub waited: Duration,
     /// Hashes of its batches.
     pub digests: Vec<BatchDigest>,
 }

@@ -95,8 +95,10 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
         seed: config.seed,
     };
     let held_out = CausalBatches::held_out(Arc::clone(&dataset.held_out), end, options)?;
+    let train = CausalBatches::train(Arc::clone(&dataset.train), end, options)?;
     let sources = Sources {
-        train: CausalBatches::train(Arc::clone(&dataset.train), end, options)?,
+        epoch_batches: train.batches_per_epoch(),
+        train,
         held_out_batches: held_out.batches_per_epoch(),
         held_out,
         pad: end.into(),
@@ -107,7 +109,7 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
     let facts = Facts {
         flops_per_token: config.gpt(end).flops_per_token(config.data.seq_len.into()),
         unigram_entropy: unigram::entropy_with(of_text, tokens as u64, &[documents as u64]),
-        description: Vec::new(),
+        ..Facts::default()
     };
     TrainingData::new(config, device, sources, facts.describing(dataset))
 }

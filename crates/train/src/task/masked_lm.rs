@@ -92,8 +92,10 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
         seed: config.seed,
     };
     let held_out = MlmBatches::held_out(Arc::clone(&dataset.held_out), vocabulary, options)?;
+    let train = MlmBatches::train(Arc::clone(&dataset.train), vocabulary, options)?;
     let sources = Sources {
-        train: MlmBatches::train(Arc::clone(&dataset.train), vocabulary, options)?,
+        epoch_batches: train.batches_per_epoch(),
+        train,
         held_out_batches: held_out.batches_per_epoch(),
         held_out,
         pad: pad.into(),
@@ -102,7 +104,7 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
     let facts = Facts {
         flops_per_token: config.bert(pad).flops_per_token(length as i64, masked / length as f64),
         unigram_entropy: dataset.summary.unigram_entropy,
-        description: Vec::new(),
+        ..Facts::default()
     };
     TrainingData::new(config, device, sources, facts.describing(dataset))
 }

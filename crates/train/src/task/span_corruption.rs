@@ -114,9 +114,10 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
         flops_per_token: flops / (f64::from(source) + target as f64),
         // Sentinels and ends are predicted too.
         unigram_entropy: train.target_entropy(dataset.summary.unigram_entropy),
-        description: Vec::new(),
+        ..Facts::default()
     };
     let held_out_batches = held_out.batches_per_epoch();
-    let sources = Sources { train, held_out, held_out_batches, pad };
+    let epoch_batches = train.batches_per_epoch();
+    let sources = Sources { train, held_out, held_out_batches, epoch_batches, pad };
     TrainingData::new(config, device, sources, facts.describing(dataset))
 }
