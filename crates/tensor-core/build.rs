@@ -95,7 +95,12 @@ fn compile_shim(include: &Path) {
     // The folder: all that `unity.cpp` includes.
     println!("cargo:rerun-if-changed=csrc");
     // Thin wrappers gain nothing from more.
-    compiler(include).file("csrc/unity.cpp").opt_level(1).compile("bert4rs_shim");
+    compiler(include)
+        .include("csrc")
+        .define("USE_C10D_GLOO", None)
+        .file("csrc/unity.cpp")
+        .opt_level(1)
+        .compile("bert4rs_shim");
 }
 
 /// Links every library of `lib`, and of the wheels beside the `real` place, into a folder below

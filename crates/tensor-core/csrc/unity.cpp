@@ -5,6 +5,7 @@
 #include "custom_function.cpp"
 #include "device.cpp"
 #include "library.cpp"
+#include "process_group.cpp"
 #include "profiler.cpp"
 #include "random_state.cpp"
 #include "stream.cpp"

@@ -61,6 +61,43 @@ pub enum Error {
         /// Why not, and what to choose instead.
         reason: String,
     },
+    /// Another process of the run ended, hangs or left.
+    #[error("rank {rank}, {op}: {reason}")]
+    Distributed {
+        /// This process.
+        rank: usize,
+        /// What it asked of the others.
+        op: &'static str,
+        /// Who is missing, and the words of the library that noticed.
+        reason: String,
+    },
+    /// Processes that were started together were given unlike things to do.
+    #[error(
+        "the processes of this run differ in {what}: rank {rank} has {own}, rank {other} has \
+         {found}; start all with the same program, configuration and data"
+    )]
+    Disagreement {
+        /// What differs.
+        what: String,
+        /// This process.
+        rank: usize,
+        /// Its value.
+        own: String,
+        /// The other process.
+        other: usize,
+        /// The other's value.
+        found: String,
+    },
+    /// A launcher's variable that is missing or makes no sense.
+    #[error("environment variable {variable} = {value:?}: {reason}")]
+    Launch {
+        /// The variable.
+        variable: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file or folder could not be read or written.
     #[error("{path}: {source}")]
     Io {

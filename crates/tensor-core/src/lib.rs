@@ -15,6 +15,7 @@
 //! | [`graph`] | CUDA graphs |
 //! | [`stream`] | libtorch's CUDA streams, for kernels of our own |
 //! | [`copy_stream`] | a CUDA stream for copies beside other work |
+//! | [`distributed`] | processes that train together |
 //! | [`files`] | files mapped into memory |
 //! | [`parallel`] | work shared out to libtorch's threads |
 //! | [`threads`] | how many threads there are, and how they wait |
@@ -34,6 +35,7 @@ pub mod autograd;
 pub mod copy_stream;
 pub mod cpu;
 pub mod device;
+pub mod distributed;
 pub mod error;
 pub mod files;
 pub mod fp8;

@@ -152,7 +152,9 @@ impl Error {
                 | Self::Diverged { .. }
                 | Self::Other(_)
                 | Self::Optim(bert4rs_optim::Error::NonFinite { .. })
-                | Self::Core(Core::Torch { .. } | Core::OutOfMemory { .. })
+                | Self::Core(
+                    Core::Torch { .. } | Core::OutOfMemory { .. } | Core::Distributed { .. }
+                )
         );
         !is_machines && !self.is_full_disk()
     }

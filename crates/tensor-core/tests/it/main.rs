@@ -6,6 +6,7 @@ mod attention;
 mod autograd;
 mod copy_stream;
 mod device;
+mod distributed;
 mod error;
 mod graph;
 mod machine;
