@@ -39,6 +39,7 @@
 //! | [`masters`] | exact FP32 values beside weights of lower precision |
 //! | [`implementation`] | updates by libtorch's operations or by our kernels |
 //! | [`memory`] | bytes that all this holds, before it is made |
+//! | [`sharding`] | one optimizer over many processes |
 //! | [`schedule`] | learning rate over a run |
 
 pub mod adamw;
@@ -56,6 +57,7 @@ pub mod optimizer;
 pub mod polar;
 mod scalars;
 pub mod schedule;
+pub mod sharding;
 mod verdict;
 
 pub use adamw::AdamwConfig;
@@ -66,3 +68,4 @@ pub use implementation::UpdateImplementation;
 pub use masters::Masters;
 pub use muon::MuonConfig;
 pub use optimizer::{Optimizer, StepReport};
+pub use sharding::ShardedOptimizer;

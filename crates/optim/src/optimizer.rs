@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use bert4rs_tensor_core::distributed::{ProcessGroup, Solo};
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
 use bert4rs_tensor_core::{Kind, Tensor, safetensors};
@@ -18,9 +19,11 @@ use crate::scalars::upload;
 use crate::verdict::{Verdict, VerdictReport};
 
 /// Name of steps taken, steps skipped, and those skipped in a row, as saved.
-const COUNTERS: &str = "optimizer.counters";
+pub(crate) const COUNTERS: &str = "optimizer.counters";
 /// Name of the steps that a parameter of AdamW has taken, as saved.
-const STEP: &str = "step";
+pub(crate) const STEP: &str = "step";
+/// Name of the bits that a BF16 weight lacks, as saved.
+pub(crate) const BF16_RESIDUAL: &str = "bf16_residual";
 
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,6 +74,18 @@ impl Optimizer {
     pub fn new(config: OptimizerConfig, params: &mut [Param]) -> Result<Self> {
         config.validate()?;
         let rules = group::partition(params, config.muon.is_some(), &config.assignments)?;
+        if let Some(muon) = &config.muon {
+            muon.check_splits(params, &rules)?;
+        }
+        Self::with_rules(config, params, &rules)
+    }
+
+    /// [`new`](Self::new) where each parameter's rule is known.
+    pub(crate) fn with_rules(
+        config: OptimizerConfig,
+        params: &mut [Param],
+        rules: &[UpdateRule],
+    ) -> Result<Self> {
         let mine = |mine: UpdateRule| rules.iter().map(|rule| *rule == mine).collect::<Vec<_>>();
         let adamw = Adamw::new(&config.adamw, &config.policy, params, &mine(UpdateRule::Adamw))?;
         let muon = config.muon.as_ref();
@@ -78,7 +93,7 @@ impl Optimizer {
             .map(|muon| Muon::new(muon, &config.policy, params, &mine(UpdateRule::Muon)))
             .transpose()?;
         let mut slots = Vec::with_capacity(params.len());
-        for (param, &rule) in params.iter_mut().zip(&rules) {
+        for (param, &rule) in params.iter_mut().zip(rules) {
             let state = match (rule, &muon) {
                 (UpdateRule::Muon, Some(muon)) => State::Muon(muon.new_state(param)?),
                 _ => State::Adamw(AdamwState::new(param.master_or_weight())?),
@@ -118,8 +133,20 @@ impl Optimizer {
         grads: &[Tensor],
         lr_factor: f64,
     ) -> Result<StepReport> {
+        self.step_in(&Solo, params, grads, lr_factor)
+    }
+
+    /// [`step`](Self::step) for a rank's part of all parameters: the norm is that of all ranks'
+    /// gradients.
+    pub(crate) fn step_in(
+        &mut self,
+        group: &dyn ProcessGroup,
+        params: &mut [Param],
+        grads: &[Tensor],
+        lr_factor: f64,
+    ) -> Result<StepReport> {
         self.set_lr_factor(lr_factor)?;
-        self.advance(params, grads)?;
+        self.advance(group, params, grads)?;
         let VerdictReport { grad_norm, clip_factor, .. } = self.read_verdict()?;
         if !grad_norm.is_finite() {
             return Ok(StepReport { grad_norm, clip_factor: 1.0, skipped: true });
@@ -138,7 +165,7 @@ impl Optimizer {
     /// # Errors
     /// Parameters or gradients other than those of [`Optimizer::new`].
     pub fn step_capturable(&mut self, params: &mut [Param], grads: &[Tensor]) -> Result<()> {
-        self.advance(params, grads)?;
+        self.advance(&Solo, params, grads)?;
         let scales = [self.verdict.scale(true)?, self.verdict.scale(self.clips_muon())?];
         self.update(params, grads, &scales)
     }
@@ -179,10 +206,15 @@ impl Optimizer {
     }
 
     /// Makes the scalars of the next step, and counts it.
-    fn advance(&mut self, params: &[Param], grads: &[Tensor]) -> Result<()> {
+    fn advance(
+        &mut self,
+        group: &dyn ProcessGroup,
+        params: &[Param],
+        grads: &[Tensor],
+    ) -> Result<()> {
         let _guard = bert4rs_tensor_core::no_grad_guard();
         self.check_params(params, grads)?;
-        self.verdict.judge(grads, &self.config.policy)?;
+        self.verdict.judge(group, grads, &self.config.policy)?;
         self.adamw.advance(&self.verdict, &self.lr_factor, grads)?;
         let is_clipped = self.clips_muon();
         if let Some(muon) = &mut self.muon {
@@ -268,7 +300,7 @@ impl Optimizer {
                 }
             }
             if let Some(low) = &slot.low {
-                put("bf16_residual", low.shallow_clone());
+                put(BF16_RESIDUAL, low.shallow_clone());
             }
         }
         Ok(state)

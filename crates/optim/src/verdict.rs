@@ -1,6 +1,7 @@
 //! What a step's gradients say: their norm, by how much they are clipped, and whether they are
 //! finite, so that the step counts. Found and kept on the device.
 
+use bert4rs_tensor_core::distributed::{ProcessGroup, all_reduce_sum};
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::policy::Policy;
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
@@ -42,12 +43,12 @@ pub(crate) struct VerdictReport {
 impl Verdict {
     /// For gradients on `device` of which those that `clips` marks count for clipping.
     pub(crate) fn new(clip: Option<ClipConfig>, clips: &[bool], device: Device) -> Result<Self> {
-        let clips = clips.iter().map(|clips| f64::from(u8::from(*clips)));
-        let counted: Vec<f64> = clips.clone().map(|_| 1.0).chain(clips).collect();
+        let counts = clips.iter().map(|clips| f64::from(u8::from(*clips)));
+        let counted: Vec<f64> = clips.iter().map(|_| 1.0).chain(counts).collect();
         let report = upload(&[0.0, 1.0, 0.0, 0.0, 0.0, 0.0], device)?;
         let view = |index| report.f_get(index).during(OP);
         Ok(Self {
-            counted_2n: upload(&counted, device)?.f_view([2, -1]).during(OP)?,
+            counted_2n: upload(&counted, device)?.f_view([2, clips.len() as i64]).during(OP)?,
             max_norm: clip.map(|clip| clip.max_norm),
             grad_norm: view(0)?,
             clip_factor: view(1)?,
@@ -61,11 +62,18 @@ impl Verdict {
         })
     }
 
-    /// Looks at a step's gradients.
-    pub(crate) fn judge(&mut self, grads: &[Tensor], policy: &Policy) -> Result<()> {
+    /// Looks at a step's gradients: those of all ranks, of which each has other ones.
+    pub(crate) fn judge(
+        &mut self,
+        group: &dyn ProcessGroup,
+        grads: &[Tensor],
+        policy: &Policy,
+    ) -> Result<()> {
         let squares_n = clip::sums_of_squares(grads, self.report.device(), policy)?;
         let sums_2 = (&self.counted_2n * squares_n).f_sum_dim_intlist(1i64, false, Kind::Double);
-        let norms_2 = sums_2.and_then(|sums| sums.f_sqrt()).during(OP)?;
+        let mut sums_2 = sums_2.during(OP)?;
+        all_reduce_sum(group, &mut sums_2)?;
+        let norms_2 = sums_2.f_sqrt().during(OP)?;
         let norm = norms_2.f_get(0).during(OP)?;
         self.grad_norm.f_copy_(&norm).during(OP)?;
         self.finite = norm.f_isfinite().during(OP)?;

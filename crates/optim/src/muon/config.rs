@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::OP;
 use super::stack::MatrixBlock;
 use crate::error::{Error, Result, check};
-use crate::group;
+use crate::group::{self, UpdateRule};
 use crate::implementation::UpdateImplementation;
 use crate::momentum::Momentum;
 use crate::normuon::NorMuonConfig;
@@ -93,6 +93,29 @@ impl MuonConfig {
             check("muon.normuon.beta2", beta2, inside, "must be at least 0 and below 1")?;
         }
         Ok(())
+    }
+
+    /// Refuses a split that matches no parameter of Muon.
+    pub(crate) fn check_splits(&self, params: &[Param], rules: &[UpdateRule]) -> Result<()> {
+        let unmatched = self.splits.iter().find(|split| {
+            let fits = |(param, rule): (&Param, &UpdateRule)| {
+                *rule == UpdateRule::Muon && group::matches(&split.names, &param.name)
+            };
+            !params.iter().zip(rules).any(fits)
+        });
+        unmatched.map_or(Ok(()), |split| {
+            Err(Error::Config {
+                key: "muon.splits.names".into(),
+                value: split.names.clone(),
+                reason: "matches no parameter of Muon".into(),
+            })
+        })
+    }
+
+    /// The matrices that `param` is cut into: first row, rows and columns of each.
+    pub(crate) fn matrices(&self, param: &Param) -> Result<Vec<[i64; 3]>> {
+        let sides = |block: &MatrixBlock| [block.start, block.rows, block.cols];
+        Ok(self.blocks(param)?.iter().map(sides).collect())
     }
 
     /// The matrices that `param` is cut into.

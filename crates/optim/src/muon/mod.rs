@@ -25,8 +25,8 @@ use bert4rs_tensor_core::param::Param;
 use bert4rs_tensor_core::policy::{Op, Policy};
 
 use crate::clip::GradScale;
-use crate::error::{Error, Result};
-use crate::group::{self, device_of};
+use crate::error::Result;
+use crate::group::device_of;
 use crate::implementation::uses_kernels;
 use crate::polar::{PolarOptions, Workspace};
 use crate::verdict::Verdict;
@@ -88,26 +88,13 @@ impl Muon {
     /// Muon for those of `params` that `mine` marks.
     ///
     /// # Errors
-    /// A split that matches none of them or does not fit.
+    /// Kernels asked for that can't take one of them.
     pub(crate) fn new(
         config: &MuonConfig,
         policy: &Policy,
         params: &[Param],
         mine: &[bool],
     ) -> Result<Self> {
-        for split in &config.splits {
-            let matched = params
-                .iter()
-                .zip(mine)
-                .any(|(param, mine)| *mine && group::matches(&split.names, &param.name));
-            if !matched {
-                return Err(Error::Config {
-                    key: "muon.splits.names".into(),
-                    value: split.names.clone(),
-                    reason: "matches no parameter of Muon".into(),
-                });
-            }
-        }
         let setting = ("muon.implementation", config.implementation);
         let fused = uses_kernels(setting, (policy, Op::MuonStep), params, mine)?;
         let options = config.polar_options(policy);

@@ -6,6 +6,7 @@ mod capturable;
 mod factor;
 mod masters;
 mod memory;
+mod sharding;
 mod state;
 mod vectors;
 
