@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use bert4rs_data::{
-    DatasetOptions, Layout, MlmBatches, MlmOptions, Objective, Prefetcher, TokenizerChoice, prepare,
+    DatasetOptions, Layout, MlmBatches, MlmOptions, Objective, Prefetcher, TokenizerChoice,
+    TokenizerTraining, prepare,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = DatasetOptions {
         corpus: vec![text],
         objective: Objective::MaskedTokens,
-        tokenizer: TokenizerChoice::Train { vocab_size: 100 },
+        tokenizer: TokenizerChoice::Train(TokenizerTraining::new(100)),
         held_out_fraction: 0.1,
         cache: folder.path().join("cache"),
     };
