@@ -12,6 +12,9 @@ const BAD_INPUT: u8 = 2;
 /// The input was fine, but the machine, libtorch or this program failed.
 const FAILED: u8 = 1;
 
+/// A signal stopped it: this and the signal's number, as shells have it.
+const BY_SIGNAL: u8 = 128;
+
 /// Runs a command; its error, or the panic of an operation inside, becomes one message. Where
 /// nobody reads the output any more, the command just ends.
 pub(crate) fn report(command: impl FnOnce() -> Result<ExitCode, Error>) -> ExitCode {
@@ -23,7 +26,11 @@ pub(crate) fn report(command: impl FnOnce() -> Result<ExitCode, Error>) -> ExitC
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             say(&error);
-            ExitCode::from(if error.is_bad_input() { BAD_INPUT } else { FAILED })
+            ExitCode::from(match error {
+                Error::Stopped { signal, .. } => BY_SIGNAL + signal,
+                error if error.is_bad_input() => BAD_INPUT,
+                _ => FAILED,
+            })
         }
     }
 }

@@ -108,6 +108,10 @@ pub(crate) struct TrainCommandFlags {
     /// for several keys, such as seed=1,2, each combination is trained.
     #[arg(long, value_name = "KEY=A,B")]
     pub(crate) sweep: Vec<String>,
+    /// Go on with a run: the one in --out, or that --config is of, from its newest whole
+    /// checkpoint (auto), or the run or checkpoint in a folder.
+    #[arg(long, value_name = "auto|DIR", conflicts_with_all = ["dry_run", "find_lr", "sweep"])]
+    pub(crate) resume: Option<PathBuf>,
     /// Also write event files for TensorBoard.
     #[arg(long)]
     pub(crate) tensorboard: bool,
@@ -165,6 +169,13 @@ pub(crate) struct TrainFlags {
     /// Replace the run that --out holds.
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Save the run's whole state each time that so many steps (500) or minutes (10m) are done, or
+    /// never [default: 10m].
+    #[arg(long, value_name = "STEPS|MINUTESm")]
+    pub(crate) checkpoint_every: Option<String>,
+    /// Checkpoints that stay, beside the best by held-out loss.
+    #[arg(long, value_name = "N")]
+    pub(crate) keep: Option<u32>,
     /// Optimizer steps.
     #[arg(long, value_name = "N", value_parser = whole_number(), conflicts_with = "epochs")]
     pub(crate) max_steps: Option<u64>,

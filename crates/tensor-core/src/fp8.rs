@@ -1,10 +1,9 @@
 //! Which linear maps multiply in FP8, and how. The maps themselves are in the crates above.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use crate::buffers::Buffers;
 use crate::error::{Context, Result};
 use crate::param::Role;
 
@@ -14,7 +13,7 @@ pub enum Fp8Scaling {
     /// One factor a tensor, from its own largest magnitude: reads it twice.
     Tensor,
     /// One factor a tensor, from the largest magnitude of the last [`Fp8Scaling::HISTORY`] steps:
-    /// reads it once. A model that goes on from a checkpoint starts its history anew.
+    /// reads it once.
     Delayed,
     /// One factor for each row along which a product sums: the most exact.
     Row,
@@ -82,19 +81,25 @@ impl Fp8Config {
 
 /// How many values were rounded beyond their format's largest number. Clones count together.
 #[derive(Debug, Clone, Default)]
-pub struct OverflowCount(Arc<Mutex<Option<Tensor>>>);
+pub struct OverflowCount(Buffers);
 
 impl OverflowCount {
+    const NAME: &'static str = "fp8.overflows";
+
+    /// Counts among `buffers`.
+    pub(crate) fn new(buffers: &Buffers) -> Self {
+        Self(buffers.clone())
+    }
+
     /// Adds `count`, `i64` `[1]`, without waiting for its device.
     ///
     /// # Errors
     /// What libtorch throws.
     pub fn add(&self, count: &Tensor) -> Result<()> {
-        let mut total = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // In place, so that a recorded step counts on.
-        match &mut *total {
-            None => *total = Some(count.copy()),
-            Some(total) => {
+        // In place, so that a captured step counts on.
+        match self.0.get(Self::NAME) {
+            None => self.0.set(Self::NAME, count.copy()),
+            Some(mut total) => {
                 let _ = total.f_add_(count).during("count FP8 overflow")?;
             }
         }
@@ -106,8 +111,7 @@ impl OverflowCount {
     /// # Errors
     /// What libtorch throws.
     pub fn read(&self) -> Result<i64> {
-        let total = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*total {
+        match self.0.get(Self::NAME) {
             None => Ok(0),
             Some(total) => total.f_int64_value(&[0]).during("count FP8 overflow"),
         }

@@ -6,6 +6,7 @@
 //! | [`precision`] | dtypes of weights and compute, chosen once and passed on |
 //! | [`fp8`] | which linear maps multiply in FP8 |
 //! | [`policy`] | which backend computes an operation: libtorch or own kernels |
+//! | [`buffers`] | tensors that a model keeps beside its parameters |
 //! | [`param`] | parameters, each with a [`param::Role`] from birth |
 //! | [`autograd`] | autograd functions written in Rust, and their check |
 //! | [`attention`] | attention, plain and fused |
@@ -32,6 +33,7 @@
 
 pub mod attention;
 pub mod autograd;
+pub mod buffers;
 pub mod copy_stream;
 pub mod cpu;
 pub mod device;

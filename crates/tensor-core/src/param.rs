@@ -6,6 +6,7 @@ use std::ops::Div;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::buffers::Buffers;
 use crate::error::{Context, Error, Result};
 use crate::fp8::{Fp8Config, Fp8Scaling, OverflowCount};
 use crate::no_grad;
@@ -103,7 +104,7 @@ pub struct ParamStore {
     kind: Kind,
     meta: bool,
     fp8: Fp8Config,
-    fp8_overflows: OverflowCount,
+    buffers: Buffers,
     policy: Policy,
     params: RefCell<Vec<Param>>,
     names: RefCell<HashSet<String>>,
@@ -119,7 +120,7 @@ impl ParamStore {
             kind,
             meta: false,
             fp8: Fp8Config::default(),
-            fp8_overflows: OverflowCount::default(),
+            buffers: Buffers::default(),
             policy: Policy::default(),
             params,
             names,
@@ -151,8 +152,14 @@ impl ParamStore {
     }
 
     /// How many values overflowed FP8 in all of this store's maps.
-    pub fn fp8_overflows(&self) -> &OverflowCount {
-        &self.fp8_overflows
+    pub fn fp8_overflows(&self) -> OverflowCount {
+        OverflowCount::new(&self.buffers)
+    }
+
+    /// What the model keeps from step to step beside its parameters, such as FP8's histories of
+    /// largest magnitudes.
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// Where names begin.
@@ -234,7 +241,16 @@ impl<'a> ParamPath<'a> {
     /// overflow.
     pub fn fp8(&self, name: &str, role: Role) -> Option<(Fp8Scaling, OverflowCount)> {
         let scaling = self.store.fp8.scaling_of(&self.full_name(name), role)?;
-        Some((scaling, self.store.fp8_overflows.clone()))
+        Some((scaling, self.store.fp8_overflows()))
+    }
+
+    /// What is kept here beside parameters.
+    pub fn buffers(&self) -> Buffers {
+        if self.prefix.is_empty() {
+            self.store.buffers.clone()
+        } else {
+            self.store.buffers.within(&self.prefix)
+        }
     }
 
     /// What chooses the backends of layers made here.

@@ -113,6 +113,7 @@ pub fn parts(
         max_steps,
         accumulate: config.train.accumulate,
         log_every: config.train.log_every,
+        eval_every: config.train.eval_every,
         execution,
     };
     Ok(Parts { task, params, data, optimizer, schedule, options, no_graphs })

@@ -103,6 +103,19 @@ pub enum Error {
         /// What happened and what to try.
         reason: String,
     },
+    /// Somebody stopped the run; its state is saved.
+    #[error(
+        "stopped by {} after step {step}; go on with: bert4rs train --config {}/config.toml \
+         --resume auto", signal_name(*signal), folder.display()
+    )]
+    Stopped {
+        /// The signal's number.
+        signal: u8,
+        /// Steps taken.
+        step: u64,
+        /// The run's folder.
+        folder: PathBuf,
+    },
     /// From a task, loader, hook or sink that is not of this crate.
     #[error("{0}")]
     Other(Box<dyn std::error::Error + Send + Sync>),
@@ -151,6 +164,7 @@ impl Error {
                 | Self::OutOfMemory { .. }
                 | Self::Diverged { .. }
                 | Self::Other(_)
+                | Self::Stopped { .. }
                 | Self::Optim(bert4rs_optim::Error::NonFinite { .. })
                 | Self::Core(
                     Core::Torch { .. } | Core::OutOfMemory { .. } | Core::Distributed { .. }
@@ -214,6 +228,14 @@ pub fn in_units(bytes: u64) -> String {
     let value = bytes as f64 / (1u64 << (10 * exponent)) as f64;
     let digits = if value < 10.0 { 1 } else { 0 };
     format!("{value:.digits$} {}", units[exponent as usize - 1])
+}
+
+fn signal_name(signal: u8) -> String {
+    match signal {
+        2 => "Ctrl-C".into(),
+        15 => "SIGTERM".into(),
+        other => format!("signal {other}"),
+    }
 }
 
 fn after_full_disk(rescued: &Option<PathBuf>) -> String {

@@ -3,6 +3,7 @@
 use bert4rs_optim::Optimizer;
 use bert4rs_tensor_core::param::ParamStore;
 
+use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::evaluation::Evaluation;
 use crate::metrics::StepOutcome;
@@ -28,6 +29,7 @@ pub struct StepContext<'a> {
 pub struct Control {
     pub(crate) stop: bool,
     pub(crate) evaluate: bool,
+    pub(crate) checkpoint: bool,
 }
 
 impl Control {
@@ -39,6 +41,11 @@ impl Control {
     /// Measures the model on held-out text after this step.
     pub fn evaluate(&mut self) {
         self.evaluate = true;
+    }
+
+    /// Writes a checkpoint after this step, if the trainer writes any.
+    pub fn checkpoint(&mut self) {
+        self.checkpoint = true;
     }
 }
 
@@ -60,6 +67,15 @@ pub trait Hook {
     /// Whatever the hook refuses.
     fn on_eval(&mut self, evaluation: &Evaluation, control: &mut Control) -> Result<()> {
         let (_, _) = (evaluation, control);
+        Ok(())
+    }
+
+    /// After a checkpoint was written, which happens while training goes on.
+    ///
+    /// # Errors
+    /// Whatever the hook refuses.
+    fn on_checkpoint(&mut self, checkpoint: &Checkpoint, control: &mut Control) -> Result<()> {
+        let (_, _) = (checkpoint, control);
         Ok(())
     }
 

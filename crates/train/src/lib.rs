@@ -13,6 +13,7 @@
 //! | [`divergence`] | when losses tell that training has come apart |
 //! | [`metrics`] | what is recorded of steps, and its outlets |
 //! | [`evaluation`] | the model measured on held-out text |
+//! | [`checkpoint`], [`stop`] | going on to the bit; stopping from outside |
 //! | [`execution`] | how a step's work is launched |
 //! | [`machine`] | device, precision, and all that changes the process |
 //! | [`facts`], [`summary`], [`description`] | what is known before, after, and told to people |
@@ -36,6 +37,7 @@ pub mod build;
 pub mod cache;
 pub mod capacity;
 mod captured_steps;
+pub mod checkpoint;
 pub mod clock;
 pub mod config;
 pub mod console;
@@ -63,6 +65,7 @@ pub mod rehearsal;
 pub mod report;
 pub mod run;
 pub mod run_folder;
+pub mod stop;
 pub mod summary;
 pub mod task;
 pub mod tensorboard;

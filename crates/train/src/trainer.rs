@@ -1,13 +1,15 @@
 //! The loop.
 
+use bert4rs_data::Fingerprint;
 use bert4rs_optim::Optimizer;
 use bert4rs_optim::schedule::Schedule;
 use bert4rs_tensor_core::copy_stream::CopyStream;
 use bert4rs_tensor_core::param::ParamStore;
-use bert4rs_tensor_core::{Device, Tensor, memory};
+use bert4rs_tensor_core::{Device, Error as Core, Tensor, memory};
 
 use crate::batch::{Batch, BatchDigest, BatchSize, NamedTensors};
 use crate::captured_steps::CapturedSteps;
+use crate::checkpoint::{Checkpoint, Checkpointer, Progress, TrainState};
 use crate::clock::ProcessClock;
 use crate::error::{Error, Result};
 use crate::evaluation::{Evaluation, Validation};
@@ -27,6 +29,8 @@ pub struct TrainOptions {
     pub accumulate: u32,
     /// Steps between two reports to the sinks, at least 1: the loop waits for the device there.
     pub log_every: u64,
+    /// Steps between two measurements on held-out text; 0 measures only when asked to.
+    pub eval_every: u64,
     /// How a step's work is launched.
     pub execution: Execution,
 }
@@ -34,7 +38,8 @@ pub struct TrainOptions {
 impl TrainOptions {
     /// So many steps of one batch each, eagerly, with a report every ten.
     pub fn steps(max_steps: u64) -> Self {
-        Self { max_steps, accumulate: 1, log_every: 10, execution: Execution::Eager }
+        let (accumulate, log_every, eval_every) = (1, 10, 0);
+        Self { max_steps, accumulate, log_every, eval_every, execution: Execution::Eager }
     }
 }
 
@@ -49,12 +54,23 @@ pub struct Trainer {
     /// Copies batches to a GPU while it computes.
     copy_stream: Option<CopyStream>,
     validation: Option<Validation>,
+    checkpointer: Option<Checkpointer>,
     hooks: Vec<Box<dyn Hook>>,
     sinks: Vec<Box<dyn MetricSink>>,
     meter: Meter,
     clock: ProcessClock,
     /// Steps taken.
     steps: u64,
+    /// As measured after the last step, if it was.
+    held_out_loss: Option<f64>,
+}
+
+/// What is to be done after a step.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    report: bool,
+    evaluate: bool,
+    checkpoint: bool,
 }
 
 impl Trainer {
@@ -86,11 +102,13 @@ impl Trainer {
             captured,
             copy_stream,
             validation: None,
+            checkpointer: None,
             hooks: Vec::new(),
             sinks: Vec::new(),
             meter: Meter::new(),
             clock: ProcessClock::new(),
             steps: 0,
+            held_out_loss: None,
         })
     }
 
@@ -119,6 +137,28 @@ impl Trainer {
         self
     }
 
+    /// The same with checkpoints.
+    pub fn with_checkpoints(mut self, checkpointer: Checkpointer) -> Self {
+        self.checkpointer = Some(checkpointer);
+        self
+    }
+
+    /// Goes on where `state` was saved; `records` are those of all steps until then.
+    ///
+    /// # Errors
+    /// The state of another model or optimizer, or one that is damaged.
+    pub fn go_on(&mut self, state: &TrainState, records: &[StepRecord]) -> Result<()> {
+        let Progress { step, position, fingerprint, .. } = &state.progress;
+        let fingerprint = Fingerprint::from_hex(fingerprint).ok_or_else(|| Core::Unsupported {
+            what: format!("the fingerprint {fingerprint:?}"),
+            reason: "expected 64 hexadecimal digits".into(),
+        })?;
+        self.loader.seek(*position)?;
+        self.meter.go_on(records, fingerprint);
+        self.steps = *step;
+        state.restore(&mut self.work.params, &mut self.work.optimizer)
+    }
+
     /// Trains until all steps are taken, or a hook stops it.
     ///
     /// # Errors
@@ -131,18 +171,28 @@ impl Trainer {
             let outcome = self.step()?;
             self.meter.end_step(self.steps, &outcome, self.clock.elapsed());
             self.call_hooks(&outcome, &mut control)?;
-            let evaluates = std::mem::take(&mut control.evaluate);
-            if evaluates {
-                self.evaluate_within(&mut control)?;
+            let due = self.due(&mut control);
+            if due.report {
+                self.report(due, &mut control)?;
             }
-            let is_last = self.steps == self.options.max_steps || control.stop;
-            let is_due = self.steps == 1 || self.steps.is_multiple_of(self.options.log_every);
-            if is_due || is_last || evaluates {
-                self.report()?;
+            if due.checkpoint {
+                self.checkpoint(&mut control)?;
             }
         }
-        self.sinks.iter_mut().try_for_each(|sink| sink.finish())?;
-        self.hooks.iter_mut().try_for_each(|hook| hook.on_end())
+        self.end(&mut control)
+    }
+
+    /// What is to be done after this step.
+    fn due(&self, control: &mut Control) -> Due {
+        let TrainOptions { max_steps, log_every, eval_every, .. } = self.options;
+        let is_last = self.steps == max_steps || control.stop;
+        let every = |steps: u64| steps > 0 && self.steps.is_multiple_of(steps);
+        let evaluate = std::mem::take(&mut control.evaluate) || every(eval_every);
+        let asked = std::mem::take(&mut control.checkpoint);
+        let is_due = |checkpointer: &Checkpointer| asked || checkpointer.is_due(self.steps);
+        let checkpoint = self.checkpointer.as_ref().is_some_and(is_due);
+        let report = self.steps == 1 || is_last || evaluate || checkpoint || every(log_every);
+        Due { report, evaluate, checkpoint }
     }
 
     /// One optimizer step, without records, hooks and sinks.
@@ -201,17 +251,71 @@ impl Trainer {
 
     /// Reads the losses since the last report and gives them to the sinks: the loop's one wait for
     /// the device.
-    fn report(&mut self) -> Result<()> {
-        let records = self.meter.flush()?;
+    fn report(&mut self, due: Due, control: &mut Control) -> Result<()> {
+        let mut records = self.meter.flush()?;
+        self.work.optimizer.sync_counters()?;
+        self.held_out_loss = None;
+        if due.evaluate
+            && let Some(evaluation) = self.evaluate()?
+        {
+            self.held_out_loss = evaluation.loss();
+            self.hooks.iter_mut().try_for_each(|hook| hook.on_eval(&evaluation, control))?;
+            if let Some(latest) = records.last_mut() {
+                latest.held_out = Some(evaluation.means);
+            }
+        }
         self.sinks.iter_mut().try_for_each(|sink| sink.steps(&records))?;
         let mut warnings: Vec<String> =
             self.sinks.iter_mut().filter_map(|sink| sink.take_warning()).collect();
         warnings.extend(self.captured.as_mut().and_then(CapturedSteps::take_warning));
-        for sink in &mut self.sinks {
-            warnings.iter().for_each(|warning| sink.warning(warning));
+        warnings.iter().for_each(|warning| self.warn(warning));
+        records.last().map_or(Ok(()), refuse_divergence)
+    }
+
+    fn warn(&mut self, text: &str) {
+        self.sinks.iter_mut().for_each(|sink| sink.warning(text));
+    }
+
+    /// Starts writing a checkpoint. The metrics until now are written before.
+    fn checkpoint(&mut self, control: &mut Control) -> Result<()> {
+        self.sinks.iter_mut().try_for_each(|sink| sink.flush())?;
+        let progress = Progress {
+            step: self.steps,
+            position: self.loader.position(),
+            fingerprint: self.meter.fingerprint().to_hex(),
+            held_out_loss: self.held_out_loss,
+            dataset: String::new(),
+        };
+        let (params, optimizer) = (&self.work.params, &self.work.optimizer);
+        let Some(checkpointer) = &mut self.checkpointer else { return Ok(()) };
+        let before = checkpointer.begin(|| TrainState::capture(progress, params, optimizer))?;
+        self.checkpoint_ended(before, control)
+    }
+
+    /// Tells of a checkpoint that was being written. One that could not be is no reason to stop.
+    fn checkpoint_ended(
+        &mut self,
+        ended: Option<Result<Checkpoint>>,
+        control: &mut Control,
+    ) -> Result<()> {
+        match ended {
+            None => Ok(()),
+            Some(Ok(checkpoint)) => {
+                self.hooks.iter_mut().try_for_each(|hook| hook.on_checkpoint(&checkpoint, control))
+            }
+            Some(Err(error)) => {
+                self.warn(&format!("checkpoint not written: {error}; training goes on"));
+                Ok(())
+            }
         }
-        records.last().map_or(Ok(()), refuse_divergence)?;
-        Ok(self.work.optimizer.sync_counters()?)
+    }
+
+    /// After the last step: what is being written is waited for.
+    fn end(&mut self, control: &mut Control) -> Result<()> {
+        let ended = self.checkpointer.as_mut().and_then(Checkpointer::finish);
+        self.checkpoint_ended(ended, control)?;
+        self.sinks.iter_mut().try_for_each(|sink| sink.flush())?;
+        self.hooks.iter_mut().try_for_each(|hook| hook.on_end())
     }
 
     /// Measures the model on held-out text; nothing where there is none to be measured on.
@@ -223,10 +327,19 @@ impl Trainer {
         validation.run(&*self.work.task, self.steps)
     }
 
-    fn evaluate_within(&mut self, control: &mut Control) -> Result<()> {
-        let Some(evaluation) = self.evaluate()? else { return Ok(()) };
-        self.meter.note_held_out(&evaluation);
-        self.hooks.iter_mut().try_for_each(|hook| hook.on_eval(&evaluation, control))
+    /// Steps of the whole run.
+    pub fn max_steps(&self) -> u64 {
+        self.options.max_steps
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Time that training waited for checkpoints.
+    pub fn paused(&self) -> std::time::Duration {
+        self.checkpointer.as_ref().map_or(std::time::Duration::ZERO, Checkpointer::paused)
     }
 
     /// The model and its objective.

@@ -4,12 +4,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use bert4rs_tensor_core::device::DeviceChoice;
+use bert4rs_train::checkpoint::{self, Interval};
 use bert4rs_train::clock::ProcessClock;
 use bert4rs_train::config::{Config, Overlay, resolve_to_run};
 use bert4rs_train::console::Console;
 use bert4rs_train::presets::note_on_speed;
+use bert4rs_train::run::{self, Start};
 use bert4rs_train::run_folder::{ClaimedFolder, default_path};
-use bert4rs_train::{Error, Result, rehearsal, run};
+use bert4rs_train::stop::StopSignal;
+use bert4rs_train::{Error, Result, rehearsal};
 use toml::{Table, Value};
 
 use super::config::config_overlays;
@@ -34,11 +37,19 @@ pub(crate) fn run(flags: &TrainCommandFlags, clock: ProcessClock) -> Result<Exit
         say_notes(run_flags, &config, &console)?;
         rehearsal::dry_run(&config, &console)?;
     } else {
-        let name = run_flags.config.presets().join("+");
-        let out = run_flags.out.clone().unwrap_or_else(|| default_path(&name));
-        let folder = ClaimedFolder::claim(&out, run_flags.overwrite)?;
+        let start = match &flags.resume {
+            Some(resume) => resumed(run_flags, resume, &console)?,
+            None => {
+                let name = run_flags.config.presets().join("+");
+                let out = run_flags.out.clone().unwrap_or_else(|| default_path(&name));
+                let folder = ClaimedFolder::claim(&out, run_flags.overwrite)?;
+                Start { folder, checkpoint: None }
+            }
+        };
+        let stop = StopSignal::listen()
+            .map_err(|source| Error::Io { path: "the handling of signals".into(), source })?;
         say_notes(run_flags, &config, &console)?;
-        run::train(&config, folder, &console, clock)?;
+        run::train(&config, start, &console, clock, &stop)?;
     }
     console.finish()?;
     Ok(ExitCode::SUCCESS)
@@ -93,6 +104,42 @@ fn find_lr(config: &Config, console: &Console) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The run and its checkpoint to go on from.
+fn resumed(flags: &TrainFlags, resume: &Path, console: &Console) -> Result<Start> {
+    let refuse = |key: &str, reason: &str| Error::Config {
+        origin: "command line".into(),
+        key: key.into(),
+        reason: reason.into(),
+    };
+    if flags.overwrite {
+        return Err(refuse("--overwrite", "and --resume exclude each other; leave one out"));
+    }
+    let beside_config = flags.config.config.as_deref().and_then(Path::parent);
+    let (run, named) = match (resume == Path::new("auto"), &flags.out, beside_config) {
+        (false, ..) => checkpoint::locate(resume)?,
+        (true, Some(out), _) => (out.clone(), None),
+        (true, None, Some(folder)) => (folder.to_owned(), None),
+        (true, None, None) => {
+            let reason = "auto needs to know the run: give --out DIR, or --config DIR/config.toml";
+            return Err(refuse("--resume", reason));
+        }
+    };
+    if flags.out.as_ref().is_some_and(|out| *out != run) {
+        return Err(refuse("--out", "is another run than that of --resume; leave it out"));
+    }
+    let folder = ClaimedFolder::reopen(&run)?;
+    let checkpoint = match named {
+        Some(checkpoint) => checkpoint,
+        None => {
+            let (newest, damaged) = checkpoint::newest_whole(&run)?;
+            damaged.iter().for_each(|line| console.line(&format!("resume     {line}")));
+            newest
+        }
+    };
+    console.line(&format!("resume     after step {}", checkpoint.step));
+    Ok(Start { folder, checkpoint: Some(checkpoint) })
+}
+
 /// Presets, file, model, `--set`, flags: the later ones win.
 pub(crate) fn overlays(flags: &TrainFlags) -> Result<Vec<Overlay>> {
     let mut overlays = config_overlays(&flags.config)?;
@@ -118,6 +165,13 @@ pub(crate) fn overlays(flags: &TrainFlags) -> Result<Vec<Overlay>> {
     }
     if let Some(lr) = flags.lr {
         overlays.push(Overlay::single("--lr", "optimizer.adamw.lr", lr));
+    }
+    if let Some(interval) = &flags.checkpoint_every {
+        let interval: Interval = interval.parse()?;
+        overlays.push(Overlay::single("--checkpoint-every", "checkpoint.every", interval));
+    }
+    if let Some(keep) = flags.keep {
+        overlays.push(Overlay::single("--keep", "checkpoint.keep", i64::from(keep)));
     }
     if let Some(device) = &flags.device {
         overlays.push(Overlay::single("--device", "compute.device", device.as_str()));

@@ -12,6 +12,7 @@ mod output;
 mod presets;
 mod profile;
 mod rehearsal;
+mod resume;
 mod run_folder;
 mod runs;
 mod support;

@@ -11,9 +11,8 @@
 //! Each product sums along the last axis of both operands, so the backward ones take transposed
 //! copies. Source of the formats: arXiv 2209.05433; of delayed factors: Transformer Engine.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
+use bert4rs_tensor_core::buffers::Buffers;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::fp8::{Fp8Scaling, OverflowCount};
 use bert4rs_tensor_core::{Device, Error, Result, Tensor, no_grad};
@@ -28,49 +27,18 @@ const OP: &str = "FP8 linear map";
 #[derive(Debug, Clone)]
 pub struct Fp8Linear {
     scaling: Fp8Scaling,
-    state: Arc<Mutex<CastHistories>>,
+    /// For each tensor that is cast, the largest magnitudes of the last steps, FP32 `[HISTORY]` on
+    /// the device; not there before the first.
+    histories: Buffers,
     overflows: OverflowCount,
 }
 
-/// What a map remembers of the tensors that it casts.
-#[derive(Debug, Default)]
-struct CastHistories {
-    input: History,
-    weight: History,
-    grad: History,
-}
-
-/// The largest magnitudes of the last steps, FP32 `[HISTORY]` on the device; none before the
-/// first.
-#[derive(Debug, Default)]
-struct History(Option<Tensor>);
-
-impl History {
-    /// The factor for the next cast, FP32 `[1]`.
-    fn factor(&self, format: Format) -> Result<Option<Tensor>> {
-        const LEAST: f64 = f32::from_bits((127 - 100) << 23) as f64;
-        let Some(seen) = &self.0 else { return Ok(None) };
-        let amax = seen.f_max().during(OP)?.f_clamp_min(LEAST).during(OP)?;
-        let most = amax.f_full_like(f64::from(format.max())).during(OP)?;
-        Ok(Some(most.f_div(&amax).during(OP)?.f_view([1]).during(OP)?))
-    }
-
-    /// In place, so that a recorded step goes on with it.
-    fn push(&mut self, amax: &Tensor) -> Result<()> {
-        let length = Fp8Scaling::HISTORY;
-        match &mut self.0 {
-            None => {
-                let older = amax.f_zeros_like().during(OP)?.f_repeat([length - 1]).during(OP)?;
-                self.0 = Some(Tensor::f_cat(&[amax, &older], 0).during(OP)?);
-            }
-            Some(seen) => {
-                let older = seen.f_narrow(0, 0, length - 1).during(OP)?;
-                let moved = Tensor::f_cat(&[amax, &older], 0).during(OP)?;
-                seen.f_copy_(&moved).during(OP)?;
-            }
-        }
-        Ok(())
-    }
+/// The factor for the next cast of a tensor of this history, FP32 `[1]`.
+fn delayed_factor(amax_history: &Tensor, format: Format) -> Result<Tensor> {
+    const LEAST: f64 = f32::from_bits((127 - 100) << 23) as f64;
+    let amax = amax_history.f_max().during(OP)?.f_clamp_min(LEAST).during(OP)?;
+    let most = amax.f_full_like(f64::from(format.max())).during(OP)?;
+    most.f_div(&amax).during(OP)?.f_view([1]).during(OP)
 }
 
 /// Which tensor of the map is cast.
@@ -88,14 +56,13 @@ impl Which {
             Self::Grad => Format::E5M2,
         }
     }
-}
 
-impl CastHistories {
-    fn history(&mut self, which: Which) -> &mut History {
-        match which {
-            Which::Input => &mut self.input,
-            Which::Weight => &mut self.weight,
-            Which::Grad => &mut self.grad,
+    /// The name of its history.
+    fn history(self) -> &'static str {
+        match self {
+            Self::Input => "fp8.input_amax_history",
+            Self::Weight => "fp8.weight_amax_history",
+            Self::Grad => "fp8.grad_amax_history",
         }
     }
 }
@@ -103,7 +70,12 @@ impl CastHistories {
 impl Fp8Linear {
     /// A map that has cast nothing yet, and counts what overflows in `overflows`.
     pub fn new(scaling: Fp8Scaling, overflows: OverflowCount) -> Self {
-        Self { scaling, state: Arc::default(), overflows }
+        Self { scaling, histories: Buffers::default(), overflows }
+    }
+
+    /// The same, with its histories among `buffers`.
+    pub fn with_buffers(self, buffers: Buffers) -> Self {
+        Self { histories: buffers, ..self }
     }
 
     /// `x wᵀ + bias`, in the dtype of `x`: `[.., k]` to `[.., n]`. `w` is `[n, k]`, `bias` `[n]`.
@@ -128,12 +100,12 @@ impl Fp8Linear {
     }
 
     fn cast(&self, x: &Tensor, which: Which, transposed: bool) -> Result<Cast> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let format = which.format();
-        let delayed = match self.scaling {
-            Fp8Scaling::Delayed => state.history(which).factor(format)?,
+        let history = match self.scaling {
+            Fp8Scaling::Delayed => self.histories.get(which.history()),
             Fp8Scaling::Tensor | Fp8Scaling::Row => None,
         };
+        let delayed = history.map(|history| delayed_factor(&history, format)).transpose()?;
         let factor = match (&delayed, self.scaling) {
             (Some(factor), _) => Factor::Given(factor),
             (None, Fp8Scaling::Row) => Factor::Row,
@@ -141,10 +113,29 @@ impl Fp8Linear {
         };
         let cast = cast(&x.f_contiguous().during(OP)?, format, factor, transposed)?;
         if self.scaling == Fp8Scaling::Delayed {
-            state.history(which).push(&cast.amax)?;
+            self.remember(which, &cast.amax)?;
         }
         self.overflows.add(&cast.overflows)?;
         Ok(cast)
+    }
+
+    /// Puts `amax` before the history, whose oldest entry goes: in place, so that a captured step
+    /// goes on with it.
+    fn remember(&self, which: Which, amax: &Tensor) -> Result<()> {
+        let length = Fp8Scaling::HISTORY;
+        match self.histories.get(which.history()) {
+            None => {
+                let older = amax.f_zeros_like().during(OP)?.f_repeat([length - 1]).during(OP)?;
+                let history = Tensor::f_cat(&[amax, &older], 0).during(OP)?;
+                self.histories.set(which.history(), history);
+            }
+            Some(mut history) => {
+                let older = history.f_narrow(0, 0, length - 1).during(OP)?;
+                let moved = Tensor::f_cat(&[amax, &older], 0).during(OP)?;
+                history.f_copy_(&moved).during(OP)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -70,7 +70,8 @@ impl Linear {
     ) -> Result<Self> {
         let fp8 = path
             .fp8("weight", role)
-            .map(|(scaling, overflows)| fp8::Fp8Linear::new(scaling, overflows));
+            .map(|(scaling, overflows)| fp8::Fp8Linear::new(scaling, overflows))
+            .map(|map| map.with_buffers(path.buffers()));
         let weight = path.param("weight", &[outputs, inputs], role, init)?;
         let bias = match biased {
             Biased::Yes => Some(path.param("bias", &[outputs], Role::Bias, Init::Zeros)?),

@@ -27,6 +27,7 @@ use bert4rs_tensor_core::policy::Kernels;
 use bert4rs_tensor_core::precision::Precision;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::Interval;
 use crate::error::{Error, Result};
 use crate::execution::Execution;
 
@@ -50,6 +51,8 @@ pub struct Config {
     pub schedule: ScheduleConfig,
     /// The loop.
     pub train: LoopConfig,
+    /// Saving a run's whole state.
+    pub checkpoint: CheckpointConfig,
 }
 
 /// Which tokens the output layer computes logits for.
@@ -132,10 +135,22 @@ pub struct LoopConfig {
     pub accumulate: u32,
     /// Steps between two lines on the terminal.
     pub log_every: u64,
-    /// Held-out sequences to measure the loss on at the end; 0 measures nothing.
+    /// Held-out sequences to measure the loss on; 0 measures nothing.
     pub eval_sequences: u32,
     /// Whether TensorBoard's event files are written too.
     pub tensorboard: bool,
+    /// Steps between two measurements; 0 measures at the end alone.
+    pub eval_every: u64,
+}
+
+/// Saving a run's whole state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// How often.
+    pub every: Interval,
+    /// The newest ones that stay, beside the best by held-out loss.
+    pub keep: u32,
 }
 
 impl Config {

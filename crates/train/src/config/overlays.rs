@@ -216,7 +216,7 @@ fn merge(base: &mut Table, top: &Table) {
 /// 10 }` do, rather than adjusting `base`.
 fn makes_choice(base: &Table, top: &Table) -> bool {
     let chooses = |table: &Table| {
-        ["shape", "kind", "steps", "fraction"].iter().any(|key| table.contains_key(*key))
+        ["shape", "kind", "steps", "fraction", "minutes"].iter().any(|key| table.contains_key(*key))
     };
     chooses(base) && chooses(top)
 }

@@ -11,6 +11,8 @@ use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::fp8::Fp8Mode;
 use bert4rs_tensor_core::precision::Precision;
 
+use crate::checkpoint::Interval;
+
 use super::{Config, Family, leaves};
 
 /// Ten times the deepest transformer that was ever published.
@@ -262,7 +264,13 @@ impl Config {
         let train = &self.train;
         at_least("train.max_steps", train.max_steps, 1)?;
         at_least("train.accumulate", train.accumulate.into(), 1)?;
-        at_least("train.log_every", train.log_every, 1)
+        at_least("train.log_every", train.log_every, 1)?;
+        at_least("checkpoint.keep", self.checkpoint.keep.into(), 1)?;
+        match self.checkpoint.every {
+            Interval::Never => Ok(()),
+            Interval::Steps(steps) => at_least("checkpoint.every.steps", steps, 1),
+            Interval::Minutes(minutes) => at_least("checkpoint.every.minutes", minutes, 1),
+        }
     }
 }
 

@@ -33,14 +33,14 @@ impl JsonLines {
                 .map_err(|error| Error::io(&self.path)(error.into()))?;
             self.waiting.push(b'\n');
         }
-        match self.flush() {
+        match self.write_waiting() {
             Err(error) if !is_storage_full(&error) => Err(Error::io(&self.path)(error)),
             _ => Ok(()),
         }
     }
 
     /// Writes what waits.
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn write_waiting(&mut self) -> std::io::Result<()> {
         while !self.waiting.is_empty() {
             let written = self.file.write(&self.waiting)?;
             if written == 0 {
@@ -68,8 +68,8 @@ impl MetricSink for JsonLines {
         })
     }
 
-    fn finish(&mut self) -> Result<()> {
-        self.flush().map_err(Error::io(&self.path))
+    fn flush(&mut self) -> Result<()> {
+        self.write_waiting().and_then(|()| self.file.sync_data()).map_err(Error::io(&self.path))
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
         metrics.append(&[1, 2]).unwrap();
         assert!(metrics.take_warning().is_some_and(|warning| warning.contains("disk is full")));
         assert_eq!(metrics.take_warning(), None, "said once");
-        assert!(metrics.finish().is_err(), "what waits is not forgotten in silence");
+        assert!(metrics.flush().is_err(), "what waits is not forgotten in silence");
         metrics.file = File::create(&path).unwrap();
         metrics.append(&[3]).unwrap();
         assert!(metrics.take_warning().is_some_and(|warning| warning.contains("room again")));

@@ -10,7 +10,6 @@ use bert4rs_tensor_core::load::{LoadMeter, MachineLoad};
 use super::{StepOutcome, StepRecord};
 use crate::batch::BatchSize;
 use crate::error::Result;
-use crate::evaluation::Evaluation;
 
 /// A step whose loss and norm are still on the device.
 #[derive(Debug)]
@@ -86,11 +85,17 @@ impl Meter {
         self.pending.push(PendingStep { record, loss, grad_norm });
     }
 
-    /// Adds what was measured on held-out text to the record of the last step.
-    pub fn note_held_out(&mut self, evaluation: &Evaluation) {
-        if let Some(step) = self.pending.last_mut() {
-            step.record.held_out = Some(evaluation.means.clone());
-        }
+    /// Goes on after `records`, whose batches have this fingerprint.
+    pub fn go_on(&mut self, records: &[StepRecord], fingerprint: Fingerprint) {
+        let size = |record: &StepRecord| BatchSize {
+            tokens: record.tokens,
+            positions: record.positions,
+            ..BatchSize::default()
+        };
+        let time = |record: &StepRecord| Duration::try_from_secs_f64(record.step_time_s);
+        self.steps = records.iter().map(|r| (time(r).unwrap_or_default(), size(r))).collect();
+        self.losses = records.iter().map(|record| record.loss).collect();
+        self.fingerprint = fingerprint;
     }
 
     /// Reads the losses of the steps since the last call, for which it waits for the device: the

@@ -23,11 +23,11 @@ pub trait MetricSink {
         None
     }
 
-    /// Writes what waits: no more steps come.
+    /// Writes what waits, so that it lasts: a checkpoint follows, or the run ends.
     ///
     /// # Errors
     /// What keeps the outlet from writing it.
-    fn finish(&mut self) -> Result<()> {
+    fn flush(&mut self) -> Result<()> {
         Ok(())
     }
 }

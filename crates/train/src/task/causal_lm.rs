@@ -111,5 +111,5 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
         unigram_entropy: unigram::entropy_with(of_text, tokens as u64, &[documents as u64]),
         ..Facts::default()
     };
-    TrainingData::new(config, device, sources, facts.describing(dataset))
+    TrainingData::new(config, device, sources, facts.describing(dataset)?)
 }

@@ -106,5 +106,5 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
         unigram_entropy: dataset.summary.unigram_entropy,
         ..Facts::default()
     };
-    TrainingData::new(config, device, sources, facts.describing(dataset))
+    TrainingData::new(config, device, sources, facts.describing(dataset)?)
 }

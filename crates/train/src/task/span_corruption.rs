@@ -119,5 +119,5 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
     let held_out_batches = held_out.batches_per_epoch();
     let epoch_batches = train.batches_per_epoch();
     let sources = Sources { train, held_out, held_out_batches, epoch_batches, pad };
-    TrainingData::new(config, device, sources, facts.describing(dataset))
+    TrainingData::new(config, device, sources, facts.describing(dataset)?)
 }

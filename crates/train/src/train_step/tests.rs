@@ -26,7 +26,7 @@ fn dataset(folder: &Path, objective: Objective) -> Dataset {
     let options = DatasetOptions {
         corpus: vec![corpus],
         objective,
-        tokenizer: TokenizerChoice::Train(TokenizerTraining::new(300)),
+        tokenizer: TokenizerChoice::Train(TokenizerTraining::new(340)),
         held_out_fraction: 0.1,
         cache: folder.join(format!("{objective:?}")),
     };

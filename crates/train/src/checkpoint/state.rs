@@ -1,0 +1,132 @@
+//! What a run needs to go on to the bit.
+
+use std::collections::BTreeMap;
+
+use bert4rs_optim::Optimizer;
+use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::random::RandomState;
+use bert4rs_tensor_core::{Device, Error as Core, TchError, Tensor, no_grad};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// What the states of the CPU's and the GPU's random generators are called among the buffers.
+const CPU_RANDOM: &str = "random.cpu";
+const GPU_RANDOM: &str = "random.gpu";
+/// What names of the model's own buffers begin with.
+const BUFFER: &str = "buffer.";
+
+/// How far a run is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps taken.
+    pub step: u64,
+    /// The number of the batch that comes next.
+    pub position: u64,
+    /// A hash of the corpus as tokens; see [`Facts::data_hash`](crate::facts::Facts::data_hash).
+    pub dataset: String,
+    /// A hash of all batches so far, 64 hexadecimal digits.
+    pub fingerprint: String,
+    /// The loss on held-out text after this step, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_loss: Option<f64>,
+}
+
+/// The whole state of a training run, on the CPU.
+#[derive(Debug)]
+pub struct TrainState {
+    /// How far it is.
+    pub progress: Progress,
+    /// The most exact values of all parameters, by name.
+    pub weights: BTreeMap<String, Tensor>,
+    /// The optimizer's state; see [`Optimizer::state`].
+    pub optimizer: BTreeMap<String, Tensor>,
+    /// What the model keeps beside its parameters, and the random generators' states.
+    pub buffers: BTreeMap<String, Tensor>,
+}
+
+impl TrainState {
+    /// Copies everything, so that training can go on at once.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn capture(progress: Progress, params: &ParamStore, optimizer: &Optimizer) -> Result<Self> {
+        let stored = params.params();
+        let weights = stored
+            .iter()
+            .map(|param| (param.name.clone(), param.master_or_weight().shallow_clone()));
+        let own = params.buffers().all().into_iter();
+        let own = own.map(|(name, tensor)| (format!("{BUFFER}{name}"), tensor));
+        let mut buffers = copies(own)?;
+        for (name, device) in generators(params.device()) {
+            let bytes = RandomState::of(device)?.bytes()?;
+            buffers.insert(name.to_owned(), Tensor::f_from_slice(&bytes).during(name)?);
+        }
+        Ok(Self {
+            progress,
+            weights: copies(weights)?,
+            optimizer: copies(optimizer.state()?)?,
+            buffers,
+        })
+    }
+
+    /// Gives everything back. The random generators are restored last.
+    ///
+    /// # Errors
+    /// The state of another model or optimizer: the first name that differs.
+    pub fn restore(&self, params: &mut ParamStore, optimizer: &mut Optimizer) -> Result<()> {
+        let device = params.device();
+        let is_known = |name: &String| params.params().iter().any(|param| param.name == *name);
+        if let Some(name) = self.weights.keys().find(|name| !is_known(name)) {
+            return Err(refuse(name, "belongs to no parameter of this model"));
+        }
+        for param in params.params_mut() {
+            let value = self.weights.get(&param.name);
+            param.set(value.ok_or_else(|| refuse(&param.name, "is missing"))?)?;
+        }
+        optimizer.load_state(&self.optimizer)?;
+        let mut buffers = BTreeMap::new();
+        for (name, tensor) in &self.buffers {
+            if let Some(name) = name.strip_prefix(BUFFER) {
+                buffers.insert(name.to_owned(), tensor.f_to_device(device).during(name)?);
+            }
+        }
+        params.buffers().replace(buffers);
+        for (name, device) in generators(device) {
+            // What was saved on another kind of device has no state of this one's generator.
+            let Some(bytes) = self.buffers.get(name) else { continue };
+            let bytes = Vec::<u8>::try_from(bytes).during(name)?;
+            RandomState::from_bytes(device, &bytes).restore()?;
+        }
+        Ok(())
+    }
+}
+
+/// The random generators that a run on `device` draws from.
+fn generators(device: Device) -> Vec<(&'static str, Device)> {
+    let gpu = (device != Device::Cpu).then_some((GPU_RANDOM, device));
+    [(CPU_RANDOM, Device::Cpu)].into_iter().chain(gpu).collect()
+}
+
+/// Copies on the CPU.
+fn copies(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<BTreeMap<String, Tensor>> {
+    let copy = |tensor: &Tensor| -> std::result::Result<Tensor, TchError> {
+        let tensor = tensor.f_detach()?;
+        if tensor.device() != Device::Cpu {
+            return tensor.f_to_device(Device::Cpu);
+        }
+        let mut copy = tensor.f_empty_like()?;
+        copy.f_copy_(&tensor).map(|()| copy)
+    };
+    let mut copied = BTreeMap::new();
+    for (name, tensor) in tensors {
+        let tensor = no_grad(|| copy(&tensor)).during(&name)?;
+        copied.insert(name, tensor);
+    }
+    Ok(copied)
+}
+
+fn refuse(name: &str, reason: &str) -> crate::Error {
+    Core::Unsupported { what: format!("the parameter {name}"), reason: reason.into() }.into()
+}
