@@ -137,7 +137,7 @@ fn killed_at_any_moment_a_run_goes_on_to_the_bit() {
 
 fn is_checkpoint(path: &Path) -> bool {
     path.join("manifest.json").exists()
-        && !path.extension().is_some_and(|extension| extension == "partial")
+        && path.extension().is_none_or(|extension| extension != "partial")
 }
 
 #[test]
