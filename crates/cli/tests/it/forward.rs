@@ -164,7 +164,10 @@ fn inputs_that_do_not_fit() {
     check_input(&[("input_ids", ids().narrow(0, 0, 0))], &["input_ids", "[0, 2]"]);
     check_input(&with("inputs_ids", ids()), &["\"inputs_ids\"", "GPT2LMHeadModel reads input_ids"]);
     check_input(&with("token_type_ids", ids()), &["token_type_ids", "GPT2LMHeadModel"]);
-    check_input(&with("attention_mask", ids().view([4])), &["attention_mask", "[2, 2]"]);
+    check_input(
+        &with("attention_mask", ids().view([4]).ones_like()),
+        &["attention_mask", "[2, 2]"],
+    );
     check_input(&with("attention_mask", ids()), &["attention_mask", "1 for tokens and 0"]);
     check_input(&with("labels", ids().narrow(0, 0, 1)), &["labels", "[1, 2]", "[2, 2]"]);
     check_input(&with("labels", ids() + 20), &["labels", "21 to 24", "-100"]);

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::hugging_face::from_keys;
 use crate::pretrained::LoadOptions;
 
 /// `f(x Wᵀ + b)`.
@@ -75,8 +76,7 @@ impl Dense {
     pub(super) fn read(folder: &Path, json: &Value, options: LoadOptions) -> Result<Self> {
         let file = |name: &str, reason: String| Error::File { path: folder.join(name), reason };
         let bad = |reason: String| file("config.json", reason);
-        let keys: Keys = serde_path_to_error::deserialize(json)
-            .map_err(|error| bad(format!("{}: {}", error.path(), error.inner())))?;
+        let keys: Keys = from_keys(json).map_err(bad)?;
         let activation = DenseActivation::named(&keys.activation_function).ok_or_else(|| {
             let class = &keys.activation_function;
             bad(format!(

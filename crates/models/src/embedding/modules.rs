@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::Pooling;
 use super::dense::Dense;
 use crate::error::{Error, Result};
-use crate::hugging_face::read_json;
+use crate::hugging_face::{from_keys, read_json};
 use crate::pretrained::LoadOptions;
 
 /// From a text to its vector.
@@ -137,8 +137,7 @@ impl Modules {
     /// The transformer, then the pooling, then the rest.
     fn read_entries(&mut self, folder: &Path, path: &Path, options: LoadOptions) -> Result<()> {
         let bad = |reason: String| Error::File { path: path.to_owned(), reason };
-        let entries: Vec<Entry> = serde_path_to_error::deserialize(&read_json(path)?)
-            .map_err(|error| bad(format!("{}: {}", error.path(), error.inner())))?;
+        let entries: Vec<Entry> = from_keys(&read_json(path)?).map_err(bad)?;
         for (index, Entry { path, class }) in entries.iter().enumerate() {
             let own = PathBuf::from(path);
             if own
@@ -194,8 +193,5 @@ fn keys<T: for<'a> Deserialize<'a> + Default>(path: &Path) -> Result<T> {
     if !path.exists() {
         return Ok(T::default());
     }
-    serde_path_to_error::deserialize(&read_json(path)?).map_err(|error| Error::File {
-        path: path.to_owned(),
-        reason: format!("{}: {}", error.path(), error.inner()),
-    })
+    from_keys(&read_json(path)?).map_err(|reason| Error::File { path: path.to_owned(), reason })
 }

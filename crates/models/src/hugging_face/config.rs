@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use bert4rs_tensor_core::Tensor;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::ModelType;
+use super::{ModelType, from_keys};
 use crate::bert::{BertConfig, relatives};
 use crate::error::Result;
 use crate::gpt::GptConfig;
@@ -70,12 +69,6 @@ pub trait PretrainedConfig: Sized {
     /// The names of the output matrix and of the parameter that it is a copy of, if it is one.
     /// Files may hold both, or either.
     fn tied(&self) -> Option<[String; 2]>;
-}
-
-/// `json` as a `T`; the error names the key.
-fn keys<T: DeserializeOwned>(json: &Value) -> std::result::Result<T, String> {
-    serde_path_to_error::deserialize(json)
-        .map_err(|error| format!("{}: {}", error.path(), error.inner()))
 }
 
 impl PretrainedConfig for BertConfig {
@@ -154,7 +147,7 @@ impl PretrainedConfig for GptConfig {
     const MODEL_TYPES: &'static [ModelType] = &[ModelType::Gpt2];
 
     fn from_json(_model_type: ModelType, json: &Value) -> std::result::Result<Self, String> {
-        keys(json)
+        from_keys(json)
     }
 
     fn to_json(&self) -> serde_json::Result<Value> {
@@ -207,7 +200,7 @@ impl PretrainedConfig for T5Config {
     const MODEL_TYPES: &'static [ModelType] = &[ModelType::T5];
 
     fn from_json(_model_type: ModelType, json: &Value) -> std::result::Result<Self, String> {
-        keys(json)
+        from_keys(json)
     }
 
     fn to_json(&self) -> serde_json::Result<Value> {

@@ -6,12 +6,13 @@
 
 mod architecture;
 mod config;
+mod files;
 mod folder;
 mod heads;
 mod save;
 
 pub use architecture::{Architecture, HeadKind, ModelType};
 pub use config::PretrainedConfig;
-pub(crate) use folder::read_json;
+pub(crate) use files::{from_keys, read_json};
 pub use folder::{Folder, Loaded};
 pub use save::{save, save_bert_for_masked_lm};

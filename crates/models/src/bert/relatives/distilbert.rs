@@ -8,8 +8,9 @@ use super::names::{
     BlockNames, HeadActivation, MaskedLmNames, Names, ProjectionNames, SequenceNames,
     TransformNames,
 };
-use super::{BertVariant, bert, keys};
+use super::{BertVariant, bert};
 use crate::bert::BertConfig;
+use crate::hugging_face::from_keys;
 use crate::layers::Activation;
 use crate::overrides::ArchitectureOverrides;
 
@@ -95,7 +96,7 @@ impl Default for Keys {
 }
 
 pub(super) fn from_json(json: &Value) -> Result<BertConfig, String> {
-    let keys: Keys = keys(json)?;
+    let keys: Keys = from_keys(json)?;
     Ok(BertConfig {
         vocab_size: keys.vocab_size,
         hidden_size: keys.dim,

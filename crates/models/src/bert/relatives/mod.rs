@@ -23,7 +23,7 @@ pub use modernbert::{ClassifierPooling, ModernBert};
 pub(crate) use names::Names;
 
 use super::BertConfig;
-use crate::hugging_face::ModelType;
+use crate::hugging_face::{ModelType, from_keys};
 
 /// A member of BERT's family, and what it alone has.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -90,7 +90,7 @@ pub(crate) fn from_json(model_type: ModelType, json: &Value) -> Result<BertConfi
         ModelType::DistilBert => distilbert::from_json(json),
         ModelType::Electra => electra::from_json(json),
         ModelType::ModernBert => modernbert::from_json(json),
-        _ => keys(json),
+        _ => from_keys(json),
     }
 }
 
@@ -117,17 +117,11 @@ pub(crate) fn fixed(variant: &BertVariant) -> Value {
     }
 }
 
-/// `json` as a `T`; the error names the key.
-fn keys<T: DeserializeOwned>(json: &Value) -> Result<T, String> {
-    serde_path_to_error::deserialize(json)
-        .map_err(|error| format!("{}: {}", error.path(), error.inner()))
-}
-
-/// [`keys`], with `defaults` for those that are absent.
+/// `json` as a `T`, with `defaults` for keys that are absent; the error names the key.
 fn keys_with<T: DeserializeOwned>(json: &Value, defaults: Value) -> Result<T, String> {
     let mut all = defaults;
     if let (Some(all), Some(given)) = (all.as_object_mut(), json.as_object()) {
         all.extend(given.clone());
     }
-    keys(&all)
+    from_keys(&all)
 }

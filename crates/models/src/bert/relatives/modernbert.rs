@@ -4,13 +4,14 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::BertVariant;
 use super::names::{
     BlockNames, HeadActivation, MaskedLmNames, Names, ProjectionNames, SequenceNames,
     TransformNames,
 };
-use super::{BertVariant, keys};
 use crate::bert::BertConfig;
 use crate::check::MOST_LAYERS;
+use crate::hugging_face::from_keys;
 use crate::layers::{Activation, Rotary};
 use crate::overrides::ArchitectureOverrides;
 
@@ -155,7 +156,7 @@ impl Default for Keys {
 }
 
 pub(super) fn from_json(json: &Value) -> Result<BertConfig, String> {
-    let keys: Keys = keys(json)?;
+    let keys: Keys = from_keys(json)?;
     let is_local = is_local(&keys)?;
     let rope = keys.rope_parameters.as_ref();
     let rotary = |given: Option<Rope>, theta: f64| Rotary {
