@@ -22,6 +22,9 @@ use crate::cpu::isa::Isa;
 use crate::cpu::views;
 use visible::VisibilityRule;
 
+/// Keys of a block.
+const KEYS: usize = 64;
+
 /// What [`attend`] computes with, beside queries, keys and values.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionArgs<'a> {

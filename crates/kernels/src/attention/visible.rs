@@ -2,6 +2,7 @@
 
 use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
 
+use super::KEYS;
 use crate::cpu::lanes::Lanes;
 use crate::cpu::product::COLS;
 use crate::cpu::views;
@@ -23,6 +24,8 @@ pub struct VisibleKeys<'a> {
 pub(super) struct VisibilityRule {
     /// Of queries and of keys, row by row of the batch.
     documents: Option<(Vec<i32>, Vec<i32>)>,
+    /// Of the documents of keys, row by row of the batch.
+    blocks: Vec<BlockBounds>,
     queries: usize,
     keys: usize,
     /// The least and the greatest `key - query - (keys - queries)` that is visible.
@@ -45,10 +48,14 @@ impl VisibilityRule {
                 Some((numbers(of_queries, [batch, queries])?, numbers(of_keys, [batch, keys])?))
             }
         };
+        let of_row = |(_, keys_of): &(_, Vec<i32>)| {
+            keys_of.chunks(keys.max(1)).map(BlockBounds::new).collect()
+        };
+        let blocks = documents.as_ref().map(of_row).unwrap_or_default();
         let window =
             visible.window.map_or(i32::MAX, |window| (window - 1).min(i32::MAX as i64) as i32);
         let greatest = if visible.causal { 0 } else { window };
-        Ok(Self { documents, queries, keys, least: -window, greatest })
+        Ok(Self { documents, blocks, queries, keys, least: -window, greatest })
     }
 
     /// Of row `row` of the batch.
@@ -56,7 +63,42 @@ impl VisibilityRule {
         let documents = self.documents.as_ref().map(|(queries, keys)| {
             (&queries[row * self.queries..][..self.queries], &keys[row * self.keys..][..self.keys])
         });
-        RowVisibility { documents, rule: self }
+        RowVisibility { documents, blocks: self.blocks.get(row), rule: self }
+    }
+}
+
+/// Documents in the blocks of keys of one row, in a form in which those that a query may see are
+/// found by bisection: where documents follow each other, as packed rows have them, exactly; where
+/// they do not, with blocks between that it does not see.
+#[derive(Debug, Clone)]
+struct BlockBounds {
+    /// The greatest number up to the end of each block.
+    greatest_so_far: Vec<i32>,
+    /// The least number from the start of each block on.
+    least_from_here: Vec<i32>,
+}
+
+impl BlockBounds {
+    fn new(of_keys: &[i32]) -> Self {
+        let of_blocks: Vec<(i32, i32)> = of_keys.chunks(KEYS).map(bounds).collect();
+        let up = of_blocks.iter().scan(i32::MIN, |most, (_, greatest)| {
+            *most = (*most).max(*greatest);
+            Some(*most)
+        });
+        let down = of_blocks.iter().rev().scan(i32::MAX, |fewest, (least, _)| {
+            *fewest = (*fewest).min(*least);
+            Some(*fewest)
+        });
+        let (greatest_so_far, mut least_from_here) = (up.collect(), down.collect::<Vec<_>>());
+        least_from_here.reverse();
+        Self { greatest_so_far, least_from_here }
+    }
+
+    /// The blocks that hold all keys of the documents `least` to `greatest`.
+    fn of_documents(&self, (least, greatest): (i32, i32)) -> std::ops::Range<usize> {
+        let first = self.greatest_so_far.partition_point(|&most| most < least);
+        let end = self.least_from_here.partition_point(|&fewest| fewest <= greatest);
+        first..end.max(first)
     }
 }
 
@@ -85,6 +127,7 @@ fn numbers(documents: &Tensor, shape: [usize; 2]) -> Result<Vec<i32>> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RowVisibility<'a> {
     documents: Option<(&'a [i32], &'a [i32])>,
+    blocks: Option<&'a BlockBounds>,
     rule: &'a VisibilityRule,
 }
 
@@ -151,29 +194,19 @@ impl RowVisibility<'_> {
         (self.documents.map_or(0, |(_, keys)| keys[index]), index as i32)
     }
 
-    /// The keys, in whole blocks of `block`, outside of which the queries see none.
-    pub(super) fn keys_of(
-        &self,
-        queries: std::ops::Range<usize>,
-        block: usize,
-    ) -> std::ops::Range<usize> {
+    /// The keys, in whole blocks, outside of which the queries see none. The time that it takes
+    /// does not grow with the row, but by its logarithm.
+    pub(super) fn keys_of(&self, queries: std::ops::Range<usize>) -> std::ops::Range<usize> {
         let (first, end) = (queries.start, queries.end.min(self.rule.queries));
         let shift = i64::from(self.shift());
         let low = (first as i64 + shift + i64::from(self.rule.least)).max(0) as usize;
         let high = (end as i64 + shift + i64::from(self.rule.greatest)).max(0) as usize;
-        let blocks = low / block..high.min(self.rule.keys).div_ceil(block);
-        let Some((of_queries, of_keys)) = self.documents else {
-            return blocks.start * block..blocks.end.max(blocks.start) * block;
-        };
-        let (least, greatest) = bounds(&of_queries[first..end]);
-        let may_see = |index: &usize| {
-            let (from, to) = (index * block, (index + 1) * block);
-            let (low, high) = bounds(&of_keys[from..to.min(of_keys.len())]);
-            low <= greatest && least <= high
-        };
-        let seen_first = blocks.clone().find(may_see).unwrap_or(blocks.start);
-        let seen_last = blocks.rev().find(may_see).map_or(seen_first, |last| last + 1);
-        seen_first * block..seen_last * block
+        let (mut from, mut to) = (low / KEYS, high.min(self.rule.keys).div_ceil(KEYS));
+        if let (Some((of_queries, _)), Some(blocks)) = (self.documents, self.blocks) {
+            let seen = blocks.of_documents(bounds(&of_queries[first..end]));
+            (from, to) = (from.max(seen.start), to.min(seen.end));
+        }
+        from * KEYS..to.max(from) * KEYS
     }
 }
 
@@ -199,5 +232,45 @@ impl ColumnTest {
         };
         let near = V::between(&self.places[column..], least, greatest.min(self.last));
         V::both(same, near)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keys that some query of each block of 32 sees, by comparing all pairs.
+    fn check(documents: &[i64], causal: bool, window: Option<i64>, is_tight: bool) {
+        let n = documents.len();
+        let tensor = Tensor::from_slice(documents).view([1, n as i64]);
+        let visible = VisibleKeys { documents: Some((&tensor, &tensor)), causal, window };
+        let rule = VisibilityRule::new(&visible, 1, n, n).unwrap();
+        let sees = |query: usize, key: usize| {
+            let back = query as i64 - key as i64;
+            documents[query] == documents[key]
+                && (!causal || back >= 0)
+                && window.is_none_or(|window| back.abs() < window)
+        };
+        for first in (0..n).step_by(32) {
+            let queries = first..n.min(first + 32);
+            let found = rule.of(0).keys_of(queries.clone());
+            let seen: Vec<usize> =
+                (0..n).filter(|&key| queries.clone().any(|query| sees(query, key))).collect();
+            assert!(seen.iter().all(|key| found.contains(key)), "{first}: {found:?}");
+            if is_tight {
+                let last = seen[seen.len() - 1];
+                assert_eq!(found, seen[0] / KEYS * KEYS..(last / KEYS + 1) * KEYS, "{first}");
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_hold_all_keys_that_are_seen_and_of_packed_rows_no_others() {
+        let packed: Vec<i64> = (0..1000).map(|i| i / 137).collect();
+        let mixed: Vec<i64> = (0..1000).map(|i| i * 7919 % 11).collect();
+        for (causal, window) in [(false, None), (true, None), (false, Some(17)), (true, Some(90))] {
+            check(&packed, causal, window, true);
+            check(&mixed, causal, window, false);
+        }
     }
 }

@@ -8,7 +8,8 @@
 //! dq = ds k · scale               dk = dsᵀ q · scale
 //! ```
 //!
-//! Blocks are held transposed, keys in rows: `pᵀ` and `dsᵀ` are then left operands as they are made.
+//! Blocks are held transposed, keys in rows: `pᵀ` and `dsᵀ` are then left operands as they are
+//! made.
 
 #![expect(
     unsafe_code,
@@ -17,11 +18,11 @@
 
 use std::ops::Range;
 
+use super::QUERIES;
 use super::forward::partial;
 use super::head::HeadRows;
-use super::{KEYS, QUERIES};
-use crate::attention::Call;
 use crate::attention::visible::{ColumnTest, Columns, RowVisibility};
+use crate::attention::{Call, KEYS};
 use crate::cpu::lanes::{LANES, Lanes, exp, vectorized};
 use crate::cpu::number::{CacheLine, EMPTY, Number};
 use crate::cpu::pack;
@@ -117,7 +118,7 @@ impl BackwardScratch {
         });
         for first in (0..query.q.count).step_by(QUERIES) {
             let queries = first..query.q.count.min(first + QUERIES);
-            let keys = rule.keys_of(queries.clone(), KEYS);
+            let keys = rule.keys_of(queries.clone());
             let tests = [0, COLS].map(|half| rule.test(Columns::Queries, first + half));
             let tests = if rule.sees_all() { &[][..] } else { &tests[..] };
             pack::grow(&mut self.dq_transposed, call.features * QUERIES);

@@ -10,10 +10,10 @@
 
 use std::ops::Range;
 
+use super::QUERY_ROWS;
 use super::head::HeadRows;
-use super::{KEYS, QUERY_ROWS};
-use crate::attention::Call;
 use crate::attention::visible::{ColumnTest, Columns, RowVisibility};
+use crate::attention::{Call, KEYS};
 use crate::cpu::isa::Isa;
 use crate::cpu::lanes::{LANES, Lanes, exp, vectorized};
 use crate::cpu::number::{CacheLine, EMPTY, Number};
@@ -73,7 +73,7 @@ impl ForwardScratch {
     ) {
         for first in (0..q.count).step_by(QUERY_ROWS) {
             let queries = first..q.count.min(first + QUERY_ROWS);
-            let keys = rule.keys_of(queries.clone(), KEYS);
+            let keys = rule.keys_of(queries.clone());
             q.rows(first, QUERY_ROWS, &mut self.rows);
             self.multiply_keys::<T>(call, &keys);
             let mut sums = [(0f32, 0f32); QUERY_ROWS];

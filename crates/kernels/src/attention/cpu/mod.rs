@@ -14,9 +14,6 @@ use crate::cpu::number::Number;
 use crate::cpu::views::{self, SharedSlice};
 use head::HeadRows;
 
-/// Keys of a block.
-const KEYS: usize = 64;
-
 /// Queries of a block in the backward pass.
 const QUERIES: usize = 64;
 
