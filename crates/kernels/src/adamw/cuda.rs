@@ -89,8 +89,8 @@ fn launch(entries: &[UpdateEntry], device: Device) -> Result<()> {
     let grid = (chunks, 1, 1);
     let launch =
         Launch { source: &source::ADAMW, kernel: "adamw", grid, block: THREADS, shared: 0 };
-    // SAFETY: `UpdateEntries` has the layout of `ParamUpdates`; `entry` has checked each tensor's dtype, device
-    // and size, and the caller that none overlap.
+    // SAFETY: `UpdateEntries` has the layout of `ParamUpdates`; `entry` has checked each tensor's
+    // dtype, device and size, and the caller that none overlap.
     unsafe { launch.run(device, &[Arg::Struct(bytemuck::cast_slice(bytemuck::bytes_of(&list)))]) }
 }
 

@@ -15,6 +15,7 @@
 
 mod cpu;
 mod cuda;
+mod reference;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use crate::cpu::isa::Isa;
 use crate::cpu::views;
 
 pub use crate::weight::Weight;
+pub use reference::step_reference;
 
 const OP: &str = "AdamW";
 
@@ -75,7 +77,8 @@ impl AdamwKernelScalars {
 /// One parameter's part in a step. All tensors but `numbers` have as many values as `grad`.
 #[derive(Debug)]
 pub struct ParamUpdate<'a> {
-    /// The [`AdamwKernelScalars`] of this step, read when the step runs: FP32 `[8]`, on the device of all.
+    /// The [`AdamwKernelScalars`] of this step, read when the step runs: FP32 `[8]`, on the device
+    /// of all.
     pub numbers: &'a Tensor,
     /// Decay only where update and weight agree in sign.
     pub cautious: bool,
@@ -94,8 +97,8 @@ pub struct ParamUpdate<'a> {
 /// The same bits for any device, thread count and instruction set.
 ///
 /// # Errors
-/// A tensor of another dtype, device, layout or count of values than [`ParamUpdate`] says, or two that
-/// share memory. Nothing has been changed then.
+/// A tensor of another dtype, device, layout or count of values than [`ParamUpdate`] says, or two
+/// that share memory. Nothing has been changed then.
 pub fn step(updates: Vec<ParamUpdate<'_>>) -> Result<()> {
     step_on(Isa::fastest(), updates)
 }

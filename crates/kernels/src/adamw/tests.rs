@@ -46,18 +46,12 @@ fn random(kind: Kind) -> Tensor {
     Tensor::randn([3, 20_001], (Kind::Float, Device::Cpu)).to_kind(kind)
 }
 
-/// The formula at the module's head in FP64, by libtorch.
-fn reference(cautious: bool, [g, m, v, p]: [&Tensor; 4]) -> [Tensor; 3] {
-    let s = &SCALARS;
-    let [g, m, v, p] = [g, m, v, p].map(|tensor| tensor.to_kind(Kind::Double));
-    let number = f64::from;
-    let g = g * number(s.grad_scale);
-    let m = &m + number(s.one_minus_beta1) * (&g - &m);
-    let v = number(s.beta2) * v + number(s.one_minus_beta2) * &g * &g;
-    let u = &m / (v.sqrt() * number(s.inverse_sqrt_correction2) + number(s.eps));
-    let agree = if cautious { (&u * &p).gt(0.0) } else { p.ones_like().gt(0.0) };
-    let decay_factor = (number(s.decay_factor) - 1.0) * agree.to_kind(Kind::Double) + 1.0;
-    let p = p * decay_factor - number(s.step_size) * u;
+/// One step in FP64: both moments and the weight after it.
+fn reference(cautious: bool, tensors: [&Tensor; 4]) -> [Tensor; 3] {
+    let [g, mut m, mut v, mut p] = tensors.map(|tensor| tensor.to_kind(Kind::Double).copy());
+    let scalars = SCALARS.to_array().map(|scalar| Tensor::from(f64::from(scalar)));
+    let g = g * f64::from(SCALARS.grad_scale);
+    step_reference(scalars, cautious, &g, [&mut m, &mut v], &mut p).unwrap();
     [m, v, p]
 }
 

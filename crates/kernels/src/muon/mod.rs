@@ -18,10 +18,13 @@
 
 mod cpu;
 mod cuda;
+mod reference;
 #[cfg(test)]
 mod tests;
 
 use bert4rs_tensor_core::{Device, Error, Result, Tensor};
+
+pub use reference::{apply_update_reference, momentum_update_reference};
 
 use crate::cpu::views;
 use crate::weight::{Weight, same_count};
@@ -138,8 +141,8 @@ pub struct UpdateArgs<'a> {
     pub cautious: bool,
 }
 
-/// `p = p decay_factor - step row[r] col[c] o`, and the working weight written beside it. `weight` is
-/// `[rows, cols]`, `o_nm` the same, or transposed if there are more rows than columns; FP32 or
+/// `p = p decay_factor - step row[r] col[c] o`, and the working weight written beside it. `weight`
+/// is `[rows, cols]`, `o_nm` the same, or transposed if there are more rows than columns; FP32 or
 /// BF16, dense. The same bits for any thread count.
 ///
 /// # Errors

@@ -12,6 +12,11 @@ fn numbers(one_minus_momentum: f32, grad_scale: f32) -> Tensor {
     Tensor::from_slice(&scalars.to_array())
 }
 
+/// The scalars one by one, in FP64.
+fn exact(numbers: &Tensor) -> [Tensor; MuonKernelScalars::COUNT] {
+    numbers.to_kind(Kind::Double).unbind(0).try_into().unwrap()
+}
+
 #[test]
 fn a_factor_of_0_hides_what_is_not_finite() {
     let numbers = &numbers(0.0, 0.0);
@@ -58,13 +63,10 @@ fn momentum_and_updates_are_what_the_formula_says() {
             let args = MomentumArgs { numbers, nesterov, norm_factor: 1.02 };
             let g = random(rows, cols, grad_kind);
             let mut m = random(rows, cols, Kind::Float);
-            let scaled = double(&g) * 0.5;
-            let moved = double(&m) + (&scaled - double(&m)) * f64::from(0.1f32);
-            let u = if nesterov {
-                &scaled * f64::from(0.1f32) + &moved * (1.0 - f64::from(0.1f32))
-            } else {
-                moved.copy()
-            };
+            let (scaled, mut moved) = (double(&g) * 0.5, double(&m).copy());
+            let mut u = moved.zeros_like();
+            momentum_update_reference(&exact(numbers), nesterov, &scaled, &mut moved, &mut u)
+                .unwrap();
             let expected = stacked(&(&u / (u.norm() * 1.02)));
             let mut x = Tensor::zeros(expected.size(), (kind, Device::Cpu));
             momentum_update(&args, &g, &mut m, &mut x).unwrap();
@@ -110,11 +112,10 @@ fn applies_to_every_form_of_weight() {
         for (kind, cautious) in [(Kind::Float, false), (Kind::BFloat16, true)] {
             let (o, p) = (random(rows, cols, kind), random(rows, cols, Kind::Float));
             let (row, col) = (random(rows, 1, Kind::Float), random(1, cols, Kind::Float).abs());
-            let u = double(&o) * double(&row) * double(&col) * 0.5;
-            let agree = if cautious { (&u * double(&p)).ge(0.0) } else { p.ones_like().ge(0.0) };
-            let decay_factor = double(&agree) * (f64::from(0.9f32) - 1.0) + 1.0;
-            let expected = double(&p) * decay_factor - u;
-            let (numbers, row, col) = (&numbers(0.1, 1.0), Some(&row), Some(&col));
+            let (numbers, mut expected) = (&numbers(0.1, 1.0), double(&p).copy());
+            let mut scaled = double(&o) * double(&row) * double(&col) * 0.25;
+            apply_update_reference(&exact(numbers), cautious, &mut scaled, &mut expected).unwrap();
+            let (row, col) = (Some(&row), Some(&col));
             let numbers = UpdateArgs { numbers, factor: 0.25, row, col, cautious };
             let o = stacked(&o);
             let mut single = p.copy();

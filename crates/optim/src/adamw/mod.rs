@@ -1,7 +1,7 @@
 //! AdamW: decoupled decay, bias correction, FP32 moments.
 //!
-//! The formula is at the head of [`bert4rs_kernels::adamw`]. `update` is the reference, by
-//! libtorch's operations; the fused kernel does the same in one pass.
+//! The formula is at the head of [`bert4rs_kernels::adamw`], which has it in one pass and as a
+//! reference in libtorch's operations.
 
 mod config;
 mod scalars;
@@ -17,7 +17,6 @@ use crate::error::Result;
 use crate::group::device_of;
 use crate::implementation::{kernel_grad, uses_kernels};
 use crate::masters;
-use crate::scalars::ScalarRow;
 use crate::verdict::Verdict;
 
 pub use config::{AdamwConfig, RoleScale};
@@ -38,37 +37,6 @@ impl AdamwState {
         let zeros = || exact.detach().f_zeros_like().during("moments of AdamW");
         Ok(Self { exp_avg: zeros()?, exp_avg_sq: zeros()? })
     }
-}
-
-/// One AdamW step for one parameter, by libtorch's operations: changes `exact` and the moments.
-///
-/// `grad` may be of any float dtype; `exact` is FP32 or FP64. The order of operations is that of
-/// `torch.optim.AdamW`, but that a factor stands for its division by a root.
-fn update(
-    (scalars, scale, cautious): (&ScalarRow, &GradScale, bool),
-    grad: &Tensor,
-    state: &mut AdamwState,
-    exact: &mut Tensor,
-) -> Result<()> {
-    let op = "AdamW";
-    let _guard = bert4rs_tensor_core::no_grad_guard();
-    let [_, moved1, beta2, moved2, inverse_sqrt_correction2, eps, decay_factor, step_size] =
-        scalars.unbind(exact.kind())?;
-    let grad = scale.apply(grad.detach().f_to_kind(exact.kind()).during(op)?)?;
-    let _ = state.exp_avg.f_lerp_tensor_(&grad, &moved1).during(op)?;
-    let grad_squared = grad.f_square().during(op)? * moved2;
-    let _ = state.exp_avg_sq.f_mul_(&beta2).during(op)?.f_add_(&grad_squared).during(op)?;
-    let denominator = state.exp_avg_sq.f_sqrt().during(op)? * inverse_sqrt_correction2 + eps;
-    let direction = state.exp_avg.f_div(&denominator).during(op)?;
-    if cautious {
-        let disagree = (&direction * &*exact).f_le(0.0).during(op)?;
-        let decay_factor = decay_factor.f_expand_as(&disagree).during(op)?;
-        let _ = exact.f_mul_(&decay_factor.f_masked_fill(&disagree, 1.0).during(op)?).during(op)?;
-    } else {
-        let _ = exact.f_mul_(&decay_factor).during(op)?;
-    }
-    let _ = exact.f_sub_(&(direction * step_size)).during(op)?;
-    Ok(())
 }
 
 /// AdamW over a list of parameters.
@@ -121,9 +89,12 @@ impl Adamw {
             return self.step_fused(slots);
         }
         for slot in slots {
-            let how = (self.scalars.row(slot.index), scale, self.config.cautious);
             let mut exact = masters::read(slot.param, slot.low.as_deref())?;
-            update(how, slot.grad, slot.state, &mut exact)?;
+            let scalars = self.scalars.row(slot.index).unbind(exact.kind())?;
+            let grad = slot.grad.detach().f_to_kind(exact.kind()).during("AdamW")?;
+            let AdamwState { exp_avg, exp_avg_sq } = slot.state;
+            let (grad, moments) = (scale.apply(grad)?, [exp_avg, exp_avg_sq]);
+            kernel::step_reference(scalars, self.config.cautious, &grad, moments, &mut exact)?;
             masters::write(slot.param, slot.low, &exact)?;
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Muon by libtorch's operations, on any device and in FP64 too: the reference.
 
+use bert4rs_kernels::muon as kernel;
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::error::Context;
 
@@ -41,8 +42,7 @@ fn updates(
     let (kind, device) = (first.kind(), first.device());
     let shape = [stack.len() as i64, rows.min(cols), rows.max(cols)];
     let u_knm = space.take(&shape, kind, device)?;
-    let [one_minus_momentum, ..] = step.scalars.unbind(kind)?;
-    let momentum: Tensor = 1.0 - &one_minus_momentum;
+    let scalars = step.scalars.unbind(kind)?;
     for (index, &(slot, block)) in stack.iter().enumerate() {
         let slot = &mut slots[slot];
         let block = slot.state.blocks[block];
@@ -51,12 +51,7 @@ fn updates(
         let mut m = block.of(&slot.state.momentum_buffer)?;
         let g = block.of(&slot.grad.detach())?.f_to_kind(kind).during(OP)?;
         let g = step.scale.apply(g)?;
-        let _ = m.f_lerp_tensor_(&g, &one_minus_momentum).during(OP)?;
-        if step.config.nesterov {
-            u.f_copy_(&g.f_lerp_tensor(&m, &momentum).during(OP)?).during(OP)?;
-        } else {
-            u.f_copy_(&m).during(OP)?;
-        }
+        kernel::momentum_update_reference(&scalars, step.config.nesterov, &g, &mut m, &mut u)?;
     }
     Ok(u_knm)
 }
@@ -113,16 +108,8 @@ fn move_block(
     let block = slot.state.blocks[block];
     let whole = masters::read(slot.param, slot.low.as_deref())?;
     let mut p = block.of(&whole)?;
-    let [_, _, lr, decay_factor, _] = step.scalars.unbind(p.kind())?;
-    if step.config.cautious {
-        let disagree = o_rc.f_mul(&p).during(OP)?.f_lt(0.0).during(OP)?;
-        let decay_factor = decay_factor.f_expand_as(&disagree).during(OP)?;
-        let _ = p.f_mul_(&decay_factor.f_masked_fill(&disagree, 1.0).during(OP)?).during(OP)?;
-    } else if step.config.weight_decay != 0.0 {
-        let _ = p.f_mul_(&decay_factor).during(OP)?;
-    }
-    let _ = o_rc.f_mul_(&lr).during(OP)?;
-    let _ = p.f_sub_(o_rc).during(OP)?;
+    let scalars = step.scalars.unbind(p.kind())?;
+    kernel::apply_update_reference(&scalars, step.config.cautious, o_rc, &mut p)?;
     if slot.low.is_some() {
         masters::write(slot.param, slot.low.as_deref_mut(), &whole)?;
     }

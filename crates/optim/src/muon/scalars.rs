@@ -50,8 +50,10 @@ impl MuonScalars {
         self.table.commit(&verdict.finite)
     }
 
-    /// The scalars one by one, `[]` of `kind`: [`MuonKernelScalars`], then `stats_weight`.
-    pub(crate) fn unbind(&self, kind: Kind) -> Result<[Tensor; MuonKernelScalars::COUNT + 1]> {
-        self.table.row(0).unbind(kind)
+    /// The scalars of [`MuonKernelScalars`] one by one, `[]` of `kind`.
+    pub(crate) fn unbind(&self, kind: Kind) -> Result<[Tensor; MuonKernelScalars::COUNT]> {
+        let all: [Tensor; MuonKernelScalars::COUNT + 1] = self.table.row(0).unbind(kind)?;
+        let [one_minus_momentum, grad_scale, lr, decay_factor, _] = all;
+        Ok([one_minus_momentum, grad_scale, lr, decay_factor])
     }
 }

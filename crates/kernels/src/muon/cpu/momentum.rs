@@ -19,7 +19,8 @@ struct Momentum {
     nesterov: bool,
 }
 
-/// See [`crate::muon::momentum_update`], which has checked the shapes; `rows` by `cols` are those of `grad`.
+/// See [`crate::muon::momentum_update`], which has checked the shapes; `rows` by `cols` are those
+/// of `grad`.
 pub(in crate::muon) fn momentum_update(
     args: &MomentumArgs<'_>,
     grad: &Tensor,

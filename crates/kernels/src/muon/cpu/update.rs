@@ -21,7 +21,8 @@ struct UpdateFactors<'a> {
     cautious: bool,
 }
 
-/// See [`crate::muon::apply_update`], which has checked the shapes; `rows` by `cols` are the weight's.
+/// See [`crate::muon::apply_update`], which has checked the shapes; `rows` by `cols` are the
+/// weight's.
 pub(in crate::muon) fn apply_update(
     args: &UpdateArgs<'_>,
     o_nm: &Tensor,
