@@ -28,7 +28,8 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let folder = tempfile::tempdir()?;
-//! let config = GptConfig { vocab_size: 100, n_embd: 32, n_layer: 2, n_head: 4, ..GptConfig::default() };
+//! let config =
+//!     GptConfig { vocab_size: 100, n_embd: 32, n_layer: 2, n_head: 4, ..GptConfig::default() };
 //! let params = ParamStore::new(Device::Cpu, Kind::Float);
 //! Gpt::new(&params.root(), &config, Fused)?;
 //! let architecture = Architecture::GPT2_LM_HEAD_MODEL;

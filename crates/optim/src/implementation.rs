@@ -1,4 +1,5 @@
-//! How the passes over memory of an update are computed: by libtorch's operations or by our kernels.
+//! How the passes over memory of an update are computed: by libtorch's operations or by our
+//! kernels.
 
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
@@ -21,8 +22,8 @@ pub enum UpdateImplementation {
     Fused,
 }
 
-/// Whether those of `params` that `mine` marks go through the fused kernels, as the setting and, for
-/// `op`, the policy ask.
+/// Whether those of `params` that `mine` marks go through the fused kernels, as the setting and,
+/// for `op`, the policy ask.
 ///
 /// # Errors
 /// `fused` where a kernel can't take one of them.

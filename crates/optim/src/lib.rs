@@ -29,7 +29,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | [`optimizer`] | [`Optimizer`]: the only loop over parameters, eager and capturable steps, saved state |
+//! | [`optimizer`] | [`Optimizer`]: the only loop over parameters, its steps and saved state |
 //! | [`config`] | [`OptimizerConfig`]: all that a user chooses |
 //! | [`group`] | which parameter gets which rule |
 //! | [`adamw`] | AdamW |

@@ -67,7 +67,8 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// An optimizer for `params`, which every later call gets in the same order. With
-    /// [`Masters::Bf16Residual`](masters::Masters::Bf16Residual) FP32 masters are taken out of them.
+    /// [`Masters::Bf16Residual`](masters::Masters::Bf16Residual) FP32 masters are taken out of
+    /// them.
     ///
     /// # Errors
     /// Settings that can't act, and weights of low precision without masters.

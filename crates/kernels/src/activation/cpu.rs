@@ -78,7 +78,12 @@ pub(super) fn backward_all<T: Number>(
 
 vectorized! {
     /// [`forward`] on `isa`.
-    pub(super) fn forward_on[T: Number][T](activation: Activation, x: &[T], gated: Option<&[T]>, y: &mut [T]) = forward
+    pub(super) fn forward_on[T: Number][T](
+        activation: Activation,
+        x: &[T],
+        gated: Option<&[T]>,
+        y: &mut [T],
+    ) = forward
 }
 
 #[inline(always)]

@@ -3,11 +3,11 @@
 //! With ids `i` and table `w`, `y_p = w[i_p]` and `dw[e] = Σ dy_p` over the positions `p` with
 //! `i_p = e`.
 //!
-//! libtorch fills a gradient of the table's size with zeros, and adds positions one after the other,
-//! rounding each time. Where an output layer shares the table, autograd then adds all of that to
-//! the output layer's gradient. Here a row is summed in FP32 and rounded once, and the result is a
-//! sparse tensor of those rows, which autograd adds to the output layer's gradient in position. On a
-//! GPU, where work must have a fixed shape, the gradient is dense.
+//! libtorch fills a gradient of the table's size with zeros, and adds positions one after the
+//! other, rounding each time. Where an output layer shares the table, autograd then adds all of
+//! that to the output layer's gradient. Here a row is summed in FP32 and rounded once, and the
+//! result is a sparse tensor of those rows, which autograd adds to the output layer's gradient in
+//! place. On a GPU, where work must have a fixed shape, the gradient is dense.
 
 mod cpu;
 mod cuda;

@@ -50,8 +50,8 @@ pub struct HeadNorm<'a> {
     pub eps: f64,
 }
 
-/// Whether [`rotate`] takes `x`: FP32 or BF16, all of one dtype, on the CPU, or on a GPU with so many
-/// features.
+/// Whether [`rotate`] takes `x`: FP32 or BF16, all of one dtype, on the CPU, or on a GPU with so
+/// many features.
 pub fn supports(x_bthe: &Tensor, angles: &Angles, norm: Option<&HeadNorm>) -> bool {
     let kind = x_bthe.kind();
     let others = [angles.cos, angles.sin].into_iter().chain(norm.map(|norm| norm.weight));

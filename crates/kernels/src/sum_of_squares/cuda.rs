@@ -74,8 +74,8 @@ fn launch(entries: &[SquaresEntry], out: &Tensor, device: Device) -> Result<()> 
     let list_bytes: &[u64] = bytemuck::cast_slice(bytemuck::bytes_of(&list));
     let run = |kernel, grid, block, args: &[Arg<'_>]| {
         let launch = Launch { source: &source::SUM_OF_SQUARES, kernel, grid, block, shared: 0 };
-        // SAFETY: `SquaresEntries` has the layout of the kernel's; `entry` has checked each tensor's
-        // dtype and device; there is a part for each chunk and a result for each entry.
+        // SAFETY: `SquaresEntries` has the layout of the kernel's; `entry` has checked each
+        // tensor's dtype and device; there is a part for each chunk and a result for each entry.
         unsafe { launch.run(device, args) }
     };
     let args = [Arg::Struct(list_bytes), (&parts).into()];

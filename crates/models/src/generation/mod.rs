@@ -132,8 +132,8 @@ impl GenerationConfig {
 /// as they are certain: at once, but for beams, where all come at the end.
 ///
 /// # Errors
-/// GenerationConfig that [`GenerationConfig::validate`] refuses, no prompt, an empty prompt, tokens that the model
-/// does not have, and more tokens than it has positions.
+/// GenerationConfig that [`GenerationConfig::validate`] refuses, no prompt, an empty prompt, tokens
+/// that the model does not have, and more tokens than it has positions.
 pub fn generate(
     model: Generator,
     prompts: &[Vec<i64>],

@@ -360,8 +360,8 @@ impl Gpt {
     /// Mean cross-entropy of each next token, a scalar in FP32.
     ///
     /// `labels_bt` is I64 and shaped as the input, of which it usually is a copy with
-    /// [`IGNORED`](crate::loss::IGNORED) at some positions: the hidden state before a label predicts it,
-    /// so that the first label of a row is not used.
+    /// [`IGNORED`](crate::loss::IGNORED) at some positions: the hidden state before a label
+    /// predicts it, so that the first label of a row is not used.
     ///
     /// # Errors
     /// As [`forward`](Self::forward); labels of another shape, or fewer than two tokens.

@@ -47,8 +47,8 @@ pub(super) struct Heads<'a> {
 }
 
 impl Heads<'_> {
-    /// `softmax(q kᵀ · scale + bias) v` over the keys that the mask shows, `[b, h, t, e]`, by what the options
-    /// ask for; `1 / √e` if there is no scale.
+    /// `softmax(q kᵀ · scale + bias) v` over the keys that the mask shows, `[b, h, t, e]`, by what
+    /// the options ask for; `1 / √e` if there is no scale.
     pub(super) fn attend(
         self,
         mask: &AttentionMask,

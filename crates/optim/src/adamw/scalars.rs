@@ -48,8 +48,8 @@ impl AdamwScalars {
         })
     }
 
-    /// Makes the scalars of the next step, in the order of [`AdamwKernelScalars`], and counts it for those of
-    /// the parameters that have one of `grads`.
+    /// Makes the scalars of the next step, in the order of [`AdamwKernelScalars`], and counts it
+    /// for those of the parameters that have one of `grads`.
     pub(crate) fn advance(
         &mut self,
         verdict: &Verdict,

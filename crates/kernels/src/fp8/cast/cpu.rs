@@ -1,4 +1,4 @@
-//! On the CPU, by rayon: a cast runs where a model does, between operations of libtorch.
+//! On the CPU, where FP8 is an emulation for tests: on rayon's threads, as speed does not count.
 
 #![expect(unsafe_code, reason = "calls of functions compiled for one instruction set")]
 
