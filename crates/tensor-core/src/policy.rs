@@ -148,7 +148,7 @@ pub struct Policy {
 
 impl Policy {
     /// `kernels` between the matrix products of layers; on a GPU own kernels only with
-    /// `cuda_kernels`, there for all operations.
+    /// `cuda_kernels`.
     pub fn new(kernels: Kernels, cuda_kernels: bool) -> Self {
         Self { kernels, cuda_kernels }
     }
@@ -159,8 +159,8 @@ impl Policy {
             return Backend::Libtorch;
         }
         match call.device {
-            Device::Cpu => faster_on_cpu(call.op, call.kind, CpuFeatures::detect()),
-            Device::Cuda(_) if self.cuda_kernels => Backend::Own,
+            Device::Cpu => faster(call, CpuFeatures::detect()),
+            Device::Cuda(_) if self.cuda_kernels => faster(call, CpuFeatures::detect()),
             _ => Backend::Libtorch,
         }
     }
@@ -171,23 +171,26 @@ impl Policy {
     }
 }
 
-/// The backend that was faster in `benches/`, on processors with such features.
-fn faster_on_cpu(op: Op, kind: Kind, cpu: CpuFeatures) -> Backend {
-    let own = match op {
+/// The backend that was faster in `benches/`, on processors with such features. What was not
+/// measured on GPUs is as on CPUs.
+fn faster(call: &OpCall, cpu: CpuFeatures) -> Backend {
+    let is_on_gpu = call.device != Device::Cpu;
+    let own = match call.op {
         // libtorch has one good pass each way for GELU in BF16 and for SiLU in FP32.
-        Op::Gelu => kind == Kind::Float,
-        Op::Silu => kind == Kind::BFloat16,
+        Op::Gelu => call.kind == Kind::Float,
+        Op::Silu => call.kind == Kind::BFloat16,
         Op::Relu | Op::GatedRelu => false,
         Op::GeluTanh | Op::GatedGelu | Op::GatedGeluTanh | Op::GatedSilu => true,
         Op::LayerNorm | Op::RmsNorm | Op::SumRmsNorm => true,
         // As fast in FP32.
-        Op::SumLayerNorm => kind == Kind::BFloat16,
+        Op::SumLayerNorm => call.kind == Kind::BFloat16,
         Op::Rotary | Op::TiedLookup => true,
-        // A sparse gradient pays only where autograd adds it to a dense one.
-        Op::Lookup => false,
-        // In FP32, MKL may keep to 256 bits; in BF16, libtorch widens to FP32 on processors without
-        // matrix units, and uses these where there are some.
-        Op::Attention | Op::LinearCrossEntropy | Op::SymmetricProduct => match kind {
+        // On a CPU a sparse gradient pays only where autograd adds it to a dense one.
+        Op::Lookup => is_on_gpu,
+        // On a CPU, in FP32, MKL may keep to 256 bits; in BF16, libtorch widens to FP32 on
+        // processors without matrix units, and uses these where there are some.
+        Op::Attention | Op::LinearCrossEntropy | Op::SymmetricProduct => match call.kind {
+            _ if is_on_gpu => true,
             Kind::BFloat16 => cpu.avx512_bf16 && !cpu.amx_bf16,
             _ => cpu.avx512,
         },
@@ -208,7 +211,8 @@ mod tests {
     #[test]
     fn products_are_own_where_the_processor_has_dot_products_and_no_matrix_units() {
         for op in [Op::Attention, Op::LinearCrossEntropy, Op::SymmetricProduct] {
-            let own = |kind, cpu| faster_on_cpu(op, kind, cpu) == Backend::Own;
+            let call = |kind| OpCall { op, device: Device::Cpu, kind, shape: vec![8, 64] };
+            let own = |kind, cpu| faster(&call(kind), cpu) == Backend::Own;
             assert!(own(Kind::BFloat16, ZEN5) && own(Kind::Float, ZEN5));
             assert!(!own(Kind::BFloat16, AMX) && own(Kind::Float, AMX));
             assert!(!own(Kind::BFloat16, AVX2) && !own(Kind::Float, AVX2));
@@ -229,6 +233,8 @@ mod tests {
         let gpu_too = Policy::new(Kernels::Fused, true);
         assert_eq!(backend(&gpu_too, Op::SumLayerNorm, gpu), Backend::Own);
         assert_eq!(backend(&gpu_too, Op::Lookup, gpu), Backend::Own);
+        assert_eq!(backend(&gpu_too, Op::Lookup, Device::Cpu), Backend::Libtorch);
+        assert_eq!(backend(&gpu_too, Op::Gelu, gpu), Backend::Libtorch);
         let plain_gpu = Policy::new(Kernels::Plain, true);
         assert_eq!(backend(&plain_gpu, Op::SumLayerNorm, gpu), Backend::Libtorch);
         assert_eq!(backend(&plain_gpu, Op::AdamwStep, gpu), Backend::Own);
