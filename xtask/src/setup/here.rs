@@ -50,7 +50,11 @@ fn configuration(links: &Path, library: &Path) -> String {
          # Kernels that are not optimised take a hundred times as long.\n\
          [profile.dev.package.\"*\"]\n\
          opt-level = 3\n\
-         debug = false\n"
+         debug = false\n\
+         \n\
+         # Thin wrappers of C++, which take minutes to optimise and gain nothing.\n\
+         [profile.dev.package.torch-sys]\n\
+         opt-level = 1\n"
     )
 }
 
