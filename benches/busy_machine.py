@@ -36,7 +36,8 @@ def command(args, steps, out):
 
 
 def environment(spin_count):
-    return {**os.environ, "GOMP_SPINCOUNT": str(spin_count)}
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    return {**inherited, "GOMP_SPINCOUNT": str(spin_count)}
 
 
 @contextmanager
