@@ -137,8 +137,8 @@ fn messages_are_short_and_name_a_key_once() {
 fn sizes_that_no_machine_has() {
     for (flags, parts) in [
         (["--batch-size", "4000000000"], ["--batch-size: data.batch_size", "lower it"]),
-        (["--vocab-size", "4294967295"], ["--vocab-size: model.vocab_size", "this machine"]),
-        (["--seq-len", "4294967295"], ["--seq-len: data.seq_len", "lower it"]),
+        (["--vocab-size", "2000000000"], ["--vocab-size: model.vocab_size", "this machine"]),
+        (["--seq-len", "2000000000"], ["--seq-len: data.seq_len", "lower it"]),
         (["--num-layers", "1000000000"], ["--num-layers: model.num_layers", "10000"]),
         (["--set", "data.prefetch=4294967295"], ["--set data.prefetch", "lower it"]),
         (["--set", "data.workers=100000"], ["--set data.workers", "threads"]),

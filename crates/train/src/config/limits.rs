@@ -141,10 +141,10 @@ mod tests {
     fn the_key_that_asks_for_most_is_named() {
         for (key, value) in [
             ("data.batch_size", 4_000_000_000u32),
-            ("data.prefetch", u32::MAX),
-            ("train.accumulate", u32::MAX),
-            ("model.vocab_size", u32::MAX),
-            ("data.seq_len", u32::MAX),
+            ("data.prefetch", i32::MAX as u32),
+            ("train.accumulate", i32::MAX as u32),
+            ("model.vocab_size", i32::MAX as u32),
+            ("data.seq_len", i32::MAX as u32),
             ("model.hidden_size", 1 << 30),
         ] {
             assert_eq!(refused(64, &format!("{key} = {value}")).as_deref(), Some(key));

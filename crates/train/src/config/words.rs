@@ -71,6 +71,7 @@ fn found_and_expected(words: &str) -> Option<(String, &str)> {
         Some((_, value)) => shorten(value.trim_end_matches('`')),
         None if found == "map" => "a section".into(),
         None if found == "sequence" => "a list".into(),
+        None if found.ends_with("variant") => "this value".into(),
         None => found.to_owned(),
     };
     Some((value, expected))

@@ -18,6 +18,9 @@ impl RunFolder {
     /// # Errors
     /// Too little space: how much is needed, and how much there is.
     pub fn reserve(&mut self, bytes: u64) -> Result<()> {
+        if self.available() < bytes {
+            return Err(self.disk_full(bytes, None));
+        }
         let path = self.path.join(RESERVE);
         let file = File::create(&path).map_err(Error::io(&path))?;
         let outcome = match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
@@ -51,8 +54,12 @@ impl RunFolder {
     }
 
     fn disk_full(&self, needed: u64, rescued: Option<PathBuf>) -> Error {
-        let available = statvfs(&self.path).map_or(0, |disk| disk.f_bavail * disk.f_frsize);
-        Error::DiskFull { path: self.path.clone(), needed, available, rescued }
+        Error::DiskFull { path: self.path.clone(), needed, available: self.available(), rescued }
+    }
+
+    /// Free bytes of the disk; as many as there can be where nothing tells.
+    fn available(&self) -> u64 {
+        statvfs(&self.path).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     /// Gives the kept space back, for the model to be written to.
