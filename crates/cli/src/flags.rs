@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Embed(EmbedFlags),
     /// Compute a model's results, loss and gradients for tensors in a file.
     Forward(ForwardFlags),
+    /// Make tokens of a corpus ahead of a run, or say what it is like.
+    Data(DataFlags),
     /// Write the batches that a run is trained on.
     Batches(Box<BatchesFlags>),
     /// Train a few steps and tell where the time goes.
@@ -90,6 +92,23 @@ impl ConfigFlags {
         let Self { preset, config, model, set } = self;
         preset.is_empty() && config.is_none() && model.is_none() && set.is_empty()
     }
+}
+
+/// Flags of `data`.
+#[derive(Debug, Args)]
+pub(crate) struct DataFlags {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: DataCommand,
+}
+
+/// What `data` does. Its flags are those of `train`, which starts from the result.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Make tokens of a corpus, which `train` with the same flags starts from.
+    Prepare(Box<TrainFlags>),
+    /// Say how many documents and tokens there are, how long, which ones, and show some.
+    Inspect(Box<TrainFlags>),
 }
 
 /// Flags of `train` alone.
@@ -151,10 +170,16 @@ fn log_format(name: &str) -> Result<LogFormat, String> {
 pub(crate) struct TrainFlags {
     #[command(flatten)]
     pub(crate) config: ConfigFlags,
-    /// Text files or folders of .txt files: UTF-8, a blank line between documents.
+    /// Files of text or folders of them: .txt, .md, .jsonl, .csv, .tsv, also compressed.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub(crate) corpus: Vec<PathBuf>,
-    /// A tokenizer.json or a folder that holds one; default: trained on the corpus.
+    /// The field or column of JSON lines and tables that holds the text; default: text.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) text_field: Option<String>,
+    /// Files or folders to measure the loss on; default: a share of the corpus.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub(crate) held_out: Vec<PathBuf>,
+    /// A tokenizer's file or folder; default: trained on the corpus.
     #[arg(long, value_name = "PATH")]
     pub(crate) tokenizer: Option<PathBuf>,
     /// auto, cpu or cuda:N.

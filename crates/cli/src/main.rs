@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Command::FillMask(flags) => commands::fill_mask::run(&flags),
         Command::Embed(flags) => commands::embed::run(&flags),
         Command::Forward(flags) => commands::forward::run(&flags),
+        Command::Data(flags) => commands::data::run(&flags),
         Command::Batches(flags) => commands::batches::run(&flags),
         Command::Profile(flags) => commands::profile::run(&flags),
         Command::Presets(flags) => commands::presets::run(&flags),

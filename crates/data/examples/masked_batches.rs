@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use bert4rs_data::{
-    DatasetOptions, Layout, MlmBatches, MlmOptions, Objective, Prefetcher, TokenizerChoice,
-    TokenizerTraining, prepare,
+    CorpusReading, DatasetOptions, HeldOut, Layout, MlmBatches, MlmOptions, Objective, Prefetcher,
+    TokenizerChoice, TokenizerTraining, prepare,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,9 +17,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let options = DatasetOptions {
         corpus: vec![text],
+        reading: CorpusReading::default(),
         objective: Objective::MaskedTokens,
         tokenizer: TokenizerChoice::Train(TokenizerTraining::new(100)),
-        held_out_fraction: 0.1,
+        held_out: HeldOut::Share(0.1),
         cache: folder.path().join("cache"),
     };
     let dataset = prepare(&options, &mut |_progress| {})?;

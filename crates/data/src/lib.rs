@@ -7,12 +7,13 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`text`] | the one reader of text: UTF-8 and UTF-16 |
-//! | [`corpus`] | text files, read in pieces of bounded size |
+//! | [`corpus`] | files of text in many formats, read in pieces of bounded size |
 //! | [`tokenizer`] | WordPiece, byte-level BPE, Unigram: trained, or loaded from a model folder |
 //! | [`shard`] | tokens on disk |
 //! | [`prepare`](mod@prepare) | corpus and tokenizer to a cached dataset |
 //! | [`summary`] | numbers of a dataset that took a pass over its tokens |
 //! | [`progress`] | how far a preparation is |
+//! | [`inspect`] | what the documents and tokens of a dataset are like |
 //! | [`packing`] | documents into sequences of one length |
 //! | [`layout`] | sequences into rows, with or without padding |
 //! | [`mlm`] | masked tokens, for BERT |
@@ -29,8 +30,8 @@
 //! use std::sync::Arc;
 //!
 //! use bert4rs_data::{
-//!     DatasetOptions, Layout, MlmBatches, MlmOptions, Objective, Prefetcher, TokenizerChoice,
-//!     TokenizerTraining, prepare,
+//!     CorpusReading, DatasetOptions, HeldOut, Layout, MlmBatches, MlmOptions, Objective,
+//!     Prefetcher, TokenizerChoice, TokenizerTraining, prepare,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,9 +42,10 @@
 //! let dataset = prepare(
 //!     &DatasetOptions {
 //!         corpus: vec![text],
+//!         reading: CorpusReading::default(),
 //!         objective: Objective::MaskedTokens,
 //!         tokenizer: TokenizerChoice::Train(TokenizerTraining::new(100)),
-//!         held_out_fraction: 0.1,
+//!         held_out: HeldOut::Share(0.1),
 //!         cache: folder.path().join("cache"),
 //!     },
 //!     &mut |_progress| {},
@@ -66,6 +68,7 @@ pub mod causal;
 pub mod corpus;
 pub mod error;
 pub mod fingerprint;
+pub mod inspect;
 pub mod layout;
 pub mod mlm;
 pub mod named_tensors;
@@ -89,7 +92,7 @@ mod verified;
 
 pub use batch::{CausalBatch, MlmBatch, SpanBatch, TokenBatch};
 pub use causal::{CausalBatches, CausalOptions};
-pub use corpus::Corpus;
+pub use corpus::{Corpus, CorpusReading, DocumentBreak};
 pub use error::{Error, Result};
 pub use fingerprint::{BatchDigest, Fingerprint};
 pub use layout::Layout;
@@ -97,7 +100,7 @@ pub use mlm::{MlmBatches, MlmOptions};
 pub use named_tensors::NamedTensors;
 pub use noise::Noise;
 pub use prefetch::{BatchSource, Prefetcher};
-pub use prepare::{Dataset, DatasetOptions, TokenizerChoice, prepare};
+pub use prepare::{Dataset, DatasetOptions, HeldOut, TokenizerChoice, prepare};
 pub use progress::{Phase, Progress};
 pub use shard::TokenShard;
 pub use spans::{SpanBatches, SpanOptions};

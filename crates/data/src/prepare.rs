@@ -4,12 +4,13 @@
 //! made under another name and then renamed, under a lock, so that a folder of the right name is
 //! whole.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, CorpusReading};
 use crate::error::{Error, Result};
 use crate::ordered_parallel::ordered_parallel;
 use crate::progress::{Meter, Phase, Progress};
@@ -38,18 +39,58 @@ pub enum TokenizerChoice {
     Load(PathBuf),
 }
 
+/// What is held out of training, to measure the loss on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HeldOut {
+    /// A share of the documents, from 0, where none is, to 0.5. At least one document is held out
+    /// and at least one is not; of a single document, its end is.
+    Share(f64),
+    /// These files and folders, as [`Corpus::open`] takes, of which none is part of the corpus.
+    Files(Vec<PathBuf>),
+}
+
+/// The text of a dataset.
+struct Texts {
+    corpus: Corpus,
+    /// What is held out, where that is no share of the corpus.
+    held_out: Option<Corpus>,
+}
+
+impl Texts {
+    fn open(options: &DatasetOptions) -> Result<Self> {
+        let open = |paths: &[PathBuf]| Corpus::open(paths, options.reading.clone());
+        let corpus = open(&options.corpus)?;
+        let held_out = match &options.held_out {
+            HeldOut::Share(_) => None,
+            HeldOut::Files(paths) => Some(open(paths)?),
+        };
+        let known: HashSet<&PathBuf> = corpus.files().iter().map(|file| &file.path).collect();
+        let mut files = held_out.iter().flat_map(Corpus::files);
+        if let Some(both) = files.find(|file| known.contains(&file.path)) {
+            let reason = "is to be held out, but is part of the corpus too; take it out of one";
+            return Err(Error::corpus(&both.path, reason));
+        }
+        Ok(Self { corpus, held_out })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Corpus> {
+        std::iter::once(&self.corpus).chain(&self.held_out)
+    }
+}
+
 /// What to make a dataset of.
 #[derive(Debug, Clone)]
 pub struct DatasetOptions {
-    /// Text files, and folders of `.txt` files.
+    /// Text files and folders of them, as [`Corpus::open`] takes.
     pub corpus: Vec<PathBuf>,
+    /// How they become documents.
+    pub reading: CorpusReading,
     /// What is to be learned from it.
     pub objective: Objective,
     /// Which tokenizer to use.
     pub tokenizer: TokenizerChoice,
-    /// The share of documents that is held out: from 0, where none is, to 0.5. At least one document
-    /// is held out and at least one is not; of a single document, its end is.
-    pub held_out_fraction: f64,
+    /// What is held out of training.
+    pub held_out: HeldOut,
     /// The folder that keeps datasets. It is made if it is missing.
     pub cache: PathBuf,
 }
@@ -80,29 +121,30 @@ pub struct Dataset {
 /// without a document, or that changes while it is read; a cache folder that can't be written or
 /// holds a damaged dataset.
 pub fn prepare(options: &DatasetOptions, progress: &mut dyn FnMut(Progress)) -> Result<Dataset> {
-    let fraction = options.held_out_fraction;
-    if !(0.0..=0.5).contains(&fraction) {
-        return Err(Error::setting("the held-out fraction", fraction, "from 0 to 0.5"));
+    if let HeldOut::Share(share) = options.held_out
+        && !(0.0..=0.5).contains(&share)
+    {
+        return Err(Error::setting("the held-out share", share, "from 0 to 0.5"));
     }
-    let corpus = Corpus::open(&options.corpus)?;
-    let folder = options.cache.join(key(&corpus, options)?);
+    let texts = Texts::open(options)?;
+    let folder = options.cache.join(key(&texts, options)?);
     if folder.is_dir() {
-        return open(&folder, &corpus, progress);
+        return open(&folder, &texts, progress);
     }
     fs::create_dir_all(&options.cache)
         .map_err(Error::io("create the cache folder", &options.cache))?;
     let _lock = lock(&folder.with_extension("lock"), progress)?;
     if !folder.is_dir() {
-        make(&corpus, options, &folder, progress)?;
+        make(&texts, options, &folder, progress)?;
     }
-    open(&folder, &corpus, progress)
+    open(&folder, &texts, progress)
 }
 
 /// The name of a dataset: a hash of all that decides its contents.
 ///
 /// A file of the corpus counts as unchanged if its path, length, time and samples of its contents
 /// are.
-fn key(corpus: &Corpus, options: &DatasetOptions) -> Result<String> {
+fn key(texts: &Texts, options: &DatasetOptions) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -110,8 +152,9 @@ fn key(corpus: &Corpus, options: &DatasetOptions) -> Result<String> {
     };
     add(&FORMAT.to_le_bytes());
     add(&shard::VERSION.to_le_bytes());
-    add(&options.held_out_fraction.to_le_bytes());
     add(options.objective.name().as_bytes());
+    add(options.reading.text_field.as_bytes());
+    add(&[options.reading.document_break as u8]);
     match &options.tokenizer {
         TokenizerChoice::Train(training) => {
             add(b"train");
@@ -127,7 +170,11 @@ fn key(corpus: &Corpus, options: &DatasetOptions) -> Result<String> {
             }
         }
     }
-    for file in corpus.files() {
+    match &options.held_out {
+        HeldOut::Share(share) => add(&share.to_le_bytes()),
+        HeldOut::Files(_) => add(&texts.corpus.files().len().to_le_bytes()),
+    }
+    for file in texts.all().flat_map(Corpus::files) {
         let since = file.modified.duration_since(UNIX_EPOCH).unwrap_or_default();
         add(file.path.as_os_str().as_encoded_bytes());
         add(&file.bytes.to_le_bytes());
@@ -152,10 +199,10 @@ fn lock(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<File> {
 }
 
 /// Opens a dataset that was made before; if it can't be used, its folder is to be deleted.
-fn open(folder: &Path, corpus: &Corpus, progress: &mut dyn FnMut(Progress)) -> Result<Dataset> {
+fn open(folder: &Path, texts: &Texts, progress: &mut dyn FnMut(Progress)) -> Result<Dataset> {
     let mut dataset = read(folder, progress)
         .map_err(|error| Error::Cache { folder: folder.to_owned(), reason: error.to_string() })?;
-    dataset.notes = corpus.notes();
+    dataset.notes = texts.all().flat_map(Corpus::notes).collect();
     dataset.notes.extend(dataset.summary.notes());
     Ok(dataset)
 }
@@ -184,7 +231,7 @@ fn read(folder: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Dataset> {
 
 /// Makes the dataset beside its final place and renames it. If that fails, nothing is left behind.
 fn make(
-    corpus: &Corpus,
+    texts: &Texts,
     options: &DatasetOptions,
     folder: &Path,
     progress: &mut dyn FnMut(Progress),
@@ -194,7 +241,7 @@ fn make(
         fs::remove_dir_all(&partial).map_err(Error::io("remove the unfinished", &partial))?;
     }
     fs::create_dir(&partial).map_err(Error::io("create the cache folder", &partial))?;
-    let made = fill(corpus, options, &partial, progress).and_then(|()| {
+    let made = fill(texts, options, &partial, progress).and_then(|()| {
         fs::rename(&partial, folder).map_err(Error::io("rename the finished", &partial))
     });
     if made.is_err() {
@@ -205,34 +252,60 @@ fn make(
 
 /// Writes all files of a dataset into `folder`.
 fn fill(
-    corpus: &Corpus,
+    texts: &Texts,
     options: &DatasetOptions,
     folder: &Path,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
     let tokenizer = match &options.tokenizer {
         TokenizerChoice::Train(training) => {
-            train_tokenizer(corpus, options.objective, *training, progress)?
+            train_tokenizer(&texts.corpus, options.objective, *training, progress)?
         }
         TokenizerChoice::Load(path) => TextTokenizer::load(path)?,
     };
     options.objective.check(&tokenizer)?;
     tokenizer.save(&folder.join(TOKENIZER))?;
-    let (train, held_out) = (folder.join(TRAIN), folder.join(HELD_OUT));
-    let mut split = DatasetSplit::create(&train, &held_out, &tokenizer, options.held_out_fraction)?;
-    let meter = Meter::new(Phase::Tokenize, corpus.bytes());
+    let mut split = DatasetSplit::create(&folder.join(TRAIN), &folder.join(HELD_OUT), &tokenizer)?;
+    let bytes = texts.all().map(Corpus::bytes).sum();
+    let meter = Meter::new(Phase::Tokenize, bytes);
+    let mut report = |read: u64| meter.advance(read, progress);
+    match (&options.held_out, &texts.held_out) {
+        (HeldOut::Share(share), _) => {
+            tokenize(&texts.corpus, *share, &tokenizer, &mut split, &mut report)?;
+            split = split.with_both_sides(&texts.corpus, *share)?;
+        }
+        (HeldOut::Files(_), held_out) => {
+            tokenize(&texts.corpus, 0.0, &tokenizer, &mut split, &mut report)?;
+            if let Some(corpus) = held_out {
+                tokenize(corpus, 1.0, &tokenizer, &mut split, &mut report)?;
+            }
+        }
+    }
+    split.finish()?.write(&folder.join(SUMMARY))
+}
+
+/// Adds a corpus to `split`, of which about the share `held_out` goes to the held-out side.
+fn tokenize(
+    corpus: &Corpus,
+    held_out: f64,
+    tokenizer: &TextTokenizer,
+    split: &mut DatasetSplit<'_>,
+    report: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let before = split.document_count();
     let caches = CacheStore::default();
     ordered_parallel(
         corpus.chunks(),
-        |chunk| Ok((encode_fragments(&tokenizer, &caches, &chunk.fragments)?, chunk.bytes)),
+        |chunk| Ok((encode_fragments(tokenizer, &caches, &chunk.fragments)?, chunk.bytes)),
         |(encoded, bytes)| {
             for fragment in encoded.iter() {
-                split.push(&fragment)?;
+                split.push(&fragment, held_out)?;
             }
-            meter.advance(bytes, progress);
+            report(bytes);
             Ok(())
         },
     )?;
+    split.end_document();
     corpus.check_unchanged()?;
-    split.finish(corpus)?.write(&folder.join(SUMMARY))
+    if split.document_count() == before { Err(corpus.no_documents()) } else { Ok(()) }
 }

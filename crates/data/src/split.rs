@@ -19,12 +19,13 @@ const COPY_TOKENS: usize = 1 << 20;
 /// from one side to the other, and equal documents are on one side.
 pub(crate) struct DatasetSplit<'a> {
     tokenizer: &'a TextTokenizer,
-    fraction: f64,
     paths: [PathBuf; 2],
     train: CountedShard,
     held_out: CountedShard,
     /// Whether the document that is open is held out.
     holds_out: bool,
+    /// Whether a single document is on both sides.
+    within_document: bool,
 }
 
 /// A token file that is being written, and how often it has each token.
@@ -66,78 +67,63 @@ impl CountedShard {
 }
 
 impl<'a> DatasetSplit<'a> {
-    /// Begins the files `train` and `held_out`; the latter gets about `fraction` of the documents.
+    /// Begins the files `train` and `held_out`.
     pub(crate) fn create(
         train: &Path,
         held_out: &Path,
         tokenizer: &'a TextTokenizer,
-        fraction: f64,
     ) -> Result<Self> {
         Ok(Self {
             tokenizer,
-            fraction,
             paths: [train.to_owned(), held_out.to_owned()],
             train: CountedShard::create(train, tokenizer)?,
             held_out: CountedShard::create(held_out, tokenizer)?,
             holds_out: false,
+            within_document: false,
         })
     }
 
-    /// Adds a document, or goes on with it.
-    pub(crate) fn push(&mut self, fragment: &EncodedFragment<'_>) -> Result<()> {
+    /// Adds a document, or goes on with it. Of many, about the share `held_out` is held out.
+    pub(crate) fn push(&mut self, fragment: &EncodedFragment<'_>, held_out: f64) -> Result<()> {
         if let Some(chance) = fragment.begins_document {
-            self.open_side().end_document();
-            self.holds_out = chance < self.fraction;
+            self.end_document();
+            self.holds_out = chance < held_out;
         }
         self.open_side().append(fragment.tokens)
+    }
+
+    /// Ends the document that is open.
+    pub(crate) fn end_document(&mut self) {
+        self.open_side().end_document();
+    }
+
+    /// Documents so far, without one that is open.
+    pub(crate) fn document_count(&self) -> usize {
+        self.train.writer.document_count() + self.held_out.writer.document_count()
     }
 
     fn open_side(&mut self) -> &mut CountedShard {
         if self.holds_out { &mut self.held_out } else { &mut self.train }
     }
 
-    /// Gives both files their names.
+    /// The same with documents on both sides, where `share` is not 0 and chance gave all to one:
+    /// the last one is held out, or, of a single document, its end.
     ///
     /// # Errors
-    /// No documents, or a single token where some are to be held out; a full disk.
-    pub(crate) fn finish(mut self, corpus: &Corpus) -> Result<DatasetSummary> {
-        self.open_side().end_document();
-        let documents = |side: &CountedShard| side.writer.document_count();
-        let (train, held_out) = (documents(&self.train), documents(&self.held_out));
-        if train + held_out == 0 {
-            return Err(corpus.no_documents());
+    /// A corpus of a single token; a full disk.
+    pub(crate) fn with_both_sides(self, corpus: &Corpus, share: f64) -> Result<Self> {
+        let [in_train, in_held_out] =
+            [&self.train, &self.held_out].map(|side| side.writer.document_count() > 0);
+        if share == 0.0 || (in_train && in_held_out) {
+            return Ok(self);
         }
-        let divides = self.fraction > 0.0 && (train == 0 || held_out == 0);
-        let split_within_document = divides && train + held_out == 1;
-        if divides {
-            self = self.divide(corpus, train > 0)?;
-        }
-        let (train, held_out) = (&self.train.counts, &self.held_out.counts);
-        let all: Vec<u64> = train.iter().zip(held_out).map(|(a, b)| a + b).collect();
-        let total: u64 = all.iter().sum();
-        let unknown = self.tokenizer.unknown_id();
-        let summary = DatasetSummary {
-            unigram_entropy: unigram::entropy(&all),
-            held_out_unigram_loss: (held_out.iter().any(|&count| count > 0))
-                .then(|| unigram::cross_entropy(train, held_out)),
-            unknown_share: unknown.map(|id| all[id as usize] as f64 / total as f64),
-            split_within_document,
-        };
-        self.train.writer.finish()?;
-        self.held_out.writer.finish()?;
-        Ok(summary)
-    }
-
-    /// Where chance gave all documents to one side: the last one is held out, or, of a single
-    /// document, its end.
-    fn divide(self, corpus: &Corpus, all_in_train: bool) -> Result<Self> {
         let [train, held_out] = &self.paths;
-        let side = if all_in_train { self.train } else { self.held_out };
-        let all = side.writer.finish()?;
-        let mut split = Self::create(train, held_out, self.tokenizer, self.fraction)?;
+        let all = if in_train { self.train } else { self.held_out }.writer.finish()?;
+        let mut split = Self::create(train, held_out, self.tokenizer)?;
         let (documents, tokens) = (all.document_count(), all.token_count());
+        split.within_document = documents == 1;
         let held_out_begin = match documents {
-            1 => tokens - ((self.fraction * tokens as f64).round() as usize).max(1),
+            1 => tokens - ((share * tokens as f64).round() as usize).max(1),
             _ => all.offsets()[documents - 1] as usize,
         };
         if held_out_begin == 0 {
@@ -152,5 +138,26 @@ impl<'a> DatasetSplit<'a> {
             split.held_out.end_document();
         }
         Ok(split)
+    }
+
+    /// Gives both files their names.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub(crate) fn finish(self) -> Result<DatasetSummary> {
+        let (train, held_out) = (&self.train.counts, &self.held_out.counts);
+        let all: Vec<u64> = train.iter().zip(held_out).map(|(a, b)| a + b).collect();
+        let total: u64 = all.iter().sum();
+        let unknown = self.tokenizer.unknown_id();
+        let summary = DatasetSummary {
+            unigram_entropy: unigram::entropy(&all),
+            held_out_unigram_loss: (held_out.iter().any(|&count| count > 0))
+                .then(|| unigram::cross_entropy(train, held_out)),
+            unknown_share: unknown.map(|id| all[id as usize] as f64 / total as f64),
+            split_within_document: self.within_document,
+        };
+        self.train.writer.finish()?;
+        self.held_out.writer.finish()?;
+        Ok(summary)
     }
 }

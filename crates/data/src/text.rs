@@ -78,11 +78,6 @@ impl<R: Read> TextBlocks<R> {
         Self { reader, path, encoding: None, pending: Vec::new(), offset: 0, at_end: false }
     }
 
-    /// Bytes that were decoded so far.
-    pub(crate) fn offset(&self) -> u64 {
-        self.offset
-    }
-
     /// The next block, or `None` at the end.
     ///
     /// # Errors
@@ -166,6 +161,41 @@ impl<R: Read> TextBlocks<R> {
     }
 }
 
+/// A text in blocks that end where lines do, unless a line is longer than a block.
+pub(crate) struct LineBlocks<R> {
+    blocks: TextBlocks<R>,
+    /// The beginning of a line whose end was not read yet.
+    rest: String,
+}
+
+impl<R: Read> LineBlocks<R> {
+    /// The text that `reader` gives; `path` is for messages.
+    pub(crate) fn new(reader: R, path: &Path) -> Self {
+        Self { blocks: TextBlocks::new(reader, path), rest: String::new() }
+    }
+
+    /// The next block, or `None` at the end.
+    ///
+    /// # Errors
+    /// As [`TextBlocks::next_block`].
+    pub(crate) fn next_block(&mut self) -> Result<Option<String>> {
+        loop {
+            let Some(block) = self.blocks.next_block()? else {
+                let rest = std::mem::take(&mut self.rest);
+                return Ok((!rest.is_empty()).then_some(rest));
+            };
+            self.rest.push_str(&block);
+            let end = match self.rest.rfind('\n') {
+                Some(last) => last + 1,
+                None if self.rest.len() >= BLOCK_BYTES => self.rest.len(),
+                None => continue,
+            };
+            let rest = self.rest.split_off(end);
+            return Ok(Some(std::mem::replace(&mut self.rest, rest)));
+        }
+    }
+}
+
 const NUL: &str = "is NUL, so this is no text; expected UTF-8 text";
 
 #[cfg(test)]
@@ -199,6 +229,20 @@ mod tests {
             assert_eq!(decode(text.as_bytes()).unwrap(), text);
             assert_eq!(decode(&utf16(&text, u16::to_le_bytes)).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn blocks_of_lines_end_where_lines_do() {
+        let lines = "some words\n".repeat(BLOCK_BYTES / 5);
+        let text = lines.clone() + &"x".repeat(3 * BLOCK_BYTES) + "\n" + &lines;
+        let mut blocks = LineBlocks::new(text.as_bytes(), "t.txt".as_ref());
+        let mut read = String::new();
+        while let Some(block) = blocks.next_block().unwrap() {
+            assert!(block.ends_with('\n') || block.ends_with('x'), "a line was cut");
+            assert!(block.len() <= 2 * BLOCK_BYTES);
+            read += &block;
+        }
+        assert!(read == text);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use bert4rs_data::{
-    Dataset, DatasetOptions, Objective, Progress, TokenizerChoice, TokenizerTraining,
+    CorpusReading, Dataset, DatasetOptions, HeldOut, Objective, Progress, TokenizerChoice,
+    TokenizerTraining,
 };
 
 use crate::cache;
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// A corpus or tokenizer that can't be used.
-pub(crate) fn prepare(config: &Config, progress: &mut dyn FnMut(Progress)) -> Result<Dataset> {
+pub fn prepare(config: &Config, progress: &mut dyn FnMut(Progress)) -> Result<Dataset> {
     let vocab_size = config.model.vocab_size as usize;
     let tokenizer = match config.data.tokenizer.as_str() {
         "train" => TokenizerChoice::Train(TokenizerTraining {
@@ -30,10 +31,17 @@ pub(crate) fn prepare(config: &Config, progress: &mut dyn FnMut(Progress)) -> Re
         Family::T5 => Objective::Spans,
     };
     let options = DatasetOptions {
-        corpus: config.data.corpus.iter().map(PathBuf::from).collect(),
+        corpus: paths(&config.data.corpus),
+        reading: CorpusReading {
+            text_field: config.data.text_field.clone(),
+            document_break: config.data.document,
+        },
         objective,
         tokenizer,
-        held_out_fraction: config.data.held_out,
+        held_out: match config.data.held_out_corpus.as_slice() {
+            [] => HeldOut::Share(config.data.held_out),
+            held_out => HeldOut::Files(paths(held_out)),
+        },
         cache: cache::datasets()?,
     };
     let dataset = bert4rs_data::prepare(&options, &mut |step| progress(step))?;
@@ -48,4 +56,8 @@ pub(crate) fn prepare(config: &Config, progress: &mut dyn FnMut(Progress)) -> Re
         });
     }
     Ok(dataset)
+}
+
+fn paths(texts: &[String]) -> Vec<PathBuf> {
+    texts.iter().map(PathBuf::from).collect()
 }

@@ -41,7 +41,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod config;
 pub mod console;
-mod dataset;
+pub mod dataset;
 pub mod description;
 pub mod divergence;
 mod error;

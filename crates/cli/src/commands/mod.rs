@@ -4,6 +4,7 @@ pub(crate) mod batches;
 pub(crate) mod cache;
 pub(crate) mod completions;
 mod config;
+pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod embed;
 pub(crate) mod fill_mask;

@@ -1,6 +1,6 @@
 //! `bert4rs train`: flags become overlays of configuration, then the trainer runs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bert4rs_tensor_core::device::DeviceChoice;
@@ -180,10 +180,20 @@ pub(crate) fn overlays(flags: &TrainFlags) -> Result<Vec<Overlay>> {
         overlays.push(Overlay::single("--tokenizer", "data.tokenizer", absolute(tokenizer)?));
     }
     if !flags.corpus.is_empty() {
-        let paths: Result<Vec<String>> = flags.corpus.iter().map(|path| absolute(path)).collect();
-        overlays.push(Overlay::single("--corpus", "data.corpus", paths?));
+        overlays.push(Overlay::single("--corpus", "data.corpus", all_absolute(&flags.corpus)?));
+    }
+    if let Some(field) = &flags.text_field {
+        overlays.push(Overlay::single("--text-field", "data.text_field", field.clone()));
+    }
+    if !flags.held_out.is_empty() {
+        let paths = all_absolute(&flags.held_out)?;
+        overlays.push(Overlay::single("--held-out", "data.held_out_corpus", paths));
     }
     Ok(overlays)
+}
+
+fn all_absolute(paths: &[PathBuf]) -> Result<Vec<String>> {
+    paths.iter().map(|path| absolute(path)).collect()
 }
 
 /// The path from the root, so that the run's config.toml works from any folder.

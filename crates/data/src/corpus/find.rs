@@ -1,12 +1,12 @@
 //! Which files a corpus consists of, and how to tell that one changed.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ffi::OsStr;
 use std::fs::{self, File, FileType, Metadata};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::format::TextFormat;
 use crate::error::{Error, Result};
 
 /// A file's contents are known by this many samples of [`SAMPLE_BYTES`], evenly spread.
@@ -93,7 +93,9 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<(Vec<CorpusFile>, LeftOut)> {
             if files.len() == before {
                 let notes = left_out.notes();
                 let notes = notes.iter().map(|note| format!("; {note}"));
-                let reason = "this folder holds no .txt file, at any depth".to_owned();
+                let reason =
+                    "this folder holds no text file (.txt, .md, .jsonl, .csv, ...), at any depth"
+                        .to_owned();
                 return Err(Error::corpus(path, reason + &notes.collect::<String>()));
             }
         } else if let Some(what) = special(&metadata) {
@@ -121,7 +123,7 @@ fn special(metadata: &Metadata) -> Option<&'static str> {
     }
 }
 
-/// Appends the `.txt` files below `folder`, sorted.
+/// Appends the text files below `folder`, sorted.
 fn collect_folder(
     folder: &Path,
     files: &mut Vec<CorpusFile>,
@@ -162,9 +164,5 @@ fn reason_to_leave_out(path: &Path, kind: FileType) -> Option<&'static str> {
     if special(&target).is_some() {
         return Some("pipes, sockets and devices");
     }
-    let is_text = path.extension().and_then(OsStr::to_str);
-    match is_text.is_some_and(|ending| ending.eq_ignore_ascii_case("txt")) {
-        true => None,
-        false => Some("files with another ending than .txt"),
-    }
+    TextFormat::of_name(path).is_none().then_some("files whose ending is none of text")
 }

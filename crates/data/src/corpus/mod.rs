@@ -1,38 +1,91 @@
 //! Text on disk: files of documents, read in pieces of bounded size.
 
 mod find;
+mod format;
 mod fragment;
-mod plain_text;
+mod lines;
+mod records;
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 pub use find::CorpusFile;
 use find::{LeftOut, find};
 pub(crate) use fragment::Fragment;
-use plain_text::PlainText;
 
 /// Text is handed out in pieces of about this size, the unit of parallel work.
 const CHUNK_BYTES: usize = 1 << 20;
+
+/// Where the documents of plain text begin.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DocumentBreak {
+    /// After blank lines.
+    #[default]
+    BlankLine,
+    /// At each line.
+    Line,
+    /// At each file.
+    File,
+}
+
+/// How files become documents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CorpusReading {
+    /// The field or column that holds the text, of JSON lines and tables.
+    pub text_field: String,
+    /// Where the documents of plain text begin.
+    pub document_break: DocumentBreak,
+}
+
+impl Default for CorpusReading {
+    fn default() -> Self {
+        Self { text_field: "text".into(), document_break: DocumentBreak::default() }
+    }
+}
 
 /// Text files in the order in which they are read.
 #[derive(Debug, Clone)]
 pub struct Corpus {
     files: Vec<CorpusFile>,
     left_out: LeftOut,
+    reading: CorpusReading,
+}
+
+/// The documents of a file, in fragments.
+trait Documents: Send {
+    /// The next fragment, or `None` at the end.
+    ///
+    /// # Errors
+    /// A file that can't be read; bytes that are no text, or not of the file's format.
+    fn next_fragment(&mut self) -> Result<Option<Fragment>>;
 }
 
 impl Corpus {
-    /// Finds the files: each path is a file, or a folder of which all `.txt` files at any depth
-    /// are taken, sorted by path, whatever the case of the ending. Hidden files and folders, what
-    /// is no file, and links that lead to nothing or to folders are left out, and
+    /// Finds the files: each path is a file, or a folder of which all files with an ending of text
+    /// are taken, at any depth, sorted by path, whatever the case of the ending. Hidden files and
+    /// folders, what is no file, and links that lead to nothing or to folders are left out, and
     /// [noted](Self::notes).
+    ///
+    /// | ending | is read as |
+    /// | --- | --- |
+    /// | `.txt`, `.text`, and any other of a file that is named itself | plain text, unless its content is WikiText or JSON lines |
+    /// | `.md`, `.markdown` | Markdown: a document a heading |
+    /// | `.tokens`, `.raw` of `wiki.…` | WikiText: a document an article |
+    /// | `.jsonl`, `.ndjson` | JSON lines: a document an object |
+    /// | `.csv`, `.tsv` | a table with a row of names: a document a row |
+    ///
+    /// Each may be compressed by gzip, zstd, xz or bzip2, in a folder with `.gz`, `.zst`, `.xz` or
+    /// `.bz2` behind its ending.
     ///
     /// # Errors
     /// No paths; a path that is missing, unreadable, neither file nor folder, or named twice; a
-    /// folder without `.txt` files; no file with text. The text itself is checked when it is read.
-    pub fn open(paths: &[PathBuf]) -> Result<Self> {
+    /// folder without text files; no file with text. The text itself is checked when it is read.
+    pub fn open(paths: &[PathBuf], reading: CorpusReading) -> Result<Self> {
         if paths.is_empty() {
             return Err(Error::setting("the corpus", "empty", "one or more files or folders"));
         }
@@ -40,12 +93,17 @@ impl Corpus {
         if files.iter().all(|file| file.bytes == 0) {
             return Err(Error::corpus(&files[0].path, "is empty; expected lines of text"));
         }
-        Ok(Self { files, left_out })
+        Ok(Self { files, left_out, reading })
     }
 
     /// The files, in the order in which they are read.
     pub fn files(&self) -> &[CorpusFile] {
         &self.files
+    }
+
+    /// How they become documents.
+    pub fn reading(&self) -> &CorpusReading {
+        &self.reading
     }
 
     /// Length of all files together.
@@ -74,7 +132,7 @@ impl Corpus {
 
     /// The text, in chunks.
     pub(crate) fn chunks(&self) -> Chunks<'_> {
-        Chunks { files: self.files.iter(), current: None, failed: false }
+        Chunks { corpus: self, next_file: 0, current: None, failed: false }
     }
 
     /// The error for a corpus of which nothing can be held out.
@@ -101,9 +159,18 @@ pub(crate) struct Chunk {
 
 /// Iterator over a corpus's [`Chunk`]s.
 pub(crate) struct Chunks<'a> {
-    files: std::slice::Iter<'a, CorpusFile>,
-    current: Option<PlainText<File>>,
+    corpus: &'a Corpus,
+    next_file: usize,
+    current: Option<OpenFile>,
     failed: bool,
+}
+
+struct OpenFile {
+    documents: Box<dyn Documents>,
+    /// Bytes of the file that were read.
+    read: Arc<AtomicU64>,
+    /// Those of them that are in a chunk.
+    counted: u64,
 }
 
 impl Iterator for Chunks<'_> {
@@ -124,14 +191,16 @@ impl Chunks<'_> {
         let mut chunk = Chunk { fragments: Vec::new(), bytes: 0 };
         let mut text = 0;
         while text < CHUNK_BYTES {
-            let Some(reader) = &mut self.current else {
-                let Some(file) = self.files.next() else { break };
-                self.current = Some(open(&file.path)?);
+            let Some(file) = &mut self.current else {
+                let Some(file) = self.corpus.files.get(self.next_file) else { break };
+                let (documents, read) = format::open(&file.path, &self.corpus.reading)?;
+                self.current = Some(OpenFile { documents, read, counted: 0 });
+                self.next_file += 1;
                 continue;
             };
-            let before = reader.offset();
-            let fragment = reader.next_fragment()?;
-            chunk.bytes += reader.offset() - before;
+            let fragment = file.documents.next_fragment()?;
+            let read = file.read.load(Ordering::Relaxed);
+            chunk.bytes += read - std::mem::replace(&mut file.counted, read);
             match fragment {
                 Some(fragment) => {
                     text += fragment.text.len();
@@ -142,9 +211,4 @@ impl Chunks<'_> {
         }
         Ok((!chunk.fragments.is_empty() || chunk.bytes > 0).then_some(chunk))
     }
-}
-
-fn open(path: &Path) -> Result<PlainText<File>> {
-    let file = File::open(path).map_err(Error::io("read the corpus", path))?;
-    Ok(PlainText::new(file, path))
 }

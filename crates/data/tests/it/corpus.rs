@@ -1,7 +1,8 @@
 use std::os::unix::fs::symlink;
 
 use bert4rs_data::{
-    Corpus, DatasetOptions, Objective, TokenizerChoice, TokenizerTraining, prepare,
+    Corpus, CorpusReading, DatasetOptions, HeldOut, Objective, TokenizerChoice, TokenizerTraining,
+    prepare,
 };
 use tempfile::tempdir;
 
@@ -10,10 +11,10 @@ use crate::sample::{assert_error, options, text, write};
 #[test]
 fn folders_give_their_txt_files_sorted_at_any_depth() {
     let folder = tempdir().unwrap();
-    for name in ["b.txt", "a/z.txt", "a/deep/er.txt", "a/not.md", "c.TXT"] {
+    for name in ["b.txt", "a/z.txt", "a/deep/er.txt", "a/not.pdf", "c.TXT"] {
         write(folder.path(), name, "text");
     }
-    let corpus = Corpus::open(&[folder.path().to_owned()]).unwrap();
+    let corpus = Corpus::open(&[folder.path().to_owned()], CorpusReading::default()).unwrap();
     let root = folder.path().canonicalize().unwrap();
     let found: Vec<_> =
         corpus.files().iter().map(|file| file.path.strip_prefix(&root).unwrap()).collect();
@@ -25,15 +26,27 @@ fn folders_give_their_txt_files_sorted_at_any_depth() {
 fn paths_that_give_no_text_are_refused() {
     let folder = tempdir().unwrap();
     let empty = write(folder.path(), "empty.txt", "");
-    let other = write(folder.path(), "md/readme.md", "text");
+    let other = write(folder.path(), "pdf/readme.pdf", "text");
     let missing = folder.path().join("missing.txt");
-    assert_error(Corpus::open(&[]), &["the corpus is empty", "files or folders"]);
-    assert_error(Corpus::open(&[missing]), &["missing.txt", "No such file"]);
-    assert_error(Corpus::open(&[empty]), &["empty.txt", "is empty"]);
-    let only_md = other.parent().unwrap().to_owned();
-    assert_error(Corpus::open(&[only_md]), &["md", "holds no .txt file"]);
+    assert_error(
+        Corpus::open(&[], CorpusReading::default()),
+        &["the corpus is empty", "files or folders"],
+    );
+    assert_error(
+        Corpus::open(&[missing], CorpusReading::default()),
+        &["missing.txt", "No such file"],
+    );
+    assert_error(Corpus::open(&[empty], CorpusReading::default()), &["empty.txt", "is empty"]);
+    let only_pdf = other.parent().unwrap().to_owned();
+    assert_error(
+        Corpus::open(&[only_pdf], CorpusReading::default()),
+        &["pdf", "holds no text file"],
+    );
     let twice = write(folder.path(), "twice.txt", "text");
-    assert_error(Corpus::open(&[twice.clone(), twice]), &["twice.txt", "name it once"]);
+    assert_error(
+        Corpus::open(&[twice.clone(), twice], CorpusReading::default()),
+        &["twice.txt", "name it once"],
+    );
 }
 
 /// Asserts that preparing a corpus of these bytes fails with `parts` in the message.
@@ -109,11 +122,11 @@ fn what_is_left_out_of_a_folder_is_said() {
     symlink(folder.path().join("deep"), folder.path().join("again")).unwrap();
     let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe.txt")).status();
     assert!(made.unwrap().success());
-    let corpus = Corpus::open(&[folder.path().to_owned()]).unwrap();
+    let corpus = Corpus::open(&[folder.path().to_owned()], CorpusReading::default()).unwrap();
     assert_eq!(corpus.files().len(), 2);
     let notes = corpus.notes().join("\n");
     for expected in [
-        "2 files with another ending than .txt",
+        "2 files whose ending is none of text",
         "c.pdf, the first of them",
         "2 hidden files and folders",
         "1 links to nothing",
@@ -123,9 +136,16 @@ fn what_is_left_out_of_a_folder_is_said() {
         assert!(notes.contains(expected), "{notes:?} lacks {expected:?}");
     }
     let pipe = folder.path().join("pipe.txt");
-    assert_error(Corpus::open(&[pipe]), &["pipe.txt", "is a pipe, expected a file"]);
+    assert_error(
+        Corpus::open(&[pipe], CorpusReading::default()),
+        &["pipe.txt", "is a pipe, expected a file"],
+    );
     let hidden = folder.path().join(".hidden.txt");
-    assert_eq!(Corpus::open(&[hidden]).unwrap().files().len(), 1, "named, it is taken");
+    assert_eq!(
+        Corpus::open(&[hidden], CorpusReading::default()).unwrap().files().len(),
+        1,
+        "named, it is taken"
+    );
 }
 
 #[test]
@@ -140,7 +160,7 @@ fn a_long_document_has_the_tokens_that_it_would_have_as_a_whole() {
         let options = DatasetOptions {
             objective,
             tokenizer,
-            held_out_fraction: 0.0,
+            held_out: HeldOut::Share(0.0),
             ..options(folder.path(), corpus)
         };
         let dataset = prepare(&options, &mut |_| {}).unwrap();

@@ -174,6 +174,38 @@ fn corpora() {
 }
 
 #[test]
+fn corpora_in_other_formats() {
+    let folder = tempdir().unwrap();
+    let tokenizer = dataset(folder.path(), 20).folder;
+    let json = "{\"text\": \"The cat\\n sat.\"}\n{\"text\": \"Dogs\"}\n".as_bytes();
+    let zstd = zstd::encode_all(json, 3).unwrap();
+    let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+    std::io::Write::write_all(&mut xz, json).unwrap();
+    let xz = xz.finish().unwrap();
+    for (name, good) in [
+        ("fuzz.jsonl", json),
+        ("fuzz.csv", b"id,text\n1,\"The cat\nsat.\"\n2,Dogs\n"),
+        ("fuzz.md", b"# One\n\ntext\n```\n# Two\n```\n"),
+        ("wiki.a.tokens", b" = One = \n a @-@ b \n = = Two = = \n"),
+        ("fuzz.jsonl.zst", &zstd),
+        ("fuzz.jsonl.xz", &xz),
+    ] {
+        check_reader(good, |bytes| {
+            let corpus = write(folder.path(), name, bytes);
+            let cache = folder.path().join("fuzz");
+            let tokenizer = TokenizerChoice::Load(tokenizer.clone());
+            let options = DatasetOptions {
+                tokenizer,
+                cache: cache.clone(),
+                ..options(folder.path(), corpus)
+            };
+            let _ = prepare(&options, &mut |_| {});
+            let _ = fs::remove_dir_all(cache);
+        });
+    }
+}
+
+#[test]
 fn corpora_to_train_a_tokenizer_on() {
     let folder = tempdir().unwrap();
     for objective in [Objective::MaskedTokens, Objective::NextTokens, Objective::Spans] {

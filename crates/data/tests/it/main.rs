@@ -4,6 +4,7 @@
 
 mod causal;
 mod corpus;
+mod formats;
 mod fuzz;
 mod mlm;
 mod model_tokenizer;

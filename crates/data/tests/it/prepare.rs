@@ -2,11 +2,12 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use bert4rs_data::inspect::ShardStatistics;
 use bert4rs_data::shard::ShardWriter;
 use bert4rs_data::unigram::{cross_entropy, entropy};
 use bert4rs_data::{
-    Dataset, DatasetOptions, Layout, MlmBatches, MlmOptions, Objective, Phase, TokenShard,
-    TokenizerChoice, TokenizerTraining, prepare,
+    CorpusReading, Dataset, DatasetOptions, DocumentBreak, HeldOut, Layout, MlmBatches, MlmOptions,
+    Objective, Phase, TokenShard, TokenizerChoice, TokenizerTraining, prepare,
 };
 use tempfile::tempdir;
 
@@ -71,8 +72,10 @@ fn both_sides_get_a_document_however_few_there_are() {
         for fraction in [0.001, 0.5] {
             let folder = tempdir().unwrap();
             let corpus = write(folder.path(), "corpus.txt", text(count));
-            let options =
-                DatasetOptions { held_out_fraction: fraction, ..options(folder.path(), corpus) };
+            let options = DatasetOptions {
+                held_out: HeldOut::Share(fraction),
+                ..options(folder.path(), corpus)
+            };
             let dataset = silent(&options);
             let (train, held_out) =
                 (dataset.train.document_count(), dataset.held_out.document_count());
@@ -107,11 +110,15 @@ fn whatever_decides_the_contents_decides_the_folder() {
     let options = options(folder.path(), corpus.clone());
     let first = silent(&options).folder;
     let check_other = |options: &DatasetOptions| assert_ne!(silent(options).folder, first);
-    check_other(&DatasetOptions { held_out_fraction: 0.2, ..options.clone() });
+    check_other(&DatasetOptions { held_out: HeldOut::Share(0.2), ..options.clone() });
     let tokenizer = TokenizerChoice::Train(TokenizerTraining::new(100));
     check_other(&DatasetOptions { tokenizer, ..options.clone() });
     let tokenizer = TokenizerChoice::Load(first.join("tokenizer.json"));
     check_other(&DatasetOptions { tokenizer, ..options.clone() });
+    let reading = CorpusReading { document_break: DocumentBreak::Line, ..CorpusReading::default() };
+    check_other(&DatasetOptions { reading, ..options.clone() });
+    let apart = write(folder.path(), "apart.txt", text(3));
+    check_other(&DatasetOptions { held_out: HeldOut::Files(vec![apart]), ..options.clone() });
     let later = SystemTime::now() + Duration::from_secs(5);
     fs::File::options().write(true).open(&corpus).unwrap().set_modified(later).unwrap();
     check_other(&options);
@@ -221,8 +228,8 @@ fn fractions_that_can_not_be_used_are_refused() {
     let folder = tempdir().unwrap();
     let options = options(folder.path(), write(folder.path(), "corpus.txt", text(10)));
     for fraction in [-0.1, 0.51, f64::NAN] {
-        let options = DatasetOptions { held_out_fraction: fraction, ..options.clone() };
-        let value = format!("the held-out fraction is {fraction}");
+        let options = DatasetOptions { held_out: HeldOut::Share(fraction), ..options.clone() };
+        let value = format!("the held-out share is {fraction}");
         assert_error(prepare(&options, &mut |_| {}), &[&value, "from 0 to 0.5"]);
     }
 }
@@ -330,7 +337,7 @@ fn a_corpus_of_one_document_is_split_by_position_and_said_so() {
 fn nothing_held_out_is_a_choice() {
     let folder = tempdir().unwrap();
     let options = options(folder.path(), write(folder.path(), "corpus.txt", text(1)));
-    let dataset = silent(&DatasetOptions { held_out_fraction: 0.0, ..options });
+    let dataset = silent(&DatasetOptions { held_out: HeldOut::Share(0.0), ..options });
     assert_eq!((dataset.train.document_count(), dataset.held_out.document_count()), (1, 0));
     assert_eq!(dataset.summary.held_out_unigram_loss, None);
     let options = MlmOptions {
@@ -377,4 +384,25 @@ fn unknown_tokens_are_counted_and_warned_about() {
     let share = dataset.summary.unknown_share.unwrap();
     assert!((share - 1.0 / 3.0).abs() < 1e-9, "{share}");
     assert!(dataset.notes[0].contains("33.3% of the tokens are unknown"), "{:?}", dataset.notes);
+}
+
+#[test]
+fn the_statistics_of_a_dataset_are_those_of_its_tokens() {
+    let folder = tempdir().unwrap();
+    let dataset = silent(&options(folder.path(), write(folder.path(), "c.txt", text(300))));
+    let found = ShardStatistics::of(&dataset.train, &dataset.tokenizer).unwrap();
+    assert_eq!(found.documents, dataset.train.document_count() as u64);
+    assert_eq!(found.lengths.iter().sum::<u64>(), found.documents);
+    let tokens = dataset.train.tokens(0..dataset.train.token_count()).unwrap();
+    let total: u64 = found.frequencies.iter().map(|(_, count)| count).sum();
+    assert_eq!((found.tokens, total), (tokens.len() as u64, tokens.len() as u64));
+    let (most, count) = found.frequencies[0];
+    assert_eq!(tokens.iter().filter(|&&id| id == most).count() as u64, count);
+    assert!(found.frequencies.is_sorted_by(|a, b| a.1 >= b.1));
+    let in_bucket = |power: u32, length: u64| (1 << power..2 << power).contains(&length);
+    let lengths = dataset.train.offsets().windows(2).map(|pair| pair[1] - pair[0]);
+    let eights = lengths.filter(|&length| in_bucket(3, length)).count() as u64;
+    assert_eq!(found.lengths[3], eights);
+    assert!((1.0..8.0).contains(&found.bytes_per_token), "{}", found.bytes_per_token);
+    assert_eq!(found.unknown_share, 0.0);
 }

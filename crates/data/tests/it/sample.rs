@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use bert4rs_data::{
-    Dataset, DatasetOptions, Error, Objective, TokenizerChoice, TokenizerTraining, prepare,
+    CorpusReading, Dataset, DatasetOptions, Error, HeldOut, Objective, TokenizerChoice,
+    TokenizerTraining, prepare,
 };
 
 const WORDS: [&str; 16] = [
@@ -49,9 +50,10 @@ pub(crate) fn write(folder: &Path, name: &str, contents: impl AsRef<[u8]>) -> Pa
 pub(crate) fn options(folder: &Path, corpus: PathBuf) -> DatasetOptions {
     DatasetOptions {
         corpus: vec![corpus],
+        reading: CorpusReading::default(),
         objective: Objective::MaskedTokens,
         tokenizer: TokenizerChoice::Train(TokenizerTraining::new(120)),
-        held_out_fraction: 0.1,
+        held_out: HeldOut::Share(0.1),
         cache: folder.join("cache"),
     }
 }

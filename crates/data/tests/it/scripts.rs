@@ -1,7 +1,7 @@
 //! Text in scripts without spaces: nothing of it is lost when a tokenizer is trained.
 
 use bert4rs_data::tokenizer::train_tokenizer;
-use bert4rs_data::{Corpus, Objective, TextTokenizer, TokenizerTraining};
+use bert4rs_data::{Corpus, CorpusReading, Objective, TextTokenizer, TokenizerTraining};
 use tempfile::tempdir;
 
 use crate::sample::{Random, assert_error, write};
@@ -35,33 +35,34 @@ fn word_of(number: u64, alphabet: &[char]) -> String {
 }
 
 fn chinese(seed: u64) -> String {
-    let characters: Vec<char> = ('\u{4e00}'..).take(500).collect();
-    prose(seed, 150, |number| word_of(number, &characters), ["，", "。"])
+    let characters: Vec<char> = ('\u{4e00}'..).take(300).collect();
+    prose(seed, 80, |number| word_of(number, &characters), ["，", "。"])
 }
 
 fn thai(seed: u64) -> String {
     let characters: Vec<char> = ('\u{e01}'..='\u{e3a}').chain('\u{e40}'..='\u{e4e}').collect();
-    prose(seed, 150, |number| word_of(number, &characters), [" ", "ๆ"])
+    prose(seed, 80, |number| word_of(number, &characters), [" ", "ๆ"])
 }
 
 fn japanese(seed: u64) -> String {
     let kana = ('\u{3041}'..='\u{3096}').chain('\u{30a1}'..='\u{30fa}');
-    let characters: Vec<char> = kana.chain(('\u{4e00}'..).take(200)).collect();
-    prose(seed, 150, |number| word_of(number, &characters), ["、", "。"])
+    let characters: Vec<char> = kana.chain(('\u{4e00}'..).take(100)).collect();
+    prose(seed, 80, |number| word_of(number, &characters), ["、", "。"])
 }
 
 fn dna(seed: u64) -> String {
-    prose(seed, 100, |number| word_of(number, &['A', 'C', 'G', 'T']), ["", "N"])
+    prose(seed, 60, |number| word_of(number, &['A', 'C', 'G', 'T']), ["", "N"])
 }
 
 fn protein(seed: u64) -> String {
     let letters: Vec<char> = "ACDEFGHIKLMNPQRSTVWY".chars().collect();
-    prose(seed, 100, |number| word_of(number, &letters), ["", "X"])
+    prose(seed, 60, |number| word_of(number, &letters), ["", "X"])
 }
 
 fn train(text: &str, objective: Objective, training: TokenizerTraining) -> TextTokenizer {
     let folder = tempdir().unwrap();
-    let corpus = Corpus::open(&[write(folder.path(), "text.txt", text)]).unwrap();
+    let corpus =
+        Corpus::open(&[write(folder.path(), "text.txt", text)], CorpusReading::default()).unwrap();
     train_tokenizer(&corpus, objective, training, &mut |_| {}).unwrap()
 }
 
@@ -88,7 +89,7 @@ fn scripts_without_spaces_train_to_few_unknown_tokens() {
     ];
     for (name, make) in scripts {
         for objective in OBJECTIVES {
-            let tokenizer = train(&make(1), objective, TokenizerTraining::new(3000));
+            let tokenizer = train(&make(1), objective, TokenizerTraining::new(1500));
             let (unknown, characters) = unknown_share(&tokenizer, &make(2));
             assert!(unknown <= 0.002, "{name}, {objective:?}: {unknown} unknown");
             // Pairs of bytes spell a Chinese character by three at first.
@@ -135,7 +136,8 @@ fn bytes_spell_what_a_unigram_vocabulary_lacks() {
     }
     let training = TokenizerTraining { byte_fallback: true, ..TokenizerTraining::new(400) };
     let folder = tempdir().unwrap();
-    let corpus = Corpus::open(&[write(folder.path(), "text.txt", "a b")]).unwrap();
+    let corpus =
+        Corpus::open(&[write(folder.path(), "text.txt", "a b")], CorpusReading::default()).unwrap();
     let train = |objective, training| train_tokenizer(&corpus, objective, training, &mut |_| {});
     assert_error(train(Objective::Spans, training), &["is 400", "from 448"]);
     let training = TokenizerTraining { vocab_size: 900, ..training };

@@ -1,5 +1,5 @@
 use bert4rs_data::tokenizer::train_tokenizer;
-use bert4rs_data::{Corpus, Objective, TextTokenizer, TokenizerTraining};
+use bert4rs_data::{Corpus, CorpusReading, Objective, TextTokenizer, TokenizerTraining};
 use tempfile::tempdir;
 
 use crate::sample::{assert_error, text, write};
@@ -13,7 +13,9 @@ fn trained(vocab_size: usize) -> TextTokenizer {
 
 fn trained_for(objective: Objective, vocab_size: usize) -> TextTokenizer {
     let folder = tempdir().unwrap();
-    let corpus = Corpus::open(&[write(folder.path(), "text.txt", text(300))]).unwrap();
+    let corpus =
+        Corpus::open(&[write(folder.path(), "text.txt", text(300))], CorpusReading::default())
+            .unwrap();
     train_tokenizer(&corpus, objective, TokenizerTraining::new(vocab_size), &mut |_| {}).unwrap()
 }
 
@@ -84,7 +86,8 @@ fn unigram_has_the_tokens_of_t5() {
     assert!(ids.len() <= 12, "frequent words are few tokens: {ids:?}");
     let folder = tempdir().unwrap();
     let tags = text(300) + &"</ < pad > s\n".repeat(9);
-    let corpus = Corpus::open(&[write(folder.path(), "text.txt", tags)]).unwrap();
+    let corpus =
+        Corpus::open(&[write(folder.path(), "text.txt", tags)], CorpusReading::default()).unwrap();
     let tokenizer =
         train_tokenizer(&corpus, Objective::Spans, TokenizerTraining::new(340), &mut |_| {})
             .unwrap();
@@ -171,7 +174,8 @@ fn padding_and_truncation_of_a_loaded_tokenizer_are_off() {
 #[test]
 fn a_vocabulary_too_small_to_train_is_refused() {
     let folder = tempdir().unwrap();
-    let corpus = Corpus::open(&[write(folder.path(), "text.txt", "a b")]).unwrap();
+    let corpus =
+        Corpus::open(&[write(folder.path(), "text.txt", "a b")], CorpusReading::default()).unwrap();
     assert_error(
         train_tokenizer(&corpus, Objective::MaskedTokens, TokenizerTraining::new(63), &mut |_| {}),
         &["is 63", "from 64"],

@@ -16,7 +16,7 @@ mod words;
 pub use model::{Biases, Family, Head, ModelConfig, OrPublished, Positions, T5Form};
 pub use overlays::{Overlay, known_keys, leaves, parse_assignment, resolve, resolve_to_run};
 
-use bert4rs_data::Layout;
+use bert4rs_data::{DocumentBreak, Layout};
 use bert4rs_models::checkpointing::ActivationCheckpointing;
 use bert4rs_models::loss::LossOptions;
 use bert4rs_optim::OptimizerConfig;
@@ -97,8 +97,12 @@ pub struct ComputeConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Text files, or folders of `.txt` files.
+    /// Files of text, or folders of them.
     pub corpus: Vec<String>,
+    /// The field or column of JSON lines and tables that holds the text.
+    pub text_field: String,
+    /// Where the documents of plain text begin.
+    pub document: DocumentBreak,
     /// `train`, or the path of a tokenizer.
     pub tokenizer: String,
     /// Share of the text's characters that a trained tokenizer spells at least.
@@ -117,6 +121,8 @@ pub struct DataConfig {
     pub mean_span: f64,
     /// Share of documents kept apart.
     pub held_out: f64,
+    /// Files or folders to measure the loss on, instead of that share.
+    pub held_out_corpus: Vec<String>,
     /// Batches made ahead; 0 makes each in the loop.
     pub prefetch: u32,
     /// Threads that make batches ahead.

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use bert4rs_data::{Dataset, DatasetOptions, Objective, TokenizerChoice, TokenizerTraining};
+use bert4rs_data::{
+    CorpusReading, Dataset, DatasetOptions, HeldOut, Objective, TokenizerChoice, TokenizerTraining,
+};
 use bert4rs_optim::OptimizerConfig;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind};
@@ -25,9 +27,10 @@ fn dataset(folder: &Path, objective: Objective) -> Dataset {
     std::fs::write(&corpus, (0..200).map(paragraph).collect::<Vec<_>>().join("\n\n")).unwrap();
     let options = DatasetOptions {
         corpus: vec![corpus],
+        reading: CorpusReading::default(),
         objective,
         tokenizer: TokenizerChoice::Train(TokenizerTraining::new(340)),
-        held_out_fraction: 0.1,
+        held_out: HeldOut::Share(0.1),
         cache: folder.join(format!("{objective:?}")),
     };
     bert4rs_data::prepare(&options, &mut |_| {}).unwrap()

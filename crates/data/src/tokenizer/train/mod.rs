@@ -129,7 +129,7 @@ pub(super) fn test_tokenizer() -> TextTokenizer {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("text.txt");
         std::fs::write(&path, text).unwrap();
-        let corpus = Corpus::open(&[path]).unwrap();
+        let corpus = Corpus::open(&[path], crate::CorpusReading::default()).unwrap();
         let training = TokenizerTraining::new(200);
         train_tokenizer(&corpus, Objective::MaskedTokens, training, &mut |_| {}).unwrap()
     };

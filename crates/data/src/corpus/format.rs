@@ -1,0 +1,124 @@
+//! What a file of a corpus is: how it is compressed, by its content, and what its text looks like,
+//! by its name, and by its content where the name does not say.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bzip2::read::MultiBzDecoder;
+use flate2::read::MultiGzDecoder;
+use liblzma::read::XzDecoder;
+
+use super::lines::{LineRule, Lines, heading_level};
+use super::records::{JsonLines, Table};
+use super::{CorpusReading, Documents};
+use crate::error::{Error, Result};
+
+/// What a text looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TextFormat {
+    /// Lines of text.
+    Plain,
+    /// Headings begin with `#`.
+    Markdown,
+    /// Headings stand between `=`.
+    WikiText,
+    /// A JSON object a line.
+    JsonLines,
+    /// A row of columns a line, under a row with their names.
+    Table {
+        /// What stands between columns.
+        separator: u8,
+    },
+}
+
+/// Endings of compressed files, which stand behind that of the text.
+const COMPRESSED: [&str; 4] = ["gz", "zst", "xz", "bz2"];
+
+impl TextFormat {
+    /// What a file's name says, if it says anything.
+    pub(super) fn of_name(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+        let (_, endings) = name.split_once('.')?;
+        match endings.rsplit('.').find(|ending| !COMPRESSED.contains(ending))? {
+            "txt" | "text" => Some(Self::Plain),
+            "md" | "markdown" => Some(Self::Markdown),
+            "tokens" | "raw" if name.starts_with("wiki.") => Some(Self::WikiText),
+            "jsonl" | "ndjson" => Some(Self::JsonLines),
+            "csv" => Some(Self::Table { separator: b',' }),
+            "tsv" => Some(Self::Table { separator: b'\t' }),
+            _ => None,
+        }
+    }
+
+    /// What a text is whose name says nothing, or no more than that it is text.
+    fn of_content(begin: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(begin);
+        let first = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+        let is_object = first.starts_with('{') && first.ends_with('}');
+        if is_object && serde_json::from_str::<serde_json::Value>(first).is_ok() {
+            Self::JsonLines
+        } else if heading_level(first) == Some(1) {
+            Self::WikiText
+        } else {
+            Self::Plain
+        }
+    }
+}
+
+/// Opens a file of a corpus. The number counts the bytes of the file that were read.
+///
+/// # Errors
+/// A file that can't be read, or a table without the text's column.
+pub(super) fn open(
+    path: &Path,
+    reading: &CorpusReading,
+) -> Result<(Box<dyn Documents>, Arc<AtomicU64>)> {
+    let io = || Error::io("read the corpus", path);
+    let count = Arc::new(AtomicU64::new(0));
+    let file = Counted { file: File::open(path).map_err(io())?, count: Arc::clone(&count) };
+    let mut text = BufReader::new(decompress(file).map_err(io())?);
+    let format = match TextFormat::of_name(path) {
+        None | Some(TextFormat::Plain) => TextFormat::of_content(text.fill_buf().map_err(io())?),
+        Some(format) => format,
+    };
+    let field = &reading.text_field;
+    let documents: Box<dyn Documents> = match format {
+        TextFormat::Plain => {
+            Box::new(Lines::new(text, path, LineRule::Plain(reading.document_break)))
+        }
+        TextFormat::Markdown => Box::new(Lines::new(text, path, LineRule::Markdown)),
+        TextFormat::WikiText => Box::new(Lines::new(text, path, LineRule::WikiText)),
+        TextFormat::JsonLines => Box::new(JsonLines::new(text, path, field)),
+        TextFormat::Table { separator } => Box::new(Table::new(text, path, separator, field)?),
+    };
+    Ok((documents, count))
+}
+
+/// A file, and how much of it was read.
+struct Counted {
+    file: File,
+    count: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(out)?;
+        self.count.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// The contents of a file that may be compressed, which its first bytes say.
+fn decompress(file: Counted) -> io::Result<Box<dyn Read + Send>> {
+    let mut file = BufReader::with_capacity(64 << 10, file);
+    Ok(match file.fill_buf()? {
+        [0x1F, 0x8B, ..] => Box::new(MultiGzDecoder::new(file)),
+        [0x28, 0xB5, 0x2F, 0xFD, ..] => Box::new(zstd::Decoder::with_buffer(file)?),
+        [0xFD, b'7', b'z', b'X', b'Z', 0, ..] => Box::new(XzDecoder::new_multi_decoder(file)),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Box::new(MultiBzDecoder::new(file)),
+        _ => Box::new(file),
+    })
+}
