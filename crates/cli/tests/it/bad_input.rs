@@ -61,7 +61,7 @@ fn configuration() {
     check(&["--model", "gtp"], &["--model", "did you mean gpt"]);
     check(
         &["--set", "model.family=gtp"],
-        &["model.family", "bert, gpt or t5", "did you mean gpt?"],
+        &["model.family", "\"gtp\" is not one of bert, gpt or t5"],
     );
     check(&["--set", "compute.attention=efficient"], &["compute.attention", "it is for GPUs"]);
     check(&["--set", "compute.attention=fast"], &["compute.attention", "flash"]);

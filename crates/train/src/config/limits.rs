@@ -70,19 +70,17 @@ impl Config {
         let (model, data) = (&self.model, &self.data);
         let need = |key, value: u32, bytes: u128| Need { key, value: value.into(), bytes };
         let batch = self.batch_bytes();
-        // Of two keys whose product counts, the larger value is the likelier slip.
-        let of_tokens = [("data.seq_len", data.seq_len), ("data.batch_size", data.batch_size)];
-        let (key, value) =
-            of_tokens.into_iter().max_by_key(|(_, value)| *value).unwrap_or_default();
-        let mut needs = vec![
-            need(key, value, batch),
-            need("data.prefetch", data.prefetch, batch * u128::from(data.prefetch)),
-            need(
-                "train.accumulate",
-                self.train.accumulate,
-                batch * u128::from(self.train.accumulate),
-            ),
+        // Of keys whose product counts, the largest value is the likeliest slip.
+        let of_batches = [
+            ("data.seq_len", data.seq_len),
+            ("data.batch_size", data.batch_size),
+            ("data.prefetch", data.prefetch),
+            ("train.accumulate", self.train.accumulate),
         ];
+        let (key, value) =
+            of_batches.into_iter().max_by_key(|(_, value)| *value).unwrap_or_default();
+        let batches = 1 + u128::from(data.prefetch) + u128::from(self.train.accumulate);
+        let mut needs = vec![need(key, value, batch.saturating_mul(batches))];
         // What a GPU holds is not this machine's.
         if !self.is_on_cpu() {
             return needs;
@@ -109,7 +107,7 @@ impl Config {
         let all_logits = self.compute.logits == LogitsOf::All
             && self.loss.implementation == LossImplementation::Plain;
         let logits = if all_logits { tokens * u128::from(model.vocab_size) * 4 } else { 0 };
-        needs[0].bytes = batch.saturating_add(kept).saturating_add(logits);
+        needs[0].bytes = needs[0].bytes.saturating_add(kept).saturating_add(logits);
         needs
     }
 
