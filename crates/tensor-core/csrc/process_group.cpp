@@ -38,7 +38,8 @@ c10d::ReduceOp as_op(int op) {
   }
 }
 
-GroupPtr new_gloo(const StorePtr& store, int rank, int size, const char* address, int64_t timeout_ms) {
+GroupPtr new_gloo(const StorePtr& store, int rank, int size, const char* address,
+                  int64_t timeout_ms) {
   const auto options = c10d::ProcessGroupGloo::Options::create(milliseconds(timeout_ms));
   options->devices.push_back(
       address == nullptr ? c10d::ProcessGroupGloo::createDefaultDevice()

@@ -218,7 +218,8 @@ fn execution(config: &Config, device: Device) -> (Execution, Option<&'static str
             "padded batches differ in shape; choose data.packing = \"packed\""
         }
         (Execution::CudaGraphs, Device::Cuda(_)) if drops && recomputes => {
-            "a block computed again draws its dropout anew; choose compute.activation_checkpointing = \"none\""
+            "a block computed again draws its dropout anew; choose \
+             compute.activation_checkpointing = \"none\""
         }
         (Execution::CudaGraphs, Device::Cuda(_)) => return (Execution::CudaGraphs, None),
         (Execution::CudaGraphs, _) => return (Execution::Eager, Some("they are for GPUs")),

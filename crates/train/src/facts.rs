@@ -15,8 +15,8 @@ pub struct Facts {
     pub unigram_entropy: f64,
     /// The folder of the tokens in the cache.
     pub dataset: PathBuf,
-    /// A hash that tells the corpus as tokens from another: of the tokenizer, of how many tokens and
-    /// documents each part has, and of the frequencies of tokens.
+    /// A hash that tells the corpus as tokens from another: of the tokenizer, of how many tokens
+    /// and documents each part has, and of the frequencies of tokens.
     pub data_hash: String,
     /// Lines that say what is learned from.
     pub description: Vec<String>,

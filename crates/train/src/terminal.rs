@@ -72,8 +72,8 @@ impl Terminal {
         let bytes =
             records.last().map_or(0, |record| record.device_bytes.unwrap_or(record.resident_bytes));
         format!(
-            "loss {loss:.4} (smoothed {:.4}) | {tokens_per_s:.0} tokens/s, {:.0}% of light | {} MiB | \
-             data {:.1}%",
+            "loss {loss:.4} (smoothed {:.4}) | {tokens_per_s:.0} tokens/s, {:.0}% of light | \
+             {} MiB | data {:.1}%",
             self.loss.mean(),
             100.0 * tokens_per_s / self.tokens_per_s_of_light,
             bytes >> 20,

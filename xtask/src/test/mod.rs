@@ -22,10 +22,14 @@ use skips::{Skip, Skips};
 /// Run all checks and tests, the cheapest first, and stop at the first that fails
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the sanitizers, the projects outside and the short training runs
-    #[arg(long)]
+    /// Leave out the short training runs
+    #[arg(long, conflicts_with = "long")]
     fast: bool,
-    /// Only the checks whose names contain this
+    /// Also the CUDA emulator under sanitizers, and projects outside the checkout, which compile
+    /// everything once more
+    #[arg(long)]
+    long: bool,
+    /// Only the checks whose names contain this, the long ones too
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }
@@ -37,7 +41,12 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
     let (mut passed, mut failed) = (0, 0);
     let mut skips = Skips::default();
     let only = args.only.as_deref().unwrap_or_default();
-    for check in checks(args.fast).iter().filter(|check| check.name().contains(only)) {
+    let extent = match (args.fast, args.long || args.only.is_some()) {
+        (true, _) => Extent::Fast,
+        (false, true) => Extent::Long,
+        (false, false) => Extent::Usual,
+    };
+    for check in checks(extent).iter().filter(|check| check.name().contains(only)) {
         match check.run(checkout) {
             Some(Outcome::Passed(found)) => {
                 passed += 1;
@@ -72,11 +81,23 @@ enum Check {
     ShortRun(ShortRun),
 }
 
-fn checks(fast: bool) -> Vec<Check> {
-    let quick = CHECKS.iter().map(Check::Cargo).chain([Check::Examples]);
-    let slow = Sanitizer::ALL.map(Check::Sanitizer).into_iter().chain([Check::Outside]);
-    let slow = slow.chain(RUNS.map(Check::ShortRun));
-    quick.chain(slow.filter(|_| !fast)).collect()
+/// How much is checked.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Extent {
+    Fast,
+    Usual,
+    Long,
+}
+
+fn checks(extent: Extent) -> Vec<Check> {
+    let mut checks: Vec<Check> = CHECKS.iter().map(Check::Cargo).chain([Check::Examples]).collect();
+    if extent >= Extent::Usual {
+        checks.extend(RUNS.map(Check::ShortRun));
+    }
+    if extent == Extent::Long {
+        checks.extend(Sanitizer::ALL.map(Check::Sanitizer).into_iter().chain([Check::Outside]));
+    }
+    checks
 }
 
 impl Check {
@@ -134,9 +155,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fast_test_trains_nothing_and_sanitizes_nothing() {
+    fn a_fast_test_trains_nothing_and_only_a_long_one_sanitizes() {
         let quick = CHECKS.len() + 1;
-        assert_eq!(checks(true).len(), quick);
-        assert_eq!(checks(false).len(), quick + Sanitizer::ALL.len() + 1 + RUNS.len());
+        assert_eq!(checks(Extent::Fast).len(), quick);
+        assert_eq!(checks(Extent::Usual).len(), quick + RUNS.len());
+        let long = quick + RUNS.len() + Sanitizer::ALL.len() + 1;
+        assert_eq!(checks(Extent::Long).len(), long);
     }
 }

@@ -121,7 +121,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_lost(documents in prop::collection::vec("[ab 中😀]{1,40}", 0..6), limit in 4usize..20) {
+        fn nothing_is_lost(
+            documents in prop::collection::vec("[ab 中😀]{1,40}", 0..6),
+            limit in 4usize..20,
+        ) {
             let given: Vec<&str> = documents.iter().map(String::as_str).collect();
             let mut joined: Vec<String> = Vec::new();
             for (text, begins) in fragments(limit, &given) {

@@ -73,7 +73,7 @@ impl Corpus {
     ///
     /// | ending | is read as |
     /// | --- | --- |
-    /// | `.txt`, `.text`, and any other of a file that is named itself | plain text, unless its content is WikiText or JSON lines |
+    /// | `.txt`, `.text`, and any other of a file that is named itself | by content, else plain |
     /// | `.md`, `.markdown` | Markdown: a document a heading |
     /// | `.tokens`, `.raw` of `wiki.…` | WikiText: a document an article |
     /// | `.jsonl`, `.ndjson` | JSON lines: a document an object |

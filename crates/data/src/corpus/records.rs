@@ -125,8 +125,8 @@ pub(super) struct Table<R> {
 }
 
 impl<R: Read> Table<R> {
-    /// The documents that `reader` gives in the column `field`, or in its only column; `path` is for
-    /// messages.
+    /// The documents that `reader` gives in the column `field`, or in its only column; `path` is
+    /// for messages.
     ///
     /// # Errors
     /// A table without that column.

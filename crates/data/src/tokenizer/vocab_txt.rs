@@ -11,8 +11,8 @@ use super::{SpecialTokens, bad};
 use crate::error::Result;
 use crate::text::decode_text;
 
-/// A tokenizer with BERT's usual steps around the vocabulary in `bytes`, read from `file`. Where `lower_case` is not
-/// said, text is lower-cased unless a token has one of A to Z.
+/// A tokenizer with BERT's usual steps around the vocabulary in `bytes`, read from `file`.
+/// Where `lower_case` is not said, text is lower-cased unless a token has one of A to Z.
 pub(super) fn parse(file: &Path, bytes: &[u8], lower_case: Option<bool>) -> Result<Tokenizer> {
     let origin = &file.display().to_string();
     let text = decode_text(file, bytes)?;

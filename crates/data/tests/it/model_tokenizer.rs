@@ -203,7 +203,7 @@ fn files_of_roberta_have_tokens_around_a_text() {
     let tokens = ["<s>", "<pad>", "</s>", "<unk>", "a", "b", "Ġ", "ab", "<mask>"];
     let vocab: serde_json::Map<String, Value> =
         tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), id.into())).collect();
-    write(folder.path(), "vocab.json", &Value::from(vocab).to_string());
+    write(folder.path(), "vocab.json", Value::from(vocab).to_string());
     write(folder.path(), "merges.txt", "#version: 0.2\na b\n");
     let tokenizer = ModelTokenizer::load(folder.path()).unwrap();
     assert_eq!(tokenizer.encode("ab <mask>a").unwrap(), [0, 7, 8, 4, 2]);

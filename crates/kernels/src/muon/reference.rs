@@ -8,8 +8,8 @@ use super::{MuonKernelScalars, OP};
 /// Moves `momentum` by `grad` and writes the update to `u`, not scaled to a norm: all of one shape
 /// and one float dtype, on any device.
 ///
-/// `scalars` are those of [`MuonKernelScalars`], each a tensor `[]` of that dtype; the factor on the
-/// gradient must have acted on `grad`.
+/// `scalars` are those of [`MuonKernelScalars`], each a tensor `[]` of that dtype; the factor on
+/// the gradient must have acted on `grad`.
 ///
 /// # Errors
 /// What libtorch throws.

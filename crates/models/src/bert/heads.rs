@@ -1,6 +1,7 @@
 //! BERT with the heads that it is pretrained with.
 //!
-//! Axes: `b` batch, `t` time, `d` features, `e` features of the tables, `v` vocabulary, `n` = b·t tokens, `m` masked tokens.
+//! Axes: `b` batch, `t` time, `d` features, `e` features of the tables, `v` vocabulary,
+//! `n` = b·t tokens, `m` masked tokens.
 
 use bert4rs_tensor_core::attention::Implementation;
 use bert4rs_tensor_core::param::{Init, ParamPath, Role};

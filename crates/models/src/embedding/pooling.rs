@@ -52,7 +52,7 @@ impl PoolingMode {
         Self::ALL.into_iter().find(is_it)
     }
 
-    /// `[b, d]` in FP32, of real tokens by `keep_bt1`, in FP32. `position_bt1` counts tokens from 1.
+    /// `[b, d]` in FP32, of real tokens by `keep_bt1`, FP32. `position_bt1` counts tokens from 1.
     fn forward(self, hidden_btd: &Tensor, keep_bt1: &Tensor, position_bt1: &Tensor) -> Tensor {
         let time = [1i64].as_slice();
         let sum = |x: Tensor| x.sum_dim_intlist(time, false, None);

@@ -5,7 +5,7 @@
 use bert4rs_tensor_core::{Kind, Reduction, Tensor, autograd};
 
 use super::{Inputs, Model, Pretrained, Problem};
-use crate::bert::{BertInput, BertModel, replaced_loss};
+use crate::bert::{BertForPreTraining, BertInput, BertModel, replaced_loss};
 use crate::error::Result;
 use crate::gpt::{Gpt, GptForSequenceClassification, GptInput};
 use crate::hugging_face::Architecture;
@@ -117,27 +117,7 @@ impl Pretrained {
                 outputs.loss = labels.map(|labels_bt| of_tokens(&logits_btv, labels_bt));
                 outputs.named.push(("logits", logits_btv));
             }
-            Model::PreTraining(model) => {
-                let logits_btv = model.masked().logits(hidden_btd)?;
-                let next_b2 = model.next_sentence_logits(hidden_btd);
-                let v = model.masked().config().vocab_size;
-                let labels = inputs.classes("labels", &[b, t], v)?;
-                let next = inputs.classes("next_sentence_label", &[b], 2)?;
-                outputs.loss = match (labels, next) {
-                    (Some(labels_bt), Some(next_b)) => {
-                        Some(of_tokens(&logits_btv, labels_bt) + cross_entropy(&next_b2, next_b))
-                    }
-                    (None, None) => None,
-                    (Some(_), None) => {
-                        return Err(inputs.lacks("next_sentence_label", "beside labels"));
-                    }
-                    (None, Some(_)) => {
-                        return Err(inputs.lacks("labels", "beside next_sentence_label"));
-                    }
-                };
-                outputs.named.push(("logits", logits_btv));
-                outputs.named.push(("seq_relationship_logits", next_b2));
-            }
+            Model::PreTraining(model) => return pretraining_head(model, hidden_btd, inputs),
             Model::ReplacedTokens(model) => {
                 let logits_bt = model.classify(hidden_btd)?;
                 if let Some(labels_bt) = inputs.classes("labels", &[b, t], 2)? {
@@ -178,6 +158,31 @@ impl Pretrained {
         }
         Ok(outputs)
     }
+}
+
+/// Logits of masked tokens and of the next sentence, and the sum of both losses.
+fn pretraining_head(
+    model: &BertForPreTraining,
+    hidden_btd: &Tensor,
+    inputs: &Inputs,
+) -> Result<Outputs> {
+    let (b, t) = input::batch_and_time("input_ids", inputs.ids())?;
+    let logits_btv = model.masked().logits(hidden_btd)?;
+    let next_b2 = model.next_sentence_logits(hidden_btd);
+    let labels = inputs.classes("labels", &[b, t], model.masked().config().vocab_size)?;
+    let next = inputs.classes("next_sentence_label", &[b], 2)?;
+    let mut outputs = Outputs::default();
+    outputs.loss = match (labels, next) {
+        (Some(labels_bt), Some(next_b)) => {
+            Some(of_tokens(&logits_btv, labels_bt) + cross_entropy(&next_b2, next_b))
+        }
+        (None, None) => None,
+        (Some(_), None) => return Err(inputs.lacks("next_sentence_label", "beside labels")),
+        (None, Some(_)) => return Err(inputs.lacks("labels", "beside next_sentence_label")),
+    };
+    outputs.named.push(("logits", logits_btv));
+    outputs.named.push(("seq_relationship_logits", next_b2));
+    Ok(outputs)
 }
 
 fn encode(encoder: &BertModel, inputs: &Inputs) -> Result<Tensor> {

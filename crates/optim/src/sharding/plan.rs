@@ -202,7 +202,7 @@ mod tests {
             counts in prop::collection::vec(1i64..500, 0..10),
             ranks in 1usize..=64,
         ) {
-            let shapes: Vec<[i64; 2]> = shapes.into_iter().map(|(rows, cols)| [rows, cols]).collect();
+            let shapes: Vec<[i64; 2]> = shapes.into_iter().map(<[i64; 2]>::from).collect();
             let whole = matrices(&shapes);
             let cut = rest(shapes.len(), &counts);
             let plan = ShardPlan::new(whole.clone(), &cut, ranks);

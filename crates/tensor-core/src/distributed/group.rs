@@ -11,8 +11,8 @@ use crate::no_grad;
 /// How values are reduced over ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReduceOp {
-    /// Their sum. In the order that the backend chooses: see [`all_reduce_sum`](super::all_reduce_sum)
-    /// for one in the order of ranks.
+    /// Their sum. In the order that the backend chooses: see
+    /// [`all_reduce_sum`](super::all_reduce_sum) for one in the order of ranks.
     Sum,
     /// The largest.
     Max,

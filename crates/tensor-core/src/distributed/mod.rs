@@ -4,9 +4,9 @@
 //! | --- | --- |
 //! | [`Launch`] | which rank this process is, from a launcher's variables |
 //! | [`Store`] | where processes meet: keys and values over TCP |
-//! | [`agree`](agree()) | a comparison of what all must have in common, before the first collective |
+//! | [`agree`](agree()) | compares what all must share, before the first collective |
 //! | [`ProcessGroup`] | collectives: [`Gloo`]'s between processes, [`Solo`]'s for one alone |
-//! | [`all_reduce_sum`], [`reduce_scatter_sum`] | sums with the same bits on all ranks and at every run |
+//! | [`all_reduce_sum`], [`reduce_scatter_sum`] | sums with the same bits on all ranks, always |
 //! | [`GradientExchange`] | gradients summed over ranks |
 //!
 //! Each collective is a [`Work`] to be waited for. When a rank ends or hangs, the others get an

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `weights.safetensors` | the most exact values of all parameters |
 //! | `optimizer.safetensors` | the optimizer's state and counters |
-//! | `buffers.safetensors` | what the model keeps beside parameters, and the random generators' states |
+//! | `buffers.safetensors` | what the model keeps beside parameters, and random states |
 //! | `config.toml` | the run's settings |
 //! | `state.json` | the step, the data's position, what batches were shown |
 //! | `manifest.json` | size and hash of each file, written last: with it, the checkpoint is whole |

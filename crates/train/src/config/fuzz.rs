@@ -66,7 +66,9 @@ fn check(overlays: &[Overlay]) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn any_value_of_any_key_is_taken_or_refused(pairs in prop::collection::vec((key(), value()), 1..4)) {
+    fn any_value_of_any_key_is_taken_or_refused(
+        pairs in prop::collection::vec((key(), value()), 1..4),
+    ) {
         let overlays: Vec<Overlay> = pairs
             .into_iter()
             .map(|(key, value)| Overlay::single("test", &key, value))
@@ -93,8 +95,9 @@ proptest! {
         let letters: Vec<char> = preset.toml.chars().collect();
         let start = place.index(letters.len());
         let end = (start + length).min(letters.len());
+        let after = letters[end..].iter().copied();
         let damaged: String =
-            letters[..start].iter().copied().chain(insert.chars()).chain(letters[end..].iter().copied()).collect();
+            letters[..start].iter().copied().chain(insert.chars()).chain(after).collect();
         if let Ok(overlay) = Overlay::parse("damaged.toml", &damaged) {
             check(&[overlay])?;
         }

@@ -107,7 +107,10 @@ impl Config {
         let all_logits = self.compute.logits == LogitsOf::All
             && self.loss.implementation == LossImplementation::Plain;
         let logits = if all_logits { tokens * u128::from(model.vocab_size) * 4 } else { 0 };
-        needs[0].bytes = needs[0].bytes.saturating_add(kept).saturating_add(logits);
+        needs[0].bytes = needs[0].bytes.saturating_add(kept);
+        // The larger side of the logits is the likelier slip.
+        let side = usize::from(u128::from(model.vocab_size) > tokens);
+        needs[side].bytes = needs[side].bytes.saturating_add(logits);
         needs
     }
 

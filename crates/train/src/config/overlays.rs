@@ -142,13 +142,20 @@ fn baseline() -> Result<Table> {
 
 fn deserialize(origin: &str, values: &Table) -> Result<Config> {
     read(values).map_err(|error| {
-        let key = error.path().to_string();
+        let words = error.inner().message();
+        let mut key = error.path().to_string();
+        // A list where a choice stands is read as the choice's name and what belongs to it.
+        if words.ends_with("variant identifier")
+            && let Some((whole, _)) = key.rsplit_once('[')
+        {
+            key.truncate(whole.len());
+        }
         let try_value = |value| {
             let mut values = values.clone();
             *value_at(&mut values, &key)? = value;
             Some(read(&values).err()?.inner().message().to_owned())
         };
-        match explain(error.inner().message(), try_value) {
+        match explain(words, try_value) {
             Ok(reason) => Error::Config { origin: origin.to_owned(), key, reason },
             Err(error) => error,
         }

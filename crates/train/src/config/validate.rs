@@ -114,7 +114,8 @@ impl Config {
             && self.compute.activation_checkpointing != ActivationCheckpointing::None
         {
             let reason = "a block computed again would count twice in delayed scaling; choose \
-                          compute.fp8.scaling = \"tensor\" or compute.activation_checkpointing = \"none\"";
+                          compute.fp8.scaling = \"tensor\" or \
+                          compute.activation_checkpointing = \"none\"";
             return Err(("compute.activation_checkpointing".into(), reason.into()));
         }
         let options = attention::Options {

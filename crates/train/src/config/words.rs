@@ -62,6 +62,10 @@ fn names_after_expected(words: &str) -> Vec<&str> {
 
 /// "invalid type: integer `3`, expected u32" as `3` and `u32`.
 fn found_and_expected(words: &str) -> Option<(String, &str)> {
+    // A section is read from a list too, by the places of its keys.
+    if words.starts_with("invalid length ") {
+        return words.rsplit_once(", expected ").map(|(_, expected)| ("a list".into(), expected));
+    }
     let rest = words.strip_prefix("invalid type: ").or(words.strip_prefix("invalid value: "))?;
     let (found, expected) = rest.rsplit_once(", expected ")?;
     let value = match found.split_once(['`', '"']) {

@@ -148,6 +148,7 @@ fn differences(runs: &[RecordedRun]) -> String {
         })
         .collect();
     format!(
-        "<h2>{title}</h2><div class=\"scroll\"><table><tr><th>key</th>{head}</tr>{rows}</table></div>"
+        "<h2>{title}</h2><div class=\"scroll\"><table>\
+         <tr><th>key</th>{head}</tr>{rows}</table></div>"
     )
 }
