@@ -171,8 +171,7 @@ fn pretraining_head(
     let next_b2 = model.next_sentence_logits(hidden_btd);
     let labels = inputs.classes("labels", &[b, t], model.masked().config().vocab_size)?;
     let next = inputs.classes("next_sentence_label", &[b], 2)?;
-    let mut outputs = Outputs::default();
-    outputs.loss = match (labels, next) {
+    let loss = match (labels, next) {
         (Some(labels_bt), Some(next_b)) => {
             Some(of_tokens(&logits_btv, labels_bt) + cross_entropy(&next_b2, next_b))
         }
@@ -180,9 +179,8 @@ fn pretraining_head(
         (Some(_), None) => return Err(inputs.lacks("next_sentence_label", "beside labels")),
         (None, Some(_)) => return Err(inputs.lacks("labels", "beside next_sentence_label")),
     };
-    outputs.named.push(("logits", logits_btv));
-    outputs.named.push(("seq_relationship_logits", next_b2));
-    Ok(outputs)
+    let named = vec![("logits", logits_btv), ("seq_relationship_logits", next_b2)];
+    Ok(Outputs { named, loss })
 }
 
 fn encode(encoder: &BertModel, inputs: &Inputs) -> Result<Tensor> {

@@ -43,7 +43,6 @@ impl Default for LoadOptions {
 }
 
 /// The model of a folder, in its own type. Those named after BERT are its relatives' too.
-#[expect(clippy::large_enum_variant, reason = "a program holds one or two")]
 #[derive(Debug)]
 pub enum Model {
     /// `BertModel`; the pooler where the folder has one.
