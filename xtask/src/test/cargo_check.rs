@@ -25,7 +25,7 @@ enum With {
     DebugChecks,
 }
 
-pub(crate) const CHECKS: [CargoCheck; 7] = [
+pub(crate) const CHECKS: [CargoCheck; 5] = [
     CargoCheck { name: "format", arguments: "fmt --all --check", with: With::Nothing },
     CargoCheck {
         name: "lint",
@@ -37,14 +37,18 @@ pub(crate) const CHECKS: [CargoCheck; 7] = [
         arguments: "test --workspace --lib --bins --tests --examples",
         with: With::Nvrtc,
     },
+    CargoCheck { name: "doc test", arguments: "test --workspace --doc", with: With::Nothing },
+    CargoCheck { name: "doc", arguments: "xtask doc", with: With::Nothing },
+];
+
+/// Those of `--long` alone.
+pub(crate) const LONG_CHECKS: [CargoCheck; 2] = [
     CargoCheck {
         name: "unit tests with overflow checks and debug assertions",
         arguments: "test --lib --package bert4rs-data --package bert4rs-kernels \
                     --package bert4rs-tensor-core",
         with: With::DebugChecks,
     },
-    CargoCheck { name: "doc test", arguments: "test --workspace --doc", with: With::Nothing },
-    CargoCheck { name: "doc", arguments: "xtask doc", with: With::Nothing },
     CargoCheck {
         name: "package",
         arguments: "package --workspace --exclude bert4rs-xtask --exclude bert4rs-benches \

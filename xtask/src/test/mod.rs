@@ -14,7 +14,7 @@ use crate::checkout::Checkout;
 use crate::error::Result;
 use crate::{console, setup};
 
-use cargo_check::{CHECKS, CargoCheck};
+use cargo_check::{CHECKS, CargoCheck, LONG_CHECKS};
 use sanitizer::Sanitizer;
 use short_run::{RUNS, ShortRun};
 use skips::{Skip, Skips};
@@ -25,8 +25,8 @@ pub(crate) struct Args {
     /// Leave out the short training runs
     #[arg(long, conflicts_with = "long")]
     fast: bool,
-    /// Also the CUDA emulator under sanitizers, and projects outside the checkout, which compile
-    /// everything once more
+    /// Also overflow checks, packages, examples, the CUDA emulator under sanitizers, and projects
+    /// outside the checkout, which compile everything once more
     #[arg(long)]
     long: bool,
     /// Only the checks whose names contain this, the long ones too
@@ -90,11 +90,12 @@ enum Extent {
 }
 
 fn checks(extent: Extent) -> Vec<Check> {
-    let mut checks: Vec<Check> = CHECKS.iter().map(Check::Cargo).chain([Check::Examples]).collect();
+    let mut checks: Vec<Check> = CHECKS.iter().map(Check::Cargo).collect();
     if extent >= Extent::Usual {
         checks.extend(RUNS.map(Check::ShortRun));
     }
     if extent == Extent::Long {
+        checks.extend(LONG_CHECKS.iter().map(Check::Cargo).chain([Check::Examples]));
         checks.extend(Sanitizer::ALL.map(Check::Sanitizer).into_iter().chain([Check::Outside]));
     }
     checks
@@ -156,10 +157,10 @@ mod tests {
 
     #[test]
     fn a_fast_test_trains_nothing_and_only_a_long_one_sanitizes() {
-        let quick = CHECKS.len() + 1;
+        let quick = CHECKS.len();
         assert_eq!(checks(Extent::Fast).len(), quick);
         assert_eq!(checks(Extent::Usual).len(), quick + RUNS.len());
-        let long = quick + RUNS.len() + Sanitizer::ALL.len() + 1;
+        let long = quick + RUNS.len() + LONG_CHECKS.len() + Sanitizer::ALL.len() + 2;
         assert_eq!(checks(Extent::Long).len(), long);
     }
 }

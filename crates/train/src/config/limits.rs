@@ -146,7 +146,7 @@ mod tests {
             ("train.accumulate", i32::MAX as u32),
             ("model.vocab_size", i32::MAX as u32),
             ("data.seq_len", i32::MAX as u32),
-            ("model.hidden_size", 1 << 30),
+            ("model.hidden_size", 1 << 28),
         ] {
             assert_eq!(refused(64, &format!("{key} = {value}")).as_deref(), Some(key));
             assert_eq!(refused(1, "").as_deref(), None);
