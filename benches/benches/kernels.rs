@@ -10,7 +10,9 @@ use bert4rs_kernels::cross_entropy::{self, OutputWeights, linear_cross_entropy};
 use bert4rs_kernels::embedding::lookup;
 use bert4rs_kernels::norm::{self, NormArgs, NormKind};
 use bert4rs_kernels::rotary::{Angles, HeadNorm, rotate};
-use bert4rs_tensor_core::attention::{Implementation, MaskView, Options, Scores, attend};
+use bert4rs_tensor_core::attention::{
+    AttentionImplementation, AttentionOptions, MaskView, Scores, attend,
+};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -43,7 +45,10 @@ fn attend_both_ways(criterion: &mut Criterion) {
             };
             let visible = if whole { MaskView::All } else { MaskView::Mask(&same) };
             group.bench_function(format!("{kind:?}, {name}, libtorch"), |bencher| {
-                let options = Options { implementation: Implementation::Fused, dropout: 0.0 };
+                let options = AttentionOptions {
+                    implementation: AttentionImplementation::Fused,
+                    dropout: 0.0,
+                };
                 let scores = Scores { visible, scale: None };
                 bencher.iter(|| {
                     let [q, k, v] = heads();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bert4rs_models::pretrained::LoadOptions;
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::precision::Precision;
 use bert4rs_train::Result;
@@ -23,7 +23,7 @@ pub(crate) struct ModelFlags {
     precision: Precision,
     /// fused or plain.
     #[arg(long, default_value = "fused", value_parser = attention)]
-    attention: Implementation,
+    attention: AttentionImplementation,
 }
 
 impl ModelFlags {
@@ -166,10 +166,10 @@ fn precision(text: &str) -> std::result::Result<Precision, String> {
     }
 }
 
-fn attention(text: &str) -> std::result::Result<Implementation, String> {
+fn attention(text: &str) -> std::result::Result<AttentionImplementation, String> {
     match text {
-        "fused" => Ok(Implementation::Fused),
-        "plain" => Ok(Implementation::Plain),
+        "fused" => Ok(AttentionImplementation::Fused),
+        "plain" => Ok(AttentionImplementation::Plain),
         _ => Err("expected fused or plain".into()),
     }
 }

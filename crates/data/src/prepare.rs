@@ -13,7 +13,7 @@ use std::time::UNIX_EPOCH;
 use crate::corpus::{Corpus, CorpusReading};
 use crate::error::{Error, Result};
 use crate::ordered_parallel::ordered_parallel;
-use crate::progress::{Meter, Phase, Progress};
+use crate::progress::{Phase, Progress, ProgressMeter};
 use crate::shard::{self, TokenShard};
 use crate::split::DatasetSplit;
 use crate::summary::DatasetSummary;
@@ -190,7 +190,7 @@ fn lock(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<File> {
     match file.try_lock() {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => {
-            Meter::new(Phase::WaitForOther, 0).report(0, progress);
+            ProgressMeter::new(Phase::WaitForOther, 0).report(0, progress);
             file.lock().map_err(Error::io("lock", path))?;
         }
         Err(fs::TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
@@ -267,7 +267,7 @@ fn fill(
     tokenizer.save(&folder.join(TOKENIZER))?;
     let mut split = DatasetSplit::create(&folder.join(TRAIN), &folder.join(HELD_OUT), &tokenizer)?;
     let bytes = texts.all().map(Corpus::bytes).sum();
-    let meter = Meter::new(Phase::Tokenize, bytes);
+    let meter = ProgressMeter::new(Phase::Tokenize, bytes);
     let mut report = |read: u64| meter.advance(read, progress);
     match (&options.held_out, &texts.held_out) {
         (HeldOut::Share(share), _) => {

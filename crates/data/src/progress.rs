@@ -42,13 +42,13 @@ pub struct Progress {
 }
 
 /// Adds up what is done in one phase.
-pub(crate) struct Meter {
+pub(crate) struct ProgressMeter {
     phase: Phase,
     done: Cell<u64>,
     total: u64,
 }
 
-impl Meter {
+impl ProgressMeter {
     pub(crate) fn new(phase: Phase, total: u64) -> Self {
         Self { phase, done: Cell::new(0), total }
     }

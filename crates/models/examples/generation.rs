@@ -7,7 +7,7 @@ use bert4rs_models::generation::{GenerationConfig, Generator, Strategy, generate
 use bert4rs_models::gpt::{Gpt, GptConfig};
 use bert4rs_models::hugging_face::{Architecture, save};
 use bert4rs_models::pretrained::{LoadOptions, Model, Pretrained};
-use bert4rs_tensor_core::attention::Implementation::Fused;
+use bert4rs_tensor_core::attention::AttentionImplementation::Fused;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind};
 

@@ -9,7 +9,7 @@ use std::cell::OnceCell;
 
 use bert4rs_kernels::attention as kernel;
 use bert4rs_tensor_core::attention::MaskView;
-use bert4rs_tensor_core::varlen::{AttentionWindow, Packing};
+use bert4rs_tensor_core::varlen::{AttentionWindow, VarlenLayout};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
@@ -84,7 +84,7 @@ pub struct AttentionMask {
     /// All of it in the form that libtorch's kernels take, made when one asks.
     whole: OnceCell<Whole>,
     /// Where documents start and end, if that says all but the window; made when one asks.
-    packing: OnceCell<Option<Packing>>,
+    packing: OnceCell<Option<VarlenLayout>>,
 }
 
 /// A clone shares the tensors.
@@ -202,14 +202,14 @@ impl AttentionMask {
     ///
     /// # Errors
     /// What libtorch throws.
-    pub fn packing(&self) -> Result<Option<(&Packing, AttentionWindow)>> {
+    pub fn packing(&self) -> Result<Option<(&VarlenLayout, AttentionWindow)>> {
         let documents = match &self.mask {
             Some(Mask::Documents { of_keys, .. }) if self.bias.is_none() && self.is_self => of_keys,
             _ => return Ok(None),
         };
         if self.packing.get().is_none() {
             // Only one thread has it: nothing can be there by now.
-            let _ = self.packing.set(Packing::of(documents)?);
+            let _ = self.packing.set(VarlenLayout::of(documents)?);
         }
         let packing = self.packing.get().and_then(Option::as_ref);
         Ok(packing.map(|packing| (packing, self.window)))

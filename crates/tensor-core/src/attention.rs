@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Result};
 /// Which code computes attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Implementation {
+pub enum AttentionImplementation {
     /// Products and softmax one by one, holding all scores: the reference.
     Plain,
     /// The best of the kernels for the inputs; see [`sdpa_backend`] for libtorch's choice.
@@ -31,7 +31,7 @@ pub enum Implementation {
     Varlen,
 }
 
-impl Implementation {
+impl AttentionImplementation {
     /// Refuses what a device never has, whatever the inputs.
     pub fn check_device(self, device: Device) -> Result<()> {
         let (refused, why) = match (self, device) {
@@ -51,20 +51,23 @@ impl Implementation {
 
 /// How attention is computed.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct AttentionOptions {
     /// Which code computes it.
-    pub implementation: Implementation,
+    pub implementation: AttentionImplementation,
     /// Probability of dropping an attention weight; 0 outside training.
     pub dropout: f64,
 }
 
-impl Options {
+impl AttentionOptions {
     /// Refuses what the implementation can't do.
     ///
     /// # Errors
     /// The choice, why it can't be had, and what to choose instead.
     pub fn check(&self) -> Result<()> {
-        let drops = matches!(self.implementation, Implementation::Plain | Implementation::Math);
+        let drops = matches!(
+            self.implementation,
+            AttentionImplementation::Plain | AttentionImplementation::Math
+        );
         if self.dropout > 0.0 && !drops {
             return Err(Error::Unsupported {
                 what: "fused attention with attention dropout".into(),
@@ -112,7 +115,7 @@ pub enum SdpaBackend {
     Cudnn,
 }
 
-/// The kernel that [`attend`] takes for such inputs, with [`Implementation::Fused`].
+/// The kernel that [`attend`] takes for such inputs, with [`AttentionImplementation::Fused`].
 ///
 /// # Errors
 /// Inputs that [`attend`] refuses, or for which libtorch has no kernel.
@@ -173,7 +176,7 @@ pub fn attention(
     k_bgsd: &Tensor,
     v_bgsd: &Tensor,
     mask: Option<&Tensor>,
-    options: &Options,
+    options: &AttentionOptions,
 ) -> Result<Tensor> {
     let visible = mask.map_or(MaskView::All, MaskView::Mask);
     attend(q_bhtd, k_bgsd, v_bgsd, &Scores { visible, scale: None }, options)
@@ -192,7 +195,7 @@ pub fn attend(
     k_bgsd: &Tensor,
     v_bgsd: &Tensor,
     scores: &Scores,
-    options: &Options,
+    options: &AttentionOptions,
 ) -> Result<Tensor> {
     options.check()?;
     let (mask, causal) = scores.visible.for_kernel(q_bhtd, k_bgsd)?;
@@ -207,11 +210,11 @@ pub fn attend(
         found => Err(refused(wanted, found)),
     };
     match options.implementation {
-        Implementation::Fused | Implementation::Varlen => best(),
-        Implementation::Flash => only(SdpaBackend::Flash),
-        Implementation::Efficient => only(SdpaBackend::Efficient),
-        Implementation::Cudnn => only(SdpaBackend::Cudnn),
-        Implementation::Math => Tensor::f_internal_scaled_dot_product_attention_math(
+        AttentionImplementation::Fused | AttentionImplementation::Varlen => best(),
+        AttentionImplementation::Flash => only(SdpaBackend::Flash),
+        AttentionImplementation::Efficient => only(SdpaBackend::Efficient),
+        AttentionImplementation::Cudnn => only(SdpaBackend::Cudnn),
+        AttentionImplementation::Math => Tensor::f_internal_scaled_dot_product_attention_math(
             q_bhtd,
             k_bgsd,
             v_bgsd,
@@ -224,11 +227,11 @@ pub fn attend(
         )
         .during("math attention")
         .map(|(result, _weights)| result),
-        Implementation::Own => Err(Error::Unsupported {
+        AttentionImplementation::Own => Err(Error::Unsupported {
             what: "our own attention".into(),
             reason: "it stands above libtorch's; call it where it is, or choose fused".into(),
         }),
-        Implementation::Plain => {
+        AttentionImplementation::Plain => {
             let repeats = if grouped { q_bhtd.size()[1] / k_bgsd.size()[1] } else { 1 };
             let k_bhsd = repeat_heads(k_bgsd, repeats);
             let v_bhsd = repeat_heads(v_bgsd, repeats);

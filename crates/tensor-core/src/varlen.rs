@@ -8,7 +8,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::attention::{self, Implementation, MaskView, Options, Scores};
+use crate::attention::{self, AttentionImplementation, AttentionOptions, MaskView, Scores};
 use crate::error::{Context, Error, Result};
 use crate::shim;
 
@@ -16,14 +16,14 @@ const OP: &str = "attention within documents";
 
 /// Where the documents of packed rows start and end, row after row.
 #[derive(Debug)]
-pub struct Packing {
+pub struct VarlenLayout {
     /// I32, one more than there are documents: the first token of each, then `n`.
     bounds: Tensor,
     /// Tokens of the longest document.
     longest: i64,
 }
 
-impl Packing {
+impl VarlenLayout {
     /// From each token's document, I64 `[b, t]`; documents end with their row, whatever the
     /// numbers. `None` where a document's tokens do not stand together in a row.
     ///
@@ -141,7 +141,12 @@ pub type Rows<'a> = [&'a Tensor; 3];
 /// # Errors
 /// Inputs that it does not take (see [`supports`]), a GPU older than Ampere, and what libtorch
 /// throws.
-pub fn flash(rows: Rows, packing: &Packing, reach: AttentionWindow, scale: f64) -> Result<Tensor> {
+pub fn flash(
+    rows: Rows,
+    packing: &VarlenLayout,
+    reach: AttentionWindow,
+    scale: f64,
+) -> Result<Tensor> {
     if !supports(rows[0]) {
         return Err(Error::Unsupported {
             what: "flash attention within documents".into(),
@@ -183,10 +188,15 @@ pub fn flash(rows: Rows, packing: &Packing, reach: AttentionWindow, scale: f64) 
 ///
 /// # Errors
 /// As [`attention::attend`].
-pub fn plain(rows: Rows, packing: &Packing, reach: AttentionWindow, scale: f64) -> Result<Tensor> {
+pub fn plain(
+    rows: Rows,
+    packing: &VarlenLayout,
+    reach: AttentionWindow,
+    scale: f64,
+) -> Result<Tensor> {
     let bounds = packing.bounds.to_kind(Kind::Int64).to_device(Device::Cpu);
     let bounds: Vec<i64> = (&bounds).try_into().during(OP)?;
-    let options = Options { implementation: Implementation::Plain, dropout: 0.0 };
+    let options = AttentionOptions { implementation: AttentionImplementation::Plain, dropout: 0.0 };
     by_tokens(rows, |tokens| {
         let documents = bounds.windows(2).map(|ends| {
             let length = ends[1] - ends[0];

@@ -24,7 +24,7 @@ use bert4rs_train::facts::Facts;
 use bert4rs_train::hook::{Control, Hook, StepContext};
 use bert4rs_train::loader::Loader;
 use bert4rs_train::machine::{Machine, MachineOptions};
-use bert4rs_train::run_folder::{ClaimedFolder, Outcome};
+use bert4rs_train::run_folder::{ClaimedFolder, RunOutcome};
 use bert4rs_train::summary::Summary;
 use bert4rs_train::task::Task;
 use bert4rs_train::trainer::{TrainOptions, Trainer};
@@ -140,7 +140,7 @@ fn train(folder: &Path, steps: u64) -> Result<f64> {
     let evaluation = trainer.evaluate()?;
     let facts = Facts::default();
     folder.write_summary(&Summary::new(&trainer, &machine, &facts)?)?;
-    folder.end(Outcome::Finished, None)?;
+    folder.end(RunOutcome::Finished, None)?;
     let accuracy = evaluation.and_then(|found| found.means.get("accuracy").copied());
     Ok(accuracy.unwrap_or_default())
 }

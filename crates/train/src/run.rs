@@ -15,7 +15,7 @@ use crate::facts::Facts;
 use crate::machine::Machine;
 use crate::metrics::StepRecord;
 use crate::names::name_of;
-use crate::run_folder::{ClaimedFolder, METRICS, Outcome, RunFolder, TENSORBOARD};
+use crate::run_folder::{ClaimedFolder, METRICS, RunFolder, RunOutcome, TENSORBOARD};
 use crate::stop::StopSignal;
 use crate::summary::Summary;
 use crate::tensorboard::EventFile;
@@ -80,10 +80,10 @@ pub fn train(
     let outcome = outcome.map_err(Error::from).flatten();
     let outcome = outcome.map_err(|error| error.while_training(config));
     match &outcome {
-        Ok(_) => folder.end(Outcome::Finished, None)?,
-        Err(Error::Stopped { .. }) => folder.end(Outcome::Interrupted, None)?,
+        Ok(_) => folder.end(RunOutcome::Finished, None)?,
+        Err(Error::Stopped { .. }) => folder.end(RunOutcome::Interrupted, None)?,
         // The run's own failure is the one to tell.
-        Err(error) => drop(folder.end(Outcome::Failed, Some(error.to_string()))),
+        Err(error) => drop(folder.end(RunOutcome::Failed, Some(error.to_string()))),
     }
     outcome
 }

@@ -9,7 +9,7 @@ use bert4rs_tensor_core::{Device, Error as Core, Tensor, memory};
 
 use crate::batch::{Batch, BatchDigest, BatchSize, NamedTensors};
 use crate::captured_steps::CapturedSteps;
-use crate::checkpoint::{Checkpoint, Checkpointer, Progress, TrainState};
+use crate::checkpoint::{Checkpoint, Checkpointer, RunProgress, TrainState};
 use crate::clock::ProcessClock;
 use crate::error::{Error, Result};
 use crate::evaluation::{Evaluation, Validation};
@@ -148,7 +148,7 @@ impl Trainer {
     /// # Errors
     /// The state of another model or optimizer, or one that is damaged.
     pub fn go_on(&mut self, state: &TrainState, records: &[StepRecord]) -> Result<()> {
-        let Progress { step, position, fingerprint, .. } = &state.progress;
+        let RunProgress { step, position, fingerprint, .. } = &state.progress;
         let fingerprint = Fingerprint::from_hex(fingerprint).ok_or_else(|| Core::Unsupported {
             what: format!("the fingerprint {fingerprint:?}"),
             reason: "expected 64 hexadecimal digits".into(),
@@ -279,7 +279,7 @@ impl Trainer {
     /// Starts writing a checkpoint. The metrics until now are written before.
     fn checkpoint(&mut self, control: &mut Control) -> Result<()> {
         self.sinks.iter_mut().try_for_each(|sink| sink.flush())?;
-        let progress = Progress {
+        let progress = RunProgress {
             step: self.steps,
             position: self.loader.position(),
             fingerprint: self.meter.fingerprint().to_hex(),

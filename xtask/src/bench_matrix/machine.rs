@@ -24,7 +24,7 @@ const CPU_FEATURES: [&str; 9] = [
 
 /// Hardware, system and versions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Machine {
+pub(crate) struct MeasuredMachine {
     pub(crate) cpu: String,
     /// Of those that kernels use.
     pub(crate) cpu_features: Vec<String>,
@@ -43,7 +43,7 @@ pub(crate) struct Machine {
     pub(crate) load_at_start: f64,
 }
 
-impl Machine {
+impl MeasuredMachine {
     /// Asks the system.
     pub(crate) fn of(root: &Path, program_hash: &str) -> Self {
         let cpuinfo = read("/proc/cpuinfo");
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn this_machine_is_described() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let machine = Machine::of(root, "abc");
+        let machine = MeasuredMachine::of(root, "abc");
         assert!(machine.cores > 0 && machine.memory_bytes > 1 << 28, "{machine:?}");
         assert!(
             machine.lines().iter().all(|(label, value)| !label.is_empty() && !value.is_empty())

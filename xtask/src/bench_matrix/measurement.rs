@@ -9,7 +9,7 @@ use super::statistics::{Round, TimedStep};
 
 /// A line of `metrics.jsonl`; JSON has no NaN, `null` stands for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct StepRecord {
+pub(crate) struct MeasuredStep {
     pub(crate) loss: Option<f64>,
     /// Real tokens: all but padding.
     pub(crate) tokens: u64,
@@ -52,19 +52,19 @@ pub(crate) struct RunSummary {
     pub(crate) versions: Option<String>,
     /// Kept with the cell, so that a report made later still knows of it.
     #[serde(default)]
-    pub(crate) machine_load: Option<MachineLoad>,
+    pub(crate) machine_load: Option<RecordedLoad>,
 }
 
 /// Other work of the machine while a process ran.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct MachineLoad {
+pub(crate) struct RecordedLoad {
     /// Cores that other processes kept busy.
     pub(crate) other_cores: f64,
     /// Cores that the machine's host took.
     pub(crate) stolen_cores: f64,
 }
 
-impl MachineLoad {
+impl RecordedLoad {
     /// Cores that the process could not have.
     pub(crate) fn missing_cores(self) -> f64 {
         self.other_cores + self.stolen_cores
@@ -74,7 +74,7 @@ impl MachineLoad {
 /// A process that did all its steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Measurement {
-    pub(crate) steps: Vec<StepRecord>,
+    pub(crate) steps: Vec<MeasuredStep>,
     pub(crate) summary: RunSummary,
 }
 
@@ -88,7 +88,7 @@ impl Measurement {
         let path = run.join("metrics.jsonl");
         let text = read_text(&path)?;
         let lines = text.lines().filter(|line| !line.trim().is_empty());
-        let read: Result<Vec<StepRecord>, _> = lines.map(serde_json::from_str).collect();
+        let read: Result<Vec<MeasuredStep>, _> = lines.map(serde_json::from_str).collect();
         let read = read.map_err(|error| format!("{}: {error}", path.display()))?;
         if read.len() as u64 != steps {
             return Err(format!("{}: {} steps, expected {steps}", path.display(), read.len()));
@@ -102,8 +102,10 @@ impl Measurement {
     /// The steps after the warm-up.
     pub(crate) fn steady(&self, warmup_steps: u64) -> Round {
         let steady = self.steps.iter().skip(warmup_steps as usize);
-        let timed =
-            |step: &StepRecord| TimedStep { tokens: step.tokens as f64, time_s: step.step_time_s };
+        let timed = |step: &MeasuredStep| TimedStep {
+            tokens: step.tokens as f64,
+            time_s: step.step_time_s,
+        };
         Round { steps: steady.map(timed).collect() }
     }
 

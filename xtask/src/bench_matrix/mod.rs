@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use cell::{Selection, SizePlan};
 use definition::Definitions;
-use machine::Machine;
+use machine::MeasuredMachine;
 use report::{Report, SizeReport};
 use runner::Runner;
 use store::ResultStore;
@@ -110,7 +110,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
         }
     };
     let program_hash = store::hash_of(&program)?;
-    let machine = Machine::of(checkout.root(), &program_hash);
+    let machine = MeasuredMachine::of(checkout.root(), &program_hash);
     warn_if_busy(&machine);
     let device = device(&args.device, &machine)?;
     let mut runner = Runner::new(checkout, &store, program, program_hash, &device, args);
@@ -159,7 +159,7 @@ fn out_folder(checkout: &Checkout, args: &Args) -> PathBuf {
 }
 
 /// The device by the name that the program takes. The same for all cells, so never `auto`.
-fn device(asked: &str, machine: &Machine) -> Result<String> {
+fn device(asked: &str, machine: &MeasuredMachine) -> Result<String> {
     let is_index = |index: &str| index.parse::<u8>().is_ok();
     match asked {
         "auto" if machine.gpus.is_empty() => Ok("cpu".to_owned()),
@@ -173,7 +173,7 @@ fn device(asked: &str, machine: &Machine) -> Result<String> {
     }
 }
 
-fn warn_if_busy(machine: &Machine) {
+fn warn_if_busy(machine: &MeasuredMachine) {
     if machine.was_busy_at_start() {
         console::note(format_args!(
             "the machine is busy (load {:.1} on {} cores): times will not be worth much",
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_device_is_named_or_refused() {
-        let mut machine = Machine::of(Path::new("."), "");
+        let mut machine = MeasuredMachine::of(Path::new("."), "");
         machine.gpus.clear();
         assert_eq!(device("auto", &machine).unwrap(), "cpu");
         machine.gpus.push("a GPU".to_owned());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Args;
 use super::cell::{MatrixRow, SizePlan, Workload, train_arguments};
-use super::measurement::{MachineLoad, Measurement};
+use super::measurement::{Measurement, RecordedLoad};
 use super::peers::{PeerInputs, Python};
 use super::process;
 use super::rounds::Measured;
@@ -143,7 +143,7 @@ impl<'a> Runner<'a> {
                 let ratio = rate / *self.baseline.get_or_insert(rate);
                 let loss = measurement.summary.final_loss.unwrap_or(f64::NAN);
                 let load = measurement.summary.machine_load;
-                let missing = load.map_or(0.0, MachineLoad::missing_cores);
+                let missing = load.map_or(0.0, RecordedLoad::missing_cores);
                 let took = match took.is_zero() {
                     true => "kept".to_owned(),
                     false => console::seconds(took),

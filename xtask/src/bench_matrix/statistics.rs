@@ -20,7 +20,7 @@ pub(crate) struct Spread {
 
 /// A ratio, and where it lies with a confidence of 95%.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Interval {
+pub(crate) struct ConfidenceInterval {
     pub(crate) value: f64,
     pub(crate) low: f64,
     pub(crate) high: f64,
@@ -78,7 +78,7 @@ fn rate<'a>(steps: impl Iterator<Item = &'a TimedStep>) -> f64 {
 /// Both are slices of the same rounds. The interval is the percentile bootstrap (Efron and
 /// Tibshirani 1993, ch. 13) in two levels: rounds are drawn with replacement, the same for both,
 /// as what slows the machine in a round slows both; in each, its steps are drawn.
-pub(crate) fn speed_ratio(row: &[Round], baseline: &[Round]) -> Option<Interval> {
+pub(crate) fn speed_ratio(row: &[Round], baseline: &[Round]) -> Option<ConfidenceInterval> {
     assert_eq!(row.len(), baseline.len(), "rounds are paired");
     let of_all = |rounds: &[Round]| median(&rounds.iter().map(tokens_per_s).collect::<Vec<_>>());
     let value = of_all(row)? / of_all(baseline)?;
@@ -96,7 +96,7 @@ pub(crate) fn speed_ratio(row: &[Round], baseline: &[Round]) -> Option<Interval>
     draws.sort_by(f64::total_cmp);
     let tail = (1.0 - CONFIDENCE) / 2.0;
     let at = |share: f64| draws[((DRAWS - 1) as f64 * share).round() as usize];
-    Some(Interval { value, low: at(tail), high: at(1.0 - tail) })
+    Some(ConfidenceInterval { value, low: at(tail), high: at(1.0 - tail) })
 }
 
 /// Tokens a second of as many steps, drawn with replacement.
@@ -162,7 +162,7 @@ mod tests {
             let mut step = || mean * (1.0 + 0.1 * random.random_range(-1.0..1.0));
             (0..5).map(|_| round(&(0..20).map(|_| step()).collect::<Vec<_>>())).collect()
         };
-        let covers = |ratio: Interval| ratio.low <= 2.0 && 2.0 <= ratio.high;
+        let covers = |ratio: ConfidenceInterval| ratio.low <= 2.0 && 2.0 <= ratio.high;
         let hits =
             (0..60).filter(|_| covers(speed_ratio(&noisy(0.5), &noisy(1.0)).unwrap())).count();
         assert!(hits >= 50, "{hits} of 60 intervals cover the ratio");

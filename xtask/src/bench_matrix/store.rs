@@ -96,7 +96,7 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::measurement::{RunSummary, StepRecord};
+    use super::super::measurement::{MeasuredStep, RunSummary};
     use super::*;
 
     fn measurement() -> Measurement {
@@ -106,7 +106,7 @@ mod tests {
         )
         .unwrap();
         Measurement {
-            steps: vec![StepRecord { loss: None, tokens: 1, step_time_s: 0.1, time_s: 1.0 }],
+            steps: vec![MeasuredStep { loss: None, tokens: 1, step_time_s: 0.1, time_s: 1.0 }],
             summary,
         }
     }

@@ -48,11 +48,11 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
     };
     for check in checks(extent).iter().filter(|check| check.name().contains(only)) {
         match check.run(checkout) {
-            Some(Outcome::Passed(found)) => {
+            Some(CheckOutcome::Passed(found)) => {
                 passed += 1;
                 skips.extend(found);
             }
-            Some(Outcome::Skipped(reason)) => skips.extend([Skip::new(check.name(), reason)]),
+            Some(CheckOutcome::Skipped(reason)) => skips.extend([Skip::new(check.name(), reason)]),
             None => {
                 failed += 1;
                 break;
@@ -66,7 +66,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
 }
 
 /// What became of a check that did not fail.
-pub(crate) enum Outcome {
+pub(crate) enum CheckOutcome {
     /// It held, but for the tests inside that were skipped.
     Passed(Vec<Skip>),
     /// It cannot be made on this machine, for this reason.
@@ -103,21 +103,23 @@ fn checks(extent: Extent) -> Vec<Check> {
 
 impl Check {
     /// Makes the check, says how it went and how to repeat it; nothing where it failed.
-    fn run(&self, checkout: &Checkout) -> Option<Outcome> {
+    fn run(&self, checkout: &Checkout) -> Option<CheckOutcome> {
         let (name, by_hand) = (self.name(), self.by_hand(checkout));
         console::line(format_args!("\n== {name}: {by_hand}"));
         let started = Instant::now();
         let result = match self {
-            Check::Cargo(check) => check.run(checkout).map(Outcome::Passed),
+            Check::Cargo(check) => check.run(checkout).map(CheckOutcome::Passed),
             Check::Sanitizer(sanitizer) => sanitizer.run(checkout),
-            Check::Examples => examples::run(checkout).map(Outcome::Passed),
-            Check::Outside => outside::run(checkout).map(|()| Outcome::Passed(Vec::new())),
-            Check::ShortRun(run) => run.run(checkout).map(|()| Outcome::Passed(Vec::new())),
+            Check::Examples => examples::run(checkout).map(CheckOutcome::Passed),
+            Check::Outside => outside::run(checkout).map(|()| CheckOutcome::Passed(Vec::new())),
+            Check::ShortRun(run) => run.run(checkout).map(|()| CheckOutcome::Passed(Vec::new())),
         };
         let took = console::seconds(started.elapsed());
         match &result {
-            Ok(Outcome::Passed(_)) => console::line(format_args!("== {name} passed in {took}")),
-            Ok(Outcome::Skipped(reason)) => {
+            Ok(CheckOutcome::Passed(_)) => {
+                console::line(format_args!("== {name} passed in {took}"))
+            }
+            Ok(CheckOutcome::Skipped(reason)) => {
                 console::line(format_args!("== {name} skipped: {reason}"));
             }
             Err(error) => {

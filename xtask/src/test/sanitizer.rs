@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::Outcome;
+use super::CheckOutcome;
 use super::skips;
 use crate::checkout::{Checkout, shown};
 use crate::error::Result;
@@ -48,10 +48,10 @@ impl Sanitizer {
         }
     }
 
-    pub(crate) fn run(self, checkout: &Checkout) -> Result<Outcome> {
+    pub(crate) fn run(self, checkout: &Checkout) -> Result<CheckOutcome> {
         match preloadable(self.library()) {
-            Some(path) => skips::run(&mut self.command(checkout, &path)).map(Outcome::Passed),
-            None => Ok(Outcome::Skipped(format!("c++ has no {}", self.library()))),
+            Some(path) => skips::run(&mut self.command(checkout, &path)).map(CheckOutcome::Passed),
+            None => Ok(CheckOutcome::Skipped(format!("c++ has no {}", self.library()))),
         }
     }
 

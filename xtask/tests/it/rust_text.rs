@@ -12,7 +12,7 @@ pub(crate) fn tokens(text: &str) -> TokenStream {
 
 /// A function with a body.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Function {
+pub(crate) struct FunctionText {
     pub(crate) name: String,
     pub(crate) line: usize,
     /// Lines from `fn` to the closing brace.
@@ -20,7 +20,7 @@ pub(crate) struct Function {
 }
 
 /// The functions outside `#[cfg(test)]` modules, in the order in which they begin.
-pub(crate) fn functions(tokens: TokenStream) -> Vec<Function> {
+pub(crate) fn functions(tokens: TokenStream) -> Vec<FunctionText> {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let mut found = Vec::new();
     for (at, token) in tokens.iter().enumerate() {
@@ -36,14 +36,14 @@ pub(crate) fn functions(tokens: TokenStream) -> Vec<Function> {
 }
 
 /// The function that `tokens` begin with; none where a type or a declaration does.
-fn function(tokens: &[TokenTree]) -> Option<Function> {
+fn function(tokens: &[TokenTree]) -> Option<FunctionText> {
     let [start, TokenTree::Ident(name), rest @ ..] = tokens else { return None };
     let is_end =
         |token: &&TokenTree| matches!(token, TokenTree::Punct(end) if end.as_char() == ';');
     let body = rest.iter().find(|token| is_end(token) || braces(token).is_some());
     let line = start.span().start().line;
     let last = braces(body?)?.span_close().end().line;
-    Some(Function { name: name.to_string(), line, length: last - line + 1 })
+    Some(FunctionText { name: name.to_string(), line, length: last - line + 1 })
 }
 
 fn braces(token: &TokenTree) -> Option<&Group> {

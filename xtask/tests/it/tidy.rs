@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::rust_text::{Function, Unsafe, functions, tokens, unsafe_places};
+use crate::rust_text::{FunctionText, Unsafe, functions, tokens, unsafe_places};
 use crate::workspace::{assert_none, files, root};
 
 const MOST_LINES: usize = 70;
@@ -36,7 +36,7 @@ fn long_functions(path: &Path, text: &str) -> Vec<String> {
     let path = path.display();
     let all = functions(tokens(text)).into_iter();
     let long = all.filter(|function| function.length > MOST_LINES);
-    long.map(|Function { name, line, length }| {
+    long.map(|FunctionText { name, line, length }| {
         format!("{path}:{line}: fn {name} has {length} lines, at most {MOST_LINES}: split it")
     })
     .collect()

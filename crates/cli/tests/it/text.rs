@@ -7,7 +7,7 @@ use bert4rs_models::bert::{BertConfig, BertForMaskedLm};
 use bert4rs_models::gpt::{Gpt, GptConfig};
 use bert4rs_models::hugging_face::{Architecture, save, save_bert_for_masked_lm};
 use bert4rs_models::t5::{T5, T5Config};
-use bert4rs_tensor_core::attention::Implementation::Fused;
+use bert4rs_tensor_core::attention::AttentionImplementation::Fused;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, safetensors};
 use serde_json::{Value, json};

@@ -12,7 +12,7 @@ use flate2::read::MultiGzDecoder;
 use liblzma::read::XzDecoder;
 
 use super::lines::{LineRule, Lines, heading_level};
-use super::records::{JsonLines, Table};
+use super::records::{JsonLinesReader, Table};
 use super::{CorpusReading, Documents};
 use crate::error::{Error, Result};
 
@@ -91,7 +91,7 @@ pub(super) fn open(
         }
         TextFormat::Markdown => Box::new(Lines::new(text, path, LineRule::Markdown)),
         TextFormat::WikiText => Box::new(Lines::new(text, path, LineRule::WikiText)),
-        TextFormat::JsonLines => Box::new(JsonLines::new(text, path, field)),
+        TextFormat::JsonLines => Box::new(JsonLinesReader::new(text, path, field)),
         TextFormat::Table { separator } => Box::new(Table::new(text, path, separator, field)?),
     };
     Ok((documents, count))

@@ -20,7 +20,7 @@ fn whole_record() -> LineJoiner {
 }
 
 /// The documents of JSON lines.
-pub(super) struct JsonLines<R> {
+pub(super) struct JsonLinesReader<R> {
     blocks: LineBlocks<R>,
     path: PathBuf,
     field: String,
@@ -31,7 +31,7 @@ pub(super) struct JsonLines<R> {
     joiner: LineJoiner,
 }
 
-impl<R: Read> JsonLines<R> {
+impl<R: Read> JsonLinesReader<R> {
     /// The documents that `reader` gives in the field `field`; `path` is for messages.
     pub(super) fn new(reader: R, path: &Path, field: &str) -> Self {
         Self {
@@ -101,7 +101,7 @@ impl<R: Read> JsonLines<R> {
     }
 }
 
-impl<R: Read + Send> Documents for JsonLines<R> {
+impl<R: Read + Send> Documents for JsonLinesReader<R> {
     fn next_fragment(&mut self) -> Result<Option<Fragment>> {
         loop {
             if let Some(fragment) = self.joiner.fragments.pop() {

@@ -6,7 +6,7 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Error, Result, Tensor};
 
 use crate::activation::Activation;
-use crate::cuda::launch::{Arg, Launch};
+use crate::cuda::launch::{Arg, KernelLaunch};
 use crate::cuda::{blocks, by_kind, check, check_float, is_aligned, source};
 
 const OP: &str = "activation";
@@ -83,7 +83,8 @@ fn check_all(x: &Tensor, other: Option<&Tensor>) -> Result<()> {
 fn launch(x: &Tensor, [float, bf16]: [&'static str; 2], args: &[Arg<'_>]) -> Result<()> {
     let kernel = by_kind(x.kind(), float, bf16);
     let grid = (blocks(x.numel() as i64, i64::from(THREADS) * 8), 1, 1);
-    let launch = Launch { source: &source::ACTIVATION, kernel, grid, block: THREADS, shared: 0 };
+    let launch =
+        KernelLaunch { source: &source::ACTIVATION, kernel, grid, block: THREADS, shared: 0 };
     // SAFETY: `check_all` saw every input; results are made like them.
     unsafe { launch.run(x.device(), args) }
 }

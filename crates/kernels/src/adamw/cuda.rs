@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "launches of kernels on raw device memory")]
 
 use crate::adamw::AdamwKernelScalars;
-use crate::cuda::launch::{Arg, Launch};
+use crate::cuda::launch::{Arg, KernelLaunch};
 use crate::cuda::{address, check, is_aligned, source};
 use crate::weight::{self, same_count};
 use bert4rs_tensor_core::{Device, Kind, Result};
@@ -88,7 +88,7 @@ fn launch(entries: &[UpdateEntry], device: Device) -> Result<()> {
     }
     let grid = (chunks, 1, 1);
     let launch =
-        Launch { source: &source::ADAMW, kernel: "adamw", grid, block: THREADS, shared: 0 };
+        KernelLaunch { source: &source::ADAMW, kernel: "adamw", grid, block: THREADS, shared: 0 };
     // SAFETY: `UpdateEntries` has the layout of `ParamUpdates`; `entry` has checked each tensor's
     // dtype, device and size, and the caller that none overlap.
     unsafe { launch.run(device, &[Arg::Struct(bytemuck::cast_slice(bytemuck::bytes_of(&list)))]) }

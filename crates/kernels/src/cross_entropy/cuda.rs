@@ -6,7 +6,7 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Result, Tensor};
 
 use crate::cross_entropy::CrossEntropyOptions;
-use crate::cuda::launch::Launch;
+use crate::cuda::launch::KernelLaunch;
 use crate::cuda::{by_kind, check, check_float, check_int, source};
 
 const OP: &str = "cross-entropy";
@@ -34,7 +34,8 @@ pub(crate) fn softmax_cross_entropy_in_place(
     let losses = Tensor::f_empty([rows], (Kind::Float, device)).during(OP)?;
     let kernel = by_kind(logits.kind(), "cross_entropy_float", "cross_entropy_bf16");
     let grid = (rows as u32, 1, 1);
-    let launch = Launch { source: &source::CROSS_ENTROPY, kernel, grid, block: THREADS, shared: 0 };
+    let launch =
+        KernelLaunch { source: &source::CROSS_ENTROPY, kernel, grid, block: THREADS, shared: 0 };
     let args = [
         (&*logits).into(),
         (&labels).into(),

@@ -5,7 +5,7 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Result, Tensor};
 
-use super::launch::Launch;
+use super::launch::KernelLaunch;
 use super::{blocks, by_kind, check, check_int, source};
 
 const OP: &str = "sums of columns";
@@ -21,7 +21,8 @@ pub(crate) fn sum(parts: &Tensor, kind: Kind) -> Result<Tensor> {
     let out = Tensor::f_empty([columns], (kind, parts.device())).during(OP)?;
     let kernel = by_kind(kind, "columns_float", "columns_bf16");
     let grid = (blocks(columns, 32), 1, 1);
-    let launch = Launch { source: &source::COLUMN_SUMS, kernel, grid, block: THREADS, shared: 0 };
+    let launch =
+        KernelLaunch { source: &source::COLUMN_SUMS, kernel, grid, block: THREADS, shared: 0 };
     let args = [parts.into(), (rows as i32).into(), (columns as i32).into(), (&out).into()];
     // SAFETY: both are dense, on one device, of these dtypes and sizes.
     unsafe { launch.run(parts.device(), &args)? };

@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock};
 
 use libloading::os::unix::{Library, RTLD_NOW};
 
-use super::launch::Launch;
+use super::launch::KernelLaunch;
 use super::source::KernelSource;
 
 const HEADER: &str = include_str!("emulator.h");
@@ -34,7 +34,7 @@ struct State {
 impl State {
     /// The compiler's options for the sanitizers that `cargo xtask test` asks for, whose library is
     /// then preloaded; none for most launches.
-    fn sanitizers(&mut self, launch: &Launch) -> Vec<String> {
+    fn sanitizers(&mut self, launch: &KernelLaunch) -> Vec<String> {
         let Ok(names) = std::env::var("BERT4RS_SANITIZE") else { return Vec::new() };
         let (most_blocks, most_launches) = MOST_SANITIZED;
         if launch.grid.0 * launch.grid.1 > most_blocks {
@@ -49,11 +49,11 @@ impl State {
     }
 }
 
-/// Runs a launch. The arguments are as [`Launch::run`] gives them to the driver.
+/// Runs a launch. The arguments are as [`KernelLaunch::run`] gives them to the driver.
 ///
 /// # Safety
-/// As of [`Launch::run`], with memory of the CPU.
-pub(super) unsafe fn run(launch: &Launch, args: &[*mut c_void]) {
+/// As of [`KernelLaunch::run`], with memory of the CPU.
+pub(super) unsafe fn run(launch: &KernelLaunch, args: &[*mut c_void]) {
     // One at a time: blocks share what the program has once.
     static STATE: OnceLock<Mutex<State>> = OnceLock::new();
     let mut state = STATE.get_or_init(Mutex::default).lock().unwrap();

@@ -18,7 +18,7 @@ use super::{address, nvrtc};
 struct LoadedFunction(sys::CUfunction);
 
 // SAFETY: a CUfunction may be launched from any thread whose current context is its own, which
-// `Launch::run` sees to.
+// `KernelLaunch::run` sees to.
 unsafe impl Send for LoadedFunction {}
 
 /// A device's context and what was loaded into it.
@@ -155,7 +155,7 @@ impl From<bool> for Arg<'_> {
 }
 
 /// A launch of one kernel.
-pub(crate) struct Launch {
+pub(crate) struct KernelLaunch {
     pub(crate) source: &'static KernelSource,
     pub(crate) kernel: &'static str,
     pub(crate) grid: (u32, u32, u32),
@@ -164,7 +164,7 @@ pub(crate) struct Launch {
     pub(crate) shared: u32,
 }
 
-impl Launch {
+impl KernelLaunch {
     /// Puts the kernel on the current stream of `device`, behind what libtorch has put there.
     ///
     /// # Safety
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_device_without_cuda_is_refused() {
-        let launch = Launch {
+        let launch = KernelLaunch {
             source: &super::super::source::FP8,
             kernel: "amax_float",
             grid: (1, 1, 1),

@@ -5,7 +5,7 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Result, Tensor};
 
-use crate::cuda::launch::{Arg, Launch};
+use crate::cuda::launch::{Arg, KernelLaunch};
 use crate::cuda::{address, blocks, by_kind, check, check_float, is_aligned, source};
 
 const OP: &str = "gradient of lookups";
@@ -49,7 +49,8 @@ pub(crate) fn backward(
         by_kind(kind, "embedding_float", "embedding_bf16"),
         by_kind(kind, "embedding_parts_float", "embedding_parts_bf16"),
     ] {
-        let launch = Launch { source: &source::EMBEDDING, kernel, grid, block: THREADS, shared: 0 };
+        let launch =
+            KernelLaunch { source: &source::EMBEDDING, kernel, grid, block: THREADS, shared: 0 };
         // SAFETY: all are dense, on one device, of these dtypes and sizes; the forward pass
         // refused ids that are no entries.
         unsafe { launch.run(device, &[Arg::Struct(&at), is_wide.into()])? };

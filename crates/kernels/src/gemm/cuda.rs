@@ -6,7 +6,7 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Result, Tensor};
 
-use crate::cuda::launch::Launch;
+use crate::cuda::launch::KernelLaunch;
 use crate::cuda::{blocks, is_aligned, source};
 use crate::gemm::{OutputStructure, Rhs};
 
@@ -92,7 +92,8 @@ pub(super) fn symmetric(
     let tiles = blocks(side, TILE);
     let grid = (tiles * (tiles + 1) / 2, stack as u32, 1);
     let kernel = "symmetric_product";
-    let launch = Launch { source: &source::GEMM, kernel, grid, block: THREADS, shared: SHARED };
+    let launch =
+        KernelLaunch { source: &source::GEMM, kernel, grid, block: THREADS, shared: SHARED };
     let args = [
         a.into(),
         b.into(),

@@ -5,7 +5,7 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 
-use crate::cuda::launch::{Arg, Launch};
+use crate::cuda::launch::{Arg, KernelLaunch};
 use crate::cuda::{blocks, by_kind, check, check_float, check_int, is_aligned, source};
 use crate::muon::{MomentumArgs, MuonKernelScalars, UpdateArgs};
 use crate::weight::{Weight, same_count};
@@ -20,7 +20,7 @@ const CHUNK: i64 = THREADS as i64 * 16;
 /// Launches a kernel of `muon.cu` on the device of `on`.
 ///
 /// # Safety
-/// As of [`Launch::run`].
+/// As of [`KernelLaunch::run`].
 unsafe fn launch(
     on: &Tensor,
     kernel: &'static str,
@@ -28,7 +28,7 @@ unsafe fn launch(
     args: &[Arg<'_>],
 ) -> Result<()> {
     let grid = (grid.0, grid.1, 1);
-    let launch = Launch { source: &source::MUON, kernel, grid, block: THREADS, shared: 0 };
+    let launch = KernelLaunch { source: &source::MUON, kernel, grid, block: THREADS, shared: 0 };
     // SAFETY: the caller's promise.
     unsafe { launch.run(on.device(), args) }
 }

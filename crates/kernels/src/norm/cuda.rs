@@ -5,7 +5,7 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Result, Tensor};
 
-use crate::cuda::launch::{Arg, Launch};
+use crate::cuda::launch::{Arg, KernelLaunch};
 use crate::cuda::{address, blocks, by_kind, check, check_int, column_sums, is_aligned, source};
 use crate::norm::{InputGrads, NormKind, NormOutputs, OutputGrads};
 
@@ -73,7 +73,7 @@ pub(crate) fn forward(
     .map(address);
     let kernel = by_kind(x.kind(), "norm_float", "norm_bf16");
     let grid = (blocks(rows, i64::from(ROWS)), 1, 1);
-    let launch = Launch { source: &source::NORM, kernel, grid, block: ROWS * 32, shared: 0 };
+    let launch = KernelLaunch { source: &source::NORM, kernel, grid, block: ROWS * 32, shared: 0 };
     let args = [
         Arg::Struct(&at),
         number(norm_kind).into(),
@@ -123,7 +123,7 @@ pub(crate) fn backward(
         Some(&parts),
     ]
     .map(address);
-    let launch = Launch {
+    let launch = KernelLaunch {
         source: &source::NORM,
         kernel: by_kind(sum.kind(), "norm_backward_float", "norm_backward_bf16"),
         grid: (count, 1, 1),

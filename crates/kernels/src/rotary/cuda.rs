@@ -5,7 +5,7 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
 
-use crate::cuda::launch::{Arg, Launch};
+use crate::cuda::launch::{Arg, KernelLaunch};
 use crate::cuda::{address, blocks, by_kind, check, column_sums, is_aligned, source};
 
 const OP: &str = "rotation of heads";
@@ -128,7 +128,7 @@ fn launch(
 ) -> Result<()> {
     let kernel = by_kind(x.kind(), float, bf16);
     let grid = (count, 1, 1);
-    let launch = Launch { source: &source::ROTARY, kernel, grid, block: THREADS, shared: 0 };
+    let launch = KernelLaunch { source: &source::ROTARY, kernel, grid, block: THREADS, shared: 0 };
     // SAFETY: heads are of one dtype and device and each begins at a 16-byte boundary; `shape` saw
     // the rest, and the public functions their shapes; results are made like them.
     unsafe { launch.run(x.device(), args) }

@@ -6,7 +6,7 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 use bytemuck::{Pod, Zeroable};
 
-use crate::cuda::launch::{Arg, Launch};
+use crate::cuda::launch::{Arg, KernelLaunch};
 use crate::cuda::{address, check, check_float, chunks, is_aligned, source};
 
 const OP: &str = "sums of squares";
@@ -73,7 +73,8 @@ fn launch(entries: &[SquaresEntry], out: &Tensor, device: Device) -> Result<()> 
     let parts = Tensor::f_empty([i64::from(list.chunks)], (Kind::Double, device)).during(OP)?;
     let list_bytes: &[u64] = bytemuck::cast_slice(bytemuck::bytes_of(&list));
     let run = |kernel, grid, block, args: &[Arg<'_>]| {
-        let launch = Launch { source: &source::SUM_OF_SQUARES, kernel, grid, block, shared: 0 };
+        let launch =
+            KernelLaunch { source: &source::SUM_OF_SQUARES, kernel, grid, block, shared: 0 };
         // SAFETY: `SquaresEntries` has the layout of the kernel's; `entry` has checked each
         // tensor's dtype and device; there is a part for each chunk and a result for each entry.
         unsafe { launch.run(device, args) }

@@ -75,7 +75,10 @@ fn reference(inputs: &[Tensor], case: &Case, of: Option<(&Tensor, &Tensor)>) -> 
         Some(bias) => spread(bias, case).masked_fill(&hidden, f64::NEG_INFINITY),
         None => zero.masked_fill(&hidden, f64::NEG_INFINITY),
     };
-    let options = plain::Options { implementation: plain::Implementation::Plain, dropout: 0.0 };
+    let options = plain::AttentionOptions {
+        implementation: plain::AttentionImplementation::Plain,
+        dropout: 0.0,
+    };
     let scores = plain::Scores { visible: plain::MaskView::Mask(&added), scale: Some(0.3) };
     plain::attend(&inputs[0], &inputs[1], &inputs[2], &scores, &options).expect("plain attention")
 }

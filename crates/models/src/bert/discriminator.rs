@@ -2,7 +2,7 @@
 //!
 //! Axes: `b` batch, `t` time, `d` features.
 
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamPath;
 use bert4rs_tensor_core::{Kind, Reduction, Tensor};
 
@@ -33,7 +33,7 @@ impl BertForReplacedTokens {
     pub fn new(
         path: &ParamPath,
         config: &BertConfig,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
     ) -> Result<Self> {
         let bert = BertModel::under_root(path, config, implementation)?;
         let d = config.hidden_size;

@@ -2,7 +2,7 @@
 //!
 //! Axes: `b` batch, `t` time, `d` features, `c` classes.
 
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::{Kind, Reduction, Tensor};
 
@@ -67,7 +67,7 @@ impl BertForSequenceClassification {
         path: &ParamPath,
         config: &BertConfig,
         classes: i64,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
     ) -> Result<Self> {
         let bert = BertModel::under_root(path, config, implementation)?;
         let names = &config.variant.names().sequence;
@@ -206,7 +206,7 @@ impl BertForTokenClassification {
         path: &ParamPath,
         config: &BertConfig,
         classes: i64,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
     ) -> Result<Self> {
         let bert = BertModel::under_root(path, config, implementation)?;
         let head = TokenHead::new(path, config, ("classifier", classes), config.token_dropout())?;
@@ -259,7 +259,7 @@ impl BertForQuestionAnswering {
     pub fn new(
         path: &ParamPath,
         config: &BertConfig,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
     ) -> Result<Self> {
         let bert = BertModel::under_root(path, config, implementation)?;
         let outputs = (config.variant.names().answers, 2);

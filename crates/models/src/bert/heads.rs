@@ -3,7 +3,7 @@
 //! Axes: `b` batch, `t` time, `d` features, `e` features of the tables, `v` vocabulary,
 //! `n` = b·t tokens, `m` masked tokens.
 
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::{Init, ParamPath, Role};
 use bert4rs_tensor_core::{Kind, Tensor};
 
@@ -63,7 +63,7 @@ impl BertForMaskedLm {
     pub fn new(
         path: &ParamPath,
         config: &BertConfig,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
     ) -> Result<Self> {
         let mut bert = BertModel::under_root(path, config, implementation)?;
         bert.tie();
@@ -179,7 +179,7 @@ impl BertForPreTraining {
     pub fn new(
         path: &ParamPath,
         config: &BertConfig,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
     ) -> Result<Self> {
         let masked = BertForMaskedLm::new(path, config, implementation)?;
         let pooler = Pooler::new(&(path / "bert.pooler"), config)?;

@@ -23,7 +23,7 @@ mod transform;
 mod wiring;
 
 use bert4rs_tensor_core::Tensor;
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamPath;
 use bert4rs_tensor_core::varlen::AttentionWindow;
 
@@ -132,7 +132,7 @@ impl BertModel {
     pub fn new(
         path: &ParamPath,
         config: &BertConfig,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
     ) -> Result<Self> {
         config.validate()?;
         let names = config.variant.names();
@@ -153,7 +153,7 @@ impl BertModel {
     pub(crate) fn under_root(
         root: &ParamPath,
         config: &BertConfig,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
     ) -> Result<Self> {
         Self::new(&(root / config.variant.names().base), config, implementation)
     }

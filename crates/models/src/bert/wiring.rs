@@ -1,7 +1,7 @@
 //! How BERT and its relatives are put together from the shared parts: what was published, or what
 //! the overrides put instead.
 
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::varlen::AttentionWindow;
 
@@ -100,7 +100,7 @@ impl BertConfig {
         }
     }
 
-    fn attention(&self, implementation: Implementation) -> MultiHeadConfig {
+    fn attention(&self, implementation: AttentionImplementation) -> MultiHeadConfig {
         MultiHeadConfig {
             hidden: self.hidden_size,
             heads: self.num_attention_heads,
@@ -131,7 +131,7 @@ impl BertConfig {
         let e = self.embedding_size() as f64;
         let keys =
             |window: Option<i64>| window.map_or(seq_len, |window| seq_len.min(2 * window - 1));
-        let attention = self.attention(Implementation::Plain);
+        let attention = self.attention(AttentionImplementation::Plain);
         let layer =
             |window| attention.products(keys(window) as f64) + self.feed_forward().products();
         let local_window = self.local_window().and_then(|window| window.window);
@@ -152,7 +152,7 @@ impl BertConfig {
 pub(super) fn block(
     path: &ParamPath,
     config: &BertConfig,
-    implementation: Implementation,
+    implementation: AttentionImplementation,
     is_first: bool,
 ) -> Result<Block> {
     let names = &config.variant.names().block;

@@ -44,7 +44,7 @@ pub use pooling::{Pooling, PoolingMode};
 use crate::error::{Error, Result};
 use crate::hugging_face::Folder;
 use crate::pretrained::{LoadOptions, Pretrained};
-use modules::{Modules, Step};
+use modules::{ModuleStep, Modules};
 
 /// A model that makes a vector of a text.
 #[derive(Debug)]
@@ -86,8 +86,8 @@ impl SentenceEncoder {
 
     /// Makes every vector's length 1, whatever the folder says.
     pub fn normalize(&mut self) {
-        if !matches!(self.modules.steps.last(), Some(Step::Normalize)) {
-            self.modules.steps.push(Step::Normalize);
+        if !matches!(self.modules.steps.last(), Some(ModuleStep::Normalize)) {
+            self.modules.steps.push(ModuleStep::Normalize);
         }
     }
 

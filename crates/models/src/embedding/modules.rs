@@ -22,7 +22,7 @@ pub(super) struct Modules {
     /// Whether a prompt's tokens count in the pooling.
     pub(super) include_prompt: bool,
     /// After pooling.
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<ModuleStep>,
     /// By name.
     pub(super) prompts: BTreeMap<String, String>,
     pub(super) default_prompt: Option<String>,
@@ -34,13 +34,13 @@ pub(super) struct Modules {
 
 /// What is done to a vector.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) enum ModuleStep {
     Dense(Dense),
     /// Its length becomes 1.
     Normalize,
 }
 
-impl Step {
+impl ModuleStep {
     /// `[b, d]` to `[b, features]`.
     ///
     /// # Errors
@@ -152,9 +152,9 @@ impl Modules {
                 (1, "Pooling") => self.read_pooling(&config)?,
                 (2.., "Dense") => {
                     let dense = Dense::read(&folder.join(&own), &read_json(&config)?, options)?;
-                    self.steps.push(Step::Dense(dense));
+                    self.steps.push(ModuleStep::Dense(dense));
                 }
-                (2.., "Normalize") => self.steps.push(Step::Normalize),
+                (2.., "Normalize") => self.steps.push(ModuleStep::Normalize),
                 _ => {
                     let reason = format!(
                         "module {index} is {class}; bert4rs computes a Transformer, then a \

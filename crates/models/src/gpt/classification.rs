@@ -2,7 +2,7 @@
 //!
 //! Axes: `b` batch, `t` time, `d` features, `c` classes.
 
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::{Kind, Tensor};
 
@@ -25,7 +25,7 @@ impl GptForSequenceClassification {
         path: &ParamPath,
         config: &GptConfig,
         classes: i64,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
     ) -> Result<Self> {
         if classes < 1 {
             return Err(Error::config("num_labels", classes, "must be at least 1"));

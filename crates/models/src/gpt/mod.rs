@@ -5,7 +5,7 @@
 mod classification;
 mod config;
 
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::varlen::AttentionWindow;
 use bert4rs_tensor_core::{Device, Tensor};
@@ -119,7 +119,7 @@ impl GptConfig {
         }
     }
 
-    fn attention(&self, implementation: Implementation, layer: i64) -> MultiHeadConfig {
+    fn attention(&self, implementation: AttentionImplementation, layer: i64) -> MultiHeadConfig {
         let root = if self.scale_attn_weights { (self.head_size() as f64).sqrt() } else { 1.0 };
         let number = if self.scale_attn_by_inverse_layer_idx { (layer + 1) as f64 } else { 1.0 };
         MultiHeadConfig {
@@ -151,7 +151,7 @@ impl GptConfig {
         // The first `window` queries see 1, 2, .. keys, the others `window` keys.
         let t = seq_len as f64;
         let keys = (window * (window + 1.0) / 2.0 + (t - window) * window) / t;
-        let attention = self.attention(Implementation::Plain, 0).products(keys);
+        let attention = self.attention(AttentionImplementation::Plain, 0).products(keys);
         let layer = attention + self.feed_forward().products();
         6.0 * (self.n_layer as f64 * layer + self.n_embd as f64 * self.vocab_size as f64)
     }
@@ -161,7 +161,7 @@ impl GptConfig {
 fn block(
     path: &ParamPath,
     config: &GptConfig,
-    implementation: Implementation,
+    implementation: AttentionImplementation,
     layer: i64,
 ) -> Result<Block> {
     let attention = MultiHeadPaths::Joint {
@@ -231,7 +231,7 @@ impl Gpt {
     pub fn new(
         path: &ParamPath,
         config: &GptConfig,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
     ) -> Result<Self> {
         let mut gpt = Self::without_output(path, config, implementation)?;
         gpt.tokens.tie();
@@ -242,7 +242,7 @@ impl Gpt {
     fn without_output(
         path: &ParamPath,
         config: &GptConfig,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
     ) -> Result<Self> {
         config.validate()?;
         let path = &(path / "transformer");

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 
 use bert4rs_tensor_core::Tensor;
-use bert4rs_tensor_core::attention::{Implementation, Options};
+use bert4rs_tensor_core::attention::{AttentionImplementation, AttentionOptions};
 use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::policy::Policy;
 
@@ -33,7 +33,7 @@ pub struct MultiHeadConfig {
     /// RMS norms of each head's queries and keys, with this eps (QK-norm, arXiv 2302.05442).
     pub qk_norm: Option<f64>,
     /// Which code computes attention.
-    pub implementation: Implementation,
+    pub implementation: AttentionImplementation,
     /// Probability of dropping an attention weight, in training.
     pub dropout: f64,
     /// How the maps start.
@@ -283,7 +283,7 @@ impl MultiHeadAttention {
     ) -> Result<Tensor> {
         let dropout = if train { self.config.dropout } else { 0.0 };
         let MultiHeadConfig { implementation, scale, .. } = self.config;
-        let options = Options { implementation, dropout };
+        let options = AttentionOptions { implementation, dropout };
         let heads = Heads { q_bhte, k_bgse, v_bgse, policy: &self.policy };
         if self.backend.get().is_none() {
             self.backend.set(Some(heads.backend(mask, scale, &options)?));

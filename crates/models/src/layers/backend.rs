@@ -4,9 +4,9 @@
 //! of a head.
 
 use bert4rs_kernels::attention as kernel;
-use bert4rs_tensor_core::attention::{self, Implementation, Options, Scores};
+use bert4rs_tensor_core::attention::{self, AttentionImplementation, AttentionOptions, Scores};
 use bert4rs_tensor_core::policy::{Op, Policy};
-use bert4rs_tensor_core::varlen::{self, AttentionWindow, Packing};
+use bert4rs_tensor_core::varlen::{self, AttentionWindow, VarlenLayout};
 use bert4rs_tensor_core::{Error, Tensor};
 use serde::Serialize;
 
@@ -53,7 +53,7 @@ impl Heads<'_> {
         self,
         mask: &AttentionMask,
         scale: Option<f64>,
-        options: &Options,
+        options: &AttentionOptions,
     ) -> Result<Tensor> {
         let Self { q_bhte, k_bgse, v_bgse, .. } = self;
         let features = q_bhte.size().last().copied().unwrap_or(1) as f64;
@@ -77,7 +77,7 @@ impl Heads<'_> {
         self,
         mask: &AttentionMask,
         scale: Option<f64>,
-        options: &Options,
+        options: &AttentionOptions,
     ) -> Result<AttentionBackend> {
         if self.takes_varlen(mask, options)?.is_some() {
             return Ok(AttentionBackend::Varlen);
@@ -85,10 +85,10 @@ impl Heads<'_> {
         if self.takes_own(mask, options)? {
             return Ok(AttentionBackend::Own);
         }
-        if options.implementation == Implementation::Plain {
+        if options.implementation == AttentionImplementation::Plain {
             return Ok(AttentionBackend::Plain);
         }
-        if options.implementation == Implementation::Math {
+        if options.implementation == AttentionImplementation::Math {
             return Ok(AttentionBackend::Math);
         }
         let scores = Scores { visible: mask.borrow(), scale };
@@ -104,9 +104,9 @@ impl Heads<'_> {
     fn takes_varlen<'a>(
         self,
         mask: &'a AttentionMask,
-        options: &Options,
-    ) -> Result<Option<(&'a Packing, AttentionWindow)>> {
-        let fits = options.implementation == Implementation::Varlen
+        options: &AttentionOptions,
+    ) -> Result<Option<(&'a VarlenLayout, AttentionWindow)>> {
+        let fits = options.implementation == AttentionImplementation::Varlen
             && options.dropout == 0.0
             && varlen::supports(self.q_bhte);
         if fits { mask.packing() } else { Ok(None) }
@@ -114,14 +114,16 @@ impl Heads<'_> {
 
     /// Whether our own kernel computes it: where it is asked for, and where the best is asked for
     /// and the policy says that it is that.
-    fn takes_own(self, mask: &AttentionMask, options: &Options) -> Result<bool> {
+    fn takes_own(self, mask: &AttentionMask, options: &AttentionOptions) -> Result<bool> {
         let fits = options.dropout == 0.0
             && mask.by_position().is_some()
             && kernel::supports(self.q_bhte, self.k_bgse, self.v_bgse);
         match options.implementation {
-            Implementation::Fused => Ok(fits && self.policy.takes_own(Op::Attention, self.q_bhte)),
-            Implementation::Own if fits => Ok(true),
-            Implementation::Own => Err(Error::Unsupported {
+            AttentionImplementation::Fused => {
+                Ok(fits && self.policy.takes_own(Op::Attention, self.q_bhte))
+            }
+            AttentionImplementation::Own if fits => Ok(true),
+            AttentionImplementation::Own => Err(Error::Unsupported {
                 what: "our own attention (compute.attention = \"own\")".into(),
                 reason: "it is for CPUs, FP32 or BF16, heads of a multiple of 32 features, no \
                          attention dropout, and masks by document and position; choose fused"

@@ -7,7 +7,7 @@ mod save;
 
 use std::path::{Path, PathBuf};
 
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::{Param, ParamStore};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 use serde_json::Value;
@@ -32,13 +32,13 @@ pub struct LoadOptions {
     /// The dtype of weights and activations.
     pub kind: Kind,
     /// Which code computes attention.
-    pub attention: Implementation,
+    pub attention: AttentionImplementation,
 }
 
 impl Default for LoadOptions {
     /// FP32 on the CPU, with the fastest attention.
     fn default() -> Self {
-        Self { device: Device::Cpu, kind: Kind::Float, attention: Implementation::Fused }
+        Self { device: Device::Cpu, kind: Kind::Float, attention: AttentionImplementation::Fused }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Axes: `b` batch, `s` time, `d` features.
 
 use bert4rs_tensor_core::Tensor;
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::{Init, ParamPath};
 
 use super::T5Config;
@@ -26,7 +26,7 @@ impl T5Encoder {
     pub fn new(
         path: &ParamPath,
         config: &T5Config,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
     ) -> Result<Self> {
         config.validate()?;
         let (v, d) = (config.vocab_size, config.d_model);

@@ -9,7 +9,7 @@ mod encoder;
 mod relative;
 mod stack;
 
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::{Device, Tensor};
 
@@ -99,7 +99,7 @@ impl T5Config {
     }
 
     /// T5 starts queries smaller by the root of the head's size instead of dividing scores by it.
-    fn attention(&self, implementation: Implementation) -> MultiHeadConfig {
+    fn attention(&self, implementation: AttentionImplementation) -> MultiHeadConfig {
         MultiHeadConfig {
             hidden: self.d_model,
             heads: self.num_heads,
@@ -130,7 +130,7 @@ impl T5Config {
     pub fn flops_per_sequence(&self, source_len: i64, target_len: i64) -> Result<f64> {
         self.validate()?;
         let (s, t) = (source_len as f64, target_len as f64);
-        let attention = self.attention(Implementation::Plain);
+        let attention = self.attention(AttentionImplementation::Plain);
         let feed_forward = self.feed_forward()?.products();
         // The window reaches back, and ahead too where there are two directions.
         let limit = |keys: f64, directions: i64| match self.overrides.window {
@@ -188,7 +188,7 @@ impl T5 {
     pub fn new(
         path: &ParamPath,
         config: &T5Config,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
     ) -> Result<Self> {
         let (v, d) = (config.vocab_size, config.d_model);
         let mut encoder = T5Encoder::new(path, config, implementation)?;

@@ -3,7 +3,7 @@
 //! Axes: `b` batch, `t` queries, `s` positions of the encoder, `d` features.
 
 use bert4rs_tensor_core::Tensor;
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamPath;
 use bert4rs_tensor_core::varlen::AttentionWindow;
 
@@ -48,7 +48,7 @@ impl Block {
     fn new(
         path: &ParamPath,
         config: &T5Config,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
         is_decoder: bool,
     ) -> Result<Self> {
         let attention_config = config.attention(implementation);
@@ -166,7 +166,7 @@ impl Stack {
     pub(super) fn encoder(
         path: &ParamPath,
         config: &T5Config,
-        with: Implementation,
+        with: AttentionImplementation,
     ) -> Result<Self> {
         Self::new(path, config, with, false)
     }
@@ -175,7 +175,7 @@ impl Stack {
     pub(super) fn decoder(
         path: &ParamPath,
         config: &T5Config,
-        with: Implementation,
+        with: AttentionImplementation,
     ) -> Result<Self> {
         Self::new(path, config, with, true)
     }
@@ -183,7 +183,7 @@ impl Stack {
     fn new(
         path: &ParamPath,
         config: &T5Config,
-        implementation: Implementation,
+        implementation: AttentionImplementation,
         is_decoder: bool,
     ) -> Result<Self> {
         let count = if is_decoder { config.decoder_layers() } else { config.num_layers };

@@ -2,7 +2,7 @@
 
 use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput, BertSize, LogitsOf};
 use bert4rs_models::{hugging_face, loss, mask};
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, random};
 
@@ -16,7 +16,7 @@ fn masked(labels: &Tensor) -> (Tensor, Tensor) {
     (positions, chosen)
 }
 
-fn check_against_transformers(implementation: Implementation, logits_of: LogitsOf) {
+fn check_against_transformers(implementation: AttentionImplementation, logits_of: LogitsOf) {
     let vectors = Vectors::load("bert");
     let config: BertConfig = vectors.config();
     let mut store = ParamStore::new(Device::Cpu, Kind::Float);
@@ -40,12 +40,12 @@ fn check_against_transformers(implementation: Implementation, logits_of: LogitsO
 
 #[test]
 fn equals_transformers_with_plain_attention_and_all_logits() {
-    check_against_transformers(Implementation::Plain, LogitsOf::AllTokens);
+    check_against_transformers(AttentionImplementation::Plain, LogitsOf::AllTokens);
 }
 
 #[test]
 fn equals_transformers_with_fused_attention_and_masked_logits() {
-    check_against_transformers(Implementation::Fused, LogitsOf::MaskedOnly);
+    check_against_transformers(AttentionImplementation::Fused, LogitsOf::MaskedOnly);
 }
 
 fn tiny() -> BertConfig {
@@ -68,7 +68,8 @@ fn ids(rows: i64, time: i64) -> Tensor {
 fn logits_of_masked_tokens_give_the_loss_and_gradients_of_all_logits() {
     random::seed(1);
     let store = ParamStore::new(Device::Cpu, Kind::Double);
-    let model = BertForMaskedLm::new(&store.root(), &tiny(), Implementation::Plain).unwrap();
+    let model =
+        BertForMaskedLm::new(&store.root(), &tiny(), AttentionImplementation::Plain).unwrap();
     let (ids, labels) = (ids(3, 17), ids(1, 5).flatten(0, 1));
     let positions = Tensor::from_slice(&[0i64, 3, 17, 30, 50]);
     let mut seen = Vec::new();
@@ -91,7 +92,8 @@ fn logits_of_masked_tokens_give_the_loss_and_gradients_of_all_logits() {
 fn dropout_acts_in_training_alone() {
     random::seed(2);
     let store = ParamStore::new(Device::Cpu, Kind::Float);
-    let model = BertForMaskedLm::new(&store.root(), &tiny(), Implementation::Plain).unwrap();
+    let model =
+        BertForMaskedLm::new(&store.root(), &tiny(), AttentionImplementation::Plain).unwrap();
     let ids = ids(2, 9);
     let run = |train| model.encode(&BertInput::new(&ids), train).unwrap();
     assert_eq!(run(false), run(false));
@@ -103,7 +105,8 @@ fn starts_as_published() {
     random::seed(3);
     let store = ParamStore::new(Device::Cpu, Kind::Float);
     let config = BertConfig { vocab_size: 5000, ..tiny() };
-    let _model = BertForMaskedLm::new(&store.root(), &config, Implementation::Fused).unwrap();
+    let _model =
+        BertForMaskedLm::new(&store.root(), &config, AttentionImplementation::Fused).unwrap();
     for param in store.params().iter() {
         let (mean, std) = (param.weight.mean(None).double_value(&[]), param.weight.std(false));
         match param.name.rsplit('.').next() {
@@ -120,7 +123,8 @@ fn loss_is_fp32_with_bf16_weights() {
     let store = ParamStore::new(Device::Cpu, Kind::BFloat16);
     let config =
         BertConfig { hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0, ..tiny() };
-    let model = BertForMaskedLm::new(&store.root(), &config, Implementation::Fused).unwrap();
+    let model =
+        BertForMaskedLm::new(&store.root(), &config, AttentionImplementation::Fused).unwrap();
     let (ids, positions) = (ids(2, 9), Tensor::from_slice(&[1i64, 12]));
     let labels = Tensor::from_slice(&[7i64, 8]);
     let input = BertInput::new(&ids);
@@ -146,7 +150,8 @@ fn wrong_configurations_name_key_and_value() {
 #[test]
 fn wrong_inputs_are_errors() {
     let store = ParamStore::new(Device::Cpu, Kind::Float);
-    let model = BertForMaskedLm::new(&store.root(), &tiny(), Implementation::Fused).unwrap();
+    let model =
+        BertForMaskedLm::new(&store.root(), &tiny(), AttentionImplementation::Fused).unwrap();
     let check = |input: &BertInput, words: &[&str]| {
         let text = model.encode(input, false).unwrap_err().to_string();
         assert!(words.iter().all(|word| text.contains(word)), "{text}");
@@ -181,7 +186,8 @@ fn a_saved_folder_has_the_names_of_transformers() {
     let vectors = Vectors::load("bert");
     let config: BertConfig = vectors.config();
     let store = ParamStore::new(Device::Cpu, Kind::Float);
-    let _model = BertForMaskedLm::new(&store.root(), &config, Implementation::Fused).unwrap();
+    let _model =
+        BertForMaskedLm::new(&store.root(), &config, AttentionImplementation::Fused).unwrap();
     let folder = tempfile::tempdir().unwrap();
     hugging_face::save_bert_for_masked_lm(folder.path(), &config, &store).unwrap();
     let saved =

@@ -8,7 +8,7 @@ use bert4rs_models::layers::{NormKind, Rotary};
 use bert4rs_models::loss::LossOptions;
 use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_models::t5::{T5, T5Config, T5Input, T5Size, T5Version};
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::policy::{Kernels, Policy};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
@@ -84,7 +84,8 @@ fn bert() {
             };
             let store = ParamStore::new(Device::Cpu, kind).with_policy(Policy::new(kernels, false));
             let mut model =
-                BertForMaskedLm::new(&store.root(), &config, Implementation::Fused).unwrap();
+                BertForMaskedLm::new(&store.root(), &config, AttentionImplementation::Fused)
+                    .unwrap();
             let (ids, mask) = (ids(24), documents(24));
             let positions = Tensor::from_slice(&[1i64, 7, 30]);
             let labels = Tensor::from_slice(&[3i64, 4, 5]);
@@ -115,7 +116,7 @@ fn gpt() {
         };
         let store =
             ParamStore::new(Device::Cpu, Kind::Float).with_policy(Policy::new(kernels, false));
-        let mut model = Gpt::new(&store.root(), &config, Implementation::Fused).unwrap();
+        let mut model = Gpt::new(&store.root(), &config, AttentionImplementation::Fused).unwrap();
         let (ids, mask) = (ids(24), documents(24));
         check("GPT", &store, |checkpointing| {
             model.set_activation_checkpointing(checkpointing);
@@ -141,7 +142,7 @@ fn t5() {
         };
         let store =
             ParamStore::new(Device::Cpu, Kind::Float).with_policy(Policy::new(kernels, false));
-        let mut model = T5::new(&store.root(), &config, Implementation::Fused).unwrap();
+        let mut model = T5::new(&store.root(), &config, AttentionImplementation::Fused).unwrap();
         let (ids, decoder_ids) = (ids(24), ids(11));
         check("T5", &store, |checkpointing| {
             model.set_activation_checkpointing(checkpointing);

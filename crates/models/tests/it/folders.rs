@@ -17,7 +17,7 @@ use bert4rs_models::hugging_face::{
 use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_models::pretrained::{LoadOptions, Pretrained};
 use bert4rs_models::t5::{T5, T5Config, T5Encoder};
-use bert4rs_tensor_core::attention::Implementation::Fused;
+use bert4rs_tensor_core::attention::AttentionImplementation::Fused;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, random, safetensors};
 use proptest::prelude::*;

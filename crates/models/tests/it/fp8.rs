@@ -2,7 +2,7 @@
 
 use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput};
 use bert4rs_models::loss;
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::fp8::{Fp8Config, Fp8Mode};
 use bert4rs_tensor_core::param::{ParamStore, Role};
 use bert4rs_tensor_core::{Device, Kind, Tensor, no_grad, random};
@@ -32,7 +32,8 @@ fn small() -> BertConfig {
 fn losses(fp8: Fp8Config) -> Vec<f64> {
     random::seed(7);
     let mut store = ParamStore::new(Device::Cpu, Kind::BFloat16).with_fp8(fp8);
-    let model = BertForMaskedLm::new(&store.root(), &small(), Implementation::Plain).unwrap();
+    let model =
+        BertForMaskedLm::new(&store.root(), &small(), AttentionImplementation::Plain).unwrap();
     let ids = Tensor::randint(128, [4, 32], (Kind::Int64, Device::Cpu));
     let labels = ids.roll([1i64].as_slice(), [1i64].as_slice()).view(-1);
     let mut losses = Vec::new();
@@ -74,7 +75,7 @@ fn the_loss_falls_as_it_does_in_bf16() {
 fn hidden_matrices_take_part_and_what_is_asked_for() {
     let takes_part = |config: &Fp8Config| -> Vec<String> {
         let store = ParamStore::new(Device::Cpu, Kind::BFloat16);
-        BertForMaskedLm::new(&store.root(), &small(), Implementation::Plain).unwrap();
+        BertForMaskedLm::new(&store.root(), &small(), AttentionImplementation::Plain).unwrap();
         let params = store.params();
         let taking =
             params.iter().filter(|param| config.scaling_of(&param.name, param.role).is_some());
@@ -97,7 +98,7 @@ fn hidden_matrices_take_part_and_what_is_asked_for() {
 fn weights_and_their_names_are_the_same_with_fp8() {
     let names = |fp8| {
         let store = ParamStore::new(Device::Cpu, Kind::BFloat16).with_fp8(fp8);
-        BertForMaskedLm::new(&store.root(), &small(), Implementation::Plain).unwrap();
+        BertForMaskedLm::new(&store.root(), &small(), AttentionImplementation::Plain).unwrap();
         let params = store.params();
         params
             .iter()

@@ -3,7 +3,7 @@
 use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput, LogitsOf};
 use bert4rs_models::layers::{NormKind, Placement, Rotary};
 use bert4rs_models::overrides::ArchitectureOverrides;
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::policy::{Kernels, Policy};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
@@ -18,7 +18,8 @@ fn run(
 ) -> (ParamStore, Vec<Tensor>) {
     let kind = Kind::Float;
     let mut store = ParamStore::new(Device::Cpu, kind).with_policy(Policy::new(kernels, false));
-    let model = BertForMaskedLm::new(&store.root(), config, Implementation::Plain).unwrap();
+    let model =
+        BertForMaskedLm::new(&store.root(), config, AttentionImplementation::Plain).unwrap();
     if let Some(like) = like {
         copy_weights(like, &mut store);
     }

@@ -5,7 +5,7 @@ use bert4rs_models::generation::{
 };
 use bert4rs_models::gpt::{Gpt, GptConfig};
 use bert4rs_models::t5::{T5, T5Config};
-use bert4rs_tensor_core::attention::Implementation::Fused;
+use bert4rs_tensor_core::attention::AttentionImplementation::Fused;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, random, safetensors};
 use proptest::prelude::*;

@@ -7,7 +7,7 @@ use bert4rs_models::layers::{AttentionBackend, FeedForwardKind, NormKind, Rotary
 use bert4rs_models::loss::{IGNORED, Labels, LossOptions};
 use bert4rs_models::mask;
 use bert4rs_models::overrides::ArchitectureOverrides;
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, random};
 
@@ -22,7 +22,7 @@ fn as_stored_here(named: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
         .collect()
 }
 
-fn check(vectors: &Vectors, config: &GptConfig, implementation: Implementation) {
+fn check(vectors: &Vectors, config: &GptConfig, implementation: AttentionImplementation) {
     let mut store = ParamStore::new(Device::Cpu, Kind::Float);
     let model = Gpt::new(&store.root(), config, implementation).unwrap();
     vectors.set_weights(&mut store);
@@ -53,7 +53,7 @@ fn logits_of_counted_places_give_the_loss_and_gradients_of_all() {
     for counted in [None, Some(&counted)] {
         let mut store = ParamStore::new(Device::Cpu, Kind::Float);
         let config: GptConfig = vectors.config();
-        let model = Gpt::new(&store.root(), &config, Implementation::Plain).unwrap();
+        let model = Gpt::new(&store.root(), &config, AttentionImplementation::Plain).unwrap();
         vectors.set_weights(&mut store);
         let padding = mask::padding(vectors.tensor("attention_mask"));
         let input = GptInput { mask: Some(&padding), ..GptInput::new(vectors.tensor("input_ids")) };
@@ -76,23 +76,23 @@ fn the_code_that_computed_attention_is_told() {
         let ids = Tensor::arange(6, (Kind::Int64, Device::Cpu)).unsqueeze(0);
         model.forward(&GptInput::new(&ids), false).map(|_| model.attention_backend().unwrap())
     };
-    assert_eq!(tier(Implementation::Plain, 64).unwrap(), AttentionBackend::Plain);
-    assert_eq!(tier(Implementation::Math, 64).unwrap(), AttentionBackend::Math);
-    assert_eq!(tier(Implementation::Own, 64).unwrap(), AttentionBackend::Own);
+    assert_eq!(tier(AttentionImplementation::Plain, 64).unwrap(), AttentionBackend::Plain);
+    assert_eq!(tier(AttentionImplementation::Math, 64).unwrap(), AttentionBackend::Math);
+    assert_eq!(tier(AttentionImplementation::Own, 64).unwrap(), AttentionBackend::Own);
     assert_eq!(
-        tier(Implementation::Fused, 32).unwrap(),
+        tier(AttentionImplementation::Fused, 32).unwrap(),
         AttentionBackend::Flash,
         "heads of 16 features"
     );
-    let error = tier(Implementation::Own, 32).unwrap_err().to_string();
+    let error = tier(AttentionImplementation::Own, 32).unwrap_err().to_string();
     assert!(error.contains("compute.attention") && error.contains("32 features"), "{error}");
 }
 
 #[test]
 fn gpt2_equals_transformers() {
     let vectors = Vectors::load("gpt2").with_names(as_stored_here);
-    check(&vectors, &vectors.config(), Implementation::Plain);
-    check(&vectors, &vectors.config(), Implementation::Fused);
+    check(&vectors, &vectors.config(), AttentionImplementation::Plain);
+    check(&vectors, &vectors.config(), AttentionImplementation::Fused);
 }
 
 /// Qwen3 is our GPT with overrides: RMS norm, SwiGLU, RoPE with YaRN, QK-norm, grouped heads,
@@ -126,8 +126,8 @@ fn overrides_equal_transformers() {
         },
         ..GptConfig::default()
     };
-    check(&vectors, &config, Implementation::Plain);
-    check(&vectors, &config, Implementation::Fused);
+    check(&vectors, &config, AttentionImplementation::Plain);
+    check(&vectors, &config, AttentionImplementation::Fused);
 }
 
 fn qwen3_as_gpt(named: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
@@ -183,7 +183,7 @@ fn cached_steps_equal_one_pass() {
     for overrides in [ArchitectureOverrides::default(), windowed] {
         let config = GptConfig { overrides, ..tiny() };
         let store = ParamStore::new(Device::Cpu, Kind::Float);
-        let model = Gpt::new(&store.root(), &config, Implementation::Fused).unwrap();
+        let model = Gpt::new(&store.root(), &config, AttentionImplementation::Fused).unwrap();
         let ids = ids(2, 19);
         let whole = model.forward(&GptInput::new(&ids), false).unwrap();
         let mut cache = GptCache::default();

@@ -7,7 +7,7 @@ use bert4rs_models::bert::{
 };
 use bert4rs_models::loss::{self, IGNORED, LossOptions};
 use bert4rs_models::mask;
-use bert4rs_tensor_core::attention::Implementation::Fused;
+use bert4rs_tensor_core::attention::AttentionImplementation::Fused;
 use bert4rs_tensor_core::param::{ParamPath, ParamStore};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 

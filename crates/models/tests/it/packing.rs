@@ -1,7 +1,7 @@
 //! Documents of packed rows, as bounds and as a mask: the same attention.
 
 use bert4rs_models::mask::AttentionMask;
-use bert4rs_tensor_core::attention::{Implementation, Options, Scores, attend};
+use bert4rs_tensor_core::attention::{AttentionImplementation, AttentionOptions, Scores, attend};
 use bert4rs_tensor_core::varlen::{AttentionWindow, plain};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
@@ -23,7 +23,7 @@ fn windows() -> impl Iterator<Item = AttentionWindow> {
 fn documents_by_bounds_equal_documents_by_a_mask() {
     let document_bt = Tensor::from_slice(&[0i64, 0, 0, 1, 1, 2, 7, 7, 7, 7, 7, 8]).view([2, 6]);
     let [q, k, v] = [4, 2, 2].map(|heads| Tensor::randn([2, heads, 6, 8], (Kind::Float, CPU)));
-    let options = Options { implementation: Implementation::Plain, dropout: 0.0 };
+    let options = AttentionOptions { implementation: AttentionImplementation::Plain, dropout: 0.0 };
     for window in windows() {
         let mask = joined(window, 6, &document_bt);
         let (packing, within) = mask.packing().unwrap().unwrap();

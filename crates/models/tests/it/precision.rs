@@ -7,7 +7,7 @@ use bert4rs_models::gpt::{Gpt, GptConfig, GptInput};
 use bert4rs_models::layers::{FeedForwardKind, NormKind, Rotary};
 use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_models::t5::{T5, T5Config, T5Input, T5Size, T5Version};
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
@@ -20,8 +20,8 @@ type Made = Box<dyn Fn() -> Tensor>;
 
 /// Runs a model in both dtypes with the same weights; the norm of the difference of results over
 /// the norm of the result is to be below 2e-2.
-fn check(what: &str, make: impl Fn(&ParamStore, Implementation) -> Made) {
-    for implementation in [Implementation::Plain, Implementation::Fused] {
+fn check(what: &str, make: impl Fn(&ParamStore, AttentionImplementation) -> Made) {
+    for implementation in [AttentionImplementation::Plain, AttentionImplementation::Fused] {
         let exact = ParamStore::new(Device::Cpu, Kind::Float);
         let mut rounded = ParamStore::new(Device::Cpu, Kind::BFloat16);
         let run_exact = make(&exact, implementation);

@@ -6,7 +6,7 @@ use bert4rs_models::layers::{FeedForwardKind, NormKind, Placement, Rotary, Yarn}
 use bert4rs_models::mask;
 use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_models::t5::{T5, T5Config, T5Input};
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, random};
 use proptest::prelude::*;
@@ -79,8 +79,8 @@ fn assert_same(what: &str, found: &Tensor, want: &Tensor) -> Result<(), TestCase
     Ok(())
 }
 
-fn implementation() -> impl Strategy<Value = Implementation> {
-    prop_oneof![Just(Implementation::Plain), Just(Implementation::Fused)]
+fn implementation() -> impl Strategy<Value = AttentionImplementation> {
+    prop_oneof![Just(AttentionImplementation::Plain), Just(AttentionImplementation::Fused)]
 }
 
 /// Any overrides that all families take.
@@ -264,8 +264,8 @@ proptest! {
         let one = GptConfig { n_layer: 1, ..gpt(overrides) };
         let (mut few, many) = (store(), store());
         let ids = ids(2, 7);
-        let shallow = Gpt::new(&few.root(), &one, Implementation::Fused).unwrap();
-        let deep = Gpt::new(&many.root(), &gpt(overrides), Implementation::Fused).unwrap();
+        let shallow = Gpt::new(&few.root(), &one, AttentionImplementation::Fused).unwrap();
+        let deep = Gpt::new(&many.root(), &gpt(overrides), AttentionImplementation::Fused).unwrap();
         copy_weights(&many, &mut few);
         let run = |model: &Gpt| model.forward(&GptInput::new(&ids), false).unwrap();
         assert_same("hidden states", &run(&shallow), &run(&deep))?;

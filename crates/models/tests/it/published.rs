@@ -13,7 +13,7 @@ use bert4rs_models::embedding::SentenceEncoder;
 use bert4rs_models::hugging_face::{Architecture, Folder, ModelType};
 use bert4rs_models::mask;
 use bert4rs_models::pretrained::LoadOptions;
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::testing::skip;
 use bert4rs_tensor_core::{Device, IndexOp, Kind, Tensor};
@@ -41,7 +41,7 @@ fn minilm_gives_its_published_embeddings() {
     let Some(path) = std::env::var_os("BERT4RS_MINILM").map(PathBuf::from) else {
         return skip("BERT4RS_MINILM names no folder with all-MiniLM-L6-v2");
     };
-    for implementation in [Implementation::Plain, Implementation::Fused] {
+    for implementation in [AttentionImplementation::Plain, AttentionImplementation::Fused] {
         let folder = Folder::open(&path).unwrap();
         assert_eq!(folder.architecture().unwrap(), Architecture::without_head(ModelType::Bert));
         let config: BertConfig = folder.config().unwrap();

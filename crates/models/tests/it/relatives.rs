@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bert4rs_models::bert::{BertConfig, BertForMaskedLm};
 use bert4rs_models::hugging_face::{Folder, save};
 use bert4rs_models::pretrained::{Inputs, LoadOptions, Outputs, Pretrained};
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, safetensors};
 use serde_json::Value;
@@ -64,7 +64,7 @@ fn check_gradients(model: &Pretrained, loss: &Tensor, wanted: &BTreeMap<String, 
 /// The model that is pretrained, then each of its heads.
 fn check(family: &str, heads: &[&str]) {
     let vectors = Vectors::load(family);
-    for attention in [Implementation::Plain, Implementation::Fused] {
+    for attention in [AttentionImplementation::Plain, AttentionImplementation::Fused] {
         let options = LoadOptions { attention, ..LoadOptions::default() };
         let path = folder(&vectors, None);
         let model = Pretrained::load(path.path(), options).unwrap();
@@ -167,7 +167,8 @@ fn relatives_are_saved_with_their_own_keys() {
         let architecture = read.architecture().unwrap();
         let config: BertConfig = read.config().unwrap();
         let mut store = ParamStore::new(Device::Cpu, Kind::Float);
-        let _model = BertForMaskedLm::new(&store.root(), &config, Implementation::Plain).unwrap();
+        let _model =
+            BertForMaskedLm::new(&store.root(), &config, AttentionImplementation::Plain).unwrap();
         let loaded = read.load(&config, &mut store, &[]).unwrap();
         assert!(loaded.unused.is_empty(), "{family}: {loaded:?}");
         let second = tempfile::tempdir().unwrap();

@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bert4rs_models::loss::{self, LossOptions};
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Kind, Tensor, safetensors};
 
 /// Plain losses go with plain attention, chunked ones with every other.
-pub(crate) fn loss_options(attention: Implementation) -> LossOptions {
+pub(crate) fn loss_options(attention: AttentionImplementation) -> LossOptions {
     let implementation = match attention {
-        Implementation::Plain => loss::LossImplementation::Plain,
+        AttentionImplementation::Plain => loss::LossImplementation::Plain,
         _ => loss::LossImplementation::Chunked,
     };
     LossOptions { implementation, ..LossOptions::default() }

@@ -3,13 +3,13 @@
 use bert4rs_models::loss::{IGNORED, Labels};
 use bert4rs_models::mask;
 use bert4rs_models::t5::{T5, T5Cache, T5Config, T5Input};
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, random};
 
 use crate::support::{Vectors, assert_close, assert_close_where, loss_options};
 
-fn check_against_transformers(name: &str, implementation: Implementation) {
+fn check_against_transformers(name: &str, implementation: AttentionImplementation) {
     let vectors = Vectors::load(name);
     let config: T5Config = vectors.config();
     let mut store = ParamStore::new(Device::Cpu, Kind::Float);
@@ -44,14 +44,14 @@ fn check_against_transformers(name: &str, implementation: Implementation) {
 
 #[test]
 fn v1_0_equals_transformers() {
-    check_against_transformers("t5_1_0", Implementation::Plain);
-    check_against_transformers("t5_1_0", Implementation::Fused);
+    check_against_transformers("t5_1_0", AttentionImplementation::Plain);
+    check_against_transformers("t5_1_0", AttentionImplementation::Fused);
 }
 
 #[test]
 fn v1_1_equals_transformers() {
-    check_against_transformers("t5_1_1", Implementation::Plain);
-    check_against_transformers("t5_1_1", Implementation::Fused);
+    check_against_transformers("t5_1_1", AttentionImplementation::Plain);
+    check_against_transformers("t5_1_1", AttentionImplementation::Fused);
 }
 
 fn tiny() -> T5Config {
@@ -77,7 +77,7 @@ fn ids(rows: i64, time: i64) -> Tensor {
 fn cached_steps_equal_one_pass() {
     random::seed(1);
     let store = ParamStore::new(Device::Cpu, Kind::Float);
-    let model = T5::new(&store.root(), &tiny(), Implementation::Fused).unwrap();
+    let model = T5::new(&store.root(), &tiny(), AttentionImplementation::Fused).unwrap();
     let (source, target) = (ids(2, 11), ids(2, 13));
     let memory = model.encode(&source, None, false).unwrap();
     let whole = model.decode(&target, None, &memory, None, None, false).unwrap();
@@ -93,7 +93,7 @@ fn cached_steps_equal_one_pass() {
 #[test]
 fn labels_shift_behind_the_start() {
     let store = ParamStore::new(Device::Cpu, Kind::Float);
-    let model = T5::new(&store.root(), &tiny(), Implementation::Plain).unwrap();
+    let model = T5::new(&store.root(), &tiny(), AttentionImplementation::Plain).unwrap();
     let labels = Tensor::from_slice(&[7i64, 8, IGNORED, IGNORED]).unsqueeze(0);
     let want = Tensor::from_slice(&[0i64, 7, 8, 0]).unsqueeze(0);
     assert_eq!(model.shift_right(&labels).unwrap(), want);

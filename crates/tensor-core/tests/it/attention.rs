@@ -1,13 +1,16 @@
 //! Attention: its implementations agree, forward and backward, and say what they can't do.
 
 use bert4rs_tensor_core::attention::{
-    Implementation, MaskView, Options, Scores, SdpaBackend, attend, attention, sdpa_backend,
+    AttentionImplementation, AttentionOptions, MaskView, Scores, SdpaBackend, attend, attention,
+    sdpa_backend,
 };
 use bert4rs_tensor_core::testing::cuda_or_skip;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
-const PLAIN: Options = Options { implementation: Implementation::Plain, dropout: 0.0 };
-const FUSED: Options = Options { implementation: Implementation::Fused, dropout: 0.0 };
+const PLAIN: AttentionOptions =
+    AttentionOptions { implementation: AttentionImplementation::Plain, dropout: 0.0 };
+const FUSED: AttentionOptions =
+    AttentionOptions { implementation: AttentionImplementation::Fused, dropout: 0.0 };
 
 /// Queries `[2, 4, t, 8]`, keys and values `[2, heads, s, 8]`.
 fn inputs(t: i64, s: i64, heads: i64) -> [Tensor; 3] {
@@ -18,7 +21,7 @@ fn inputs(t: i64, s: i64, heads: i64) -> [Tensor; 3] {
 }
 
 /// The result, and the gradients of its weighted sum.
-fn run(inputs: &[Tensor; 3], scores: &Scores, options: &Options) -> Vec<Tensor> {
+fn run(inputs: &[Tensor; 3], scores: &Scores, options: &AttentionOptions) -> Vec<Tensor> {
     let [q, k, v] = inputs;
     let y = attend(q, k, v, scores, options).unwrap();
     let weights = Tensor::arange(y.numel() as i64, (Kind::Float, y.device())).sin();
@@ -37,8 +40,8 @@ fn run(inputs: &[Tensor; 3], scores: &Scores, options: &Options) -> Vec<Tensor> 
 fn check_agree(inputs: &[Tensor; 3], visible: MaskView, scale: Option<f64>) {
     let scores = Scores { visible, scale };
     let plain = run(inputs, &scores, &PLAIN);
-    for implementation in [Implementation::Fused, Implementation::Math] {
-        let found = run(inputs, &scores, &Options { implementation, dropout: 0.0 });
+    for implementation in [AttentionImplementation::Fused, AttentionImplementation::Math] {
+        let found = run(inputs, &scores, &AttentionOptions { implementation, dropout: 0.0 });
         for (plain, found) in plain.iter().zip(&found) {
             let off = (plain - found).abs().max().double_value(&[]);
             assert!(off < 1e-5, "{implementation:?} is off by {off:.1e}");
@@ -51,18 +54,23 @@ fn a_kernel_that_must_run_does_or_is_refused() {
     let [q, k, v] = inputs(9, 9, 4);
     let scores = Scores { visible: MaskView::All, scale: None };
     let of = |implementation, q: &Tensor| {
-        attend(q, &k, &v, &scores, &Options { implementation, dropout: 0.0 })
+        attend(q, &k, &v, &scores, &AttentionOptions { implementation, dropout: 0.0 })
     };
-    let flash = of(Implementation::Flash, &q).unwrap();
-    assert_eq!(flash, of(Implementation::Fused, &q).unwrap());
-    for implementation in [Implementation::Efficient, Implementation::Cudnn, Implementation::Own] {
+    let flash = of(AttentionImplementation::Flash, &q).unwrap();
+    assert_eq!(flash, of(AttentionImplementation::Fused, &q).unwrap());
+    for implementation in [
+        AttentionImplementation::Efficient,
+        AttentionImplementation::Cudnn,
+        AttentionImplementation::Own,
+    ] {
         let error = of(implementation, &q).unwrap_err().to_string();
         assert!(error.contains("fused"), "{error}");
     }
-    let error = Implementation::Efficient.check_device(Device::Cpu).unwrap_err().to_string();
+    let error =
+        AttentionImplementation::Efficient.check_device(Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("it is for GPUs"), "{error}");
-    assert!(Implementation::Own.check_device(Device::Cuda(0)).is_err());
-    assert!(Implementation::Own.check_device(Device::Cpu).is_ok());
+    assert!(AttentionImplementation::Own.check_device(Device::Cuda(0)).is_err());
+    assert!(AttentionImplementation::Own.check_device(Device::Cpu).is_ok());
 }
 
 /// Every query sees its own place, and some others.
@@ -128,7 +136,7 @@ fn the_cpu_runs_flash_attention_with_and_without_a_mask() {
 
 #[test]
 fn what_is_not_possible_is_an_error() {
-    let refused = |inputs: &[Tensor; 3], visible, options: &Options| {
+    let refused = |inputs: &[Tensor; 3], visible, options: &AttentionOptions| {
         let [q, k, v] = inputs;
         attend(q, k, v, &Scores { visible, scale: None }, options).unwrap_err().to_string()
     };
@@ -136,7 +144,7 @@ fn what_is_not_possible_is_an_error() {
     assert!(text.contains("causal") && text.contains("5, 8"), "{text}");
     let text = refused(&inputs(4, 4, 3), MaskView::All, &FUSED);
     assert!(text.contains("heads that divide"), "{text}");
-    let dropping = Options { dropout: 0.1, ..FUSED };
+    let dropping = AttentionOptions { dropout: 0.1, ..FUSED };
     let text = refused(&inputs(4, 4, 4), MaskView::All, &dropping);
     assert!(text.contains("dropout") && text.contains("plain"), "{text}");
 }
@@ -145,8 +153,8 @@ fn what_is_not_possible_is_an_error() {
 fn a_query_that_sees_no_key_gets_zeros() {
     let q = Tensor::randn([1, 2, 3, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
     let seen = Tensor::from_slice(&[false, false, true]).view([1, 1, 3, 1]);
-    for implementation in [Implementation::Plain, Implementation::Fused] {
-        let options = Options { implementation, dropout: 0.0 };
+    for implementation in [AttentionImplementation::Plain, AttentionImplementation::Fused] {
+        let options = AttentionOptions { implementation, dropout: 0.0 };
         let out = attention(&q, &q, &q, Some(&seen), &options).unwrap();
         assert_eq!(out.narrow(2, 0, 2).abs().max().double_value(&[]), 0.0);
         let grad = Tensor::run_backward(&[out.sum(Kind::Float)], &[&q], false, false);
@@ -171,12 +179,16 @@ fn kernels_of_a_gpu_equal_the_formula() {
     let visible = |mask| [MaskView::All, MaskView::Causal, MaskView::Mask(mask)];
     for (here, there) in visible(&seen).into_iter().zip(visible(&seen_there)) {
         let expected = run(&exact, &Scores { visible: here, scale: None }, &PLAIN);
-        let kernels = [Implementation::Fused, Implementation::Math, Implementation::Efficient];
+        let kernels = [
+            AttentionImplementation::Fused,
+            AttentionImplementation::Math,
+            AttentionImplementation::Efficient,
+        ];
         // Flash attention takes no mask.
-        let flash = (!matches!(there, MaskView::Mask(_))).then_some(Implementation::Flash);
+        let flash = (!matches!(there, MaskView::Mask(_))).then_some(AttentionImplementation::Flash);
         for implementation in kernels.into_iter().chain(flash) {
             let scores = Scores { visible: there, scale: None };
-            let found = run(&inputs, &scores, &Options { implementation, dropout: 0.0 });
+            let found = run(&inputs, &scores, &AttentionOptions { implementation, dropout: 0.0 });
             for (found, expected) in found.iter().zip(&expected) {
                 let off = found.to_device(Device::Cpu).to_kind(Kind::Float) - expected;
                 let distance = (off.norm() / expected.norm()).double_value(&[]);

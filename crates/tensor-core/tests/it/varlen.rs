@@ -1,9 +1,11 @@
 //! Attention within documents: where they start and end, and the reference and flash attention
 //! against a mask.
 
-use bert4rs_tensor_core::attention::{Implementation, MaskView, Options, Scores, attend};
+use bert4rs_tensor_core::attention::{
+    AttentionImplementation, AttentionOptions, MaskView, Scores, attend,
+};
 use bert4rs_tensor_core::testing::cuda_or_skip;
-use bert4rs_tensor_core::varlen::{AttentionWindow, Packing, flash, plain, supports};
+use bert4rs_tensor_core::varlen::{AttentionWindow, VarlenLayout, flash, plain, supports};
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor};
 
 /// Documents of a row, of unlike length; numbers begin anew in the second row, and the same number
@@ -17,11 +19,11 @@ fn documents(rows: &[[i64; 9]]) -> Tensor {
 
 #[test]
 fn bounds_are_where_documents_change_and_rows_end() {
-    let packing = Packing::of(&documents(&ROWS)).unwrap().unwrap();
+    let packing = VarlenLayout::of(&documents(&ROWS)).unwrap().unwrap();
     let bounds = Vec::<i32>::try_from(packing.bounds()).unwrap();
     assert_eq!(bounds, [0, 3, 5, 9, 18, 19, 22, 23, 25, 26, 27]);
     assert_eq!((packing.bounds().kind(), packing.longest()), (Kind::Int, 9));
-    let alone = Packing::of(&Tensor::from_slice(&[5i64]).view([1, 1])).unwrap().unwrap();
+    let alone = VarlenLayout::of(&Tensor::from_slice(&[5i64]).view([1, 1])).unwrap().unwrap();
     assert_eq!(Vec::<i32>::try_from(alone.bounds()).unwrap(), [0, 1]);
     assert_eq!(alone.longest(), 1);
 }
@@ -29,9 +31,9 @@ fn bounds_are_where_documents_change_and_rows_end() {
 #[test]
 fn a_document_in_two_pieces_has_no_bounds() {
     let parted = documents(&[[0, 0, 1, 1, 0, 2, 2, 2, 2]]);
-    assert!(Packing::of(&parted).unwrap().is_none());
+    assert!(VarlenLayout::of(&parted).unwrap().is_none());
     for wrong in [parted.to_kind(Kind::Int), parted.flatten(0, -1), parted.narrow(1, 0, 0)] {
-        let error = Packing::of(&wrong).unwrap_err().to_string();
+        let error = VarlenLayout::of(&wrong).unwrap_err().to_string();
         assert!(error.contains("document numbers") && error.contains("Int64"), "{error}");
     }
 }
@@ -84,7 +86,7 @@ fn run(x: &Heads, compute: impl FnOnce(&Heads) -> Result<Tensor>) -> Vec<Tensor>
 
 /// By a mask and the plain formula.
 fn masked(x: &Heads, document_bt: &Tensor, reach: AttentionWindow) -> Vec<Tensor> {
-    let options = Options { implementation: Implementation::Plain, dropout: 0.0 };
+    let options = AttentionOptions { implementation: AttentionImplementation::Plain, dropout: 0.0 };
     let mask = mask(document_bt, reach);
     let scores = Scores { visible: MaskView::Mask(&mask), scale: Some(0.3) };
     run(x, |[q, k, v]| attend(q, k, v, &scores, &options))
@@ -103,7 +105,7 @@ fn assert_close(found: &[Tensor], wanted: &[Tensor], tolerance: f64) {
 #[test]
 fn document_by_document_equals_a_mask() {
     let document_bt = documents(&ROWS);
-    let packing = Packing::of(&document_bt).unwrap().unwrap();
+    let packing = VarlenLayout::of(&document_bt).unwrap().unwrap();
     for reach in REACHES {
         let x = heads(3, 9, 8, Kind::Float, Device::Cpu);
         let found = run(&x, |[q, k, v]| plain([q, k, v], &packing, reach, 0.3));
@@ -113,12 +115,12 @@ fn document_by_document_equals_a_mask() {
 
 #[test]
 fn flash_attention_is_refused_off_a_gpu() {
-    let packing = Packing::of(&documents(&ROWS)).unwrap().unwrap();
+    let packing = VarlenLayout::of(&documents(&ROWS)).unwrap().unwrap();
     let [q, k, v] = heads(3, 9, 8, Kind::BFloat16, Device::Cpu);
     assert!(!supports(&q));
     let error = flash([&q, &k, &v], &packing, REACHES[0], 0.3).unwrap_err().to_string();
     assert!(error.contains("CUDA") && error.contains("mask of documents"), "{error}");
-    let error = Implementation::Varlen.check_device(Device::Cpu).unwrap_err().to_string();
+    let error = AttentionImplementation::Varlen.check_device(Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("it is for GPUs"), "{error}");
 }
 
@@ -129,7 +131,7 @@ fn flash_attention_equals_document_by_document_on_a_gpu() {
     let cases = [(documents(&ROWS), 3, 9), (long.view([1, 300]), 1, 300)];
     for (document_bt, b, t) in cases {
         let document_bt = document_bt.to_device(device);
-        let packing = Packing::of(&document_bt).unwrap().unwrap();
+        let packing = VarlenLayout::of(&document_bt).unwrap().unwrap();
         for (kind, tolerance) in [(Kind::BFloat16, 2e-2), (Kind::Half, 4e-3)] {
             for reach in REACHES {
                 let x = heads(b, t, 64, kind, device);

@@ -9,7 +9,7 @@ use bert4rs_tensor_core::safetensors::{self, write_atomic};
 use bert4rs_tensor_core::{Error as Core, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::state::{Progress, TrainState};
+use super::state::{RunProgress, TrainState};
 use crate::error::{Error, Result};
 
 const WEIGHTS: &str = "weights.safetensors";
@@ -145,7 +145,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// What the system says, and a file that holds something else.
-    pub fn progress(&self) -> Result<Progress> {
+    pub fn progress(&self) -> Result<RunProgress> {
         let path = self.path.join(STATE);
         let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
         from_json(&path, &text)

@@ -28,6 +28,6 @@ pub mod writer;
 
 pub use changes::{Changes, compare};
 pub use files::Checkpoint;
-pub use state::{Progress, TrainState};
+pub use state::{RunProgress, TrainState};
 pub use store::{locate, newest_whole};
 pub use writer::{Checkpointer, Interval, Retention};

@@ -19,7 +19,7 @@ const BUFFER: &str = "buffer.";
 
 /// How far a run is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
+pub struct RunProgress {
     /// Steps taken.
     pub step: u64,
     /// The number of the batch that comes next.
@@ -37,7 +37,7 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct TrainState {
     /// How far it is.
-    pub progress: Progress,
+    pub progress: RunProgress,
     /// The most exact values of all parameters, by name.
     pub weights: BTreeMap<String, Tensor>,
     /// The optimizer's state; see [`Optimizer::state`].
@@ -51,7 +51,11 @@ impl TrainState {
     ///
     /// # Errors
     /// What libtorch throws.
-    pub fn capture(progress: Progress, params: &ParamStore, optimizer: &Optimizer) -> Result<Self> {
+    pub fn capture(
+        progress: RunProgress,
+        params: &ParamStore,
+        optimizer: &Optimizer,
+    ) -> Result<Self> {
         let stored = params.params();
         let weights = stored
             .iter()

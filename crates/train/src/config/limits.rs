@@ -5,7 +5,7 @@ use bert4rs_models::loss::LossImplementation;
 use bert4rs_tensor_core::Device;
 use bert4rs_tensor_core::device::DeviceChoice;
 
-use super::{Config, Family, LogitsOf};
+use super::{ComputedLogits, Config, Family};
 use crate::capacity;
 use crate::error::in_units;
 
@@ -104,7 +104,7 @@ impl Config {
             needs.push(need("model.max_positions", positions, table(positions)));
         }
         let kept = tokens.saturating_mul(hidden * HIDDEN_BYTES).saturating_mul(layers);
-        let all_logits = self.compute.logits == LogitsOf::All
+        let all_logits = self.compute.logits == ComputedLogits::All
             && self.loss.implementation == LossImplementation::Plain;
         let logits = if all_logits { tokens * u128::from(model.vocab_size) * 4 } else { 0 };
         needs[0].bytes = needs[0].bytes.saturating_add(kept);

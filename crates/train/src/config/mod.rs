@@ -58,7 +58,7 @@ pub struct Config {
 /// Which tokens the output layer computes logits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LogitsOf {
+pub enum ComputedLogits {
     /// Every token, whether its loss counts or not.
     All,
     /// Those whose loss counts, which of a BERT are the masked ones: the same loss and gradients.
@@ -80,11 +80,11 @@ pub struct ComputeConfig {
     /// Which linear maps multiply in FP8.
     pub fp8: Fp8Config,
     /// Which code computes attention.
-    pub attention: attention::Implementation,
+    pub attention: attention::AttentionImplementation,
     /// What layers compute with between their matrix products.
     pub kernels: Kernels,
     /// Which tokens get logits.
-    pub logits: LogitsOf,
+    pub logits: ComputedLogits,
     /// How a step's work is launched.
     pub execution: Execution,
     /// What is computed again for the backward pass instead of kept.
@@ -163,7 +163,7 @@ impl Config {
     /// Whether GPT and T5 leave padding out of the output layer. Steps that could be captured
     /// don't, as its shape would differ from batch to batch; the loss is the same.
     pub(crate) fn leaves_padding_out(&self, execution: Execution) -> bool {
-        self.compute.logits == LogitsOf::Masked && execution == Execution::Eager
+        self.compute.logits == ComputedLogits::Masked && execution == Execution::Eager
     }
 
     /// The values as a table, as a [`Overlay`] has them.

@@ -118,13 +118,14 @@ impl Config {
                           compute.activation_checkpointing = \"none\"";
             return Err(("compute.activation_checkpointing".into(), reason.into()));
         }
-        let options = attention::Options {
+        let options = attention::AttentionOptions {
             implementation: self.compute.attention,
             dropout: self.model.attention_dropout,
         };
         options.check().map_err(|error| ("compute.attention".into(), error.to_string()))?;
         let features = self.model.head_size();
-        if self.compute.attention == attention::Implementation::Own && !features.is_multiple_of(32)
+        if self.compute.attention == attention::AttentionImplementation::Own
+            && !features.is_multiple_of(32)
         {
             let reason = format!(
                 "own takes heads of a multiple of 32 features, and these have {features}; choose \
@@ -132,7 +133,7 @@ impl Config {
             );
             return Err(("compute.attention".into(), reason));
         }
-        if self.compute.attention == attention::Implementation::Flash
+        if self.compute.attention == attention::AttentionImplementation::Flash
             && self.model.family == Family::T5
         {
             let reason = "T5 learns its bias by distance, of which flash attention gives no \
@@ -143,7 +144,7 @@ impl Config {
     }
 
     fn validate_varlen(&self) -> Result<(), Fault> {
-        if self.compute.attention != attention::Implementation::Varlen {
+        if self.compute.attention != attention::AttentionImplementation::Varlen {
             return Ok(());
         }
         let reason = if self.model.family == Family::T5 {

@@ -12,14 +12,14 @@ use crate::error::{Error, Result, is_storage_full};
 
 /// The file, and the lines that the disk has had no room for.
 #[derive(Debug)]
-pub struct JsonLines {
+pub struct JsonLinesSink {
     path: PathBuf,
     file: File,
     waiting: Vec<u8>,
     was_behind: bool,
 }
 
-impl JsonLines {
+impl JsonLinesSink {
     /// Appends to `file`; `path` is how errors name it.
     pub fn new(path: PathBuf, file: File) -> Self {
         Self { path, file, waiting: Vec::new(), was_behind: false }
@@ -52,7 +52,7 @@ impl JsonLines {
     }
 }
 
-impl MetricSink for JsonLines {
+impl MetricSink for JsonLinesSink {
     fn steps(&mut self, records: &[StepRecord]) -> Result<()> {
         self.append(records)
     }
@@ -82,7 +82,7 @@ mod tests {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        let mut metrics = JsonLines::new(path.clone(), full);
+        let mut metrics = JsonLinesSink::new(path.clone(), full);
         metrics.append(&[1, 2]).unwrap();
         assert!(metrics.take_warning().is_some_and(|warning| warning.contains("disk is full")));
         assert_eq!(metrics.take_warning(), None, "said once");

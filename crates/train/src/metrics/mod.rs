@@ -17,7 +17,7 @@ use std::time::Duration;
 use bert4rs_tensor_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-pub use json_lines::JsonLines;
+pub use json_lines::JsonLinesSink;
 pub use meter::Meter;
 pub use sink::MetricSink;
 

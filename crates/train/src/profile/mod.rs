@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::description::describe;
 use crate::error::Result;
-use crate::run_folder::{ClaimedFolder, Outcome};
+use crate::run_folder::{ClaimedFolder, RunOutcome};
 use crate::trainer::Trainer;
 
 /// What Perfetto (`ui.perfetto.dev`) and `chrome://tracing` open.
@@ -69,7 +69,7 @@ pub fn run(
     write_atomic(&run.path().join(TABLE_FILE), text.as_bytes())?;
     run.replace_old()?;
     console.line(&format!("result                    {}", run.path().display()));
-    run.end(Outcome::Finished, None)
+    run.end(RunOutcome::Finished, None)
 }
 
 fn record(trainer: &mut Trainer, steps: u64) -> Result<()> {

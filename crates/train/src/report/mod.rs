@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use bert4rs_charts::chart::{MOST_LINES, escape, line, lines};
 use bert4rs_charts::page;
 
-pub use recorded::{RecordedRun, Step, find_runs};
+pub use recorded::{RecordedRun, RecordedStep, find_runs};
 
 use crate::config::leaves;
 use crate::error::in_units;
@@ -24,7 +24,7 @@ const MOST_POINTS: usize = 150;
 struct Curve {
     title: &'static str,
     unit: &'static str,
-    value: fn(&Step) -> f64,
+    value: fn(&RecordedStep) -> f64,
 }
 
 const CURVES: [Curve; 5] = [
@@ -77,7 +77,11 @@ fn plot(
 }
 
 /// The curve of a run: means of neighbouring steps, without those that have no number.
-fn points(run: &RecordedRun, x: impl Fn(&Step) -> f64, y: impl Fn(&Step) -> f64) -> Vec<[f64; 2]> {
+fn points(
+    run: &RecordedRun,
+    x: impl Fn(&RecordedStep) -> f64,
+    y: impl Fn(&RecordedStep) -> f64,
+) -> Vec<[f64; 2]> {
     let all: Vec<[f64; 2]> = run.steps.iter().map(|step| [x(step), y(step)]).collect();
     let finite: Vec<[f64; 2]> =
         all.into_iter().filter(|point| point.iter().all(|value| value.is_finite())).collect();

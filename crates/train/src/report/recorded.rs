@@ -10,11 +10,11 @@ use toml::Table;
 
 use crate::config::Overlay;
 use crate::error::{Error, Result};
-use crate::run_folder::{self, CONFIG, METRICS, Outcome, RunState, SUMMARY, Status};
+use crate::run_folder::{self, CONFIG, METRICS, RunOutcome, RunState, SUMMARY, Status};
 
 /// What is read of a step's line in `metrics.jsonl`; what is absent or no number is NaN.
 #[derive(Debug, Clone, Copy, Deserialize)]
-pub struct Step {
+pub struct RecordedStep {
     /// Counted from 1.
     pub step: u64,
     /// In nats.
@@ -53,7 +53,7 @@ pub struct RecordedRun {
     /// Its configuration.
     pub config: Table,
     /// Its steps so far.
-    pub steps: Vec<Step>,
+    pub steps: Vec<RecordedStep>,
     /// `summary.json`, or null where it has not ended well.
     pub summary: Value,
     /// Bytes of all that lies in the folder.
@@ -95,9 +95,9 @@ impl RecordedRun {
     pub fn status_word(&self) -> &'static str {
         match self.status {
             Status::Running => "running",
-            Status::Ended(Outcome::Finished) => "finished",
-            Status::Ended(Outcome::Interrupted) => "interrupted",
-            Status::Ended(Outcome::Failed) => "failed",
+            Status::Ended(RunOutcome::Finished) => "finished",
+            Status::Ended(RunOutcome::Interrupted) => "interrupted",
+            Status::Ended(RunOutcome::Failed) => "failed",
         }
     }
 
@@ -128,7 +128,7 @@ pub fn find_runs(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// A line that is being written, the last, is left out.
-fn steps(path: &Path) -> Result<Vec<Step>> {
+fn steps(path: &Path) -> Result<Vec<RecordedStep>> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         text => text.map_err(Error::io(path))?,

@@ -46,7 +46,7 @@ pub(super) fn keep_until(path: &Path, last_step: u64) -> Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::JsonLines;
+    use crate::metrics::JsonLinesSink;
 
     #[test]
     fn a_run_goes_on_without_a_gap_or_a_repeated_step() {
@@ -55,7 +55,7 @@ mod tests {
         let line = |step: u64| format!("{{\"step\":{step},\"loss\":1.5}}\n");
         std::fs::write(&path, [line(1), line(2), line(3), "{\"step\":4,\"lo".into()].concat())
             .unwrap();
-        let mut metrics = JsonLines::new(path.clone(), keep_until(&path, 2).unwrap());
+        let mut metrics = JsonLinesSink::new(path.clone(), keep_until(&path, 2).unwrap());
         metrics.append(&[serde_json::json!({ "step": 3 })]).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, [line(1), line(2), "{\"step\":3}\n".into()].concat());

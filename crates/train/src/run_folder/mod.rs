@@ -25,10 +25,10 @@ use serde::Serialize;
 pub use claim::{ClaimedFolder, default_path};
 use lock::FolderLock;
 pub use names::{CHECKPOINTS, CONFIG, METRICS, STATE, SUMMARY, TENSORBOARD, holds_run};
-pub use state::{Ended, Outcome, RunState, Status};
+pub use state::{Ended, RunOutcome, RunState, Status};
 
 use crate::error::{Error, Result};
-use crate::metrics::JsonLines;
+use crate::metrics::JsonLinesSink;
 
 /// A folder and the lock on it, which some file systems lack.
 type Locked = (PathBuf, Option<FolderLock>);
@@ -63,10 +63,10 @@ impl RunFolder {
     ///
     /// # Errors
     /// What the system says.
-    pub fn metrics(&self) -> Result<JsonLines> {
+    pub fn metrics(&self) -> Result<JsonLinesSink> {
         let path = self.path.join(METRICS);
         let file = self.metrics.try_clone().map_err(Error::io(&path))?;
-        Ok(JsonLines::new(path, file))
+        Ok(JsonLinesSink::new(path, file))
     }
 
     /// Tells that the folder now holds a whole model or checkpoint. A run that this one replaces
@@ -104,7 +104,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// What the system says.
-    pub fn end(mut self, outcome: Outcome, reason: Option<String>) -> Result<()> {
+    pub fn end(mut self, outcome: RunOutcome, reason: Option<String>) -> Result<()> {
         self.release();
         let began = RunState::read(&self.path)?;
         began.end(outcome, reason).write(&self.path)

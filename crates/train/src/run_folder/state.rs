@@ -27,7 +27,7 @@ pub struct Ended {
     /// When, in seconds since 1970.
     pub at_s: u64,
     /// How.
-    pub outcome: Outcome,
+    pub outcome: RunOutcome,
     /// What happened, where it did not finish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -36,7 +36,7 @@ pub struct Ended {
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum RunOutcome {
     /// All its steps were done.
     Finished,
     /// Somebody stopped it.
@@ -51,7 +51,7 @@ pub enum Status {
     /// A process writes it.
     Running,
     /// It ended.
-    Ended(Outcome),
+    Ended(RunOutcome),
 }
 
 impl RunState {
@@ -62,7 +62,7 @@ impl RunState {
     }
 
     /// The same run, ended now.
-    pub(super) fn end(mut self, outcome: Outcome, reason: Option<String>) -> Self {
+    pub(super) fn end(mut self, outcome: RunOutcome, reason: Option<String>) -> Self {
         self.ended = Some(Ended { at_s: now_s(), outcome, reason });
         self
     }
@@ -86,7 +86,7 @@ impl RunState {
         match &self.ended {
             _ if FolderLock::is_taken(folder) => Status::Running,
             Some(ended) => Status::Ended(ended.outcome),
-            None => Status::Ended(Outcome::Interrupted),
+            None => Status::Ended(RunOutcome::Interrupted),
         }
     }
 

@@ -12,7 +12,7 @@ fn run(path: &Path, model: &str) {
     let mut run = ClaimedFolder::claim(path, true).unwrap().begin(&config()).unwrap();
     fs::write(run.path().join("model.safetensors"), model).unwrap();
     run.replace_old().unwrap();
-    run.end(Outcome::Finished, None).unwrap();
+    run.end(RunOutcome::Finished, None).unwrap();
 }
 
 fn model(path: &Path) -> String {
@@ -47,7 +47,7 @@ fn a_folder_belongs_to_one_run_at_a_time() {
     }
     drop(first);
     let state = RunState::read(&path).unwrap();
-    assert_eq!(state.status(&path), Status::Ended(Outcome::Interrupted), "as if killed");
+    assert_eq!(state.status(&path), Status::Ended(RunOutcome::Interrupted), "as if killed");
     assert!(reason(ClaimedFolder::claim(&path, false)).contains("--overwrite"));
 }
 
@@ -103,7 +103,7 @@ fn the_old_run_stays_until_the_new_one_is_whole() {
     assert_eq!((second.path(), second.final_path()), (&*path, &*path));
     metrics.append(&[2]).unwrap();
     second.replace_old().unwrap();
-    second.end(Outcome::Finished, None).unwrap();
+    second.end(RunOutcome::Finished, None).unwrap();
     assert_eq!(names_in(disk.path()), ["run"], "the old one is gone");
     assert_eq!(model(&path), "new");
     assert_eq!(fs::read_to_string(path.join(METRICS)).unwrap(), "1\n2\n");

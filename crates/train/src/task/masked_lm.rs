@@ -14,7 +14,7 @@ use bert4rs_tensor_core::{Device, Tensor};
 use super::Task;
 use crate::batch::NamedTensors;
 use crate::build::{Sources, TrainingData};
-use crate::config::{Config, LogitsOf};
+use crate::config::{ComputedLogits, Config};
 use crate::error::Result;
 use crate::facts::Facts;
 
@@ -36,8 +36,8 @@ impl MaskedLm {
         let mut model = BertForMaskedLm::new(&params.root(), &bert, config.compute.attention)?;
         model.set_activation_checkpointing(config.compute.activation_checkpointing);
         let logits_of = match config.compute.logits {
-            LogitsOf::All => bert::LogitsOf::AllTokens,
-            LogitsOf::Masked => bert::LogitsOf::MaskedOnly,
+            ComputedLogits::All => bert::LogitsOf::AllTokens,
+            ComputedLogits::Masked => bert::LogitsOf::MaskedOnly,
         };
         Ok(Self { model, tokenizer, logits_of, options: config.loss })
     }

@@ -9,11 +9,11 @@ pub(super) mod tests;
 use serde::{Deserialize, Serialize};
 
 use super::cell::{MatrixRow, RowGroup, SizePlan};
-use super::machine::Machine;
+use super::machine::MeasuredMachine;
 use super::measurement::Measurement;
 use super::rounds::RowResult;
 use super::statistics::{
-    Interval, Round, Spread, median, speed_ratio, tokens_per_s, trailing_means,
+    ConfidenceInterval, Round, Spread, median, speed_ratio, tokens_per_s, trailing_means,
 };
 
 /// `report.json`.
@@ -23,7 +23,7 @@ pub(crate) struct Report {
     pub(crate) command: String,
     pub(crate) made: String,
     pub(crate) device: String,
-    pub(crate) machine: Machine,
+    pub(crate) machine: MeasuredMachine,
     pub(crate) sizes: Vec<SizeReport>,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct RowReport {
     /// After the warm-up, one value a round.
     pub(crate) tokens_per_s: Option<Spread>,
     /// Over the baseline's.
-    pub(crate) ratio: Option<Interval>,
+    pub(crate) ratio: Option<ConfidenceInterval>,
     /// The most memory that the process held.
     pub(crate) peak_memory_bytes: Option<f64>,
     /// Useful FLOP/s over those of the machine's best matrix product.
@@ -183,7 +183,7 @@ fn row_report(
     let flops_per_token = median(&flops).or(theirs);
     let (ours, base) = paired(result, baseline, warmup);
     let is_baseline = plan.rows.first().is_some_and(|first| first.name == row.name);
-    let one = Interval { value: 1.0, low: 1.0, high: 1.0 };
+    let one = ConfidenceInterval { value: 1.0, low: 1.0, high: 1.0 };
     let ratio = if is_baseline { Some(one) } else { speed_ratio(&ours, &base) };
     let first = measured.first();
     let name = |of: fn(&Measurement) -> &String| first.map_or(String::new(), |m| of(m).clone());
@@ -259,7 +259,7 @@ fn faults(
 }
 
 /// A row that is slower than the baseline is never left unexplained.
-fn note(row: &MatrixRow, ratio: Option<Interval>) -> Option<String> {
+fn note(row: &MatrixRow, ratio: Option<ConfidenceInterval>) -> Option<String> {
     let ratio = ratio?;
     if ratio.value >= 1.0 {
         return None;

@@ -2,7 +2,7 @@
 
 use super::super::cell::Workload;
 use super::super::definition::{Effort, Size};
-use super::super::measurement::{MachineLoad, RunSummary, StepRecord};
+use super::super::measurement::{MeasuredStep, RecordedLoad, RunSummary};
 use super::*;
 
 pub(crate) fn measurement(step_time: f64, losses: &[f64]) -> Measurement {
@@ -15,7 +15,7 @@ pub(crate) fn measurement(step_time: f64, losses: &[f64]) -> Measurement {
         losses[losses.len() - 1]
     );
     let summary: RunSummary = serde_json::from_str(&summary).unwrap();
-    let step = |(index, loss): (usize, &f64)| StepRecord {
+    let step = |(index, loss): (usize, &f64)| MeasuredStep {
         loss: Some(*loss),
         tokens: 100,
         step_time_s: step_time,
@@ -77,7 +77,7 @@ pub(crate) fn report() -> Report {
         command: "cargo xtask bench-matrix".to_owned(),
         made: "2026-01-02 03:04 UTC".to_owned(),
         device: "cpu".to_owned(),
-        machine: Machine::of(std::path::Path::new("."), "abc"),
+        machine: MeasuredMachine::of(std::path::Path::new("."), "abc"),
         sizes: vec![SizeReport::of(&plan, &results, racers, 2)],
     }
 }
@@ -136,7 +136,7 @@ fn other_work_is_told_for_each_row() {
     let plan = SizePlan { size: &size, effort: size.full.clone(), rows };
     let rounds = [0.05, 0.9, 0.3].map(|other_cores| {
         let mut measured = measurement(1.0, &[8.0, 7.0, 6.0, 5.0]);
-        let load = MachineLoad { other_cores, stolen_cores: 0.1 };
+        let load = RecordedLoad { other_cores, stolen_cores: 0.1 };
         measured.summary.machine_load = Some(load);
         Some(measured)
     });

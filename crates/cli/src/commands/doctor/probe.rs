@@ -3,7 +3,7 @@
 use bert4rs_models::gpt::{Gpt, GptConfig, GptInput};
 use bert4rs_models::layers::AttentionBackend;
 use bert4rs_models::loss::LossOptions;
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::error::catch_torch_error;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, no_grad};
@@ -61,14 +61,14 @@ pub(super) fn fp8_converts(kind: Kind, device: Device) -> bool {
 /// code.
 pub(super) fn attention(device: Device) -> String {
     let implementations = [
-        ("plain", Implementation::Plain),
-        ("fused", Implementation::Fused),
-        ("own", Implementation::Own),
-        ("math", Implementation::Math),
-        ("flash", Implementation::Flash),
-        ("efficient", Implementation::Efficient),
-        ("cudnn", Implementation::Cudnn),
-        ("varlen", Implementation::Varlen),
+        ("plain", AttentionImplementation::Plain),
+        ("fused", AttentionImplementation::Fused),
+        ("own", AttentionImplementation::Own),
+        ("math", AttentionImplementation::Math),
+        ("flash", AttentionImplementation::Flash),
+        ("efficient", AttentionImplementation::Efficient),
+        ("cudnn", AttentionImplementation::Cudnn),
+        ("varlen", AttentionImplementation::Varlen),
     ];
     let rows = implementations.map(|(name, implementation)| {
         let found = [("FP32", Kind::Float), ("BF16", Kind::BFloat16)].map(|(dtype, kind)| {
@@ -88,13 +88,13 @@ pub(super) fn attention(device: Device) -> String {
 }
 
 /// Whether it may be computed by another code than it names.
-fn falls_back(implementation: Implementation) -> bool {
-    matches!(implementation, Implementation::Fused | Implementation::Varlen)
+fn falls_back(implementation: AttentionImplementation) -> bool {
+    matches!(implementation, AttentionImplementation::Fused | AttentionImplementation::Varlen)
 }
 
 /// Trains an attention of a model for a step; the code that computed it.
 fn attention_backend(
-    implementation: Implementation,
+    implementation: AttentionImplementation,
     kind: Kind,
     device: Device,
 ) -> Option<AttentionBackend> {

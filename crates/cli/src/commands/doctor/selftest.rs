@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use bert4rs_models::bert::{BertConfig, BertForMaskedLm, BertInput, BertSize};
 use bert4rs_optim::polar::{Coefficients, PolarOptions, polar_factor};
 use bert4rs_optim::{Optimizer, OptimizerConfig};
-use bert4rs_tensor_core::attention::Implementation;
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::error::catch_torch_error;
 use bert4rs_tensor_core::param::{Init, ParamStore, Role};
 use bert4rs_tensor_core::{Device, Kind, Tensor, no_grad, random};
@@ -104,8 +104,8 @@ fn bert_forward(device: Device, kind: Kind) -> Outcome {
     config.vocab_size = 1000;
     config.attention_probs_dropout_prob = 0.0;
     let store = ParamStore::new(device, kind);
-    let model =
-        BertForMaskedLm::new(&store.root(), &config, Implementation::Fused).map_err(describe)?;
+    let model = BertForMaskedLm::new(&store.root(), &config, AttentionImplementation::Fused)
+        .map_err(describe)?;
     let ids = Tensor::randint(config.vocab_size, [2, 32], (Kind::Int64, device));
     let positions = Tensor::arange(64, (Kind::Int64, device));
     let loss = no_grad(|| {

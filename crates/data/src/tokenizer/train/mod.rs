@@ -20,7 +20,7 @@ use tokenizers::Tokenizer;
 use super::{Objective, TextTokenizer, bad};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
-use crate::progress::{Meter, Phase, Progress};
+use crate::progress::{Phase, Progress, ProgressMeter};
 pub use words::SAMPLE_BYTES;
 use words::{count_runs, split_runs};
 
@@ -96,7 +96,7 @@ pub fn train_tokenizer(
         return Err(corpus.no_documents());
     }
     let vocab_size = training.vocab_size;
-    let meter = Meter::new(Phase::TrainTokenizer, vocab_size as u64);
+    let meter = ProgressMeter::new(Phase::TrainTokenizer, vocab_size as u64);
     meter.report(0, progress);
     let inner = contain(|| match objective {
         Objective::MaskedTokens => word_piece::train(words, &training),

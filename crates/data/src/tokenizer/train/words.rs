@@ -13,7 +13,7 @@ use super::ORIGIN;
 use crate::corpus::{Chunk, Corpus};
 use crate::error::Result;
 use crate::ordered_parallel::ordered_parallel;
-use crate::progress::{Meter, Phase, Progress};
+use crate::progress::{Phase, Progress, ProgressMeter};
 use crate::random::unit_hash;
 use crate::tokenizer::bad;
 use crate::tokenizer::encoder::words;
@@ -53,7 +53,7 @@ pub(super) fn count_runs(
     });
     let mut total = HashMap::new();
     let mut total_bytes = 0;
-    let meter = Meter::new(Phase::CountWords, corpus.bytes());
+    let meter = ProgressMeter::new(Phase::CountWords, corpus.bytes());
     ordered_parallel(
         sampled,
         |chunk| Ok((count_chunk(&chunk), chunk.bytes)),

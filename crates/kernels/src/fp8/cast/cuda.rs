@@ -5,7 +5,7 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
 
-use crate::cuda::launch::{Arg, Launch};
+use crate::cuda::launch::{Arg, KernelLaunch};
 use crate::cuda::{blocks, is_aligned, source};
 use crate::fp8::{Cast, Factor, Format, Scaled};
 
@@ -89,7 +89,7 @@ impl<'a> GpuCast<'a> {
 
     fn launch(&self, kernel: &'static str, grid: (u32, u32), args: &[Arg<'_>]) -> Result<()> {
         let grid = (grid.0, grid.1, 1);
-        let launch = Launch { source: &source::FP8, kernel, grid, block: THREADS, shared: 0 };
+        let launch = KernelLaunch { source: &source::FP8, kernel, grid, block: THREADS, shared: 0 };
         // SAFETY: each caller passes what its kernel in fp8.cu takes: tensors that were made or
         // checked here, of the sizes that the kernel's comment tells.
         unsafe { launch.run(self.x.device(), args) }
