@@ -191,10 +191,15 @@ pub(crate) fn sha256_of(path: &Path) -> Result<String> {
     let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer).map_err(Error::at(path))? {
-            0 => return Ok(format!("{:x}", hasher.finalize())),
+            0 => return Ok(hex(&hasher.finalize())),
             count => hasher.update(&buffer[..count]),
         }
     }
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Unpacks the entries of a zip archive that `wanted` picks into `folder`, and lists them.
@@ -210,12 +215,13 @@ pub(crate) fn unzip(
     let mut manifest = Manifest::new(pin);
     for index in 0..zip.len() {
         let mut entry = zip.by_index(index).map_err(|e| malformed(e.to_string()))?;
-        if entry.is_dir() || !wanted(entry.name()) {
+        let name = entry.name().map_err(|e| malformed(e.to_string()))?.into_owned();
+        if entry.is_dir() || !wanted(&name) {
             continue;
         }
-        let name = entry.enclosed_name().ok_or_else(|| {
-            malformed(format!("the entry `{}` would leave the folder", entry.name()))
-        })?;
+        let name = entry
+            .enclosed_name()
+            .ok_or_else(|| malformed(format!("the entry `{name}` would leave the folder")))?;
         let path = folder.join(&name);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(Error::at(parent))?;

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::measurement::Measurement;
 use crate::cache::replace_file;
 use crate::error::{Error, Result};
+use crate::fetch::hex;
 
 /// Marks a folder as a matrix's own, and is locked while one runs.
 const MARK: &str = "bench-matrix.lock";
@@ -88,10 +89,6 @@ pub(crate) fn key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
 pub(crate) fn hash_of(path: &Path) -> Result<String> {
     let bytes = fs::read(path).map_err(Error::at(path))?;
     Ok(hex(&Sha256::digest(bytes)))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bert4rs_tensor_core::{Error, Result};
-use sha2::{Digest, Sha256};
 
 /// Bytes of the hash that an entry begins with.
 const HASH: usize = 32;
@@ -55,13 +54,13 @@ impl KernelCache {
 
     /// Where the entry made of `parts` lies.
     pub fn path(&self, parts: &[&str]) -> PathBuf {
-        let mut hasher = Sha256::new();
+        let mut hasher = blake3::Hasher::new();
         for part in parts {
             // The length keeps ("ab", "c") from being ("a", "bc").
-            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         }
-        self.folder.join(format!("{:x}.cubin", hasher.finalize()))
+        self.folder.join(format!("{}.cubin", hasher.finalize().to_hex()))
     }
 
     fn write(&self, path: &Path, content: &[u8]) -> Result<()> {
@@ -73,7 +72,7 @@ impl KernelCache {
         let fresh = path.with_extension(format!("{}.{}", std::process::id(), thread()));
         let write = || {
             let mut file = fs::File::create(&fresh)?;
-            file.write_all(&Sha256::digest(content))?;
+            file.write_all(blake3::hash(content).as_bytes())?;
             file.write_all(content)?;
             file.sync_all()?;
             fs::rename(&fresh, path)
@@ -96,7 +95,7 @@ fn read(path: &Path) -> Option<Vec<u8>> {
         return None;
     }
     let content = bytes.split_off(HASH);
-    (Sha256::digest(&content)[..] == bytes).then_some(content)
+    (blake3::hash(&content).as_bytes()[..] == bytes).then_some(content)
 }
 
 #[cfg(test)]
