@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bert4rs_train::console::{Console, ConsoleOptions, LogFormat};
 use bert4rs_train::presets::RECOMMENDED;
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::model_flags::{EmbedFlags, FillMaskFlags, ForwardFlags, GenerateFlags};
@@ -15,6 +15,9 @@ use crate::model_flags::{EmbedFlags, FillMaskFlags, ForwardFlags, GenerateFlags}
 #[derive(Debug, Parser)]
 #[command(name = "bert4rs", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
+    /// Tell on standard error what is read, made and chosen; twice: in every detail.
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,

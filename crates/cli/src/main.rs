@@ -9,6 +9,7 @@ mod commands;
 mod failure;
 mod flags;
 mod model_flags;
+mod verbosity;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         // Where it fails, training is as good, but slow beside other work.
         let _ = threads::restart_with_bounded_spinning();
     }
+    verbosity::show(cli.verbose);
     failure::report(|| match cli.command {
         Command::Train(flags) => commands::train::run(&flags, clock),
         Command::Generate(flags) => commands::generate::run(&flags),

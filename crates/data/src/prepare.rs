@@ -127,10 +127,15 @@ pub fn prepare(options: &DatasetOptions, progress: &mut dyn FnMut(Progress)) -> 
         return Err(Error::setting("the held-out share", share, "from 0 to 0.5"));
     }
     let texts = Texts::open(options)?;
+    for file in texts.all().flat_map(Corpus::files) {
+        tracing::trace!(path = %file.path.display(), bytes = file.bytes, "a file of the corpus");
+    }
     let folder = options.cache.join(key(&texts, options)?);
     if folder.is_dir() {
+        tracing::debug!(folder = %folder.display(), "tokens are in the cache");
         return open(&folder, &texts, progress);
     }
+    tracing::debug!(folder = %folder.display(), bytes = texts.corpus.bytes(), "making tokens");
     fs::create_dir_all(&options.cache)
         .map_err(Error::io("create the cache folder", &options.cache))?;
     let _lock = lock(&folder.with_extension("lock"), progress)?;

@@ -64,6 +64,8 @@ impl Machine {
         }
         let speed_of_light = speed_of_light::measure(device)?;
         let (precision, precision_reason) = options.precision.resolve(device);
+        let threads = get_num_threads();
+        tracing::debug!(?device, ?precision, because = precision_reason, threads, "the machine");
         random::seed(options.seed);
         Ok(Self { device, precision, precision_reason, speed_of_light })
     }

@@ -58,3 +58,18 @@ fn training_goes_on_whatever_its_lines_meet() {
         assert!(sandbox.path(run).join("summary.json").exists(), "{run} is whole");
     }
 }
+
+#[test]
+fn verbose_tells_on_standard_error_what_is_read_and_made() {
+    let sandbox = Sandbox::new();
+    sandbox.corpus();
+    let first = sandbox.train(&["-v"]).succeeds();
+    assert!(first.stderr.contains("making tokens") && first.stderr.contains("the machine"));
+    assert!(!first.stderr.contains("a file of the corpus"), "that is a detail");
+    assert!(!first.stdout.contains("making tokens"), "{}", first.stdout);
+    let again = sandbox.train(&["-vv", "--out", "again"]).succeeds();
+    assert!(again.stderr.contains("tokens are in the cache"), "{}", again.stderr);
+    assert!(again.stderr.contains("a file of the corpus") && again.stderr.contains("corpus.txt"));
+    let plain = sandbox.train(&["--out", "plain"]).succeeds();
+    assert!(!plain.stderr.contains("the machine"), "{}", plain.stderr);
+}

@@ -178,6 +178,10 @@ impl Folder {
         may_be_fresh: &[&str],
     ) -> Result<Loaded> {
         let Matched { values, loaded } = self.matched(config, store, may_be_fresh)?;
+        let (fresh, unused) = (loaded.fresh.len(), loaded.unused.len());
+        let folder = self.path.display();
+        tracing::debug!(%folder, tensors = values.len(), fresh, unused, "loading weights");
+        tracing::trace!(fresh = ?loaded.fresh, unused = ?loaded.unused, "parameters and tensors");
         for (param, value) in store.params_mut().iter_mut().zip(values) {
             if let Some(value) = value {
                 param.set(&value)?;

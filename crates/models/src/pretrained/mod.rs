@@ -147,6 +147,7 @@ impl Pretrained {
         make: impl Fn(&C, &ParamStore) -> Result<Model>,
     ) -> Result<Self> {
         let config: C = folder.config()?;
+        tracing::debug!(folder = %folder.path().display(), class = %architecture, "making a model");
         // Weights that don't fit are refused before memory is asked for.
         let shapes = ParamStore::meta(options.kind);
         make(&config, &shapes)?;

@@ -37,7 +37,10 @@ pub fn newest_whole(run: &Path) -> Result<(Checkpoint, Vec<String>)> {
     for checkpoint in list(run)? {
         match checkpoint.verify() {
             Ok(()) => return Ok((checkpoint, damaged)),
-            Err(error) => damaged.push(error.to_string()),
+            Err(error) => {
+                tracing::debug!(%error, "a checkpoint is not whole");
+                damaged.push(error.to_string());
+            }
         }
     }
     let reason = match damaged.first() {

@@ -122,7 +122,10 @@ impl Checkpointer {
         state.progress.dataset = self.dataset.clone();
         let (run, settings, keep) = (self.run.clone(), self.settings.clone(), self.retention.keep);
         let write = move || {
+            let began = Instant::now();
             let written = Checkpoint::write(&run.join(CHECKPOINTS), &state, &settings)?;
+            let (step, took) = (state.progress.step, began.elapsed());
+            tracing::debug!(step, ?took, "checkpoint written");
             prune(&run, keep)?;
             Ok(written)
         };
