@@ -9,6 +9,7 @@ use crate::error::{Result, check};
 use crate::group::Assignment;
 use crate::masters::Masters;
 use crate::muon::MuonConfig;
+use crate::sharding::Sharding;
 
 /// The optimizer's section of a configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,9 @@ pub struct OptimizerConfig {
     /// How exact FP32 values are kept beside BF16 weights.
     #[serde(default)]
     pub masters: Masters,
+    /// What processes that train together divide among themselves.
+    #[serde(default)]
+    pub sharding: Sharding,
     /// Steps whose gradients are not finite are skipped; after this many in a row, stop.
     #[serde(default = "default_max_skipped")]
     pub max_skipped_in_a_row: u64,
@@ -51,6 +55,7 @@ impl OptimizerConfig {
             assignments: Vec::new(),
             clip: Some(ClipConfig { max_norm: 1.0, scope: ClipScope::Adamw }),
             masters: Masters::Fp32,
+            sharding: Sharding::None,
             max_skipped_in_a_row: default_max_skipped(),
             policy: Policy::default(),
         }

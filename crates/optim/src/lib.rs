@@ -68,4 +68,4 @@ pub use implementation::UpdateImplementation;
 pub use masters::Masters;
 pub use muon::MuonConfig;
 pub use optimizer::{Optimizer, StepReport};
-pub use sharding::ShardedOptimizer;
+pub use sharding::{DataParallel, ShardedOptimizer, Sharding};

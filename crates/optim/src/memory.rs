@@ -79,9 +79,13 @@ impl MemoryFootprint {
 pub fn allocated_bytes(optimizer: &Optimizer, params: &[Param]) -> Result<u64> {
     let bytes = |tensor: &Tensor| tensor.numel() as u64 * element_size(tensor);
     let masters = params.iter().filter_map(|param| param.master.as_ref());
-    let weights: u64 = params.iter().map(|param| bytes(&param.weight)).sum();
     let state: u64 = optimizer.state()?.values().map(bytes).sum();
-    Ok(2 * weights + masters.map(bytes).sum::<u64>() + state)
+    Ok(2 * weight_bytes(params) + masters.map(bytes).sum::<u64>() + state)
+}
+
+/// Bytes of weights.
+pub(crate) fn weight_bytes(params: &[Param]) -> u64 {
+    params.iter().map(|param| param.weight.numel() as u64 * element_size(&param.weight)).sum()
 }
 
 fn element_size(tensor: &Tensor) -> u64 {

@@ -6,7 +6,7 @@ use std::path::Path;
 use bert4rs_tensor_core::distributed::{ProcessGroup, Solo};
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
-use bert4rs_tensor_core::{Kind, Tensor, safetensors};
+use bert4rs_tensor_core::{Device, Kind, Tensor, safetensors};
 
 use crate::adamw::{Adamw, AdamwSlot, AdamwState};
 use crate::clip::{ClipConfig, ClipScope, GradScale};
@@ -78,20 +78,24 @@ impl Optimizer {
         if let Some(muon) = &config.muon {
             muon.check_splits(params, &rules)?;
         }
-        Self::with_rules(config, params, &rules)
+        let device = device_of(params);
+        Self::with_rules(config, params, &rules, device)
     }
 
-    /// [`new`](Self::new) where each parameter's rule is known.
+    /// [`new`](Self::new) where each parameter's rule is known, and the device even where there are
+    /// no parameters.
     pub(crate) fn with_rules(
         config: OptimizerConfig,
         params: &mut [Param],
         rules: &[UpdateRule],
+        device: Device,
     ) -> Result<Self> {
         let mine = |mine: UpdateRule| rules.iter().map(|rule| *rule == mine).collect::<Vec<_>>();
-        let adamw = Adamw::new(&config.adamw, &config.policy, params, &mine(UpdateRule::Adamw))?;
+        let is_adamw = mine(UpdateRule::Adamw);
+        let adamw = Adamw::new(&config.adamw, &config.policy, params, &is_adamw, device)?;
         let muon = config.muon.as_ref();
         let muon = muon
-            .map(|muon| Muon::new(muon, &config.policy, params, &mine(UpdateRule::Muon)))
+            .map(|muon| Muon::new(muon, &config.policy, params, &mine(UpdateRule::Muon), device))
             .transpose()?;
         let mut slots = Vec::with_capacity(params.len());
         for (param, &rule) in params.iter_mut().zip(rules) {
@@ -103,7 +107,6 @@ impl Optimizer {
             slots.push(Slot { name: param.name.clone(), shape: param.weight.size(), low, state });
         }
         let clips: Vec<bool> = rules.iter().map(|rule| clips(config.clip, *rule)).collect();
-        let device = device_of(params);
         let verdict = Verdict::new(config.clip, &clips, device)?;
         let lr_factor = upload(&[1.0], device)?.f_get(0).during("learning rate")?;
         Ok(Self { config, slots, adamw, muon, verdict, lr_factor, skipped: 0 })

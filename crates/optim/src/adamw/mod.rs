@@ -7,14 +7,13 @@ mod config;
 mod scalars;
 
 use bert4rs_kernels::adamw::{self as kernel, ParamUpdate, Weight};
-use bert4rs_tensor_core::Tensor;
+use bert4rs_tensor_core::{Device, Tensor};
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
 use bert4rs_tensor_core::policy::{Op, Policy};
 
 use crate::clip::GradScale;
 use crate::error::Result;
-use crate::group::device_of;
 use crate::implementation::{kernel_grad, uses_kernels};
 use crate::masters;
 use crate::verdict::Verdict;
@@ -54,6 +53,7 @@ impl Adamw {
         policy: &Policy,
         params: &[Param],
         mine: &[bool],
+        device: Device,
     ) -> Result<Self> {
         let setting = ("adamw.implementation", config.implementation);
         let fused = uses_kernels(setting, (policy, Op::AdamwStep), params, mine)?;
@@ -63,7 +63,7 @@ impl Adamw {
             config,
             &params.iter().map(lr).collect::<Vec<_>>(),
             &params.iter().map(weight_decay).collect::<Vec<_>>(),
-            device_of(params),
+            device,
         )?;
         Ok(Self { config: config.clone(), fused, scalars })
     }

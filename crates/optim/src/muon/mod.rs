@@ -19,14 +19,13 @@ mod plain;
 mod scalars;
 mod stack;
 
-use bert4rs_tensor_core::Tensor;
+use bert4rs_tensor_core::{Device, Tensor};
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
 use bert4rs_tensor_core::policy::{Op, Policy};
 
 use crate::clip::GradScale;
 use crate::error::Result;
-use crate::group::device_of;
 use crate::implementation::uses_kernels;
 use crate::polar::{PolarOptions, Workspace};
 use crate::verdict::Verdict;
@@ -94,11 +93,12 @@ impl Muon {
         policy: &Policy,
         params: &[Param],
         mine: &[bool],
+        device: Device,
     ) -> Result<Self> {
         let setting = ("muon.implementation", config.implementation);
         let fused = uses_kernels(setting, (policy, Op::MuonStep), params, mine)?;
         let options = config.polar_options(policy);
-        let scalars = MuonScalars::new(config, device_of(params))?;
+        let scalars = MuonScalars::new(config, device)?;
         Ok(Self { config: config.clone(), options, fused, scalars, space: Workspace::default() })
     }
 

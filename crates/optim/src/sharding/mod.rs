@@ -7,13 +7,17 @@
 //!
 //! | item | is |
 //! | --- | --- |
+//! | [`Sharding`] | what is divided |
+//! | [`DataParallel`] | one optimizer for all of that, also for a process alone |
 //! | [`ShardPlan`] | who owns what |
 //! | [`ShardedOptimizer`] | [`Optimizer`](crate::Optimizer) over what this rank owns |
 
+mod data_parallel;
 mod flat;
 mod optimizer;
 mod plan;
 mod state;
 
-pub use optimizer::ShardedOptimizer;
+pub use data_parallel::{DataParallel, Sharding, StepGradients};
+pub use optimizer::{ShardedGradients, ShardedOptimizer};
 pub use plan::{Piece, ShardPlan};

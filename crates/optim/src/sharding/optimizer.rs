@@ -35,6 +35,32 @@ pub struct ShardedOptimizer {
     pub(super) has_residuals: bool,
 }
 
+/// Gradients summed over ranks: of each rank, those of the values that it owns.
+#[derive(Debug)]
+pub struct ShardedGradients {
+    /// This rank's segment, in FP32 or FP64.
+    sum: Tensor,
+    /// Whether any rank has a gradient of each parameter.
+    present: Vec<bool>,
+}
+
+impl ShardedGradients {
+    /// Adds those of another batch.
+    ///
+    /// # Errors
+    /// Gradients of another model.
+    pub fn add(&mut self, other: &Self) -> Result<()> {
+        let _guard = no_grad_guard();
+        if self.present.len() != other.present.len() {
+            let found = format!("{} gradients to {}", other.present.len(), self.present.len());
+            return Err(unlike("(all)", found));
+        }
+        let _ = self.sum.f_add_(&other.sum).during(OP)?;
+        self.present.iter_mut().zip(&other.present).for_each(|(own, other)| *own |= other);
+        Ok(())
+    }
+}
+
 /// A parameter of the model.
 #[derive(Debug)]
 pub(super) struct Whole {
@@ -65,7 +91,8 @@ impl ShardedOptimizer {
             .map(|piece| piece_of(&params[piece.param], piece))
             .collect::<Result<Vec<_>>>()?;
         let piece_rules: Vec<UpdateRule> = own.iter().map(|piece| rules[piece.param]).collect();
-        let inner = Optimizer::with_rules(of_pieces(config), &mut pieces, &piece_rules)?;
+        let device = device_of(params);
+        let inner = Optimizer::with_rules(of_pieces(config), &mut pieces, &piece_rules, device)?;
         let low_precision = params.iter().any(|param| param.master.is_some());
         let is_residual = config.masters == Masters::Bf16Residual;
         let exact_kind =
@@ -81,7 +108,7 @@ impl ShardedOptimizer {
             whole: params.iter().zip(&rules).map(whole).collect(),
             plan,
             rank: group.rank(),
-            device: device_of(params),
+            device,
             inner,
             pieces,
             exact_kind,
@@ -103,20 +130,45 @@ impl ShardedOptimizer {
         grads: &[Tensor],
         lr_factor: f64,
     ) -> Result<StepReport> {
+        let gradients = self.reduce(group, grads)?;
+        self.step_reduced(group, params, &gradients, lr_factor)
+    }
+
+    /// The sum over ranks of their `grads`, of which each rank gets what it owns: then they can go.
+    ///
+    /// # Errors
+    /// Other gradients than those of [`new`](Self::new)'s parameters, and those of the group.
+    pub fn reduce(&self, group: &dyn ProcessGroup, grads: &[Tensor]) -> Result<ShardedGradients> {
         let _guard = no_grad_guard();
-        self.check(params, grads)?;
+        self.check_grads(grads)?;
         let kinds = common_kinds(group, grads)?;
         let kind = kinds.iter().flatten().copied().max_by_key(|kind| kind.elt_size_in_bytes());
         let to = (kind.unwrap_or(Kind::Float), self.device);
         let sum = reduce_scatter_sum(group, &flatten(&self.plan, grads, to)?)?;
+        Ok(ShardedGradients { sum, present: kinds.iter().map(Option::is_some).collect() })
+    }
+
+    /// [`step`](Self::step) with gradients that [`reduce`](Self::reduce) gave.
+    ///
+    /// # Errors
+    /// As of [`step`](Self::step).
+    pub fn step_reduced(
+        &mut self,
+        group: &dyn ProcessGroup,
+        params: &mut [Param],
+        gradients: &ShardedGradients,
+        lr_factor: f64,
+    ) -> Result<StepReport> {
+        let _guard = no_grad_guard();
+        self.check_params(params)?;
         let mut own = Vec::with_capacity(self.pieces.len());
         for ((place, piece), param) in placed(self.plan.segment(self.rank)).zip(&mut self.pieces) {
             let shape = param.weight.size();
             param.weight = view_of(&params[piece.param], piece, &shape)?;
-            own.push(match kinds[piece.param] {
-                None => Tensor::new(),
-                Some(_) => {
-                    let part = sum.f_narrow(0, place, piece.count()).during(OP)?;
+            own.push(match gradients.present[piece.param] {
+                false => Tensor::new(),
+                true => {
+                    let part = gradients.sum.f_narrow(0, place, piece.count()).during(OP)?;
                     part.f_view(&shape[..]).during(OP)?
                 }
             });
@@ -159,23 +211,38 @@ impl ShardedOptimizer {
         Ok(masters.map(bytes).sum::<u64>() + state.values().map(bytes).sum::<u64>())
     }
 
-    fn check(&self, params: &[Param], grads: &[Tensor]) -> Result<()> {
-        let differs =
-            |name: &str, reason: String| Err(Error::Parameter { name: name.to_owned(), reason });
-        let count = self.whole.len();
-        if params.len() != count || grads.len() != count {
-            let found = format!("{} parameters and {} gradients", params.len(), grads.len());
-            return differs("(all)", format!("{found} for {count}"));
+    fn check_params(&self, params: &[Param]) -> Result<()> {
+        if params.len() != self.whole.len() {
+            return Err(unlike("(all)", format!("{} for {}", params.len(), self.whole.len())));
         }
-        for ((param, grad), Whole { name, shape, .. }) in params.iter().zip(grads).zip(&self.whole)
-        {
-            if param.name != *name || (grad.defined() && grad.size() != *shape) {
-                let found = format!("{} with a gradient of {:?}", param.name, grad.size());
-                return differs(name, format!("{found} stands where {shape:?} stood"));
+        let differs = |(param, whole): &(&Param, &Whole)| param.name != whole.name;
+        match params.iter().zip(&self.whole).find(differs) {
+            Some((param, whole)) => {
+                Err(unlike(&param.name, format!("stands where {} stood", whole.name)))
             }
+            None => Ok(()),
         }
-        Ok(())
     }
+
+    fn check_grads(&self, grads: &[Tensor]) -> Result<()> {
+        if grads.len() != self.whole.len() {
+            let found = format!("{} gradients for {}", grads.len(), self.whole.len());
+            return Err(unlike("(all)", found));
+        }
+        let differs =
+            |(grad, whole): &(&Tensor, &Whole)| grad.defined() && grad.size() != whole.shape;
+        match grads.iter().zip(&self.whole).find(differs) {
+            Some((grad, Whole { name, shape, .. })) => {
+                Err(unlike(name, format!("gradient of {:?}, weight {shape:?}", grad.size())))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The error for parameters or gradients other than those that the optimizer was made for.
+fn unlike(name: &str, reason: String) -> Error {
+    Error::Parameter { name: name.to_owned(), reason }
 }
 
 /// The plan for `params` with these rules, on `ranks`.

@@ -120,6 +120,30 @@ impl ShardedOptimizer {
         self.gather_wholes(group, &parts, Kind::Float)
     }
 
+    /// Makes this rank's masters those in `exact`, whole FP32 tensors by parameter, and its weights
+    /// follow; nothing where there are no masters.
+    ///
+    /// # Errors
+    /// A parameter that is missing, or of another shape.
+    pub fn load_masters(&mut self, exact: &BTreeMap<String, Tensor>) -> Result<()> {
+        let _guard = no_grad_guard();
+        for (piece, shard) in self.plan.segment(self.rank).iter().zip(&mut self.pieces) {
+            let Some(master) = &mut shard.master else { continue };
+            let Whole { name, shape, .. } = &self.whole[piece.param];
+            let refuse =
+                |reason| Error::State { path: None, name: name.clone(), reason };
+            let whole = exact.get(name).ok_or_else(|| refuse("is missing".to_owned()))?;
+            if whole.size() != *shape {
+                return Err(refuse(format!("is {:?}, expected {shape:?}", whole.size())));
+            }
+            let part = of_piece(&whole.f_contiguous().during(OP)?, piece)?;
+            let part = part.f_view(&master.size()[..]).during(OP)?;
+            master.f_copy_(&part).during(OP)?;
+            shard.weight.detach().f_copy_(master).during(OP)?;
+        }
+        Ok(())
+    }
+
     /// The kinds of state with a value for each weight that this optimizer has.
     fn per_value(&self) -> Vec<PerValue> {
         PER_VALUE.into_iter().chain(self.has_residuals.then_some(RESIDUAL)).collect()
