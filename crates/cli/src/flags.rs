@@ -9,6 +9,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::launch_flags::LaunchFlags;
 use crate::model_flags::{EmbedFlags, FillMaskFlags, ForwardFlags, GenerateFlags};
 
 /// Pretrains and fine-tunes BERT, GPT and T5 on libtorch.
@@ -28,6 +29,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Train a model on plain text.
     Train(Box<TrainCommandFlags>),
+    /// Start several processes that train together, on this machine or several.
+    Launch(LaunchFlags),
     /// Continue or answer prompts with a GPT or a T5.
     Generate(Box<GenerateFlags>),
     /// Say which tokens a BERT expects in the place of [MASK].

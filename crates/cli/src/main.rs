@@ -8,6 +8,7 @@
 mod commands;
 mod failure;
 mod flags;
+mod launch_flags;
 mod model_flags;
 mod verbosity;
 
@@ -20,6 +21,7 @@ use crate::flags::{Cli, Command};
 
 fn main() -> ExitCode {
     let clock = bert4rs_train::clock::ProcessClock::new();
+    commands::launch::end_with_launcher();
     threads::limit_to_available_cores();
     bert4rs_tensor_core::memory::keep_freed_memory();
     let cli = Cli::parse();
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     verbosity::show(cli.verbose);
     failure::report(|| match cli.command {
         Command::Train(flags) => commands::train::run(&flags, clock),
+        Command::Launch(flags) => commands::launch::run(&flags),
         Command::Generate(flags) => commands::generate::run(&flags),
         Command::FillMask(flags) => commands::fill_mask::run(&flags),
         Command::Embed(flags) => commands::embed::run(&flags),

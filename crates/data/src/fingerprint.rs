@@ -16,6 +16,16 @@ impl BatchDigest {
         }
         Self(*hasher.finalize().as_bytes())
     }
+
+    /// The digest as four numbers, to be sent to another process.
+    pub fn words(&self) -> [i64; 4] {
+        bytemuck::pod_read_unaligned(&self.0)
+    }
+
+    /// What [`words`](Self::words) gave.
+    pub fn from_words(words: [i64; 4]) -> Self {
+        Self(bytemuck::cast(words))
+    }
 }
 
 /// A hash of batches in their order. Each step hashes the hash so far with the next batch's, so

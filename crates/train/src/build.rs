@@ -3,7 +3,9 @@
 use bert4rs_data::{BatchSource, Dataset, Layout, Progress, TextTokenizer, TokenBatch};
 use bert4rs_models::checkpointing::ActivationCheckpointing;
 use bert4rs_optim::schedule::{Horizon, Schedule};
-use bert4rs_optim::{Optimizer, OptimizerConfig};
+use bert4rs_optim::{DataParallel, OptimizerConfig};
+use bert4rs_tensor_core::device::DeviceChoice;
+use bert4rs_tensor_core::distributed::ProcessGroup;
 use bert4rs_tensor_core::fp8::{Fp8Config, Fp8Mode};
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::policy::Policy;
@@ -11,6 +13,7 @@ use bert4rs_tensor_core::{Device, graph};
 
 use crate::config::{Config, Family};
 use crate::dataset;
+use crate::distributed::Ranks;
 use crate::error::{Error, Result};
 use crate::evaluation::Validation;
 use crate::execution::Execution;
@@ -32,7 +35,7 @@ pub struct Parts {
     /// Batches, and what is known of them.
     pub data: TrainingData,
     /// The update rule.
-    pub optimizer: Optimizer,
+    pub optimizer: DataParallel,
     /// The learning rate over time.
     pub schedule: Schedule,
     /// The loop's options.
@@ -65,13 +68,29 @@ pub(crate) struct Sources<S> {
     pub(crate) pad: i64,
 }
 
-/// The machine that `config` asks for; see [`Machine::set_up`].
+/// The machine that `config` asks for, for a process alone; see [`Machine::set_up`].
 ///
 /// # Errors
 /// A device that is not there, or that can't compute as asked.
 pub fn machine(config: &Config) -> Result<Machine> {
+    machine_of(config, &Ranks::alone())
+}
+
+/// The machine of one of `ranks`.
+///
+/// # Errors
+/// As [`machine`], and a GPU where there are other processes.
+pub fn machine_of(config: &Config, ranks: &Ranks) -> Result<Machine> {
     let compute = &config.compute;
-    let device = compute.device.parse()?;
+    let device = match compute.device.parse()? {
+        device if !ranks.group().is_shared() => device,
+        DeviceChoice::Auto | DeviceChoice::Cpu => DeviceChoice::Cpu,
+        DeviceChoice::Cuda(_) => {
+            let reason = "processes that train together talk over Gloo, which takes tensors on \
+                          CPUs; choose cpu, or one process";
+            return Err(refuse("compute.device", reason));
+        }
+    };
     Machine::set_up(&MachineOptions {
         device,
         precision: compute.precision,
@@ -81,7 +100,8 @@ pub fn machine(config: &Config) -> Result<Machine> {
     })
 }
 
-/// Makes everything that training needs. `progress` is told how far the corpus' preparation is.
+/// Makes everything that training in one process needs. `progress` is told how far the corpus'
+/// preparation is.
 ///
 /// # Errors
 /// Whatever in the configuration, corpus or tokenizer can't be used.
@@ -90,7 +110,24 @@ pub fn parts(
     machine: &Machine,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Parts> {
+    parts_of(config, machine, &Ranks::alone(), progress)
+}
+
+/// [`parts`] of one of `ranks`. Of those on one machine, one prepares the corpus, and the others
+/// wait for it.
+///
+/// # Errors
+/// As [`parts`], and what can't be done by several processes.
+pub fn parts_of(
+    config: &Config,
+    machine: &Machine,
+    ranks: &Ranks,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Parts> {
     let device = machine.device;
+    if ranks.group().is_shared() {
+        refuse_shared(config)?;
+    }
     config
         .compute
         .attention
@@ -105,8 +142,8 @@ pub fn parts(
         .with_policy(policy.clone());
     let task = task(config, dataset.tokenizer, &params)?;
     let optimizer = OptimizerConfig { policy, ..config.optimizer.clone() };
-    let optimizer = Optimizer::new(optimizer, params.params_mut())?;
-    let max_steps = data.steps(config);
+    let optimizer = DataParallel::new(ranks.group(), optimizer, params.params_mut())?;
+    let max_steps = data.steps(config, ranks.group().size());
     let schedule = config.schedule.resolve(Horizon::Steps(max_steps))?;
     let (execution, no_graphs) = execution(config, device);
     let options = TrainOptions {
@@ -125,10 +162,18 @@ impl Parts {
     /// # Errors
     /// What libtorch throws.
     pub fn into_trainer(self) -> Result<(Trainer, Facts)> {
+        self.into_trainer_of(&Ranks::alone())
+    }
+
+    /// The same as one of `ranks`.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn into_trainer_of(self, ranks: &Ranks) -> Result<(Trainer, Facts)> {
         let Self { task, params, data, optimizer, schedule, options, .. } = self;
         let TrainingData { loader, validation, facts, .. } = data;
         let trainer = Trainer::new(task, loader, params, optimizer, schedule, options)?;
-        Ok((trainer.with_validation(validation), facts))
+        Ok((trainer.with_validation(validation).with_group(ranks.group())?, facts))
     }
 }
 
@@ -193,13 +238,14 @@ impl TrainingData {
         })
     }
 
-    /// Optimizer steps of a run of `config`.
-    fn steps(&self, config: &Config) -> u64 {
+    /// Optimizer steps of a run of `config` on so many ranks.
+    fn steps(&self, config: &Config, ranks: usize) -> u64 {
         match config.train.epochs {
             0 => config.train.max_steps,
             epochs => {
                 let batches = self.epoch_batches.saturating_mul(epochs.into());
-                batches.div_ceil(config.train.accumulate.into()).max(1)
+                let per_step = u64::from(config.train.accumulate) * ranks as u64;
+                batches.div_ceil(per_step).max(1)
             }
         }
     }
@@ -225,6 +271,19 @@ fn execution(config: &Config, device: Device) -> (Execution, Option<&'static str
         (Execution::CudaGraphs, _) => return (Execution::Eager, Some("they are for GPUs")),
     };
     (Execution::Capturable, Some(obstacle))
+}
+
+/// Refuses what several processes can't do.
+fn refuse_shared(config: &Config) -> Result<()> {
+    if config.compute.execution == Execution::Capturable {
+        let reason = "a step between processes waits for them; choose eager";
+        return Err(refuse("compute.execution", reason));
+    }
+    if config.compute.fp8.scaling == Fp8Mode::Delayed {
+        let reason = "each process would have other histories; choose tensor or row";
+        return Err(refuse("compute.fp8.scaling", reason));
+    }
+    Ok(())
 }
 
 /// Refuses FP8 where the device can't multiply in it.

@@ -60,13 +60,13 @@ impl CapturedSteps {
         labels: u64,
         lr_factor: f64,
     ) -> Result<(Tensor, Tensor)> {
-        work.optimizer.set_lr_factor(lr_factor)?;
+        work.optimizer.local_mut().set_lr_factor(lr_factor)?;
         let _ = self.labels.f_fill_(labels as i64).during("count labels")?;
         let loss = match self.shape_of(batches) {
             Some(index) => self.step_of_shape(work, index, batches)?,
             None => work.step_capturable(batches, &self.labels)?,
         };
-        Ok((loss, work.optimizer.grad_norm().copy()))
+        Ok((loss, work.optimizer.local().grad_norm().copy()))
     }
 
     /// What happened that a person should know, once.

@@ -11,9 +11,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_units};
 use crate::output::print_line;
-use crate::summary::Summary;
+use crate::summary::{RanksSummary, Summary};
 
 /// The form of what is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -207,6 +207,9 @@ impl Console {
         ));
         rows.push(("waiting for data", format!("{:.1}% of the time", 100.0 * summary.data_wait)));
         rows.extend(summary.machine_load.map(|load| ("other work", other_work(&load))));
+        if let Some(ranks) = &summary.ranks {
+            rows.extend(rows_of_ranks(ranks));
+        }
         if summary.skipped_steps > 0 {
             rows.push(("skipped steps", summary.skipped_steps.to_string()));
         }
@@ -219,6 +222,23 @@ impl Console {
             self.line(&format!("{label:<26}{value}"));
         }
     }
+}
+
+/// What several processes cost.
+fn rows_of_ranks(ranks: &RanksSummary) -> [(&'static str, String); 2] {
+    let communication = format!(
+        "{:.1}% of the time, {} a step from rank 0",
+        100.0 * ranks.communication,
+        in_units(ranks.bytes_per_step as u64)
+    );
+    let processes = format!(
+        "{}; rank {} the slowest, {:.1} ms behind the mean; {} at most in one",
+        ranks.processes,
+        ranks.slowest_rank,
+        1e3 * ranks.lag_s,
+        in_units(ranks.largest_peak_memory_bytes)
+    );
+    [("processes", processes), ("communication", communication)]
 }
 
 /// What else the machine did, and whether the times are to be trusted.

@@ -141,9 +141,10 @@ impl Error {
 
     /// An error met while training as `config` says: of one about memory, with the sizes.
     pub(crate) fn while_training(self, config: &Config) -> Self {
-        let Self::Core(bert4rs_tensor_core::Error::OutOfMemory { message, .. }) = self else {
+        let Some(bert4rs_tensor_core::Error::OutOfMemory { message, .. }) = self.core() else {
             return self;
         };
+        let message = message.clone();
         Self::OutOfMemory {
             batch_size: config.data.batch_size,
             seq_len: config.data.seq_len,
@@ -157,20 +158,31 @@ impl Error {
     /// Whether the fault lies in what the user gave, rather than in what the machine did.
     pub fn is_bad_input(&self) -> bool {
         use bert4rs_tensor_core::Error as Core;
-        let is_machines = matches!(
-            self,
+        let is_machines = match self {
             Self::DiskFull { .. }
-                | Self::Output { .. }
-                | Self::OutOfMemory { .. }
-                | Self::Diverged { .. }
-                | Self::Other(_)
-                | Self::Stopped { .. }
-                | Self::Optim(bert4rs_optim::Error::NonFinite { .. })
-                | Self::Core(
-                    Core::Torch { .. } | Core::OutOfMemory { .. } | Core::Distributed { .. }
-                )
-        );
+            | Self::Output { .. }
+            | Self::OutOfMemory { .. }
+            | Self::Diverged { .. }
+            | Self::Other(_)
+            | Self::Stopped { .. }
+            | Self::Optim(bert4rs_optim::Error::NonFinite { .. }) => true,
+            other => matches!(
+                other.core(),
+                Some(Core::Torch { .. } | Core::OutOfMemory { .. } | Core::Distributed { .. })
+            ),
+        };
         !is_machines && !self.is_full_disk()
+    }
+
+    /// The error of the floor, through whichever crate it came.
+    fn core(&self) -> Option<&bert4rs_tensor_core::Error> {
+        match self {
+            Self::Core(core)
+            | Self::Data(bert4rs_data::Error::Tensor(core))
+            | Self::Model(bert4rs_models::Error::Core(core))
+            | Self::Optim(bert4rs_optim::Error::Tensor(core)) => Some(core),
+            _ => None,
+        }
     }
 
     /// Whether it is only that nobody reads standard output any more.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use bert4rs_tensor_core::distributed::ProcessGroup;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::no_grad;
 
+use crate::distributed::{MeteredGroup, sum_over_ranks};
 use crate::error::Result;
 use crate::loader::Loader;
 use crate::task::Task;
@@ -40,22 +42,54 @@ impl Validation {
     }
 
     /// Measures `task` after `step` steps; nothing where there are no batches. Draws no random
-    /// numbers, so that training goes on as it would without.
+    /// numbers, so that training goes on as it would without. Ranks share the batches, and add up
+    /// sums and numbers of labels.
     ///
     /// # Errors
-    /// What making a batch can meet, and what libtorch throws.
-    pub(crate) fn run(&mut self, task: &dyn Task, step: u64) -> Result<Option<Evaluation>> {
-        let mut evaluation = Evaluation { step, labels: 0, means: BTreeMap::new() };
+    /// What making a batch can meet, what libtorch throws, and those of the group.
+    pub(crate) fn run(
+        &mut self,
+        task: &dyn Task,
+        step: u64,
+        group: &MeteredGroup,
+    ) -> Result<Option<Evaluation>> {
+        if self.batches == 0 {
+            return Ok(None);
+        }
+        let mut sums: BTreeMap<String, f64> = BTreeMap::new();
+        let mut labels = 0;
         self.loader.seek(0)?;
-        for _ in 0..self.batches {
+        let own = rank_share(self.batches, group);
+        // A rank without a batch of its own still needs the names of what is measured.
+        for index in 0..own.max(1) {
             let batch = self.loader.next()?;
             for (name, sum) in no_grad(|| task.evaluate(&batch.tensors))? {
-                let sum = sum.f_double_value(&[]).during("read a metric")?;
-                *evaluation.means.entry(name.to_owned()).or_default() += sum;
+                let total = sums.entry(name.to_owned()).or_default();
+                if index < own {
+                    *total += sum.f_double_value(&[]).during("read a metric")?;
+                }
             }
-            evaluation.labels += batch.size.labels;
+            labels += if index < own { batch.size.labels } else { 0 };
         }
-        evaluation.means.values_mut().for_each(|sum| *sum /= evaluation.labels as f64);
-        Ok((evaluation.labels > 0).then_some(evaluation))
+        let own: Vec<f64> = sums.values().copied().chain([labels as f64]).collect();
+        let all = sum_over_ranks(group, &own)?;
+        let Some((count, totals)) = all.split_last().filter(|(count, _)| **count > 0.0) else {
+            return Ok(None);
+        };
+        let means = sums.into_keys().zip(totals.iter().map(|total| total / count)).collect();
+        Ok(Some(Evaluation { step, labels: *count as u64, means }))
     }
+
+    /// Leaves the others' batches to them.
+    ///
+    /// # Errors
+    /// Those of [`Loader::divide`].
+    pub(crate) fn divide(&mut self, group: &MeteredGroup) -> Result<()> {
+        self.loader.divide(group.rank(), group.size())
+    }
+}
+
+/// How many of `batches` are those of this rank.
+fn rank_share(batches: u64, group: &MeteredGroup) -> u64 {
+    batches.saturating_sub(group.rank() as u64).div_ceil(group.size() as u64)
 }

@@ -16,10 +16,12 @@
 //! | [`checkpoint`], [`stop`] | going on to the bit; stopping from outside |
 //! | [`execution`] | how a step's work is launched |
 //! | [`machine`] | device, precision, and all that changes the process |
+//! | [`distributed`] | the processes that train together |
 //! | [`facts`], [`summary`], [`description`] | what is known before, after, and told to people |
 //! | [`run_folder`] | `runs/NAME/`, never overwritten unasked |
 //! | [`config`], [`presets`], [`model_zoo`] | every key; named sets of values; published models |
 //! | [`build`](mod@build) | the parts of a run, made from a configuration |
+//! | [`follower`] | what a run's other processes do |
 //! | [`run`] | `bert4rs train`: all of the above |
 //! | [`rehearsal`] | what a run would be, and with which learning rate |
 //! | [`profile`] | a few steps with every operation timed |
@@ -43,11 +45,13 @@ pub mod config;
 pub mod console;
 pub mod dataset;
 pub mod description;
+pub mod distributed;
 pub mod divergence;
 mod error;
 pub mod evaluation;
 pub mod execution;
 pub mod facts;
+pub mod follower;
 mod gradients;
 pub mod hook;
 pub mod loader;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bert4rs_data::{BatchDigest, BatchSource, Prefetcher, TokenBatch};
-use bert4rs_tensor_core::Device;
+use bert4rs_tensor_core::{Device, Error as Core};
 
 use crate::batch::{Batch, BatchSize};
 use crate::error::Result;
@@ -27,9 +27,39 @@ pub trait Loader {
     /// What starting anew can meet.
     fn seek(&mut self, position: u64) -> Result<()>;
 
+    /// Makes only every `ranks`-th batch this loader's, from number `rank` on, as the other
+    /// processes of a run have the rest. Numbers stay those of all.
+    ///
+    /// # Errors
+    /// A loader that can't, as all that don't implement it; what starting anew can meet.
+    fn divide(&mut self, rank: usize, ranks: usize) -> Result<()> {
+        if ranks == 1 {
+            return Ok(());
+        }
+        let what = format!("batch {rank} of every {ranks}");
+        let reason = "this loader makes all; implement Loader::divide".into();
+        Err(Core::Unsupported { what, reason }.into())
+    }
+
     /// Time spent in [`next`](Self::next) waiting for batches.
     fn waited(&self) -> Duration {
         Duration::ZERO
+    }
+}
+
+/// Every `ranks`-th batch of a source, from number `rank` on.
+#[derive(Debug)]
+struct RankBatches<S> {
+    source: Arc<S>,
+    rank: u64,
+    ranks: u64,
+}
+
+impl<S: BatchSource> BatchSource for RankBatches<S> {
+    type Batch = S::Batch;
+
+    fn batch(&self, index: u64) -> bert4rs_data::Result<S::Batch> {
+        self.source.batch(index.saturating_mul(self.ranks).saturating_add(self.rank))
     }
 }
 
@@ -51,9 +81,9 @@ pub struct LoaderOptions {
 
 /// Batches of tokens, made ahead by threads.
 pub struct TokenLoader<S: BatchSource> {
-    source: Arc<S>,
+    source: Arc<RankBatches<S>>,
     options: LoaderOptions,
-    batches: Prefetcher<S>,
+    batches: Prefetcher<RankBatches<S>>,
     /// Before the last seek.
     waited_before: Duration,
 }
@@ -64,17 +94,17 @@ impl<S: BatchSource + 'static> TokenLoader<S> {
     /// # Errors
     /// The system gives no thread.
     pub fn new(source: S, options: LoaderOptions) -> Result<Self> {
-        let source = Arc::new(source);
+        let source = Arc::new(RankBatches { source: Arc::new(source), rank: 0, ranks: 1 });
         let batches = start(&source, &options, 0)?;
         Ok(Self { source, options, batches, waited_before: Duration::ZERO })
     }
 }
 
 fn start<S: BatchSource + 'static>(
-    source: &Arc<S>,
+    source: &Arc<RankBatches<S>>,
     options: &LoaderOptions,
     position: u64,
-) -> Result<Prefetcher<S>> {
+) -> Result<Prefetcher<RankBatches<S>>> {
     Ok(Prefetcher::new(Arc::clone(source), position, options.prefetch, options.workers)?)
 }
 
@@ -94,13 +124,20 @@ impl<S: BatchSource<Batch: TokenBatch> + 'static> Loader for TokenLoader<S> {
     }
 
     fn position(&self) -> u64 {
-        self.batches.next_index()
+        self.batches.next_index() * self.source.ranks
     }
 
     fn seek(&mut self, position: u64) -> Result<()> {
         self.waited_before += self.batches.waited();
-        self.batches = start(&self.source, &self.options, position)?;
+        self.batches = start(&self.source, &self.options, position / self.source.ranks)?;
         Ok(())
+    }
+
+    fn divide(&mut self, rank: usize, ranks: usize) -> Result<()> {
+        let position = self.position();
+        let source = Arc::clone(&self.source.source);
+        self.source = Arc::new(RankBatches { source, rank: rank as u64, ranks: ranks as u64 });
+        self.seek(position)
     }
 
     fn waited(&self) -> Duration {

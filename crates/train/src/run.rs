@@ -9,6 +9,7 @@ use crate::clock::ProcessClock;
 use crate::config::Config;
 use crate::console::Console;
 use crate::description::describe;
+use crate::distributed::Ranks;
 use crate::divergence::DivergenceGuard;
 use crate::error::{Error, Result};
 use crate::facts::Facts;
@@ -34,13 +35,15 @@ pub struct Start {
 /// A run's state when it was saved, with the records of all steps until then.
 type Saved = (TrainState, Vec<StepRecord>);
 
-/// Trains as `config` says, and leaves everything in the folder.
+/// Trains as `config` says, as the process of `ranks` that leads, and leaves everything in the
+/// folder. The others [`follow`](crate::follower::follow).
 ///
 /// # Errors
 /// Bad input, before the folder is touched; a run that diverges or that the machine can't carry,
 /// after which the folder holds what was recorded; [`Error::Stopped`].
 pub fn train(
     config: &Config,
+    ranks: &Ranks,
     start: Start,
     console: &Console,
     clock: ProcessClock,
@@ -50,14 +53,16 @@ pub fn train(
     if let Some(checkpoint) = &checkpoint {
         check_settings(config, checkpoint, console)?;
     }
-    let machine = build::machine(config)?;
-    let parts = build::parts(config, &machine, &mut console.preparation())?;
+    let machine = build::machine_of(config, ranks)?;
+    let parts = build::parts_of(config, &machine, ranks, &mut console.preparation())?;
     console.end();
-    let lines = describe(config, &machine, &parts);
+    let mut lines = describe(config, &machine, &parts);
+    lines.extend(ranks.describe(config));
     let export_bytes = export_bytes(&parts);
-    let (mut trainer, facts) = parts.into_trainer()?;
-    if let Some(checkpoint) = &checkpoint {
-        let (state, records) = read(checkpoint, &folder, &facts)?;
+    ranks.check_parts(&parts, config.seed)?;
+    let (mut trainer, facts) = parts.into_trainer_of(ranks)?;
+    let saved = checkpoint.as_ref().map(|checkpoint| read(checkpoint, &folder, &facts));
+    if let Some((state, records)) = ranks.share_state(saved.transpose()?)? {
         trainer.go_on(&state, &records)?;
     }
     let mut folder = match &checkpoint {
@@ -72,7 +77,7 @@ pub fn train(
     if let Err(error) = cache::note_use(&facts.dataset, folder.final_path()) {
         console.warning(&error.to_string());
     }
-    let run = Run { config, machine, facts, export_bytes };
+    let run = Run { config, ranks, machine, facts, export_bytes };
     let outcome = catch_torch_error("training", || {
         run.train_in(&mut folder, trainer, (console, clock, stop))
     });
@@ -91,6 +96,7 @@ pub fn train(
 /// What a run knows while it trains.
 struct Run<'a> {
     config: &'a Config,
+    ranks: &'a Ranks,
     machine: Machine,
     facts: Facts,
     export_bytes: u64,
@@ -104,7 +110,7 @@ impl Run<'_> {
         trainer: Trainer,
         (console, clock, stop): (&Console, ProcessClock, &StopSignal),
     ) -> Result<Summary> {
-        let Self { config, machine, facts, export_bytes } = self;
+        let Self { config, ranks, machine, facts, export_bytes } = self;
         folder.reserve(*export_bytes)?;
         let light = machine.speed_of_light.best_flops() / facts.flops_per_token;
         let max_steps = trainer.max_steps();
@@ -127,9 +133,7 @@ impl Run<'_> {
         // The last outlet, so that the others have what it stops at.
         let mut trainer = trainer.with_sink(guard.clone());
         trainer.run()?;
-        if let Some(signal) = stop.received()
-            && trainer.steps() < max_steps
-        {
+        if let Some(signal) = ranks.end_of_steps(&mut trainer, stop)? {
             let (step, folder) = (trainer.steps(), folder.path().to_owned());
             return Err(Error::Stopped { signal, step, folder });
         }
@@ -138,8 +142,9 @@ impl Run<'_> {
         folder.export(*export_bytes, export)?;
         let held_out_loss = trainer.evaluate()?.and_then(|evaluation| evaluation.loss());
         let attention = name_of(config.compute.attention);
-        let summary =
-            Summary { held_out_loss, attention, ..Summary::new(&trainer, machine, facts)? };
+        let summary = Summary::new(&trainer, machine, facts)?;
+        let summary = summary.with_ranks(&trainer, ranks.group())?;
+        let summary = Summary { held_out_loss, attention, ..summary };
         folder.write_summary(&summary)?;
         let verdict = guard.check_end(summary.steps, summary.final_loss, held_out_loss);
         if verdict.is_ok() {

@@ -1,11 +1,12 @@
 //! `summary.json`: what a whole run came to. Names in this file stay stable.
 
-use bert4rs_optim::memory::allocated_bytes;
+use bert4rs_tensor_core::distributed::ProcessGroup;
 use bert4rs_tensor_core::fp8::Fp8Mode;
 use bert4rs_tensor_core::load::MachineLoad;
 use bert4rs_tensor_core::{get_num_threads, memory};
 use serde::{Deserialize, Serialize};
 
+use crate::distributed::{MeteredGroup, RankTimes, agree_on, sum_over_ranks};
 use crate::error::Result;
 use crate::facts::Facts;
 use crate::machine::Machine;
@@ -77,9 +78,74 @@ pub struct Summary {
     /// Other work of the machine during the steps; absent where the system does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_load: Option<MachineLoad>,
+    /// Of processes that trained together; absent for one alone. What is above is of all of them,
+    /// but times, memory and load, which are of rank 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<RanksSummary>,
+}
+
+/// What several processes cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RanksSummary {
+    /// How many there are.
+    pub processes: u64,
+    /// Share of the steps' time spent in exchanges, the wait for slower ranks included.
+    pub communication: f64,
+    /// The part of that share in which nothing else was done: all, as nothing overlaps.
+    pub exposed_communication: f64,
+    /// Bytes that rank 0 sent in a step.
+    pub bytes_per_step: f64,
+    /// The rank that was the slowest in most steps.
+    pub slowest_rank: u64,
+    /// By how many seconds the slowest rank worked longer than the mean, as a mean of the steps.
+    pub lag_s: f64,
+    /// The most memory that any of the processes held.
+    pub largest_peak_memory_bytes: u64,
+}
+
+impl RanksSummary {
+    /// What `trainer` measured; absent for a process alone.
+    fn new(trainer: &Trainer, processes: u64, largest_peak_memory_bytes: u64) -> Option<Self> {
+        let meter = trainer.meter();
+        let steps = meter.ranks();
+        if processes <= 1 || steps.is_empty() {
+            return None;
+        }
+        let mean = |value: fn(&RankTimes) -> f64| {
+            steps.iter().map(value).sum::<f64>() / steps.len() as f64
+        };
+        let times = |rank: &u64| steps.iter().filter(|step| step.slowest_rank == *rank).count();
+        let time = meter.time_in_steps().as_secs_f64() / meter.steps().max(1) as f64;
+        let communication = mean(|step| step.communication_s) / time.max(1e-9);
+        Some(Self {
+            processes,
+            communication,
+            exposed_communication: communication,
+            bytes_per_step: mean(|step| step.bytes as f64),
+            slowest_rank: (0..processes).max_by_key(times).unwrap_or_default(),
+            lag_s: mean(|step| step.lag_s),
+            largest_peak_memory_bytes,
+        })
+    }
 }
 
 impl Summary {
+    /// The same with what the ranks of `group` cost; all call it.
+    ///
+    /// # Errors
+    /// Those of the group.
+    pub(crate) fn with_ranks(mut self, trainer: &Trainer, group: &MeteredGroup) -> Result<Self> {
+        if !group.is_shared() {
+            return Ok(self);
+        }
+        let [largest] = agree_on(group, [self.peak_memory_bytes as i64])?;
+        let peak = sum_over_ranks(group, &[self.best_product_flops])?[0];
+        self.speed_of_light *= self.best_product_flops / peak;
+        self.best_product_flops = peak;
+        self.ranks = RanksSummary::new(trainer, group.size() as u64, largest as u64);
+        Ok(self)
+    }
+
     /// What `trainer` came to on `machine`. The held-out loss, and the attention that was asked
     /// for, are the caller's to fill in.
     ///
@@ -106,7 +172,7 @@ impl Summary {
             peak_memory_bytes: memory::process().map_or(0, |memory| memory.peak_resident),
             peak_device_bytes: device_memory.map(|memory| memory.peak_allocated),
             peak_device_reserved_bytes: device_memory.map(|memory| memory.peak_reserved),
-            parameter_memory_bytes: allocated_bytes(trainer.optimizer(), &params.params())?,
+            parameter_memory_bytes: trainer.parameter_bytes()?,
             speed_of_light: tokens_per_s * facts.flops_per_token / best_product_flops,
             best_product_flops,
             flops_per_token: facts.flops_per_token,
@@ -121,6 +187,7 @@ impl Summary {
             attention_backend: trainer.task().attention_backend().map(name_of).unwrap_or_default(),
             threads: get_num_threads().max(1) as u64,
             machine_load: meter.machine_load(),
+            ranks: None,
         })
     }
 }

@@ -1,11 +1,13 @@
 //! The work of one optimizer step: from batches on the device to changed weights.
 
-use bert4rs_optim::{Optimizer, StepReport};
+use bert4rs_optim::sharding::StepGradients;
+use bert4rs_optim::{DataParallel, StepReport};
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::profile::span;
 use bert4rs_tensor_core::{Tensor, autograd};
 
 use crate::batch::NamedTensors;
+use crate::distributed::MeteredGroup;
 use crate::error::Result;
 use crate::gradients::Gradients;
 use crate::task::Task;
@@ -16,13 +18,16 @@ pub(crate) struct TrainStep {
     pub(crate) params: ParamStore,
     /// The weights again, as gradients are asked for: in the store's order.
     weights: Vec<Tensor>,
-    pub(crate) optimizer: Optimizer,
+    pub(crate) optimizer: DataParallel,
+    /// The processes whose gradients add up.
+    pub(crate) group: MeteredGroup,
 }
 
 impl TrainStep {
-    pub(crate) fn new(task: Box<dyn Task>, params: ParamStore, optimizer: Optimizer) -> Self {
+    /// For a process alone.
+    pub(crate) fn new(task: Box<dyn Task>, params: ParamStore, optimizer: DataParallel) -> Self {
         let weights = params.params().iter().map(|param| param.weight.shallow_clone()).collect();
-        Self { task, params, weights, optimizer }
+        Self { task, params, weights, optimizer, group: MeteredGroup::alone() }
     }
 
     /// A step whose gradients the host looks at. The loss is a scalar on the device.
@@ -32,9 +37,16 @@ impl TrainStep {
         divisor: &Tensor,
         lr_factor: f64,
     ) -> Result<(Tensor, StepReport)> {
-        let (loss, gradients) = self.gradients(batches, divisor)?;
+        let (loss, gradients) = match self.optimizer.shards_gradients() {
+            true => self.reduced_gradients(batches, divisor)?,
+            false => {
+                let (loss, gradients) = self.gradients(batches, divisor)?;
+                (loss, StepGradients::Own(gradients))
+            }
+        };
         let _optimizer = span("optimizer");
-        let report = self.optimizer.step(self.params.params_mut(), &gradients, lr_factor)?;
+        let (group, params) = (&self.group, self.params.params_mut());
+        let report = self.optimizer.step(group, params, gradients, lr_factor)?;
         Ok((loss, report))
     }
 
@@ -46,7 +58,7 @@ impl TrainStep {
     ) -> Result<Tensor> {
         let (loss, gradients) = self.gradients(batches, divisor)?;
         let _optimizer = span("optimizer");
-        self.optimizer.step_capturable(self.params.params_mut(), &gradients)?;
+        self.optimizer.local_mut().step_capturable(self.params.params_mut(), &gradients)?;
         Ok(loss)
     }
 
@@ -61,17 +73,46 @@ impl TrainStep {
         divisor: &Tensor,
     ) -> Result<(Tensor, Vec<Tensor>)> {
         let mut gradients = Gradients::default();
+        let loss = self.each_gradient(batches, divisor, |batch| gradients.add(batch))?;
+        Ok((loss, gradients.into_tensors()))
+    }
+
+    /// The same with each batch's gradients summed over ranks at once, so that only what this rank
+    /// owns is kept.
+    fn reduced_gradients(
+        &self,
+        batches: &[NamedTensors],
+        divisor: &Tensor,
+    ) -> Result<(Tensor, StepGradients)> {
+        let mut sum: Option<StepGradients> = None;
+        let loss = self.each_gradient(batches, divisor, |batch| {
+            let reduced = self.optimizer.reduce(&self.group, batch)?;
+            match &mut sum {
+                Some(sum) => sum.add(reduced)?,
+                None => sum = Some(reduced),
+            }
+            Ok(())
+        })?;
+        Ok((loss, sum.unwrap_or(StepGradients::Own(Vec::new()))))
+    }
+
+    /// Gives `take` the gradients of one batch after the other, and returns the sum of losses.
+    fn each_gradient(
+        &self,
+        batches: &[NamedTensors],
+        divisor: &Tensor,
+        mut take: impl FnMut(Vec<Tensor>) -> Result<()>,
+    ) -> Result<Tensor> {
         let mut losses = Vec::with_capacity(batches.len());
         for batch in batches {
             let forward = span("forward");
             let loss = self.task.loss(batch, divisor)?;
             drop(forward);
             let _backward = span("backward");
-            gradients.add(autograd::gradients(&loss, &self.weights)?)?;
+            take(autograd::gradients(&loss, &self.weights)?)?;
             losses.push(loss.detach());
         }
-        let loss = losses.into_iter().reduce(|sum, loss| sum + loss).unwrap_or_default();
-        Ok((loss, gradients.into_tensors()))
+        Ok(losses.into_iter().reduce(|sum, loss| sum + loss).unwrap_or_default())
     }
 }
 

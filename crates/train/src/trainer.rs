@@ -1,9 +1,12 @@
 //! The loop.
 
+use std::time::Instant;
+
 use bert4rs_data::Fingerprint;
-use bert4rs_optim::Optimizer;
 use bert4rs_optim::schedule::Schedule;
+use bert4rs_optim::{DataParallel, Optimizer};
 use bert4rs_tensor_core::copy_stream::CopyStream;
+use bert4rs_tensor_core::distributed::ProcessGroup;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Error as Core, Tensor, memory};
 
@@ -11,6 +14,7 @@ use crate::batch::{Batch, BatchDigest, BatchSize, NamedTensors};
 use crate::captured_steps::CapturedSteps;
 use crate::checkpoint::{Checkpoint, Checkpointer, RunProgress, TrainState};
 use crate::clock::ProcessClock;
+use crate::distributed::{self, MeteredGroup, RankTimes, Traffic};
 use crate::error::{Error, Result};
 use crate::evaluation::{Evaluation, Validation};
 use crate::execution::Execution;
@@ -82,12 +86,12 @@ impl Trainer {
         task: Box<dyn Task>,
         loader: Box<dyn Loader>,
         params: ParamStore,
-        optimizer: Optimizer,
+        optimizer: impl Into<DataParallel>,
         schedule: Schedule,
         options: TrainOptions,
     ) -> Result<Self> {
         let device = params.device();
-        let work = TrainStep::new(task, params, optimizer);
+        let work = TrainStep::new(task, params, optimizer.into());
         let captured = match options.execution {
             Execution::Eager => None,
             execution => Some(CapturedSteps::new(execution, device)?),
@@ -119,6 +123,26 @@ impl Trainer {
         self
     }
 
+    /// The same as one of `group`, each of which trains on its own batches: they exchange gradients
+    /// and take the same steps. All must have the same parameters, optimizer and options, and make
+    /// the same calls.
+    ///
+    /// # Errors
+    /// Loaders that can't leave batches to others, and steps that are not eager.
+    pub fn with_group(mut self, group: &MeteredGroup) -> Result<Self> {
+        if group.is_shared() && self.captured.is_some() {
+            let what = "a step without a look of the host at its gradients".into();
+            let reason = "processes exchange gradients in it; choose eager execution".into();
+            return Err(Core::Unsupported { what, reason }.into());
+        }
+        self.loader.divide(group.rank(), group.size())?;
+        if let Some(validation) = &mut self.validation {
+            validation.divide(group)?;
+        }
+        self.work.group = group.clone();
+        Ok(self)
+    }
+
     /// The same with an outlet for what is measured.
     pub fn with_sink(mut self, sink: impl MetricSink + 'static) -> Self {
         self.sinks.push(Box::new(sink));
@@ -146,9 +170,24 @@ impl Trainer {
     /// Goes on where `state` was saved; `records` are those of all steps until then.
     ///
     /// # Errors
-    /// The state of another model or optimizer, or one that is damaged.
+    /// The state of another model or optimizer, one that is damaged, and one of steps that learned
+    /// from more or fewer batches.
     pub fn go_on(&mut self, state: &TrainState, records: &[StepRecord]) -> Result<()> {
         let RunProgress { step, position, fingerprint, .. } = &state.progress;
+        let (before, now) = (state.progress.batches_per_step, self.batches_per_step());
+        if before.is_some_and(|before| before != now) {
+            return Err(Error::Config {
+                origin: "checkpoint".into(),
+                key: "train.accumulate".into(),
+                reason: format!(
+                    "a step learned from {} batches, and {} processes with train.accumulate {} \
+                     make it {now}; choose them so that their product stays",
+                    before.unwrap_or_default(),
+                    self.work.group.size(),
+                    self.options.accumulate
+                ),
+            });
+        }
         let fingerprint = Fingerprint::from_hex(fingerprint).ok_or_else(|| Core::Unsupported {
             what: format!("the fingerprint {fingerprint:?}"),
             reason: "expected 64 hexadecimal digits".into(),
@@ -156,7 +195,8 @@ impl Trainer {
         self.loader.seek(*position)?;
         self.meter.go_on(records, fingerprint);
         self.steps = *step;
-        state.restore(&mut self.work.params, &mut self.work.optimizer)
+        let TrainStep { params, optimizer, group, .. } = &mut self.work;
+        state.restore(params, optimizer, group.rank())
     }
 
     /// Trains until all steps are taken, or a hook stops it.
@@ -171,7 +211,7 @@ impl Trainer {
             let outcome = self.step()?;
             self.meter.end_step(self.steps, &outcome, self.clock.elapsed());
             self.call_hooks(&outcome, &mut control)?;
-            let due = self.due(&mut control);
+            let due = self.due(&mut control)?;
             if due.report {
                 self.report(due, &mut control)?;
             }
@@ -183,16 +223,20 @@ impl Trainer {
     }
 
     /// What is to be done after this step.
-    fn due(&self, control: &mut Control) -> Due {
+    fn due(&self, control: &mut Control) -> Result<Due> {
         let TrainOptions { max_steps, log_every, eval_every, .. } = self.options;
-        let is_last = self.steps == max_steps || control.stop;
         let every = |steps: u64| steps > 0 && self.steps.is_multiple_of(steps);
         let evaluate = std::mem::take(&mut control.evaluate) || every(eval_every);
         let asked = std::mem::take(&mut control.checkpoint);
         let is_due = |checkpointer: &Checkpointer| asked || checkpointer.is_due(self.steps);
         let checkpoint = self.checkpointer.as_ref().is_some_and(is_due);
+        let wishes = [control.stop, evaluate, checkpoint].map(i64::from);
+        let agreed = distributed::agree_on(&self.work.group, wishes)?;
+        let [stop, evaluate, checkpoint] = agreed.map(|wish| wish > 0);
+        control.stop = stop;
+        let is_last = self.steps == max_steps || stop;
         let report = self.steps == 1 || is_last || evaluate || checkpoint || every(log_every);
-        Due { report, evaluate, checkpoint }
+        Ok(Due { report, evaluate, checkpoint })
     }
 
     /// One optimizer step, without records, hooks and sinks.
@@ -200,6 +244,7 @@ impl Trainer {
     /// # Errors
     /// What batches and the machine refuse.
     pub fn step(&mut self) -> Result<StepOutcome> {
+        let (began, before) = (Instant::now(), self.work.group.traffic());
         let factor = self.schedule.factor(self.steps as f64);
         let waited_before = self.loader.waited();
         let (batches, size, digests) = self.batches_of_step()?;
@@ -212,38 +257,53 @@ impl Trainer {
                 (loss, Tensor::from(report.grad_norm))
             }
         };
+        let (loss, ranks) = self.end_of_ranks(loss, began, before)?;
         self.steps += 1;
-        let optimizer = self.work.optimizer.config();
+        let optimizer = self.work.optimizer.local().config();
         let lr = optimizer.adamw.lr * factor;
         let muon_lr = optimizer.muon.as_ref().map(|muon| muon.lr * factor);
         let device_bytes = memory::of_device(self.work.params.device())?;
         let device_bytes = device_bytes.map(|memory| memory.allocated);
-        Ok(StepOutcome { loss, size, lr, muon_lr, grad_norm, device_bytes, waited, digests })
+        Ok(StepOutcome { loss, size, lr, muon_lr, grad_norm, device_bytes, waited, digests, ranks })
     }
 
-    /// The batches of one step, on the device.
+    /// The loss of all ranks, and what the step cost, of which `began` and `before` are the start.
+    fn end_of_ranks(
+        &self,
+        loss: Tensor,
+        began: Instant,
+        before: Traffic,
+    ) -> Result<(Tensor, Option<RankTimes>)> {
+        let group = &self.work.group;
+        let busy = began.elapsed().saturating_sub((group.traffic() - before).waited);
+        distributed::end_step(group, loss, busy, before)
+    }
+
+    /// The batches of one step, on the device; sizes and digests are those of all ranks.
     fn batches_of_step(&mut self) -> Result<(Vec<NamedTensors>, BatchSize, Vec<BatchDigest>)> {
         let (loader, count) = (&mut self.loader, self.options.accumulate);
-        let mut take = || {
+        let mut take = || -> Result<_> {
             let (mut batches, mut size, mut digests) = (Vec::new(), BatchSize::default(), vec![]);
             for _ in 0..count {
                 let batch: Batch = loader.next()?;
                 batches.push(batch.tensors);
                 size += batch.size;
-                digests.extend(batch.digest);
+                digests.push(batch.digest);
             }
             Ok((batches, size, digests))
         };
-        match &self.copy_stream {
+        let (batches, size, digests) = match &self.copy_stream {
             Some(copy_stream) => copy_stream.run(take, |(batches, ..)| {
                 batches.iter().flat_map(NamedTensors::tensors).collect()
             }),
             None => take(),
-        }
+        }?;
+        let (size, digests) = distributed::gather_batches(&self.work.group, size, digests)?;
+        Ok((batches, size, digests))
     }
 
     fn call_hooks(&mut self, outcome: &StepOutcome, control: &mut Control) -> Result<()> {
-        let (params, optimizer) = (&self.work.params, &self.work.optimizer);
+        let (params, optimizer) = (&self.work.params, self.work.optimizer.local());
         let (step, max_steps) = (self.steps, self.options.max_steps);
         let context = StepContext { step, max_steps, outcome, params, optimizer };
         self.hooks.iter_mut().try_for_each(|hook| hook.on_step(&context, control))
@@ -253,7 +313,7 @@ impl Trainer {
     /// the device.
     fn report(&mut self, due: Due, control: &mut Control) -> Result<()> {
         let mut records = self.meter.flush()?;
-        self.work.optimizer.sync_counters()?;
+        self.work.optimizer.local_mut().sync_counters()?;
         self.held_out_loss = None;
         if due.evaluate
             && let Some(evaluation) = self.evaluate()?
@@ -283,12 +343,15 @@ impl Trainer {
             step: self.steps,
             position: self.loader.position(),
             fingerprint: self.meter.fingerprint().to_hex(),
+            batches_per_step: Some(self.batches_per_step()),
             held_out_loss: self.held_out_loss,
             dataset: String::new(),
         };
-        let (params, optimizer) = (&self.work.params, &self.work.optimizer);
-        let Some(checkpointer) = &mut self.checkpointer else { return Ok(()) };
-        let before = checkpointer.begin(|| TrainState::capture(progress, params, optimizer))?;
+        let TrainStep { params, optimizer, group, .. } = &self.work;
+        let capture = || TrainState::capture(progress, params, optimizer, group);
+        // One rank writes, and all give it their parts.
+        let Some(checkpointer) = &mut self.checkpointer else { return capture().map(drop) };
+        let before = checkpointer.begin(capture)?;
         self.checkpoint_ended(before, control)
     }
 
@@ -324,7 +387,12 @@ impl Trainer {
     /// What making a batch can meet, and what libtorch throws.
     pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
         let Some(validation) = &mut self.validation else { return Ok(None) };
-        validation.run(&*self.work.task, self.steps)
+        validation.run(&*self.work.task, self.steps, &self.work.group)
+    }
+
+    /// Batches that a step learns from, of all ranks.
+    pub fn batches_per_step(&self) -> u64 {
+        u64::from(self.options.accumulate) * self.work.group.size() as u64
     }
 
     /// Steps of the whole run.
@@ -352,9 +420,30 @@ impl Trainer {
         &self.work.params
     }
 
-    /// The optimizer.
+    /// The optimizer: where ranks divide it, this one's part.
     pub fn optimizer(&self) -> &Optimizer {
-        &self.work.optimizer
+        self.work.optimizer.local()
+    }
+
+    /// Bytes of this rank's weights, gradients, masters and optimizer state.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn parameter_bytes(&self) -> Result<u64> {
+        Ok(self.work.optimizer.allocated_bytes(&self.work.params.params())?)
+    }
+
+    /// Gives all parameters their exact values, which ranks may have divided, to save the model
+    /// after the last step.
+    ///
+    /// # Errors
+    /// Those of the group.
+    pub fn gather_masters(&mut self) -> Result<()> {
+        let masters = self.work.optimizer.gather_masters(&self.work.group)?;
+        for (param, master) in self.work.params.params_mut().iter_mut().zip(masters) {
+            param.master = Some(master);
+        }
+        Ok(())
     }
 
     /// What was measured so far.

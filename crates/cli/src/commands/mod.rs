@@ -10,6 +10,7 @@ pub(crate) mod embed;
 pub(crate) mod fill_mask;
 pub(crate) mod forward;
 pub(crate) mod generate;
+pub(crate) mod launch;
 pub(crate) mod presets;
 pub(crate) mod profile;
 pub(crate) mod report;

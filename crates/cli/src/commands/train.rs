@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bert4rs_tensor_core::device::DeviceChoice;
+use bert4rs_tensor_core::distributed::Launch;
 use bert4rs_train::checkpoint::{self, Interval};
 use bert4rs_train::clock::ProcessClock;
 use bert4rs_train::config::{Config, Overlay, resolve_to_run};
 use bert4rs_train::console::Console;
+use bert4rs_train::distributed::Ranks;
+use bert4rs_train::follower::follow;
 use bert4rs_train::presets::note_on_speed;
 use bert4rs_train::run::{self, Start};
-use bert4rs_train::run_folder::{ClaimedFolder, default_path};
+use bert4rs_train::run_folder::{ClaimedFolder, default_path, holds_run};
 use bert4rs_train::stop::StopSignal;
 use bert4rs_train::{Error, Result, rehearsal};
 use toml::{Table, Value};
@@ -21,6 +24,10 @@ use crate::flags::{TrainCommandFlags, TrainFlags};
 
 pub(crate) fn run(flags: &TrainCommandFlags, clock: ProcessClock) -> Result<ExitCode> {
     let (run_flags, console) = (&flags.run, flags.console.console());
+    let launch = Launch::from_variables(|name| std::env::var(name).ok())?;
+    if let Some(launch) = launch {
+        return train_together(flags, launch, &console, clock);
+    }
     if !flags.sweep.is_empty() {
         return sweep::run(flags);
     }
@@ -29,30 +36,101 @@ pub(crate) fn run(flags: &TrainCommandFlags, clock: ProcessClock) -> Result<Exit
         overlays.extend(rising_lr(run_flags));
         return find_lr(&config_to_run(&overlays)?, &console);
     }
-    if flags.tensorboard {
-        overlays.push(Overlay::single("--tensorboard", "train.tensorboard", true));
-    }
-    let config = config_to_run(&overlays)?;
+    let config = config_to_run(&with_tensorboard(overlays, flags))?;
     if flags.dry_run {
         say_notes(run_flags, &config, &console)?;
         rehearsal::dry_run(&config, &console)?;
     } else {
         let start = match &flags.resume {
             Some(resume) => resumed(run_flags, resume, &console)?,
-            None => {
-                let name = run_flags.config.presets().join("+");
-                let out = run_flags.out.clone().unwrap_or_else(|| default_path(&name));
-                let folder = ClaimedFolder::claim(&out, run_flags.overwrite)?;
-                Start { folder, checkpoint: None }
-            }
+            None => begun(run_flags)?,
         };
-        let stop = StopSignal::listen()
-            .map_err(|source| Error::Io { path: "the handling of signals".into(), source })?;
         say_notes(run_flags, &config, &console)?;
-        run::train(&config, start, &console, clock, &stop)?;
+        run::train(&config, &Ranks::alone(), start, &console, clock, &listen()?)?;
     }
     console.finish()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Trains as one of several processes.
+fn train_together(
+    flags: &TrainCommandFlags,
+    launch: Launch,
+    console: &Console,
+    clock: ProcessClock,
+) -> Result<ExitCode> {
+    let (run_flags, restarts) = (&flags.run, launch.restarts);
+    let alone = [
+        ("--sweep", !flags.sweep.is_empty()),
+        ("--find-lr", flags.find_lr),
+        ("--dry-run", flags.dry_run),
+    ];
+    if let Some((flag, _)) = alone.iter().find(|(_, is_given)| *is_given) {
+        return Err(refuse(flag, "is for one process; start it without a launcher"));
+    }
+    let config = config_to_run(&with_tensorboard(overlays(run_flags)?, flags))?;
+    let stop = listen()?;
+    let ranks = Ranks::join(&config, launch)?;
+    let train = || {
+        if !ranks.leads() {
+            return follow(&config, &ranks, &stop);
+        }
+        let start = match &flags.resume {
+            // The first of several starts with the same flags, or one before any checkpoint.
+            Some(resume) if resume == Path::new("auto") && nothing_saved(run_flags) => {
+                begun_again(run_flags, restarts)?
+            }
+            Some(resume) => resumed(run_flags, resume, console)?,
+            None => begun(run_flags)?,
+        };
+        say_notes(run_flags, &config, console)?;
+        run::train(&config, &ranks, start, console, clock, &stop).map(drop)
+    };
+    let outcome = train();
+    if let Err(error) = &outcome {
+        ranks.tell_failure(error);
+    }
+    outcome?;
+    console.finish()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn with_tensorboard(mut overlays: Vec<Overlay>, flags: &TrainCommandFlags) -> Vec<Overlay> {
+    if flags.tensorboard {
+        overlays.push(Overlay::single("--tensorboard", "train.tensorboard", true));
+    }
+    overlays
+}
+
+fn listen() -> Result<StopSignal> {
+    StopSignal::listen()
+        .map_err(|source| Error::Io { path: "the handling of signals".into(), source })
+}
+
+/// A run that begins, in a folder that is free.
+fn begun(flags: &TrainFlags) -> Result<Start> {
+    let name = flags.config.presets().join("+");
+    let out = flags.out.clone().unwrap_or_else(|| default_path(&name));
+    let folder = ClaimedFolder::claim(&out, flags.overwrite)?;
+    Ok(Start { folder, checkpoint: None })
+}
+
+/// A run that begins where a start before it may have left a folder without a checkpoint.
+fn begun_again(flags: &TrainFlags, restarts: u64) -> Result<Start> {
+    match &flags.out {
+        Some(out) if restarts > 0 && holds_run(out) => {
+            Ok(Start { folder: ClaimedFolder::reopen(out)?, checkpoint: None })
+        }
+        _ => begun(flags),
+    }
+}
+
+/// Whether --out has no checkpoint to go on from.
+fn nothing_saved(flags: &TrainFlags) -> bool {
+    let is_empty = |out: &PathBuf| {
+        !holds_run(out) || checkpoint::store::list(out).is_ok_and(|found| found.is_empty())
+    };
+    flags.out.as_ref().is_some_and(is_empty)
 }
 
 /// What a person should know of what they chose.
@@ -104,13 +182,12 @@ fn find_lr(config: &Config, console: &Console) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn refuse(flag: &str, reason: &str) -> Error {
+    Error::Config { origin: "command line".into(), key: flag.into(), reason: reason.into() }
+}
+
 /// The run and its checkpoint to go on from.
 fn resumed(flags: &TrainFlags, resume: &Path, console: &Console) -> Result<Start> {
-    let refuse = |key: &str, reason: &str| Error::Config {
-        origin: "command line".into(),
-        key: key.into(),
-        reason: reason.into(),
-    };
     if flags.overwrite {
         return Err(refuse("--overwrite", "and --resume exclude each other; leave one out"));
     }

@@ -7,10 +7,10 @@ mod config;
 mod scalars;
 
 use bert4rs_kernels::adamw::{self as kernel, ParamUpdate, Weight};
-use bert4rs_tensor_core::{Device, Tensor};
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
 use bert4rs_tensor_core::policy::{Op, Policy};
+use bert4rs_tensor_core::{Device, Tensor};
 
 use crate::clip::GradScale;
 use crate::error::Result;

@@ -19,10 +19,10 @@ mod plain;
 mod scalars;
 mod stack;
 
-use bert4rs_tensor_core::{Device, Tensor};
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
 use bert4rs_tensor_core::policy::{Op, Policy};
+use bert4rs_tensor_core::{Device, Tensor};
 
 use crate::clip::GradScale;
 use crate::error::Result;

@@ -50,6 +50,19 @@ pub enum StepGradients {
     Reduced(ShardedGradients),
 }
 
+impl StepGradients {
+    /// Adds those of another batch, reduced like these.
+    ///
+    /// # Errors
+    /// Gradients that are not reduced.
+    pub fn add(&mut self, other: Self) -> Result<()> {
+        match (self, other) {
+            (Self::Reduced(sum), Self::Reduced(other)) => sum.add(&other),
+            _ => Err(not_sharded()),
+        }
+    }
+}
+
 impl From<Optimizer> for DataParallel {
     /// For a process alone.
     fn from(optimizer: Optimizer) -> Self {
@@ -138,10 +151,7 @@ impl DataParallel {
             (Self::Sharded(sharded, _), StepGradients::Reduced(reduced)) => {
                 sharded.step_reduced(group, params, &reduced, lr_factor)
             }
-            (Self::Replicated(..), StepGradients::Reduced(_)) => Err(crate::Error::Parameter {
-                name: "(all)".into(),
-                reason: "gradients are sharded, and the optimizer is not".into(),
-            }),
+            (Self::Replicated(..), StepGradients::Reduced(_)) => Err(not_sharded()),
         }
     }
 
@@ -199,4 +209,9 @@ impl DataParallel {
             }
         }
     }
+}
+
+fn not_sharded() -> crate::Error {
+    let reason = "some gradients are sharded and others are not".into();
+    crate::Error::Parameter { name: "(all)".into(), reason }
 }

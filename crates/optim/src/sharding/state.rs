@@ -130,8 +130,7 @@ impl ShardedOptimizer {
         for (piece, shard) in self.plan.segment(self.rank).iter().zip(&mut self.pieces) {
             let Some(master) = &mut shard.master else { continue };
             let Whole { name, shape, .. } = &self.whole[piece.param];
-            let refuse =
-                |reason| Error::State { path: None, name: name.clone(), reason };
+            let refuse = |reason| Error::State { path: None, name: name.clone(), reason };
             let whole = exact.get(name).ok_or_else(|| refuse("is missing".to_owned()))?;
             if whole.size() != *shape {
                 return Err(refuse(format!("is {:?}, expected {shape:?}", whole.size())));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Store;
+use super::{Store, slurm};
 use crate::error::{Error, Result};
 
 /// A process's place among those that were started together.
@@ -28,38 +28,36 @@ pub struct Launch {
 
 impl Launch {
     /// From torchrun's variables (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT` and so on), or
-    /// Slurm's (`SLURM_PROCID`, `SLURM_NTASKS`) with `MASTER_ADDR` and `MASTER_PORT` beside them.
-    /// `None` where this process was started alone. `variable` gives a variable's value.
+    /// those that Slurm's `srun` sets, beside which `MASTER_ADDR` and `MASTER_PORT` may say
+    /// otherwise: without them it is the first machine of the step, and a port that follows from
+    /// the job's number. `None` where this process was started alone. `variable` gives a variable's
+    /// value.
     ///
     /// # Errors
     /// A variable that is missing beside others, or makes no sense.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
-        let found = |names: &[&str]| {
-            names.iter().find_map(|name| variable(name).map(|value| ((*name).to_owned(), value)))
-        };
-        let (Some(rank), Some(size)) =
-            (found(&["RANK", "SLURM_PROCID"]), found(&["WORLD_SIZE", "SLURM_NTASKS"]))
-        else {
+        let variable = slurm::as_torchrun(variable);
+        let found = |name: &str| variable(name).map(|value| (name.to_owned(), value));
+        let (Some(rank), Some(size)) = (found("RANK"), found("WORLD_SIZE")) else {
             return Ok(None);
         };
         let (rank, size): (usize, usize) = (number(rank)?, number(size)?);
         if size <= 1 {
             return Ok(None);
         }
-        let or_else = |names: &[&str], value: usize| found(names).map_or(Ok(value), number);
+        let or_else = |name: &str, value: usize| found(name).map_or(Ok(value), number);
         let needed = |name: &str| {
-            found(&[name])
-                .ok_or_else(|| refuse(name, "", "is not set, but RANK and WORLD_SIZE are"))
+            found(name).ok_or_else(|| refuse(name, "", "is not set, but RANK and WORLD_SIZE are"))
         };
         let launch = Self {
             rank,
             size,
-            local_rank: or_else(&["LOCAL_RANK", "SLURM_LOCALID"], rank)?,
-            local_size: or_else(&["LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"], size)?,
+            local_rank: or_else("LOCAL_RANK", rank)?,
+            local_size: or_else("LOCAL_WORLD_SIZE", size)?,
             host: needed("MASTER_ADDR")?.1,
             port: number(needed("MASTER_PORT")?)?,
             launcher_serves: variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|v| v == "True"),
-            restarts: or_else(&["TORCHELASTIC_RESTART_COUNT"], 0)? as u64,
+            restarts: or_else("TORCHELASTIC_RESTART_COUNT", 0)? as u64,
         };
         if launch.rank >= size || launch.local_rank >= launch.local_size {
             let reason = "ranks count from 0 and are below the number of processes";
@@ -129,19 +127,32 @@ mod tests {
         assert_eq!(found, expected);
     }
 
+    const SRUN: [(&str, &str); 7] = [
+        ("SLURM_PROCID", "3"),
+        ("SLURM_STEP_NUM_TASKS", "4"),
+        ("SLURM_LOCALID", "1"),
+        ("SLURM_NODEID", "1"),
+        ("SLURM_STEP_TASKS_PER_NODE", "2(x2)"),
+        ("SLURM_STEP_NODELIST", "gpu[07-09,12]"),
+        ("SLURM_JOB_ID", "4711"),
+    ];
+
     #[test]
     fn slurms_variables_are_understood() {
-        let found = launch(&[
-            ("SLURM_PROCID", "3"),
-            ("SLURM_NTASKS", "4"),
-            ("SLURM_LOCALID", "1"),
-            ("SLURM_NTASKS_PER_NODE", "2"),
-            ("MASTER_ADDR", "node0"),
-            ("MASTER_PORT", "29500"),
-        ]);
-        let found = found.unwrap().unwrap();
+        let found = launch(&SRUN).unwrap().unwrap();
         assert_eq!((found.rank, found.size, found.local_rank, found.local_size), (3, 4, 1, 2));
         assert!(!found.launcher_serves && found.restarts == 0);
+        assert_eq!((found.host.as_str(), found.port), ("gpu07", 24_711));
+        let own = [&SRUN[..], &[("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "29500")]].concat();
+        let found = launch(&own).unwrap().unwrap();
+        assert_eq!((found.host.as_str(), found.port), ("10.0.0.1", 29500));
+    }
+
+    #[test]
+    fn a_batch_script_of_slurms_is_a_process_alone() {
+        // What sbatch sets, without srun.
+        let batch = [("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4"), ("SLURM_LOCALID", "0")];
+        assert_eq!(launch(&batch).unwrap(), None);
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod gloo;
 mod gradients;
 mod group;
 mod launch;
+mod slurm;
 mod store;
 mod sums;
 mod work;

@@ -37,7 +37,7 @@ fn work(config: &OptimizerConfig, kind: Kind) -> TrainStep {
         param.set(&(values.sin().view_as(&param.weight) * 0.3)).unwrap();
     }
     let optimizer = Optimizer::new(config.clone(), params.params_mut()).unwrap();
-    TrainStep::new(Box::new(Regression { first, second }), params, optimizer)
+    TrainStep::new(Box::new(Regression { first, second }), params, optimizer.into())
 }
 
 /// Batches of a step, of `rows` rows.
@@ -81,8 +81,8 @@ fn they_equal_steps_that_the_host_looks_at() {
                 assert_eq!(norm.double_value(&[]).is_finite(), step != 3);
                 assert!(step == 3 || distance(&loss, &expected) < 1e-5, "{config:?} step {step}");
             }
-            left.optimizer.sync_counters().unwrap();
-            assert_eq!((left.optimizer.skipped(), captured.shapes.len()), (1, 2));
+            left.optimizer.local_mut().sync_counters().unwrap();
+            assert_eq!((left.optimizer.local().skipped(), captured.shapes.len()), (1, 2));
             let (found, expected) = (left.params.params(), right.params.params());
             for (found, expected) in found.iter().zip(expected.iter()) {
                 let off = distance(found.master_or_weight(), expected.master_or_weight());

@@ -6,7 +6,7 @@ use crate::config::leaves;
 use crate::error::Result;
 
 /// Keys, or sections, that may differ without a bit of the run being another.
-const HARMLESS: [&str; 7] = [
+const HARMLESS: [&str; 8] = [
     "train.log_every",
     "train.eval_every",
     "train.tensorboard",
@@ -14,10 +14,19 @@ const HARMLESS: [&str; 7] = [
     "data.prefetch",
     "data.workers",
     "checkpoint",
+    "distributed",
 ];
 /// Those that may differ, though bits may then differ too.
-const ALLOWED: [&str; 5] =
-    ["train.max_steps", "train.epochs", "compute.device", "compute.threads", "compute.execution"];
+const ALLOWED: [&str; 7] = [
+    "train.max_steps",
+    "train.epochs",
+    // Of more or fewer processes: their product may not change.
+    "train.accumulate",
+    "optimizer.sharding",
+    "compute.device",
+    "compute.threads",
+    "compute.execution",
+];
 
 /// What differs between the settings of a run that was, and those that it is to go on with.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use bert4rs_optim::Optimizer;
+use bert4rs_optim::DataParallel;
+use bert4rs_tensor_core::distributed::{ProcessGroup, gather};
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::ParamStore;
-use bert4rs_tensor_core::random::RandomState;
+use bert4rs_tensor_core::random::{self, RandomState};
 use bert4rs_tensor_core::{Device, Error as Core, TchError, Tensor, no_grad};
 use serde::{Deserialize, Serialize};
 
+use crate::distributed::{MeteredGroup, seed_of_rank};
 use crate::error::Result;
 
 /// What the states of the CPU's and the GPU's random generators are called among the buffers.
@@ -28,6 +30,9 @@ pub struct RunProgress {
     pub dataset: String,
     /// A hash of all batches so far, 64 hexadecimal digits.
     pub fingerprint: String,
+    /// Batches that a step learns from, of all processes; absent in checkpoints of older programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batches_per_step: Option<u64>,
     /// The loss on held-out text after this step, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out_loss: Option<f64>,
@@ -40,46 +45,60 @@ pub struct TrainState {
     pub progress: RunProgress,
     /// The most exact values of all parameters, by name.
     pub weights: BTreeMap<String, Tensor>,
-    /// The optimizer's state; see [`Optimizer::state`].
+    /// The optimizer's state; see [`bert4rs_optim::Optimizer::state`].
     pub optimizer: BTreeMap<String, Tensor>,
     /// What the model keeps beside its parameters, and the random generators' states.
     pub buffers: BTreeMap<String, Tensor>,
 }
 
 impl TrainState {
-    /// Copies everything, so that training can go on at once.
+    /// Copies everything, so that training can go on at once. What the ranks of `group` have
+    /// divided is gathered: all call it.
     ///
     /// # Errors
-    /// What libtorch throws.
+    /// What libtorch throws, and those of the group.
     pub fn capture(
         progress: RunProgress,
         params: &ParamStore,
-        optimizer: &Optimizer,
+        optimizer: &DataParallel,
+        group: &MeteredGroup,
     ) -> Result<Self> {
+        let masters = optimizer.gather_masters(group)?;
         let stored = params.params();
-        let weights = stored
-            .iter()
-            .map(|param| (param.name.clone(), param.master_or_weight().shallow_clone()));
+        let weights = stored.iter().enumerate().map(|(index, param)| {
+            (
+                param.name.clone(),
+                masters.get(index).unwrap_or_else(|| param.master_or_weight()).shallow_clone(),
+            )
+        });
         let own = params.buffers().all().into_iter();
         let own = own.map(|(name, tensor)| (format!("{BUFFER}{name}"), tensor));
         let mut buffers = copies(own)?;
         for (name, device) in generators(params.device()) {
-            let bytes = RandomState::of(device)?.bytes()?;
-            buffers.insert(name.to_owned(), Tensor::f_from_slice(&bytes).during(name)?);
+            let own = Tensor::f_from_slice(&RandomState::of(device)?.bytes()?).during(name)?;
+            let ranks = gather(group, &own)?.f_chunk(group.size() as i64, 0).during(name)?;
+            let named = ranks.into_iter().enumerate();
+            buffers.extend(copies(named.map(|(rank, bytes)| (of_rank(name, rank), bytes)))?);
         }
         Ok(Self {
             progress,
             weights: copies(weights)?,
-            optimizer: copies(optimizer.state()?)?,
+            optimizer: copies(optimizer.state(group)?)?,
             buffers,
         })
     }
 
-    /// Gives everything back. The random generators are restored last.
+    /// Gives everything back to rank `rank`, of as many as there are now. The random generators are
+    /// restored last.
     ///
     /// # Errors
     /// The state of another model or optimizer: the first name that differs.
-    pub fn restore(&self, params: &mut ParamStore, optimizer: &mut Optimizer) -> Result<()> {
+    pub fn restore(
+        &self,
+        params: &mut ParamStore,
+        optimizer: &mut DataParallel,
+        rank: usize,
+    ) -> Result<()> {
         let device = params.device();
         let is_known = |name: &String| params.params().iter().any(|param| param.name == *name);
         if let Some(name) = self.weights.keys().find(|name| !is_known(name)) {
@@ -89,7 +108,7 @@ impl TrainState {
             let value = self.weights.get(&param.name);
             param.set(value.ok_or_else(|| refuse(&param.name, "is missing"))?)?;
         }
-        optimizer.load_state(&self.optimizer)?;
+        optimizer.load_state(&self.optimizer, &self.weights)?;
         let mut buffers = BTreeMap::new();
         for (name, tensor) in &self.buffers {
             if let Some(name) = name.strip_prefix(BUFFER) {
@@ -97,14 +116,28 @@ impl TrainState {
             }
         }
         params.buffers().replace(buffers);
+        self.restore_generators(device, rank)
+    }
+
+    fn restore_generators(&self, device: Device, rank: usize) -> Result<()> {
         for (name, device) in generators(device) {
             // What was saved on another kind of device has no state of this one's generator.
-            let Some(bytes) = self.buffers.get(name) else { continue };
-            let bytes = Vec::<u8>::try_from(bytes).during(name)?;
-            RandomState::from_bytes(device, &bytes).restore()?;
+            let Some(first) = self.buffers.get(name) else { continue };
+            let own = self.buffers.get(&of_rank(name, rank));
+            let bytes = Vec::<u8>::try_from(own.unwrap_or(first)).during(name)?;
+            match own {
+                Some(_) => RandomState::from_bytes(device, &bytes).restore()?,
+                // There were fewer ranks: this one begins with a stream of its own.
+                None => random::seed(seed_of_rank(&bytes, rank)),
+            }
         }
         Ok(())
     }
+}
+
+/// The name of a generator's state of `rank`.
+fn of_rank(name: &str, rank: usize) -> String {
+    if rank == 0 { name.to_owned() } else { format!("{name}.rank{rank}") }
 }
 
 /// The random generators that a run on `device` draws from.

@@ -28,6 +28,7 @@ use bert4rs_tensor_core::precision::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Interval;
+use crate::distributed::DistributedConfig;
 use crate::error::{Error, Result};
 use crate::execution::Execution;
 
@@ -53,6 +54,8 @@ pub struct Config {
     pub train: LoopConfig,
     /// Saving a run's whole state.
     pub checkpoint: CheckpointConfig,
+    /// How processes that train together talk.
+    pub distributed: DistributedConfig,
 }
 
 /// Which tokens the output layer computes logits for.

@@ -267,6 +267,7 @@ impl Config {
         at_least("train.max_steps", train.max_steps, 1)?;
         at_least("train.accumulate", train.accumulate.into(), 1)?;
         at_least("train.log_every", train.log_every, 1)?;
+        at_least("distributed.timeout_s", self.distributed.timeout_s, 1)?;
         at_least("checkpoint.keep", self.checkpoint.keep.into(), 1)?;
         match self.checkpoint.every {
             Interval::Never => Ok(()),

@@ -9,6 +9,7 @@ use bert4rs_tensor_core::load::{LoadMeter, MachineLoad};
 
 use super::{StepOutcome, StepRecord};
 use crate::batch::BatchSize;
+use crate::distributed::RankTimes;
 use crate::error::Result;
 
 /// A step whose loss and norm are still on the device.
@@ -25,6 +26,8 @@ pub struct Meter {
     pending: Vec<PendingStep>,
     losses: Vec<f64>,
     steps: Vec<(Duration, BatchSize)>,
+    /// Of the steps of this process alone: those before may have had another number of ranks.
+    ranks: Vec<RankTimes>,
     step_began: Instant,
     /// When the first and the last step ended, since the process began.
     ended_at: Option<(Duration, Duration)>,
@@ -39,6 +42,7 @@ impl Meter {
             pending: Vec::new(),
             losses: Vec::new(),
             steps: Vec::new(),
+            ranks: Vec::new(),
             step_began: Instant::now(),
             ended_at: None,
             fingerprint: Fingerprint::default(),
@@ -63,6 +67,7 @@ impl Meter {
         self.ended_at = Some((first, since_start));
         outcome.digests.iter().for_each(|digest| self.fingerprint.add(*digest));
         self.steps.push((time, outcome.size));
+        self.ranks.extend(outcome.ranks);
         let resident = bert4rs_tensor_core::memory::process().map_or(0, |memory| memory.resident);
         let record = StepRecord {
             step,
@@ -79,6 +84,7 @@ impl Meter {
             held_out: None,
             resident_bytes: resident,
             device_bytes: outcome.device_bytes,
+            ranks: outcome.ranks,
         };
         let [loss, grad_norm] =
             [&outcome.loss, &outcome.grad_norm].map(|scalar| scalar.shallow_clone());
@@ -169,6 +175,11 @@ impl Meter {
         let count = self.losses.len().div_ceil(10);
         let last = &self.losses[self.losses.len() - count..];
         last.iter().sum::<f64>() / count.max(1) as f64
+    }
+
+    /// What each step since the process began cost in communication; empty for a process alone.
+    pub fn ranks(&self) -> &[RankTimes] {
+        &self.ranks
     }
 
     /// Time spent in all steps.

@@ -22,6 +22,7 @@ pub use meter::Meter;
 pub use sink::MetricSink;
 
 use crate::batch::{BatchDigest, BatchSize};
+use crate::distributed::RankTimes;
 
 /// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,6 +61,10 @@ pub struct StepRecord {
     /// Bytes in tensors on the GPU after the step; absent on a CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_bytes: Option<u64>,
+    /// What processes that train together waited for; absent for one alone. All else is of all of
+    /// them, but times, waits and memory, which are of rank 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<RankTimes>,
 }
 
 /// JSON has no NaN: serde_json writes `null` for it.
@@ -86,4 +91,6 @@ pub struct StepOutcome {
     pub waited: Duration,
     /// Hashes of its batches.
     pub digests: Vec<BatchDigest>,
+    /// What it cost in communication, if there are other processes.
+    pub ranks: Option<RankTimes>,
 }

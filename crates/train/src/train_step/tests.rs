@@ -5,7 +5,7 @@ use std::path::Path;
 use bert4rs_data::{
     CorpusReading, Dataset, DatasetOptions, HeldOut, Objective, TokenizerChoice, TokenizerTraining,
 };
-use bert4rs_optim::OptimizerConfig;
+use bert4rs_optim::{Optimizer, OptimizerConfig};
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind};
 
@@ -76,7 +76,7 @@ fn check(dataset: Dataset, family: &str, packing: &str, loss: &str) {
     let mut params = ParamStore::new(Device::Cpu, Kind::Float);
     let task = build::task(&config(family, packing, loss, 4), dataset.tokenizer, &params).unwrap();
     let optimizer = Optimizer::new(OptimizerConfig::adamw(1e-3), params.params_mut()).unwrap();
-    let work = TrainStep::new(task, params, optimizer);
+    let work = TrainStep::new(task, params, optimizer.into());
     let divisor = divisor(labels, Device::Cpu).unwrap();
     let (expected_loss, expected) = work.gradients(&[whole.tensors], &divisor).unwrap();
     let parts = parts.map(|batch| batch.tensors);
