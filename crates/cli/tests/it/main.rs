@@ -6,6 +6,7 @@ mod bad_input;
 mod batches;
 mod cache;
 mod completions;
+mod distributed;
 mod forward;
 mod models;
 mod output;

@@ -94,7 +94,15 @@ impl Children {
     /// Asks all that run to end, and gives them some time.
     pub(super) fn end(&mut self) {
         self.send(Signal::TERM.as_raw());
+        self.wake();
         self.overdue = Some(Instant::now() + GRACE);
+    }
+
+    /// Lets those that were stopped learn of signals.
+    fn wake(&self) {
+        for (_, child) in &self.running {
+            let _ = kill_process(Pid::from_child(child), Signal::CONT);
+        }
     }
 
     /// Kills those whose time is over.
