@@ -92,7 +92,7 @@ mod verified;
 
 pub use batch::{CausalBatch, MlmBatch, SpanBatch, TokenBatch};
 pub use causal::{CausalBatches, CausalOptions};
-pub use corpus::{Corpus, CorpusReading, DocumentBreak};
+pub use corpus::{Corpus, CorpusReading, DocumentBreak, TableReader, TableRow};
 pub use error::{Error, Result};
 pub use fingerprint::{BatchDigest, Fingerprint};
 pub use layout::Layout;
@@ -107,6 +107,6 @@ pub use spans::{SpanBatches, SpanOptions};
 pub use summary::DatasetSummary;
 pub use text::read_text;
 pub use tokenizer::{
-    ModelTokenizer, Objective, SpanTokens, SpecialTokens, TextTokenizer, TokenizerTraining,
-    Vocabulary,
+    EncodedText, ModelTokenizer, Objective, PairTokenizer, SpanTokens, SpecialTokens,
+    TextTokenizer, TokenizerTraining, Vocabulary,
 };

@@ -112,7 +112,7 @@ impl Read for Counted {
 }
 
 /// The contents of a file that may be compressed, which its first bytes say.
-fn decompress(file: Counted) -> io::Result<Box<dyn Read + Send>> {
+pub(super) fn decompress(file: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
     let mut file = BufReader::with_capacity(64 << 10, file);
     Ok(match file.fill_buf()? {
         [0x1F, 0x8B, ..] => Box::new(MultiGzDecoder::new(file)),

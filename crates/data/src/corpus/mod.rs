@@ -5,6 +5,7 @@ mod format;
 mod fragment;
 mod lines;
 mod records;
+mod rows;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 pub use find::CorpusFile;
 use find::{LeftOut, find};
 pub(crate) use fragment::Fragment;
+pub use rows::{TableReader, TableRow};
 
 /// Text is handed out in pieces of about this size, the unit of parallel work.
 const CHUNK_BYTES: usize = 1 << 20;

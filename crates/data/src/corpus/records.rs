@@ -46,7 +46,7 @@ impl<R: Read> JsonLinesReader<R> {
     }
 
     /// The next line that is not blank, without its end.
-    fn next_line(&mut self) -> Result<Option<String>> {
+    pub(super) fn next_line(&mut self) -> Result<Option<String>> {
         let mut line = String::new();
         loop {
             let rest = &self.block[self.at..];
@@ -73,6 +73,11 @@ impl<R: Read> JsonLinesReader<R> {
                 }
             }
         }
+    }
+
+    /// The number of the line that [`next_line`](Self::next_line) gave last, from 1.
+    pub(super) fn line_number(&self) -> u64 {
+        self.line_number
     }
 
     fn text_of(&self, line: &str) -> Result<String> {
@@ -131,12 +136,7 @@ impl<R: Read> Table<R> {
     /// # Errors
     /// A table without that column.
     pub(super) fn new(reader: R, path: &Path, separator: u8, field: &str) -> Result<Self> {
-        let text = TableText {
-            blocks: TextBlocks::new(reader, path),
-            block: String::new(),
-            at: 0,
-            since_row: 0,
-        };
+        let text = TableText::new(reader, path);
         let mut rows = ReaderBuilder::new().delimiter(separator).flexible(true).from_reader(text);
         let names = rows.headers().map_err(|error| table_error(path, &error))?.clone();
         let column = names.iter().position(|name| name == field);
@@ -159,7 +159,7 @@ impl<R: Read + Send> Documents for Table<R> {
             if let Some(fragment) = self.joiner.fragments.pop() {
                 return Ok(Some(fragment));
             }
-            self.rows.get_mut().since_row = 0;
+            self.rows.get_mut().begin_row();
             let read = self.rows.read_record(&mut self.row);
             if !read.map_err(|error| table_error(&self.path, &error))? {
                 return Ok(None);
@@ -170,17 +170,29 @@ impl<R: Read + Send> Documents for Table<R> {
     }
 }
 
-fn table_error(path: &Path, error: &csv::Error) -> Error {
+pub(super) fn table_error(path: &Path, error: &csv::Error) -> Error {
     Error::corpus(path, format!("is no table: {error}"))
 }
 
 /// Decoded text as bytes, which ends where a row has no end.
-struct TableText<R> {
+pub(super) struct TableText<R> {
     blocks: TextBlocks<R>,
     block: String,
     at: usize,
     /// Bytes that were read since the last row ended.
     since_row: usize,
+}
+
+impl<R: Read> TableText<R> {
+    pub(super) fn new(reader: R, path: &Path) -> Self {
+        let (blocks, block) = (TextBlocks::new(reader, path), String::new());
+        Self { blocks, block, at: 0, since_row: 0 }
+    }
+
+    /// Says that a row begins here.
+    pub(super) fn begin_row(&mut self) {
+        self.since_row = 0;
+    }
 }
 
 impl<R: Read> Read for TableText<R> {

@@ -7,6 +7,7 @@ mod export;
 mod files;
 mod model_folder;
 mod objective;
+mod pairs;
 mod sentence_piece;
 mod train;
 mod vocab_txt;
@@ -26,6 +27,7 @@ pub use export::CONFIG_FILE;
 pub(crate) use files::TokenizerFiles;
 pub use model_folder::{ModelTokenizer, SpecialNames, TextStream};
 pub use objective::{Objective, SpanTokens};
+pub use pairs::{EncodedText, PairTokenizer};
 pub use train::{SAMPLE_BYTES, TokenizerTraining, train_tokenizer};
 
 /// Ids of the tokens that are no text.
