@@ -105,10 +105,23 @@ impl BertForSequenceClassification {
         mask: Option<&Tensor>,
         train: bool,
     ) -> Result<Tensor> {
-        let mut x_bd = match self.pooling {
+        let x_bd = match self.pooling {
             ClassifierPooling::Cls => hidden_btd.select(1, 0),
             ClassifierPooling::Mean => mean_of_real(hidden_btd, mask)?,
         };
+        self.classify_pooled(x_bd, train)
+    }
+
+    /// What of a sequence's hidden states the head reads.
+    pub fn pooling(&self) -> ClassifierPooling {
+        self.pooling
+    }
+
+    /// What [`pooling`](Self::pooling) says of hidden states, `[b, d]`, to `[b, c]`.
+    ///
+    /// # Errors
+    /// What the kernels throw.
+    pub fn classify_pooled(&self, mut x_bd: Tensor, train: bool) -> Result<Tensor> {
         if self.drops_first {
             x_bd = self.dropout.forward(x_bd, train);
         }

@@ -71,6 +71,11 @@ impl GptForSequenceClassification {
         Ok(self.score.forward(&hidden_btd.index(&index)))
     }
 
+    /// The last tokens' hidden states `[b, d]` to `[b, c]`.
+    pub fn score(&self, last_bd: &Tensor) -> Tensor {
+        self.score.forward(last_bd)
+    }
+
     /// Mean cross-entropy of classes `[b]` I64, or, with one output, the mean squared distance
     /// to numbers `[b]` FP32; a scalar in FP32.
     ///

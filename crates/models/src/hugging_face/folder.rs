@@ -102,6 +102,16 @@ impl Folder {
         &self.config
     }
 
+    /// Gives `config.json` another value for `key`, in memory alone; `null` takes the key out.
+    pub fn set(&mut self, key: &str, value: Value) {
+        if let Some(config) = self.config.as_object_mut() {
+            match value {
+                Value::Null => drop(config.remove(key)),
+                value => drop(config.insert(key.to_owned(), value)),
+            }
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -159,14 +169,25 @@ impl Folder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn check<C: PretrainedConfig>(&self, config: &C, store: &ParamStore) -> Result<()> {
-        self.matched(config, store, &[]).map(drop)
+        self.check_under(config, store, &|_| false, &|_| false)
+    }
+
+    /// [`check`](Self::check) of what [`load_under`](Self::load_under) loads.
+    pub(crate) fn check_under<C: PretrainedConfig>(
+        &self,
+        config: &C,
+        store: &ParamStore,
+        may_be_fresh: &dyn Fn(&str) -> bool,
+        replaced: &dyn Fn(&str) -> bool,
+    ) -> Result<()> {
+        self.matched(config, store, may_be_fresh, replaced).map(drop)
     }
 
     /// Sets every parameter of `store` to the tensor of its name, under any name that the family
     /// has had for it.
     ///
     /// Parameters whose name begins with one of `may_be_fresh` keep their start where the folder
-    /// has no tensor for them: new heads on an old encoder.
+    /// has no tensor for them that fits: new heads on an old encoder.
     ///
     /// # Errors
     /// One error that lists all parameters that are missing, or of another shape or dtype, and
@@ -177,7 +198,20 @@ impl Folder {
         store: &mut ParamStore,
         may_be_fresh: &[&str],
     ) -> Result<Loaded> {
-        let Matched { values, loaded } = self.matched(config, store, may_be_fresh)?;
+        let may = |name: &str| may_be_fresh.iter().any(|start| name.starts_with(start));
+        self.load_under(config, store, &may, &|_| false)
+    }
+
+    /// [`load`](Self::load), where functions say which parameters may keep their start, and which
+    /// do so even if the folder has them.
+    pub(crate) fn load_under<C: PretrainedConfig>(
+        &self,
+        config: &C,
+        store: &mut ParamStore,
+        may_be_fresh: &dyn Fn(&str) -> bool,
+        replaced: &dyn Fn(&str) -> bool,
+    ) -> Result<Loaded> {
+        let Matched { values, loaded } = self.matched(config, store, may_be_fresh, replaced)?;
         let (fresh, unused) = (loaded.fresh.len(), loaded.unused.len());
         let folder = self.path.display();
         tracing::debug!(%folder, tensors = values.len(), fresh, unused, "loading weights");
@@ -195,7 +229,8 @@ impl Folder {
         &self,
         config: &C,
         store: &ParamStore,
-        may_be_fresh: &[&str],
+        may_be_fresh: &dyn Fn(&str) -> bool,
+        replaced: &dyn Fn(&str) -> bool,
     ) -> Result<Matched> {
         let tied = config.tied();
         let mut known: BTreeSet<String> =
@@ -210,21 +245,23 @@ impl Folder {
             }
             let found = names.iter().find_map(|name| self.tensors.get(name));
             known.extend(names);
-            match found {
-                Some(stored) => {
-                    let value = as_held(config, &param.name, stored);
-                    wrong.extend(misfit(&param.name, &value, &param.weight.size()));
-                    values.push(Some(value));
+            let value = found.map(|stored| as_held(config, &param.name, stored));
+            let misfit = match &value {
+                Some(value) => misfit(&param.name, value, &param.weight.size()),
+                None => Some(format!("{} is missing", param.name)),
+            };
+            let is_fresh = match misfit {
+                _ if replaced(&param.name) => true,
+                Some(_) if may_be_fresh(&param.name) => true,
+                misfit => {
+                    wrong.extend(misfit);
+                    false
                 }
-                None => {
-                    if may_be_fresh.iter().any(|start| param.name.starts_with(start)) {
-                        fresh.push(param.name.clone());
-                    } else {
-                        wrong.push(format!("{} is missing", param.name));
-                    }
-                    values.push(None);
-                }
+            };
+            if is_fresh {
+                fresh.push(param.name.clone());
             }
+            values.push(value.filter(|_| !is_fresh));
         }
         wrong.extend(self.differing_copy(config));
         if !wrong.is_empty() {

@@ -1,9 +1,11 @@
 //! A model folder's model, whatever its architecture: named tensors in, named tensors out.
 
 mod forward;
+mod head;
 mod inputs;
 mod make;
 mod save;
+mod sequences;
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +15,9 @@ use bert4rs_tensor_core::{Device, Kind, Tensor};
 use serde_json::Value;
 
 pub use forward::Outputs;
+pub use head::OldHead;
 pub use inputs::Inputs;
+pub use sequences::SequenceRows;
 
 use crate::bert::{
     BertForMaskedLm, BertForPreTraining, BertForQuestionAnswering, BertForReplacedTokens,
@@ -21,7 +25,7 @@ use crate::bert::{
 };
 use crate::error::Result;
 use crate::gpt::{Gpt, GptConfig, GptForSequenceClassification};
-use crate::hugging_face::{Architecture, Folder, ModelType, PretrainedConfig};
+use crate::hugging_face::{Architecture, Folder, Loaded, ModelType, PretrainedConfig};
 use crate::t5::{T5, T5Encoder};
 
 /// Where and how numbers are computed.
@@ -127,36 +131,34 @@ impl Pretrained {
         architecture: Architecture,
         options: LoadOptions,
     ) -> Result<Self> {
-        match architecture.model_type() {
-            ModelType::Gpt2 => Self::build(folder, architecture, options, |config, params| {
-                make::gpt(architecture, folder, config, params, options)
-            }),
-            ModelType::T5 => Self::build(folder, architecture, options, |config, params| {
-                make::t5(architecture, config, params, options)
-            }),
-            _ => Self::build(folder, architecture, options, |config, params| {
-                make::bert(architecture, folder, config, params, options)
-            }),
-        }
+        let params = ParamStore::new(options.device, options.kind);
+        let never = |_: &str| false;
+        Self::assemble(folder, architecture, options, params, &never, &never)
+            .map(|(model, _)| model)
     }
 
-    fn build<C: PretrainedConfig>(
+    /// The model of `architecture` in `params`. Those that `may_be_fresh` names keep their start
+    /// where the folder has nothing for them that fits, and those that `replaced` names in any case.
+    fn assemble(
         folder: &Folder,
         architecture: Architecture,
         options: LoadOptions,
-        make: impl Fn(&C, &ParamStore) -> Result<Model>,
-    ) -> Result<Self> {
-        let config: C = folder.config()?;
-        tracing::debug!(folder = %folder.path().display(), class = %architecture, "making a model");
-        // Weights that don't fit are refused before memory is asked for.
-        let shapes = ParamStore::meta(options.kind);
-        make(&config, &shapes)?;
-        folder.check(&config, &shapes)?;
-        let mut params = ParamStore::new(options.device, options.kind);
-        let model = make(&config, &params)?;
-        folder.load(&config, &mut params, &[])?;
-        let (source, config) = (folder.path().to_owned(), folder.raw_config().clone());
-        Ok(Self { architecture, model, params, source, config })
+        params: ParamStore,
+        may_be_fresh: &dyn Fn(&str) -> bool,
+        replaced: &dyn Fn(&str) -> bool,
+    ) -> Result<(Self, Loaded)> {
+        let build = Build { folder, architecture, options, may_be_fresh, replaced };
+        match architecture.model_type() {
+            ModelType::Gpt2 => build.run(params, |config, params| {
+                make::gpt(architecture, folder, config, params, options)
+            }),
+            ModelType::T5 => {
+                build.run(params, |config, params| make::t5(architecture, config, params, options))
+            }
+            _ => build.run(params, |config, params| {
+                make::bert(architecture, folder, config, params, options)
+            }),
+        }
     }
 
     /// The class of transformers that the folder was written by.
@@ -216,5 +218,36 @@ impl Pretrained {
             true => value.transpose(0, 1).contiguous(),
             false => value,
         }
+    }
+}
+
+/// What [`Pretrained::assemble`] is given, for any family's configuration.
+struct Build<'a> {
+    folder: &'a Folder,
+    architecture: Architecture,
+    options: LoadOptions,
+    may_be_fresh: &'a dyn Fn(&str) -> bool,
+    replaced: &'a dyn Fn(&str) -> bool,
+}
+
+impl Build<'_> {
+    fn run<C: PretrainedConfig>(
+        &self,
+        mut params: ParamStore,
+        make: impl Fn(&C, &ParamStore) -> Result<Model>,
+    ) -> Result<(Pretrained, Loaded)> {
+        let folder = self.folder;
+        let config: C = folder.config()?;
+        let class = self.architecture;
+        tracing::debug!(folder = %folder.path().display(), %class, "making a model");
+        // Weights that don't fit are refused before memory is asked for.
+        let shapes = ParamStore::meta(self.options.kind);
+        make(&config, &shapes)?;
+        folder.check_under(&config, &shapes, self.may_be_fresh, self.replaced)?;
+        let model = make(&config, &params)?;
+        let loaded = folder.load_under(&config, &mut params, self.may_be_fresh, self.replaced)?;
+        let (source, config) = (folder.path().to_owned(), folder.raw_config().clone());
+        let architecture = self.architecture;
+        Ok((Pretrained { architecture, model, params, source, config }, loaded))
     }
 }

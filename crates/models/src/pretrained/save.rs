@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Error as Core, Tensor, safetensors};
 use serde_json::json;
 
@@ -34,6 +35,14 @@ impl Pretrained {
     /// # Errors
     /// The folder that it was read from; a place that can't be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
+        self.save_params(&self.params, folder)
+    }
+
+    /// [`save`](Self::save) with parameters that were [taken](Self::take_params).
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub fn save_params(&self, params: &ParamStore, folder: &Path) -> Result<()> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| Error::from(Core::Io { path, source })
@@ -49,7 +58,7 @@ impl Pretrained {
                 std::fs::copy(&from, folder.join(name)).map_err(io(&from))?;
             }
         }
-        let params = self.params.params();
+        let params = params.params();
         let stored: Vec<(String, Tensor)> = params
             .iter()
             .map(|param| {
