@@ -116,6 +116,19 @@ pub enum Error {
         /// The run's folder.
         folder: PathBuf,
     },
+    /// Somebody stopped fine-tuning; the best weights until then are a model.
+    #[error(
+        "stopped by {} after step {step}; the best weights until then are in {}",
+        signal_name(*signal), folder.display()
+    )]
+    StoppedEarly {
+        /// The signal's number.
+        signal: u8,
+        /// Steps taken.
+        step: u64,
+        /// The run's folder.
+        folder: PathBuf,
+    },
     /// From a task, loader, hook or sink that is not of this crate.
     #[error("{0}")]
     Other(Box<dyn std::error::Error + Send + Sync>),
@@ -165,6 +178,7 @@ impl Error {
             | Self::Diverged { .. }
             | Self::Other(_)
             | Self::Stopped { .. }
+            | Self::StoppedEarly { .. }
             | Self::Optim(bert4rs_optim::Error::NonFinite { .. }) => true,
             other => matches!(
                 other.core(),

@@ -11,6 +11,31 @@ use crate::error::Result;
 use crate::loader::Loader;
 use crate::task::Task;
 
+/// A way to measure the model while it is trained.
+pub trait Measure {
+    /// Measures `task` after `step` steps; nothing where there is nothing to be measured on. Draws
+    /// no random numbers, so that training goes on as it would without. All ranks of `group` are
+    /// given the same values.
+    ///
+    /// # Errors
+    /// What making a batch can meet, what libtorch throws, and those of the group.
+    fn measure(
+        &mut self,
+        task: &dyn Task,
+        step: u64,
+        group: &MeteredGroup,
+    ) -> Result<Option<Evaluation>>;
+
+    /// Leaves to each rank its part. Unless implemented, every rank measures all.
+    ///
+    /// # Errors
+    /// Those of [`Loader::divide`].
+    fn divide(&mut self, group: &MeteredGroup) -> Result<()> {
+        let _ = group;
+        Ok(())
+    }
+}
+
 /// Held-out batches, always the same.
 pub struct Validation {
     loader: Box<dyn Loader>,
@@ -40,14 +65,11 @@ impl Validation {
     pub fn new(loader: Box<dyn Loader>, batches: u64) -> Self {
         Self { loader, batches }
     }
+}
 
-    /// Measures `task` after `step` steps; nothing where there are no batches. Draws no random
-    /// numbers, so that training goes on as it would without. Ranks share the batches, and add up
-    /// sums and numbers of labels.
-    ///
-    /// # Errors
-    /// What making a batch can meet, what libtorch throws, and those of the group.
-    pub(crate) fn run(
+impl Measure for Validation {
+    /// Ranks share the batches, and add up sums and numbers of labels.
+    fn measure(
         &mut self,
         task: &dyn Task,
         step: u64,
@@ -80,11 +102,7 @@ impl Validation {
         Ok(Some(Evaluation { step, labels: *count as u64, means }))
     }
 
-    /// Leaves the others' batches to them.
-    ///
-    /// # Errors
-    /// Those of [`Loader::divide`].
-    pub(crate) fn divide(&mut self, group: &MeteredGroup) -> Result<()> {
+    fn divide(&mut self, group: &MeteredGroup) -> Result<()> {
         self.loader.divide(group.rank(), group.size())
     }
 }

@@ -24,6 +24,8 @@
 //! | [`follower`] | what a run's other processes do |
 //! | [`run`] | `bert4rs train`: all of the above |
 //! | [`rehearsal`] | what a run would be, and with which learning rate |
+//! | [`finetune`] | jobs learned from labelled examples |
+//! | [`scores`] | what predictions are worth, as each field counts it |
 //! | [`profile`] | a few steps with every operation timed |
 //! | [`memory_plan`] | what a run will hold, before it begins |
 //! | [`lr_range`] | the test that finds a learning rate |
@@ -51,6 +53,7 @@ mod error;
 pub mod evaluation;
 pub mod execution;
 pub mod facts;
+pub mod finetune;
 pub mod follower;
 mod gradients;
 pub mod hook;
@@ -69,6 +72,7 @@ pub mod rehearsal;
 pub mod report;
 pub mod run;
 pub mod run_folder;
+pub mod scores;
 pub mod stop;
 pub mod summary;
 pub mod task;

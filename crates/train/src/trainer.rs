@@ -16,7 +16,7 @@ use crate::checkpoint::{Checkpoint, Checkpointer, RunProgress, TrainState};
 use crate::clock::ProcessClock;
 use crate::distributed::{self, MeteredGroup, RankTimes, Traffic};
 use crate::error::{Error, Result};
-use crate::evaluation::{Evaluation, Validation};
+use crate::evaluation::{Evaluation, Measure};
 use crate::execution::Execution;
 use crate::hook::{Control, Hook, StepContext};
 use crate::loader::Loader;
@@ -57,7 +57,7 @@ pub struct Trainer {
     captured: Option<CapturedSteps>,
     /// Copies batches to a GPU while it computes.
     copy_stream: Option<CopyStream>,
-    validation: Option<Validation>,
+    validation: Option<Box<dyn Measure>>,
     checkpointer: Option<Checkpointer>,
     hooks: Vec<Box<dyn Hook>>,
     sinks: Vec<Box<dyn MetricSink>>,
@@ -155,9 +155,9 @@ impl Trainer {
         self
     }
 
-    /// The same with text to be measured on.
-    pub fn with_validation(mut self, validation: Validation) -> Self {
-        self.validation = Some(validation);
+    /// The same with what it is measured on.
+    pub fn with_validation(mut self, validation: impl Measure + 'static) -> Self {
+        self.validation = Some(Box::new(validation));
         self
     }
 
@@ -387,7 +387,7 @@ impl Trainer {
     /// What making a batch can meet, and what libtorch throws.
     pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
         let Some(validation) = &mut self.validation else { return Ok(None) };
-        validation.run(&*self.work.task, self.steps, &self.work.group)
+        validation.measure(&*self.work.task, self.steps, &self.work.group)
     }
 
     /// Batches that a step learns from, of all ranks.

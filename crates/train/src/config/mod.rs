@@ -10,10 +10,11 @@ mod idle;
 mod limits;
 mod model;
 mod overlays;
-mod validate;
+pub(crate) mod validate;
 mod words;
 
 pub use model::{Biases, Family, Head, ModelConfig, OrPublished, Positions, T5Form};
+pub(crate) use overlays::{Defaults, fault_in, lay_over};
 pub use overlays::{Overlay, known_keys, leaves, parse_assignment, resolve, resolve_to_run};
 
 use bert4rs_data::{DocumentBreak, Layout};

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::Config;
@@ -91,14 +92,53 @@ fn nested(key: &str, value: Value) -> Table {
 /// The first unknown key with the nearest valid one, value of a wrong type, or value that can't
 /// be used, and the overlay that it came from.
 pub fn resolve(overlays: &[Overlay]) -> Result<Config> {
-    let mut merged = baseline()?;
+    let config: Config = lay_over(&PRETRAINING, overlays)?;
+    config.validate().map_err(|fault| fault_in(&PRETRAINING, overlays, fault))?;
+    Ok(config)
+}
+
+/// All keys of one kind of configuration, with their defaults.
+pub(crate) struct Defaults {
+    /// What errors name where a default is at fault.
+    pub(crate) origin: &'static str,
+    /// The values.
+    pub(crate) toml: &'static str,
+    /// How to see all keys.
+    pub(crate) help: &'static str,
+}
+
+const PRETRAINING: Defaults = Defaults {
+    origin: "preset baseline",
+    toml: BASELINE.toml,
+    help: "`bert4rs presets show baseline` prints all",
+};
+
+impl Defaults {
+    /// Every valid key, in the order of the file.
+    pub(super) fn keys(&self) -> Result<Vec<String>> {
+        Ok(leaves(&self.values()?).into_iter().map(|(key, _)| key).collect())
+    }
+
+    fn values(&self) -> Result<Table> {
+        Overlay::parse(self.origin, self.toml).map(|overlay| overlay.values)
+    }
+}
+
+/// Lays `overlays` over `defaults`, the last one on top.
+///
+/// # Errors
+/// The first unknown key with the nearest valid one, or value of a wrong type, and the overlay
+/// that it came from.
+pub(crate) fn lay_over<C: DeserializeOwned>(
+    defaults: &Defaults,
+    overlays: &[Overlay],
+) -> Result<C> {
+    let mut merged = defaults.values()?;
     for overlay in overlays {
         merge(&mut merged, &overlay.values);
-        deserialize(&overlay.origin, &merged)?;
+        deserialize::<C>(defaults, &overlay.origin, &merged)?;
     }
-    let config = deserialize(&format!("preset {}", BASELINE.name), &merged)?;
-    config.validate().map_err(|fault| fault_in(overlays, fault))?;
-    Ok(config)
+    deserialize(defaults, defaults.origin, &merged)
 }
 
 /// The same for a run on this machine.
@@ -107,18 +147,22 @@ pub fn resolve(overlays: &[Overlay]) -> Result<Config> {
 /// Also what asks for more memory or threads than this machine has.
 pub fn resolve_to_run(overlays: &[Overlay]) -> Result<Config> {
     let config = resolve(overlays)?;
-    config.check_limits().map_err(|fault| fault_in(overlays, fault))?;
+    config.check_limits().map_err(|fault| fault_in(&PRETRAINING, overlays, fault))?;
     Ok(config)
 }
 
 /// A fault of a key, with the overlay that its value came from.
-fn fault_in(overlays: &[Overlay], (key, reason): (String, String)) -> Error {
-    Error::Config { origin: origin_of(&key, overlays), key, reason }
+pub(crate) fn fault_in(
+    defaults: &Defaults,
+    overlays: &[Overlay],
+    (key, reason): (String, String),
+) -> Error {
+    Error::Config { origin: origin_of(defaults, &key, overlays), key, reason }
 }
 
 /// Every valid key, in the order of the baseline's file.
 pub fn known_keys() -> Result<Vec<String>> {
-    Ok(leaves(&baseline()?).into_iter().map(|(key, _)| key).collect())
+    PRETRAINING.keys()
 }
 
 /// The values in `table` and its sections by their whole keys, such as `data.seq_len`.
@@ -136,12 +180,12 @@ pub fn leaves(table: &Table) -> Vec<(String, &Value)> {
     found
 }
 
-fn baseline() -> Result<Table> {
-    Overlay::parse(format!("preset {}", BASELINE.name), BASELINE.toml).map(|overlay| overlay.values)
-}
-
-fn deserialize(origin: &str, values: &Table) -> Result<Config> {
-    read(values).map_err(|error| {
+fn deserialize<C: DeserializeOwned>(
+    defaults: &Defaults,
+    origin: &str,
+    values: &Table,
+) -> Result<C> {
+    read::<C>(values).map_err(|error| {
         let words = error.inner().message();
         let mut key = error.path().to_string();
         // A list where a choice stands is read as the choice's name and what belongs to it.
@@ -153,18 +197,18 @@ fn deserialize(origin: &str, values: &Table) -> Result<Config> {
         let try_value = |value| {
             let mut values = values.clone();
             *value_at(&mut values, &key)? = value;
-            Some(read(&values).err()?.inner().message().to_owned())
+            Some(read::<C>(&values).err()?.inner().message().to_owned())
         };
-        match explain(words, try_value) {
+        match explain(words, defaults, try_value) {
             Ok(reason) => Error::Config { origin: origin.to_owned(), key, reason },
             Err(error) => error,
         }
     })
 }
 
-fn read(
+fn read<C: DeserializeOwned>(
     values: &Table,
-) -> std::result::Result<Config, serde_path_to_error::Error<toml::de::Error>> {
+) -> std::result::Result<C, serde_path_to_error::Error<toml::de::Error>> {
     serde_path_to_error::deserialize(Value::Table(values.clone()))
 }
 
@@ -179,8 +223,8 @@ fn value_at<'a>(values: &'a mut Table, key: &str) -> Option<&'a mut Value> {
     table.get_mut(name)
 }
 
-/// Where the value of `key` came from: the last overlay that sets it, else the baseline.
-fn origin_of(key: &str, overlays: &[Overlay]) -> String {
+/// Where the value of `key` came from: the last overlay that sets it, else the defaults.
+fn origin_of(defaults: &Defaults, key: &str, overlays: &[Overlay]) -> String {
     let sets = |overlay: &&Overlay| {
         let mut parts = key.split('.').peekable();
         let mut table = &overlay.values;
@@ -197,7 +241,7 @@ fn origin_of(key: &str, overlays: &[Overlay]) -> String {
         .iter()
         .rev()
         .find(sets)
-        .map_or_else(|| format!("preset {}", BASELINE.name), |overlay| overlay.origin.clone())
+        .map_or_else(|| defaults.origin.to_owned(), |overlay| overlay.origin.clone())
 }
 
 /// Lays `top` over `base`. A section is merged, but one that makes a choice is replaced, as the

@@ -25,7 +25,7 @@ const SENTINELS: usize = 100;
 const TRAINED: &str = "train";
 
 /// The key at fault and the reason.
-type Fault = (String, String);
+pub(crate) type Fault = (String, String);
 
 impl Config {
     /// Checks every value; the first that can't be used is the error.
@@ -304,7 +304,7 @@ fn our_key(key: &str) -> &str {
 }
 
 /// The key and reason in an optimizer's error.
-fn fault_of_optimizer(section: &str, error: bert4rs_optim::Error) -> Fault {
+pub(crate) fn fault_of_optimizer(section: &str, error: bert4rs_optim::Error) -> Fault {
     match error {
         bert4rs_optim::Error::Config { key, value, reason } => {
             (format!("{section}{key}"), format!("{value} {reason}"))
@@ -313,7 +313,7 @@ fn fault_of_optimizer(section: &str, error: bert4rs_optim::Error) -> Fault {
     }
 }
 
-fn at_least(key: &'static str, value: u64, least: u64) -> Result<(), Fault> {
+pub(crate) fn at_least(key: &'static str, value: u64, least: u64) -> Result<(), Fault> {
     if value >= least { Ok(()) } else { Err((key.into(), format!("{value} is below {least}"))) }
 }
 
@@ -321,7 +321,7 @@ fn at_most(key: &'static str, value: u64, most: u64) -> Result<(), Fault> {
     if value <= most { Ok(()) } else { Err((key.into(), format!("{value} is above {most}"))) }
 }
 
-fn probability(key: &'static str, value: f64) -> Result<(), Fault> {
+pub(crate) fn probability(key: &'static str, value: f64) -> Result<(), Fault> {
     if (0.0..1.0).contains(&value) {
         Ok(())
     } else {

@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::overlays::known_keys;
+use super::overlays::Defaults;
 use crate::error::{Result, shorten};
 use crate::nearest::nearest;
 
@@ -14,9 +14,13 @@ const UNKNOWN_VARIANT: &str = "unknown variant `";
 ///
 /// # Errors
 /// None, as the baseline's file is TOML.
-pub(super) fn explain(words: &str, try_value: impl Fn(Value) -> Option<String>) -> Result<String> {
+pub(super) fn explain(
+    words: &str,
+    defaults: &Defaults,
+    try_value: impl Fn(Value) -> Option<String>,
+) -> Result<String> {
     if let Some(rest) = words.strip_prefix("unknown field `") {
-        return no_such_key(rest);
+        return no_such_key(rest, defaults);
     }
     if let Some(rest) = words.strip_prefix("missing field `") {
         let name = rest.split('`').next().unwrap_or_default();
@@ -35,16 +39,16 @@ pub(super) fn explain(words: &str, try_value: impl Fn(Value) -> Option<String>) 
 }
 
 /// "x`, expected one of `a`, `b`": names stand at the odd places.
-fn no_such_key(rest: &str) -> Result<String> {
+fn no_such_key(rest: &str, defaults: &Defaults) -> Result<String> {
     let unknown = rest.split('`').next().unwrap_or_default();
-    let keys = known_keys()?;
+    let keys = defaults.keys()?;
     // A forgotten section is the commonest slip: `seq_len` for `data.seq_len`.
     let elsewhere = keys.iter().find(|key| key.rsplit('.').next() == Some(unknown));
     let expected = names_after_expected(rest);
     let near = nearest(unknown, expected).or(elsewhere.map(String::as_str));
     Ok(match near {
         Some(near) => format!("no such key; did you mean {near}?"),
-        None => "no such key; `bert4rs presets show baseline` prints all".into(),
+        None => format!("no such key; {}", defaults.help),
     })
 }
 

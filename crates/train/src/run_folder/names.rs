@@ -21,7 +21,7 @@ pub(super) const MARKER: &str = ".bert4rs-run";
 /// Disk space kept for the model.
 pub(super) const RESERVE: &str = ".reserved";
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 20] = [
     METRICS,
     SUMMARY,
     STATE,
@@ -32,6 +32,16 @@ const FILES: [&str; 11] = [
     "model.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
+    // Beside the weights of models that were fine-tuned.
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "generation_config.json",
     // The last, as it tells that the folder holds a run.
     CONFIG,
 ];

@@ -1,0 +1,132 @@
+//! Fine-tuning: a model and labelled examples in, a model that does a job out, with its scores.
+//!
+//! What a job is, [`FinetuneTask`] says: implement it for one of your own, and it trains with the
+//! same [`Trainer`](crate::trainer::Trainer), metrics and run folders as ours.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | here | the interface |
+//! | [`example`], [`labels`] | an example in tokens; which classes there are |
+//! | [`rows`] | examples laid into rows, side by side or padded |
+//! | [`loader`] | the order of examples, and batches of them |
+//! | [`learner`] | a task of this kind as a task of the trainer |
+//! | [`measure`] | predictions on a file, in its order, and their scores while training |
+//! | [`best`] | the best weights so far, and when to stop |
+//! | [`head`] | the model, under the head that the task asks for |
+//! | [`classify`], [`tag`] | tasks |
+//! | [`config`], [`run`] | `bert4rs finetune`: what it is told, and what it does |
+//! | [`preview`] | what is printed before training |
+//! | [`seeds`] | several runs, their mean and spread |
+//! | [`use_folder`] | `bert4rs predict` and `evaluate`: a trained model's folder on a file |
+
+pub mod best;
+pub mod classify;
+pub mod config;
+pub mod example;
+pub mod head;
+pub mod labels;
+pub mod learner;
+pub mod loader;
+pub mod measure;
+pub mod preview;
+pub mod rows;
+pub mod run;
+pub mod seeds;
+pub mod tag;
+pub mod use_folder;
+
+use std::path::Path;
+
+use bert4rs_models::layers::AttentionBackend;
+use bert4rs_tensor_core::Tensor;
+use bert4rs_tensor_core::param::ParamStore;
+use serde_json::Value;
+
+use crate::batch::NamedTensors;
+use crate::error::Result;
+use example::Example;
+use rows::{RowFrame, Rows};
+
+/// Scores by name, in the order in which they are told.
+pub type NamedScores = Vec<(String, f64)>;
+
+/// A job that a model learns from labelled examples.
+pub trait FinetuneTask: 'static {
+    /// What is to be learned of an example.
+    type Label: Clone + 'static;
+    /// What the model says of one.
+    type Prediction: Clone + 'static;
+
+    /// Its name, such as `classify`.
+    fn name(&self) -> &'static str;
+
+    /// Reads the examples in a file, in its order; without labels if not `labelled`.
+    ///
+    /// # Errors
+    /// What the file has wrong, with its line.
+    fn read(&self, path: &Path, labelled: bool) -> Result<Vec<Example<Self::Label>>>;
+
+    /// What rows need to know of the model.
+    fn frame(&self) -> RowFrame;
+
+    /// What [`loss`](Self::loss) and [`predict`](Self::predict) read beside the tokens of
+    /// `examples`, which lie in `rows`, on the CPU; and how many losses their labels make, 0 unless
+    /// all have one.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    fn tensors(
+        &self,
+        examples: &[&Example<Self::Label>],
+        rows: &Rows,
+    ) -> Result<(Vec<(&'static str, Tensor)>, u64)>;
+
+    /// The sum of all labels' losses, a scalar in FP32. Dropout acts.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    fn loss(&self, batch: &NamedTensors) -> Result<Tensor>;
+
+    /// What the model says of each example, in the batch's order, and the sum of the losses where
+    /// the batch has labels. No dropout and no gradients.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    fn predict(&self, batch: &NamedTensors) -> Result<(Vec<Self::Prediction>, Option<Tensor>)>;
+
+    /// What predictions are worth.
+    fn scores(&self, pairs: &[(&Self::Label, &Self::Prediction)]) -> NamedScores;
+
+    /// The score that decides which weights are best; higher is better.
+    fn main_score(&self) -> &'static str;
+
+    /// More about predictions than scores tell, for `evaluate`: a confusion table, scores by class.
+    /// Nothing unless implemented.
+    fn details(&self, pairs: &[(&Self::Label, &Self::Prediction)]) -> Vec<String> {
+        let _ = pairs;
+        Vec::new()
+    }
+
+    /// What is told of the training examples before training: labels and their shares.
+    fn balance(&self, labels: &[&Self::Label]) -> Vec<String>;
+
+    /// A label in words.
+    fn label_text(&self, label: &Self::Label) -> String;
+
+    /// A prediction, as `predict` writes it.
+    fn prediction_json(&self, prediction: &Self::Prediction) -> Value;
+
+    /// A token's text.
+    fn token_text(&self, id: u32) -> String;
+
+    /// Writes the model, from the exact values in `params`, as transformers loads it.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn export(&self, folder: &Path, params: &ParamStore) -> Result<()>;
+
+    /// The code that computed attention; absent before the first loss.
+    fn attention_backend(&self) -> Option<AttentionBackend> {
+        None
+    }
+}

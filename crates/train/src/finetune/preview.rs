@@ -1,0 +1,61 @@
+//! What is printed before training: labels and their shares, how much is cut off, and examples as the
+//! model sees them.
+
+use super::FinetuneTask;
+use super::example::Example;
+
+/// Examples that are shown.
+const SHOWN: usize = 3;
+/// Tokens of one that are shown.
+const TOKENS: usize = 40;
+/// Labels that are listed.
+const LABELS: usize = 30;
+
+/// Lines about the examples to learn from, of at most `longest` tokens each.
+pub fn lines<T: FinetuneTask>(
+    task: &T,
+    examples: &[Example<T::Label>],
+    longest: usize,
+) -> Vec<String> {
+    let labels: Vec<&T::Label> =
+        examples.iter().filter_map(|example| example.label.as_ref()).collect();
+    let balance = task.balance(&labels);
+    let mut lines: Vec<String> =
+        balance.iter().take(LABELS).map(|line| format!("label      {line}")).collect();
+    if balance.len() > LABELS {
+        lines.push(format!("label      … and {} more", balance.len() - LABELS));
+    }
+    lines.push(format!("length     {}", lengths(examples, longest)));
+    for example in examples.iter().take(SHOWN) {
+        let label = example.label.as_ref().map(|label| task.label_text(label));
+        lines.push(format!("example    line {}: {}", example.line, tokens(task, example)));
+        lines.push(format!("           label: {}", label.unwrap_or_else(|| "none".into())));
+    }
+    lines
+}
+
+/// How long examples are, and how many were cut.
+fn lengths<L>(examples: &[Example<L>], longest: usize) -> String {
+    let mut lengths: Vec<usize> = examples.iter().map(|example| example.text.ids.len()).collect();
+    lengths.sort_unstable();
+    let cut = examples.iter().filter(|example| example.text.is_cut).count();
+    let mean = lengths.iter().sum::<usize>() as f64 / lengths.len().max(1) as f64;
+    let at = |share: f64| {
+        let place = (share * lengths.len() as f64) as usize;
+        lengths.get(place.min(lengths.len().saturating_sub(1))).copied().unwrap_or_default()
+    };
+    format!(
+        "{mean:.1} tokens on average, 95% have at most {}, the longest {}; {cut} of {} cut at \
+         {longest}",
+        at(0.95),
+        at(1.0),
+        lengths.len()
+    )
+}
+
+fn tokens<T: FinetuneTask>(task: &T, example: &Example<T::Label>) -> String {
+    let ids = &example.text.ids;
+    let shown: Vec<String> = ids.iter().take(TOKENS).map(|&id| task.token_text(id)).collect();
+    let rest = if ids.len() > TOKENS { " …" } else { "" };
+    format!("{}{rest}", shown.join(" "))
+}

@@ -1,0 +1,413 @@
+//! `bert4rs finetune`: from a configuration to a trained model's folder, with its scores.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+
+use bert4rs_models::hugging_face::{Folder, HeadKind};
+use bert4rs_optim::schedule::Horizon;
+use bert4rs_optim::{Optimizer, OptimizerConfig};
+use bert4rs_tensor_core::error::catch_torch_error;
+use bert4rs_tensor_core::param::{ParamStore, Role};
+use bert4rs_tensor_core::policy::Policy;
+use serde::{Deserialize, Serialize};
+
+use super::best::BestWeights;
+use super::classify::{ClassLabel, ClassProblem, Classify, read_texts, settle};
+use super::config::{ClassWeights, FinetuneConfig, TaskName};
+use super::example::{Example, bad_file};
+use super::head::{HeadRequest, TaskModel};
+use super::labels::LabelNames;
+use super::learner::Learner;
+use super::loader::{BatchOptions, ExampleLoader};
+use super::measure::{ScoreMeasure, predict, scores};
+use super::tag::{Tag, read_words};
+use super::{FinetuneTask, preview};
+use crate::clock::ProcessClock;
+use crate::console::Console;
+use crate::error::{Error, Result};
+use crate::execution::Execution;
+use crate::facts::Facts;
+use crate::machine::{Machine, MachineOptions};
+use crate::names::name_of;
+use crate::run_folder::{ClaimedFolder, RunFolder, RunOutcome, TENSORBOARD};
+use crate::stop::StopSignal;
+use crate::summary::Summary;
+use crate::tensorboard::EventFile;
+use crate::terminal::Terminal;
+use crate::trainer::{TrainOptions, Trainer};
+
+/// `summary.json` of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FinetuneSummary {
+    /// The task.
+    pub task: String,
+    /// Examples that were learned from in each pass.
+    pub examples: u64,
+    /// Examples a second, measurements left out.
+    pub examples_per_s: f64,
+    /// The step after which the weights that were kept were measured; absent where the last ones
+    /// were kept.
+    pub best_step: Option<u64>,
+    /// Scores on the validation file, of the weights that were kept.
+    pub validation: BTreeMap<String, f64>,
+    /// Scores on the test file.
+    pub test: BTreeMap<String, f64>,
+    /// The run.
+    #[serde(flatten)]
+    pub run: Summary,
+}
+
+/// A process' surroundings: what it shows, when it began, what stops it.
+pub type Surroundings<'a> = (&'a Console, ProcessClock, &'a StopSignal);
+
+/// Trains as `config` says into `folder`.
+///
+/// # Errors
+/// Bad input, before the folder is touched; what the machine can't carry; [`Error::StoppedEarly`].
+pub fn finetune(
+    config: &FinetuneConfig,
+    folder: ClaimedFolder,
+    surroundings: Surroundings,
+) -> Result<FinetuneSummary> {
+    let machine = Machine::set_up(&MachineOptions {
+        device: config.compute.device.parse()?,
+        precision: config.compute.precision,
+        threads: config.compute.threads,
+        tf32: config.compute.tf32,
+        seed: config.seed,
+    })?;
+    config.compute.attention.check_device(machine.device).map_err(|error| Error::Config {
+        origin: "configuration".into(),
+        key: "compute.attention".into(),
+        reason: error.to_string(),
+    })?;
+    let policy = Policy::new(config.compute.kernels, config.compute.cuda_kernels);
+    let params = ParamStore::new(machine.device, machine.precision.compute_kind())
+        .with_policy(policy.clone());
+    let start = Start { config, folder, surroundings, machine, policy };
+    match config.task.name {
+        TaskName::Classify => classify(start, params),
+        TaskName::Tag => tag(start, params),
+    }
+}
+
+/// What a run begins with.
+struct Start<'a> {
+    config: &'a FinetuneConfig,
+    folder: ClaimedFolder,
+    surroundings: Surroundings<'a>,
+    machine: Machine,
+    policy: Policy,
+}
+
+impl Start<'_> {
+    /// The model that the task asks for.
+    fn model(&self, request: &HeadRequest, params: ParamStore) -> Result<TaskModel> {
+        let config = self.config;
+        let dropouts = config.model.dropouts();
+        let sizes = (params, config.task.max_length);
+        TaskModel::load(&config.task.model, request, dropouts, config.compute.attention, sizes)
+    }
+
+    /// The folder's classes where it has all of `found`, else `found`.
+    fn labels(&self, found: LabelNames, head: HeadKind) -> Result<LabelNames> {
+        let folder = Folder::open(&self.config.task.model)?;
+        let has_head = folder.architecture().is_ok_and(|found| found.head() == head);
+        let had = LabelNames::of_config(folder.raw_config());
+        Ok(had.filter(|had| has_head && had.include(&found)).unwrap_or(found))
+    }
+}
+
+fn classify(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+    let (config, path) = (start.config, &start.config.task.train);
+    let columns = config.columns.of_texts();
+    let texts = read_texts(path, &columns, true)?;
+    let (problem, labels) = settle(path, &texts, &columns, config.task.problem.said())?;
+    if problem != ClassProblem::Regression && labels.len() < 2 {
+        let reason = format!("has one label, {}: there is nothing to learn", labels.list());
+        return Err(bad_file(path, reason));
+    }
+    let head = HeadKind::SequenceClassification;
+    let labels = match problem {
+        ClassProblem::Regression => labels,
+        _ => start.labels(labels, head)?,
+    };
+    let problem_name = Some(problem.type_name());
+    let request = HeadRequest { head, labels: labels.clone(), problem: problem_name };
+    let model = start.model(&request, params)?;
+    let classes = labels.len();
+    let mut task = Classify::new(model, columns, problem, labels);
+    let examples = task.examples(path, texts)?;
+    if config.task.class_weights == ClassWeights::Balanced {
+        let weights = balanced(&examples, classes);
+        task = task.with_weights(&weights, start.machine.device);
+    }
+    let params = task.model_mut().model.take_params();
+    let notes = std::mem::take(&mut task.model_mut().notes);
+    let longest = task.model().longest;
+    let problem = format!("problem    {}", problem.type_name());
+    let notes = [vec![problem], notes].concat();
+    Run { start, task: Rc::new(task), params, notes, longest }.train(examples)
+}
+
+/// The weight of each class, by the inverse of its share; 1 on average over the examples.
+fn balanced(examples: &[Example<ClassLabel>], classes: usize) -> Vec<f64> {
+    let mut counts = vec![0usize; classes];
+    for label in examples.iter().filter_map(|example| example.label.as_ref()) {
+        match label {
+            ClassLabel::Class(class) => counts[*class] += 1,
+            ClassLabel::Classes(flags) => {
+                flags.iter().zip(&mut counts).for_each(|(&flag, n)| *n += usize::from(flag));
+            }
+            ClassLabel::Number(_) => {}
+        }
+    }
+    let present = counts.iter().filter(|&&count| count > 0).count() as f64;
+    let all: usize = counts.iter().sum();
+    let weight = |&count: &usize| match count {
+        0 => 1.0,
+        count => all as f64 / (present * count as f64),
+    };
+    counts.iter().map(weight).collect()
+}
+
+fn tag(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+    let (config, path) = (start.config, &start.config.task.train);
+    if config.task.class_weights != ClassWeights::None {
+        return Err(Error::Config {
+            origin: "configuration".into(),
+            key: "task.class_weights".into(),
+            reason: "tag lets all words count alike; leave it out".into(),
+        });
+    }
+    let columns = config.columns.of_words();
+    let texts = read_words(path, &columns, true)?;
+    let tags = texts.iter().flat_map(|text| text.tags.iter().flatten());
+    let found = LabelNames::of(tags.map(String::as_str));
+    let head = HeadKind::TokenClassification;
+    let labels = start.labels(found, head)?;
+    let request = HeadRequest { head, labels: labels.clone(), problem: None };
+    let mut task = Tag::new(start.model(&request, params)?, columns, labels);
+    let examples = task.examples(path, texts)?;
+    let params = task.model_mut().model.take_params();
+    let notes = std::mem::take(&mut task.model_mut().notes);
+    let longest = task.model().longest;
+    Run { start, task: Rc::new(task), params, notes, longest }.train(examples)
+}
+
+/// A run whose task is made.
+struct Run<'a, T: FinetuneTask> {
+    start: Start<'a>,
+    task: Rc<T>,
+    params: ParamStore,
+    notes: Vec<String>,
+    longest: usize,
+}
+
+/// Examples to be measured on.
+type Held<T> = Option<Rc<[Example<<T as FinetuneTask>::Label>]>>;
+
+impl<T: FinetuneTask> Run<'_, T> {
+    fn train(self, examples: Vec<Example<T::Label>>) -> Result<FinetuneSummary> {
+        let Self { start, task, params, notes, longest } = self;
+        let Start { config, folder, surroundings, machine, policy } = start;
+        let (console, _, stop) = surroundings;
+        let read = |path: &Path| -> Result<Held<T>> {
+            let is_given = !path.as_os_str().is_empty();
+            Ok(if is_given { Some(task.read(path, true)?.into()) } else { None })
+        };
+        let (validation, test) = (read(&config.task.validation)?, read(&config.task.test)?);
+        notes.iter().for_each(|note| console.line(note));
+        console.line(&machine.describe());
+        let lines = preview::lines(&*task, &examples, longest);
+        lines.iter().for_each(|line| console.line(line));
+        let work = Work { config, machine, policy, task, validation, test };
+        let mut folder = folder.begin(config)?;
+        let outcome = catch_torch_error("fine-tuning", || {
+            work.train_in(&mut folder, params, examples.into(), surroundings)
+        });
+        console.end();
+        let outcome = outcome.map_err(Error::from).flatten();
+        match (&outcome, stop.received()) {
+            (Ok(summary), Some(signal)) => {
+                let (path, step) = (folder.path().to_owned(), summary.run.steps);
+                folder.end(RunOutcome::Interrupted, None)?;
+                return Err(Error::StoppedEarly { signal, step, folder: path });
+            }
+            (Ok(_), None) => folder.end(RunOutcome::Finished, None)?,
+            (Err(error), _) => drop(folder.end(RunOutcome::Failed, Some(error.to_string()))),
+        }
+        outcome
+    }
+}
+
+/// Everything that training in a folder needs.
+struct Work<'a, T: FinetuneTask> {
+    config: &'a FinetuneConfig,
+    machine: Machine,
+    policy: Policy,
+    task: Rc<T>,
+    validation: Held<T>,
+    test: Held<T>,
+}
+
+impl<T: FinetuneTask> Work<'_, T> {
+    fn train_in(
+        &self,
+        folder: &mut RunFolder,
+        params: ParamStore,
+        examples: Rc<[Example<T::Label>]>,
+        (console, clock, stop): Surroundings,
+    ) -> Result<FinetuneSummary> {
+        let (config, task) = (self.config, &self.task);
+        let export_bytes = 4 * params.count() as u64 + (8 << 20);
+        folder.reserve(export_bytes)?;
+        let best = BestWeights::new(task.main_score(), config.train.patience, &params);
+        let flops_per_token = flops_per_token(&params);
+        let count = examples.len() as u64;
+        let trainer = self.trainer(params, examples)?;
+        let light = self.machine.speed_of_light.best_flops() / flops_per_token;
+        let max_steps = trainer.max_steps();
+        let terminal = Terminal::new(console, max_steps, light);
+        let mut trainer = trainer
+            .with_clock(clock)
+            .with_sink(folder.metrics()?)
+            .with_sink(terminal.clone())
+            .with_hook(terminal)
+            .with_hook(best.clone())
+            .with_hook(stop.clone());
+        if config.train.tensorboard {
+            trainer = trainer.with_sink(EventFile::create(&folder.path().join(TENSORBOARD))?);
+        }
+        trainer.run()?;
+        let best_step = match best.best() {
+            Some((_, step)) if config.train.keep_best => {
+                best.restore()?;
+                Some(step)
+            }
+            _ => None,
+        };
+        let export = |folder: &Path| trainer.task().export(folder, trainer.params());
+        folder.export(export_bytes, export)?;
+        let facts = Facts { flops_per_token, ..Facts::default() };
+        let validation = self.measure(self.validation.as_deref())?;
+        let run = Summary {
+            held_out_loss: validation.get("loss").copied(),
+            attention: name_of(config.compute.attention),
+            ..Summary::new(&trainer, &self.machine, &facts)?
+        };
+        let seen = count as f64 * run.steps as f64 / max_steps.max(1) as f64;
+        let seen = seen * f64::from(config.train.epochs);
+        let time = trainer.meter().time_in_steps().as_secs_f64().max(1e-9);
+        let summary = FinetuneSummary {
+            task: task.name().into(),
+            examples: count,
+            examples_per_s: seen / time,
+            best_step,
+            validation,
+            test: self.measure(self.test.as_deref())?,
+            run,
+        };
+        folder.write_summary(&summary)?;
+        folder.replace_old()?;
+        tell(console, &summary, folder.path());
+        Ok(summary)
+    }
+
+    fn trainer(
+        &self,
+        mut params: ParamStore,
+        examples: Rc<[Example<T::Label>]>,
+    ) -> Result<Trainer> {
+        let (config, device) = (self.config, self.machine.device);
+        let options = BatchOptions {
+            batch_size: config.data.batch_size,
+            layout: config.data.packing,
+            group_by_length: config.data.group_by_length,
+            device,
+        };
+        let loader = ExampleLoader::new(Rc::clone(&self.task), examples, options, config.seed);
+        let accumulate = u64::from(config.train.accumulate);
+        let batches = loader.batches_per_epoch() * u64::from(config.train.epochs);
+        let max_steps = batches.div_ceil(accumulate);
+        let each_pass = loader.batches_per_epoch().div_ceil(accumulate);
+        let eval_every = match (config.train.eval_every, &self.validation) {
+            (_, None) => 0,
+            (0, _) => each_pass,
+            (every, _) => every,
+        };
+        let policy = self.policy.clone();
+        let optimizer = OptimizerConfig { policy, ..config.optimizer.clone() };
+        let optimizer = Optimizer::new(optimizer, params.params_mut())?;
+        let schedule = config.schedule.resolve(Horizon::Steps(max_steps))?;
+        let loop_options = TrainOptions {
+            max_steps,
+            accumulate: config.train.accumulate,
+            log_every: config.train.log_every,
+            eval_every,
+            execution: Execution::Eager,
+        };
+        let learner = Box::new(Learner(Rc::clone(&self.task)));
+        let trainer =
+            Trainer::new(learner, Box::new(loader), params, optimizer, schedule, loop_options)?;
+        Ok(match &self.validation {
+            None => trainer,
+            Some(examples) => trainer.with_validation(ScoreMeasure {
+                task: Rc::clone(&self.task),
+                examples: Rc::clone(examples),
+                batch_size: 2 * config.data.batch_size,
+                layout: config.data.packing,
+                device,
+            }),
+        })
+    }
+
+    /// Scores and mean loss on examples; nothing where there are none.
+    fn measure(&self, examples: Option<&[Example<T::Label>]>) -> Result<BTreeMap<String, f64>> {
+        let Some(examples) = examples else { return Ok(BTreeMap::new()) };
+        let data = &self.config.data;
+        let how = (2 * data.batch_size, data.packing, self.machine.device);
+        let found = predict(&*self.task, examples, how)?;
+        let mut all: BTreeMap<_, _> =
+            scores(&*self.task, examples, &found.all).into_iter().collect();
+        all.extend(found.loss.map(|loss| ("loss".to_owned(), loss)));
+        Ok(all)
+    }
+}
+
+/// Matrix products of one token, forward and backward: two FLOPs a weight and three passes.
+/// Those of attention's scores, which grow with a text's length, are left out.
+fn flops_per_token(params: &ParamStore) -> f64 {
+    let params = params.params();
+    let weights = params.iter().filter(|param| param.role == Role::Matrix);
+    6.0 * weights.map(|param| param.weight.numel() as f64).sum::<f64>().max(1.0)
+}
+
+fn tell(console: &Console, summary: &FinetuneSummary, folder: &Path) {
+    if console.shows_object("summary", summary) {
+        return;
+    }
+    let padding = 1.0 - summary.run.tokens as f64 / summary.run.positions.max(1) as f64;
+    console.line(&format!(
+        "speed      {:.1} examples/s, {:.0} tokens/s, {:.1}% padding",
+        summary.examples_per_s,
+        summary.run.tokens_per_s,
+        100.0 * padding
+    ));
+    if let Some(step) = summary.best_step {
+        console.line(&format!("best       after step {step}"));
+    }
+    for (name, scores) in [("validation", &summary.validation), ("test", &summary.test)] {
+        if !scores.is_empty() {
+            console.line(&format!("{name:<10} {}", scores_text(scores)));
+        }
+    }
+    console.line(&format!("model      {}", folder.display()));
+}
+
+/// `accuracy 0.9000, loss 0.3000`.
+pub fn scores_text(scores: &BTreeMap<String, f64>) -> String {
+    let scores = scores.iter().map(|(name, value)| format!("{name} {value:.4}"));
+    scores.collect::<Vec<_>>().join(", ")
+}

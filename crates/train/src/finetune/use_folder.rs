@@ -1,0 +1,188 @@
+//! A trained model's folder on a file: what it says of each example, and what that is worth.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bert4rs_data::Layout;
+use bert4rs_models::pretrained::Model;
+use bert4rs_tensor_core::attention::AttentionImplementation;
+use bert4rs_tensor_core::{Device, Kind};
+use serde_json::{Value, json};
+
+use super::FinetuneTask;
+use super::classify::{ClassProblem, Classify, TextColumns};
+use super::example::{Example, bad_file};
+use super::head::TaskModel;
+use super::labels::LabelNames;
+use super::measure::{pairs, predict};
+use super::tag::{Tag, WordColumns};
+use crate::error::{Error, Result};
+use crate::scores::bootstrap::{self, ScoreInterval};
+
+/// Which model on which file, and how.
+#[derive(Debug, Clone)]
+pub struct FolderUse {
+    /// The model's folder.
+    pub model: PathBuf,
+    /// The file.
+    pub data: PathBuf,
+    /// Columns of tables.
+    pub texts: TextColumns,
+    /// Columns of words.
+    pub words: WordColumns,
+    /// The most tokens of a text; 0 means what the model has positions for.
+    pub max_length: usize,
+    /// Examples at once.
+    pub batch_size: usize,
+    /// Where.
+    pub device: Device,
+    /// Dtype of weights and activations.
+    pub kind: Kind,
+    /// Which code computes attention.
+    pub attention: AttentionImplementation,
+}
+
+/// Examples that are predicted before any is written: enough for batches of like length, and no
+/// more memory for a long file.
+const WINDOW: usize = 64;
+
+/// How many samples intervals are made of.
+const SAMPLES: usize = 1000;
+
+/// What `evaluate` tells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FolderScores {
+    /// Examples.
+    pub examples: usize,
+    /// Each score, and where it lies with other examples in 95 of 100 cases.
+    pub scores: Vec<(String, f64, Option<ScoreInterval>)>,
+    /// The mean loss.
+    pub loss: Option<f64>,
+    /// A confusion table, or scores by entity.
+    pub details: Vec<String>,
+}
+
+/// What is done with a task, whichever it is.
+trait Visitor {
+    type Output;
+    fn visit<T: FinetuneTask>(self, task: &T, how: &FolderUse) -> Result<Self::Output>;
+}
+
+/// Makes the task that the folder's model is for.
+fn open<V: Visitor>(how: &FolderUse, visitor: V) -> Result<V::Output> {
+    let sizes = (how.device, how.kind, how.max_length);
+    let (model, folder) = TaskModel::open(&how.model, how.attention, sizes)?;
+    let config = folder.raw_config();
+    let outputs = config["id2label"].as_object().map(serde_json::Map::len);
+    let outputs = outputs.or_else(|| config["num_labels"].as_u64().map(|count| count as usize));
+    let outputs = outputs.unwrap_or(2);
+    let unnamed = || LabelNames::new((0..outputs).map(|at| format!("LABEL_{at}")).collect());
+    let labels = LabelNames::of_config(config).unwrap_or_else(unnamed);
+    match model.model.model() {
+        Model::Classes(_, problem) | Model::GptClasses(_, problem) => {
+            let problem = ClassProblem::of(*problem, outputs);
+            visitor.visit(&Classify::new(model, how.texts.clone(), problem, labels), how)
+        }
+        Model::TokenClasses(_) => visitor.visit(&Tag::new(model, how.words.clone(), labels), how),
+        _ => {
+            let class = model.model.architecture();
+            let reason = format!(
+                "is a {class}, which has no head for a task; fine-tune it with bert4rs finetune"
+            );
+            Err(bad_file(&how.model, reason))
+        }
+    }
+}
+
+struct Predict<'a>(&'a mut dyn FnMut(Value) -> Result<()>);
+
+impl Visitor for Predict<'_> {
+    type Output = usize;
+
+    fn visit<T: FinetuneTask>(self, task: &T, how: &FolderUse) -> Result<usize> {
+        let examples = task.read(&how.data, false)?;
+        let batch = (how.batch_size, Layout::Packed, how.device);
+        for window in examples.chunks(WINDOW * how.batch_size.max(1)) {
+            let found = predict(task, window, batch)?;
+            for (example, prediction) in window.iter().zip(&found.all) {
+                (self.0)(object(example, task.prediction_json(prediction)))?;
+            }
+        }
+        Ok(examples.len())
+    }
+}
+
+/// What was read and what the model says of it, in one object.
+fn object<L>(example: &Example<L>, prediction: Value) -> Value {
+    let mut object = json!({ "line": example.line });
+    for part in [&example.source, &prediction] {
+        if let (Some(object), Some(part)) = (object.as_object_mut(), part.as_object()) {
+            object.extend(part.clone());
+        }
+    }
+    object
+}
+
+struct Evaluate;
+
+impl Visitor for Evaluate {
+    type Output = FolderScores;
+
+    fn visit<T: FinetuneTask>(self, task: &T, how: &FolderUse) -> Result<FolderScores> {
+        let examples = task.read(&how.data, true)?;
+        let found = predict(task, &examples, (how.batch_size, Layout::Packed, how.device))?;
+        let pairs = pairs::<T>(&examples, &found.all);
+        let scores = task.scores(&pairs);
+        let mut drawn: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        let names: Vec<&str> = scores.iter().map(|(name, _)| name.as_str()).collect();
+        bootstrap::samples(pairs.len(), SAMPLES, 1, |chosen| {
+            let sample: Vec<_> = chosen.iter().map(|&at| pairs[at]).collect();
+            for (name, value) in task.scores(&sample) {
+                if let Some(&known) = names.iter().find(|known| **known == name) {
+                    drawn.entry(known).or_default().push(value);
+                }
+            }
+        });
+        let intervals: Vec<Option<ScoreInterval>> = names
+            .iter()
+            .map(|name| drawn.get(name).and_then(|values| bootstrap::middle(values.clone())))
+            .collect();
+        let scored = scores.iter().zip(intervals);
+        Ok(FolderScores {
+            examples: examples.len(),
+            scores: scored.map(|((name, value), at)| (name.clone(), *value, at)).collect(),
+            loss: found.loss,
+            details: task.details(&pairs),
+        })
+    }
+}
+
+/// Tells `write` what the model says of each example, in the file's order; how many there are.
+///
+/// # Errors
+/// A folder that is for no task, a file that can't be used, and what `write` refuses.
+pub fn predict_file(how: &FolderUse, write: &mut dyn FnMut(Value) -> Result<()>) -> Result<usize> {
+    check(how)?;
+    open(how, Predict(write))
+}
+
+/// Scores the model on a labelled file.
+///
+/// # Errors
+/// As [`predict_file`]; labels that the model does not have.
+pub fn evaluate_file(how: &FolderUse) -> Result<FolderScores> {
+    check(how)?;
+    open(how, Evaluate)
+}
+
+fn check(how: &FolderUse) -> Result<()> {
+    let is_file = |path: &Path| path.is_file() || !path.exists();
+    if how.batch_size > 0 && is_file(&how.data) {
+        return Ok(());
+    }
+    let (key, reason) = match how.batch_size {
+        0 => ("--batch-size", "0 is below 1"),
+        _ => ("--data", "is a folder; give a file"),
+    };
+    Err(Error::Config { origin: "command line".into(), key: key.into(), reason: reason.into() })
+}
