@@ -27,7 +27,9 @@ pub(crate) fn report(command: impl FnOnce() -> Result<ExitCode, Error>) -> ExitC
         Err(error) => {
             say(&error);
             ExitCode::from(match error {
-                Error::Stopped { signal, .. } => BY_SIGNAL + signal,
+                Error::Stopped { signal, .. } | Error::StoppedEarly { signal, .. } => {
+                    BY_SIGNAL + signal
+                }
                 error if error.is_bad_input() => BAD_INPUT,
                 _ => FAILED,
             })

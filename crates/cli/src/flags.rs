@@ -9,6 +9,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::finetune_flags::{EvaluateFlags, FinetuneFlags, PredictFlags};
 use crate::launch_flags::LaunchFlags;
 use crate::model_flags::{EmbedFlags, FillMaskFlags, ForwardFlags, GenerateFlags};
 
@@ -29,6 +30,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Train a model on plain text.
     Train(Box<TrainCommandFlags>),
+    /// Teach a model a task by labelled examples.
+    Finetune(FinetuneFlags),
+    /// Say what a model for a task makes of each example in a file.
+    Predict(Box<PredictFlags>),
+    /// Score a model for a task on a labelled file.
+    Evaluate(Box<EvaluateFlags>),
     /// Start several processes that train together, on this machine or several.
     Launch(LaunchFlags),
     /// Continue or answer prompts with a GPT or a T5.

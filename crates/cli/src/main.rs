@@ -7,6 +7,7 @@
 
 mod commands;
 mod failure;
+mod finetune_flags;
 mod flags;
 mod launch_flags;
 mod model_flags;
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
     threads::limit_to_available_cores();
     bert4rs_tensor_core::memory::keep_freed_memory();
     let cli = Cli::parse();
-    if matches!(cli.command, Command::Train(_) | Command::Profile(_)) {
+    if matches!(cli.command, Command::Train(_) | Command::Finetune(_) | Command::Profile(_)) {
         // Where it fails, training is as good, but slow beside other work.
         let _ = threads::restart_with_bounded_spinning();
     }
@@ -33,6 +34,9 @@ fn main() -> ExitCode {
     failure::report(|| match cli.command {
         Command::Train(flags) => commands::train::run(&flags, clock),
         Command::Launch(flags) => commands::launch::run(&flags),
+        Command::Finetune(flags) => commands::finetune::run(&flags, clock),
+        Command::Predict(flags) => commands::predict::predict(&flags),
+        Command::Evaluate(flags) => commands::predict::evaluate(&flags),
         Command::Generate(flags) => commands::generate::run(&flags),
         Command::FillMask(flags) => commands::fill_mask::run(&flags),
         Command::Embed(flags) => commands::embed::run(&flags),

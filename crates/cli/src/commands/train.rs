@@ -274,7 +274,7 @@ fn all_absolute(paths: &[PathBuf]) -> Result<Vec<String>> {
 }
 
 /// The path from the root, so that the run's config.toml works from any folder.
-fn absolute(path: &Path) -> Result<String> {
+pub(super) fn absolute(path: &Path) -> Result<String> {
     let absolute =
         std::path::absolute(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     absolute.into_os_string().into_string().map_err(|_| Error::Config {

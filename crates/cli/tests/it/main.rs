@@ -7,6 +7,7 @@ mod batches;
 mod cache;
 mod completions;
 mod distributed;
+mod finetune;
 mod forward;
 mod models;
 mod output;

@@ -1,0 +1,170 @@
+//! `bert4rs finetune`: flags become overlays of configuration, then the task trains.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use bert4rs_tensor_core::Error as Core;
+use bert4rs_tensor_core::safetensors::write_atomic;
+use bert4rs_train::clock::ProcessClock;
+use bert4rs_train::config::{Overlay, parse_assignment};
+use bert4rs_train::console::Console;
+use bert4rs_train::finetune::config::{FinetuneConfig, resolve};
+use bert4rs_train::finetune::run::{FinetuneSummary, finetune};
+use bert4rs_train::finetune::seeds::{Spread, spreads};
+use bert4rs_train::run_folder::{ClaimedFolder, default_path};
+use bert4rs_train::stop::StopSignal;
+use bert4rs_train::{Error, Result};
+use serde_json::json;
+use toml::Value;
+
+use super::refuse;
+use super::train::absolute;
+use crate::finetune_flags::{
+    FinetuneFlags, FinetuneRunFlags, FinetuneTaskFlags, TextColumnFlags, WordColumnFlags,
+};
+
+/// What came of several seeds, in their folder.
+const SPREADS: &str = "seeds.json";
+
+pub(crate) fn run(flags: &FinetuneFlags, clock: ProcessClock) -> Result<ExitCode> {
+    let (name, flags, mut overlays) = match &flags.task {
+        FinetuneTaskFlags::Classify(flags) => {
+            let mut overlays = texts(&flags.columns);
+            let choices = [
+                ("--problem", "task.problem", &flags.problem),
+                ("--class-weights", "task.class_weights", &flags.class_weights),
+            ];
+            overlays.extend(given(choices));
+            ("classify", &flags.run, overlays)
+        }
+        FinetuneTaskFlags::Tag(flags) => ("tag", &flags.run, words(&flags.columns)),
+    };
+    let mut all = Vec::new();
+    if let Some(path) = &flags.config {
+        all.push(Overlay::read(path)?);
+    }
+    all.push(Overlay::single(format!("finetune {name}"), "task.name", name));
+    for assignment in &flags.set {
+        all.push(parse_assignment(assignment)?);
+    }
+    all.append(&mut overlays);
+    all.extend(run_overlays(flags)?);
+    let config = resolve(&all)?;
+    let console = flags.console.console();
+    let stop = StopSignal::listen()
+        .map_err(|source| Error::Io { path: "the handling of signals".into(), source })?;
+    let out = flags.out.clone().unwrap_or_else(|| default_path(name));
+    match flags.seeds {
+        Some(seeds) => several(&config, seeds, (&out, flags.overwrite), (&console, clock, &stop))?,
+        None => {
+            let folder = ClaimedFolder::claim(&out, flags.overwrite)?;
+            finetune(&config, folder, (&console, clock, &stop))?;
+        }
+    }
+    console.finish()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A run for each seed, and what they have in common.
+fn several(
+    config: &FinetuneConfig,
+    seeds: u32,
+    (out, overwrite): (&Path, bool),
+    (console, clock, stop): (&Console, ProcessClock, &StopSignal),
+) -> Result<()> {
+    let mut summaries: Vec<FinetuneSummary> = Vec::new();
+    for seed in config.seed..config.seed + u64::from(seeds) {
+        console.line(&format!("seed       {seed}"));
+        let folder = ClaimedFolder::claim(&out.join(format!("seed-{seed}")), overwrite)?;
+        let config = FinetuneConfig { seed, ..config.clone() };
+        summaries.push(finetune(&config, folder, (console, clock, stop))?);
+    }
+    let of = |part: fn(&FinetuneSummary) -> &BTreeMap<String, f64>| {
+        let runs: Vec<_> = summaries.iter().map(|summary| part(summary).clone()).collect();
+        spreads(&runs)
+    };
+    let (validation, test) = (of(|summary| &summary.validation), of(|summary| &summary.test));
+    let object = json!({ "validation": validation, "test": test });
+    write_atomic(&out.join(SPREADS), format!("{object:#}\n").as_bytes())?;
+    if console.shows_object("seeds", &object) {
+        return Ok(());
+    }
+    for (name, spreads) in [("validation", validation), ("test", test)] {
+        for (score, Spread { mean, standard_deviation, runs }) in spreads {
+            let text = format!("{score} {mean:.4} ± {standard_deviation:.4} over {runs} seeds");
+            console.line(&format!("{name:<10} {text}"));
+        }
+    }
+    Ok(())
+}
+
+/// Overlays of the texts that are given: flag, key, value.
+fn given<'a>(
+    values: impl IntoIterator<Item = (&'a str, &'a str, &'a Option<String>)>,
+) -> Vec<Overlay> {
+    let overlay = |(flag, key, value): (&str, &str, &Option<String>)| {
+        value.as_ref().map(|value| Overlay::single(flag, key, value.as_str()))
+    };
+    values.into_iter().filter_map(overlay).collect()
+}
+
+fn texts(flags: &TextColumnFlags) -> Vec<Overlay> {
+    given([
+        ("--text-column", "columns.text", &flags.text_column),
+        ("--text-pair-column", "columns.text_pair", &flags.text_pair_column),
+        ("--label-column", "columns.label", &flags.label_column),
+        ("--label-separator", "columns.label_separator", &flags.label_separator),
+    ])
+}
+
+fn words(flags: &WordColumnFlags) -> Vec<Overlay> {
+    let mut overlays = given([
+        ("--words-field", "columns.words", &flags.words_field),
+        ("--tags-field", "columns.tags", &flags.tags_field),
+    ]);
+    for (flag, key, value) in [
+        ("--word-column", "columns.word_column", flags.word_column),
+        ("--tag-column", "columns.tag_column", flags.tag_column),
+    ] {
+        overlays.extend(value.map(|value| Overlay::single(flag, key, value)));
+    }
+    overlays
+}
+
+fn run_overlays(flags: &FinetuneRunFlags) -> Result<Vec<Overlay>> {
+    let mut overlays = Vec::new();
+    for (flag, key, path) in [
+        ("--model", "task.model", &flags.model),
+        ("--train", "task.train", &flags.train),
+        ("--validation", "task.validation", &flags.validation),
+        ("--test", "task.test", &flags.test),
+    ] {
+        let Some(path) = path else { continue };
+        overlays.push(Overlay::single(flag, key, existing(path)?));
+    }
+    for (flag, key, value) in [
+        ("--epochs", "train.epochs", flags.epochs),
+        ("--batch-size", "data.batch_size", flags.batch_size),
+        ("--max-length", "task.max_length", flags.max_length),
+        ("--patience", "train.patience", flags.patience),
+        ("--seed", "seed", flags.seed),
+    ] {
+        overlays.extend(value.map(|value| Overlay::single(flag, key, i64::from(value))));
+    }
+    let lr = flags.lr.map(|lr| Overlay::single("--lr", "optimizer.adamw.lr", lr));
+    overlays.extend(lr);
+    overlays.extend(given([("--device", "compute.device", &flags.device)]));
+    Ok(overlays)
+}
+
+/// The path from the root, of something that is there.
+fn existing(path: &PathBuf) -> Result<Value> {
+    if !path.exists() {
+        return Err(refuse(path, "does not exist"));
+    }
+    absolute(path).map(Value::String).map_err(|error| match error {
+        Error::Io { path, source } => Core::Io { path, source }.into(),
+        other => other,
+    })
+}

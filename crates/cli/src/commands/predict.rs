@@ -1,0 +1,107 @@
+//! `bert4rs predict` and `bert4rs evaluate`: a model for a task on a file.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use bert4rs_train::finetune::classify::TextColumns;
+use bert4rs_train::finetune::tag::WordColumns;
+use bert4rs_train::finetune::use_folder::{FolderUse, evaluate_file, predict_file};
+use bert4rs_train::output::print_line;
+use bert4rs_train::{Error, Result};
+use serde_json::{Map, Value, json};
+
+use super::{output_file, remark};
+use crate::finetune_flags::{
+    EvaluateFlags, PredictFlags, TaskModelFlags, TextColumnFlags, WordColumnFlags,
+};
+
+pub(crate) fn predict(flags: &PredictFlags) -> Result<ExitCode> {
+    let how = how(&flags.of)?;
+    let Some(path) = &flags.output else {
+        predict_file(&how, &mut |object| print_line(&object.to_string()))?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    output_file(path, flags.overwrite, &how.model, &[&how.data])?;
+    // Under another name until it is whole, so that what is read elsewhere is never half.
+    let partial = path.with_extension("partial");
+    let count = write(&how, &partial).inspect_err(|_| drop(std::fs::remove_file(&partial)))?;
+    std::fs::rename(&partial, path).map_err(io(path))?;
+    remark(&format!("{count} predictions written to {}", path.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(how: &FolderUse, path: &Path) -> Result<usize> {
+    let mut file = BufWriter::new(File::create(path).map_err(io(path))?);
+    let mut write = |object: Value| writeln!(file, "{object}").map_err(io(path));
+    let count = predict_file(how, &mut write)?;
+    file.flush().map_err(io(path))?;
+    Ok(count)
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
+    move |source| Error::Io { path: path.to_owned(), source }
+}
+
+pub(crate) fn evaluate(flags: &EvaluateFlags) -> Result<ExitCode> {
+    let found = evaluate_file(&how(&flags.of)?)?;
+    if flags.json {
+        let score = |(name, value, interval): &(String, f64, Option<_>)| {
+            let interval = interval.map(|at: bert4rs_train::scores::bootstrap::ScoreInterval| {
+                json!([at.low, at.high])
+            });
+            (name.clone(), json!({ "value": value, "interval_95": interval }))
+        };
+        let scores: Map<String, Value> = found.scores.iter().map(score).collect();
+        let object = json!({ "examples": found.examples, "loss": found.loss, "scores": scores });
+        print_line(&object.to_string())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    print_line(&format!("{} examples", found.examples))?;
+    for (name, value, interval) in &found.scores {
+        let interval = interval.map(|at| format!("  (95%: {:.4} to {:.4})", at.low, at.high));
+        print_line(&format!("{name:<12} {value:.4}{}", interval.unwrap_or_default()))?;
+    }
+    if let Some(loss) = found.loss {
+        print_line(&format!("{:<12} {loss:.4}", "loss"))?;
+    }
+    found.details.iter().try_for_each(|line| print_line(line))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn how(flags: &TaskModelFlags) -> Result<FolderUse> {
+    let options = flags.model.options()?;
+    Ok(FolderUse {
+        model: flags.model.model.clone(),
+        data: flags.data.clone(),
+        texts: texts(&flags.texts),
+        words: words(&flags.words),
+        max_length: flags.max_length,
+        batch_size: flags.batch_size,
+        device: options.device,
+        kind: options.kind,
+        attention: options.attention,
+    })
+}
+
+fn texts(flags: &TextColumnFlags) -> TextColumns {
+    let or = |value: &Option<String>, default: String| value.clone().unwrap_or(default);
+    let default = TextColumns::default();
+    TextColumns {
+        text: or(&flags.text_column, default.text),
+        text_pair: or(&flags.text_pair_column, default.text_pair),
+        label: or(&flags.label_column, default.label),
+        label_separator: or(&flags.label_separator, default.label_separator),
+    }
+}
+
+fn words(flags: &WordColumnFlags) -> WordColumns {
+    let default = WordColumns::default();
+    WordColumns {
+        words: flags.words_field.clone().unwrap_or(default.words),
+        tags: flags.tags_field.clone().unwrap_or(default.tags),
+        word_column: flags.word_column.unwrap_or(default.word_column),
+        tag_column: flags.tag_column.unwrap_or(default.tag_column),
+    }
+}

@@ -1,0 +1,186 @@
+//! Flags of the commands that make models for tasks, and use them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::flags::ConsoleFlags;
+use crate::model_flags::ModelFlags;
+
+/// Flags of `finetune`.
+#[derive(Debug, Args)]
+pub(crate) struct FinetuneFlags {
+    /// What is learned.
+    #[command(subcommand)]
+    pub(crate) task: FinetuneTaskFlags,
+}
+
+/// The tasks.
+#[derive(Debug, Subcommand)]
+pub(crate) enum FinetuneTaskFlags {
+    /// A class, several, or a number for a text or a pair of texts.
+    Classify(Box<ClassifyFlags>),
+    /// A class for each word, such as names or parts of speech.
+    Tag(Box<TagFlags>),
+}
+
+/// Flags of `finetune classify`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct ClassifyFlags {
+    #[command(flatten)]
+    pub(crate) run: FinetuneRunFlags,
+    #[command(flatten)]
+    pub(crate) columns: TextColumnFlags,
+    /// auto (by the labels), single-label, multi-label or regression.
+    #[arg(long, value_name = "PROBLEM")]
+    pub(crate) problem: Option<String>,
+    /// balanced: classes count by the inverse of their share.
+    #[arg(long, value_name = "none|balanced")]
+    pub(crate) class_weights: Option<String>,
+}
+
+/// Flags of `finetune tag`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct TagFlags {
+    #[command(flatten)]
+    pub(crate) run: FinetuneRunFlags,
+    #[command(flatten)]
+    pub(crate) columns: WordColumnFlags,
+}
+
+/// Which columns of a table hold texts and labels.
+#[derive(Debug, Args)]
+pub(crate) struct TextColumnFlags {
+    /// The column or field of the text [default: text].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) text_column: Option<String>,
+    /// The column or field of the second text of a pair.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) text_pair_column: Option<String>,
+    /// The column or field of the label [default: label].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) label_column: Option<String>,
+    /// What stands between several labels in one cell.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) label_separator: Option<String>,
+}
+
+/// Which columns hold words and tags.
+#[derive(Debug, Args)]
+pub(crate) struct WordColumnFlags {
+    /// In files of columns, the column of words, from 0 [default: 0].
+    #[arg(long, value_name = "N")]
+    pub(crate) word_column: Option<i64>,
+    /// In files of columns, the column of tags; -1 is the last [default: -1].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) tag_column: Option<i64>,
+    /// In JSON lines, the field with the list of words [default: tokens].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) words_field: Option<String>,
+    /// In JSON lines, the field with the list of tags [default: tags].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tags_field: Option<String>,
+}
+
+/// What all tasks have.
+#[derive(Debug, Args)]
+pub(crate) struct FinetuneRunFlags {
+    /// Folder of the model to begin with, in Hugging Face's layout.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Examples to learn from.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) train: Option<PathBuf>,
+    /// Examples that the best weights are chosen by.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) validation: Option<PathBuf>,
+    /// Examples that the result is measured on.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) test: Option<PathBuf>,
+    /// Passes over the examples [default: 3].
+    #[arg(long, value_name = "N")]
+    pub(crate) epochs: Option<u32>,
+    /// Peak learning rate [default: 5e-5].
+    #[arg(long, value_name = "LR", allow_negative_numbers = true)]
+    pub(crate) lr: Option<f64>,
+    /// Examples a batch [default: 32].
+    #[arg(long, value_name = "N")]
+    pub(crate) batch_size: Option<u32>,
+    /// The most tokens of a text; 0 means what the model has positions for [default: 0].
+    #[arg(long, value_name = "N")]
+    pub(crate) max_length: Option<u32>,
+    /// Measurements without a better score before training stops; 0 never stops [default: 0].
+    #[arg(long, value_name = "N")]
+    pub(crate) patience: Option<u32>,
+    /// Seeds new heads, the order of examples, and dropout [default: 1].
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u32>,
+    /// Train so many times, with seeds from --seed on, into folders within --out, and tell the
+    /// mean of each score and its spread.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) seeds: Option<u32>,
+    /// auto, cpu or cuda:N [default: auto].
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// Folder of the run and its model; default: runs/TASK-N, the first that is free.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Replace the run that --out holds.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// TOML file laid over the defaults, such as the config.toml of an earlier run.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// One value, laid over all that; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    #[command(flatten)]
+    pub(crate) console: ConsoleFlags,
+}
+
+/// Flags of `predict` and `evaluate` that both have.
+#[derive(Debug, Args)]
+pub(crate) struct TaskModelFlags {
+    #[command(flatten)]
+    pub(crate) model: ModelFlags,
+    /// Table, JSON lines or file of columns to read.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) texts: TextColumnFlags,
+    #[command(flatten)]
+    pub(crate) words: WordColumnFlags,
+    /// The most tokens of a text; 0 means what the model has positions for.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) max_length: usize,
+    /// Examples computed at once.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(crate) batch_size: usize,
+}
+
+/// Flags of `predict`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct PredictFlags {
+    #[command(flatten)]
+    pub(crate) of: TaskModelFlags,
+    /// File for an object a line; default: the terminal.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace the file that --output names.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+/// Flags of `evaluate`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct EvaluateFlags {
+    #[command(flatten)]
+    pub(crate) of: TaskModelFlags,
+    /// Print one object instead.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
