@@ -22,6 +22,8 @@ pub(crate) enum FinetuneTaskFlags {
     Classify(Box<ClassifyFlags>),
     /// A class for each word, such as names or parts of speech.
     Tag(Box<TagFlags>),
+    /// The next token, of a GPT: texts, or completions after prompts.
+    Causal(Box<CausalFlags>),
 }
 
 /// Flags of `finetune classify`.
@@ -48,6 +50,30 @@ pub(crate) struct TagFlags {
     pub(crate) run: FinetuneRunFlags,
     #[command(flatten)]
     pub(crate) columns: WordColumnFlags,
+}
+
+/// Flags of `finetune causal`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct CausalFlags {
+    #[command(flatten)]
+    pub(crate) run: FinetuneRunFlags,
+    #[command(flatten)]
+    pub(crate) columns: CompletionColumnFlags,
+    /// The column or field of texts, where there are no completions [default: text].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) text_column: Option<String>,
+}
+
+/// Which columns hold prompts and completions.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionColumnFlags {
+    /// The column or field of what is given [default: prompt].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) prompt_column: Option<String>,
+    /// The column or field of what is learned after it [default: completion].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) completion_column: Option<String>,
 }
 
 /// Which columns of a table hold texts and labels.
@@ -152,6 +178,8 @@ pub(crate) struct TaskModelFlags {
     pub(crate) texts: TextColumnFlags,
     #[command(flatten)]
     pub(crate) words: WordColumnFlags,
+    #[command(flatten)]
+    pub(crate) completions: CompletionColumnFlags,
     /// The most tokens of a text; 0 means what the model has positions for.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) max_length: usize,

@@ -38,6 +38,14 @@ pub(crate) fn run(flags: &FinetuneFlags, clock: ProcessClock) -> Result<ExitCode
             overlays.extend(given(choices));
             ("classify", &flags.run, overlays)
         }
+        FinetuneTaskFlags::Causal(flags) => {
+            let columns = given([
+                ("--prompt-column", "columns.prompt", &flags.columns.prompt_column),
+                ("--completion-column", "columns.completion", &flags.columns.completion_column),
+                ("--text-column", "columns.text", &flags.text_column),
+            ]);
+            ("causal", &flags.run, columns)
+        }
         FinetuneTaskFlags::Tag(flags) => ("tag", &flags.run, words(&flags.columns)),
     };
     let mut all = Vec::new();

@@ -5,6 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use bert4rs_train::finetune::causal::CompletionColumns;
 use bert4rs_train::finetune::classify::TextColumns;
 use bert4rs_train::finetune::tag::WordColumns;
 use bert4rs_train::finetune::use_folder::{FolderUse, evaluate_file, predict_file};
@@ -77,6 +78,7 @@ fn how(flags: &TaskModelFlags) -> Result<FolderUse> {
         data: flags.data.clone(),
         texts: texts(&flags.texts),
         words: words(&flags.words),
+        completions: completions(flags),
         max_length: flags.max_length,
         batch_size: flags.batch_size,
         device: options.device,
@@ -93,6 +95,16 @@ fn texts(flags: &TextColumnFlags) -> TextColumns {
         text_pair: or(&flags.text_pair_column, default.text_pair),
         label: or(&flags.label_column, default.label),
         label_separator: or(&flags.label_separator, default.label_separator),
+    }
+}
+
+fn completions(flags: &TaskModelFlags) -> CompletionColumns {
+    let or = |value: &Option<String>, default: String| value.clone().unwrap_or(default);
+    let (columns, default) = (&flags.completions, CompletionColumns::default());
+    CompletionColumns {
+        prompt: or(&columns.prompt_column, default.prompt),
+        completion: or(&columns.completion_column, default.completion),
+        text: or(&flags.texts.text_column, default.text),
     }
 }
 

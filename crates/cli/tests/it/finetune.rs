@@ -176,3 +176,26 @@ fn bad_input_is_told_with_its_line_and_leaves_nothing() {
     let outcome = finetune(&sandbox, "classify", &["--model", "bert"]);
     assert!(outcome.stderr.contains("task.train: is missing; give --train FILE"));
 }
+
+#[test]
+fn a_gpt_learns_completions_and_not_their_prompts() {
+    let sandbox = Sandbox::new();
+    model(&sandbox, "relative_gpt2", "GPT2LMHeadModel");
+    let row = |number: usize| {
+        let (prompt, completion) = [("the film", "was good"), ("the plot", "was bad")][number % 2];
+        format!("{{\"prompt\":\"{prompt}\",\"completion\":\"{completion}\"}}\n")
+    };
+    sandbox.write("pairs.jsonl", (0..16).map(row).collect::<String>());
+    let data = ["--train", "pairs.jsonl", "--validation", "pairs.jsonl", "--epochs", "20"];
+    let args = [&["--model", "relative_gpt2", "--out", "run"][..], &data].concat();
+    let outcome = finetune(&sandbox, "causal", &args);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let summary = json(&sandbox, "run/summary.json");
+    // Guessing costs 23; of a prompt, its last word would still be open.
+    let perplexity = summary["validation"]["perplexity"].as_f64().unwrap();
+    assert!(perplexity < 1.5, "{summary:#}");
+    let found = sandbox.run(&["evaluate", "--model", "run", "--data", "pairs.jsonl", "--json"]);
+    let found: Value = serde_json::from_str(&found.stdout).unwrap();
+    let again = found["scores"]["perplexity"]["value"].as_f64().unwrap();
+    assert!((again - perplexity).abs() < 1e-5 * perplexity, "{again} {perplexity}");
+}

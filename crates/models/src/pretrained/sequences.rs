@@ -65,6 +65,25 @@ impl Pretrained {
         }
     }
 
+    /// Logits `[m, v]` over the tokens that follow the places `before`, I64 `[m]`, of the flattened
+    /// rows. Dropout acts if `train`.
+    ///
+    /// # Errors
+    /// As [`sequence_logits`](Self::sequence_logits).
+    pub fn next_token_logits(
+        &self,
+        rows: &SequenceRows,
+        before: &Tensor,
+        train: bool,
+    ) -> Result<Tensor> {
+        match &self.model {
+            Model::Gpt(model) => {
+                Ok(model.logits(&encode_gpt(model, rows, train)?.index_select(0, before)))
+            }
+            _ => Err(self.lacks_head("next tokens")),
+        }
+    }
+
     /// The position of a sequence's first token.
     pub fn first_position(&self) -> i64 {
         self.encoder().map_or(0, |encoder| encoder.config().first_position())
@@ -77,7 +96,11 @@ impl Pretrained {
 
     /// The code that computed attention when the model was first used; absent before.
     pub fn attention_backend(&self) -> Option<AttentionBackend> {
-        self.encoder().and_then(BertModel::attention_backend)
+        match &self.model {
+            Model::Gpt(model) => model.attention_backend(),
+            Model::GptClasses(model, _) => model.gpt().attention_backend(),
+            _ => self.encoder().and_then(BertModel::attention_backend),
+        }
     }
 
     fn lacks_head(&self, wanted: &str) -> Error {

@@ -11,6 +11,7 @@ use bert4rs_tensor_core::policy::Kernels;
 use bert4rs_tensor_core::precision::Precision;
 use serde::{Deserialize, Serialize};
 
+use super::causal::CompletionColumns;
 use super::classify::{ClassProblem, TextColumns};
 use super::head::Dropouts;
 use super::tag::WordColumns;
@@ -56,6 +57,8 @@ pub enum TaskName {
     Classify,
     /// Classes of words.
     Tag,
+    /// The next tokens of texts, or of completions.
+    Causal,
 }
 
 /// What is learned, from what.
@@ -128,6 +131,10 @@ pub struct ColumnsConfig {
     pub label: String,
     /// What stands between several labels.
     pub label_separator: String,
+    /// What is given before a completion.
+    pub prompt: String,
+    /// What is learned after a prompt.
+    pub completion: String,
     /// The list of words in JSON lines.
     pub words: String,
     /// The list of tags in JSON lines.
@@ -146,6 +153,15 @@ impl ColumnsConfig {
             text_pair: self.text_pair.clone(),
             label: self.label.clone(),
             label_separator: self.label_separator.clone(),
+        }
+    }
+
+    /// Those of completions.
+    pub fn of_completions(&self) -> CompletionColumns {
+        CompletionColumns {
+            prompt: self.prompt.clone(),
+            completion: self.completion.clone(),
+            text: self.text.clone(),
         }
     }
 
@@ -282,23 +298,23 @@ impl FinetuneConfig {
 
     /// Settings that would do nothing.
     fn refuse_idle(&self) -> std::result::Result<(), Fault> {
-        let is_tag = self.task.name == TaskName::Tag;
+        let is_classify = self.task.name == TaskName::Classify;
         let idle = [
             (
                 "task.problem",
-                is_tag && self.task.problem != ProblemChoice::Auto,
-                "words always have one tag; leave it out",
+                !is_classify && self.task.problem != ProblemChoice::Auto,
+                "only classify has several; leave it out",
             ),
             (
                 "columns.text_pair",
-                is_tag && !self.columns.text_pair.is_empty(),
-                "words are tagged in one text; leave it out",
+                !is_classify && !self.columns.text_pair.is_empty(),
+                "only classify reads pairs; leave it out",
             ),
             (
                 "task.class_weights",
                 self.task.class_weights != ClassWeights::None
-                    && self.task.problem == ProblemChoice::Regression,
-                "numbers have no classes; leave it out",
+                    && (!is_classify || self.task.problem == ProblemChoice::Regression),
+                "only classify has them, and not for numbers; leave it out",
             ),
             (
                 "data.group_by_length",

@@ -108,6 +108,25 @@ impl TaskModel {
         Self::new(model, &tokenizer, pad, longest, notes)
     }
 
+    /// The model in the folder `path` under the head `head`, which it has, in `params`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); a family without that head.
+    pub fn load_as_is(
+        path: &Path,
+        head: HeadKind,
+        dropouts: Dropouts,
+        attention: AttentionImplementation,
+        (params, longest): (ParamStore, usize),
+    ) -> Result<Self> {
+        let mut folder = Folder::open(path)?;
+        set_dropouts(&mut folder, dropouts);
+        let tokenizer = ModelTokenizer::load(path)?;
+        let pad = pad_token(&mut folder, &tokenizer);
+        let (model, _) = Pretrained::with_head(&folder, head, OldHead::Kept, attention, params)?;
+        Self::new(model, &tokenizer, pad, longest, Vec::new())
+    }
+
     /// The model in the folder `path` as it is, to be used.
     ///
     /// # Errors

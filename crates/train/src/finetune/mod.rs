@@ -13,13 +13,14 @@
 //! | [`measure`] | predictions on a file, in its order, and their scores while training |
 //! | [`best`] | the best weights so far, and when to stop |
 //! | [`head`] | the model, under the head that the task asks for |
-//! | [`classify`], [`tag`] | tasks |
+//! | [`classify`], [`tag`], [`causal`] | tasks |
 //! | [`config`], [`run`] | `bert4rs finetune`: what it is told, and what it does |
 //! | [`preview`] | what is printed before training |
 //! | [`seeds`] | several runs, their mean and spread |
 //! | [`use_folder`] | `bert4rs predict` and `evaluate`: a trained model's folder on a file |
 
 pub mod best;
+pub mod causal;
 pub mod classify;
 pub mod config;
 pub mod example;

@@ -13,6 +13,7 @@ use bert4rs_tensor_core::policy::Policy;
 use serde::{Deserialize, Serialize};
 
 use super::best::BestWeights;
+use super::causal::CausalCompletion;
 use super::classify::{ClassLabel, ClassProblem, Classify, read_texts, settle};
 use super::config::{ClassWeights, FinetuneConfig, TaskName};
 use super::example::{Example, bad_file};
@@ -89,6 +90,7 @@ pub fn finetune(
     match config.task.name {
         TaskName::Classify => classify(start, params),
         TaskName::Tag => tag(start, params),
+        TaskName::Causal => causal(start, params),
     }
 }
 
@@ -174,13 +176,6 @@ fn balanced(examples: &[Example<ClassLabel>], classes: usize) -> Vec<f64> {
 
 fn tag(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
     let (config, path) = (start.config, &start.config.task.train);
-    if config.task.class_weights != ClassWeights::None {
-        return Err(Error::Config {
-            origin: "configuration".into(),
-            key: "task.class_weights".into(),
-            reason: "tag lets all words count alike; leave it out".into(),
-        });
-    }
     let columns = config.columns.of_words();
     let texts = read_words(path, &columns, true)?;
     let tags = texts.iter().flat_map(|text| text.tags.iter().flatten());
@@ -194,6 +189,19 @@ fn tag(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
     let notes = std::mem::take(&mut task.model_mut().notes);
     let longest = task.model().longest;
     Run { start, task: Rc::new(task), params, notes, longest }.train(examples)
+}
+
+fn causal(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+    let config = start.config;
+    let (path, dropouts) = (&config.task.model, config.model.dropouts());
+    let sizes = (params, config.task.max_length);
+    let attention = config.compute.attention;
+    let model = TaskModel::load_as_is(path, HeadKind::CausalLm, dropouts, attention, sizes)?;
+    let mut task = CausalCompletion::new(model, config.columns.of_completions());
+    let examples = task.read(&config.task.train, true)?;
+    let params = task.model_mut().model.take_params();
+    let longest = task.model().longest;
+    Run { start, task: Rc::new(task), params, notes: Vec::new(), longest }.train(examples)
 }
 
 /// A run whose task is made.

@@ -10,6 +10,7 @@ use bert4rs_tensor_core::{Device, Kind};
 use serde_json::{Value, json};
 
 use super::FinetuneTask;
+use super::causal::{CausalCompletion, CompletionColumns};
 use super::classify::{ClassProblem, Classify, TextColumns};
 use super::example::{Example, bad_file};
 use super::head::TaskModel;
@@ -30,6 +31,8 @@ pub struct FolderUse {
     pub texts: TextColumns,
     /// Columns of words.
     pub words: WordColumns,
+    /// Columns of prompts and completions.
+    pub completions: CompletionColumns,
     /// The most tokens of a text; 0 means what the model has positions for.
     pub max_length: usize,
     /// Examples at once.
@@ -83,6 +86,7 @@ fn open<V: Visitor>(how: &FolderUse, visitor: V) -> Result<V::Output> {
             let problem = ClassProblem::of(*problem, outputs);
             visitor.visit(&Classify::new(model, how.texts.clone(), problem, labels), how)
         }
+        Model::Gpt(_) => visitor.visit(&CausalCompletion::new(model, how.completions.clone()), how),
         Model::TokenClasses(_) => visitor.visit(&Tag::new(model, how.words.clone(), labels), how),
         _ => {
             let class = model.model.architecture();
