@@ -50,9 +50,10 @@ pub struct MlmBatch {
     /// `[b, t]`: the number of the piece within its row, from 0. Attention stays within equal
     /// numbers; padding has a number of its own.
     pub document_ids: Vec<i64>,
-    /// `[m]`: indices into the flattened `[b·t]` of the tokens to predict, ascending.
+    /// `[m]`: indices into the flattened `[b·t]` of the tokens to predict, ascending; 0 for labels
+    /// that are ignored.
     pub masked_positions: Vec<i64>,
-    /// `[m]`: the tokens that were there.
+    /// `[m]`: the tokens that were there; [`IGNORED`] for what only fills the batch up.
     pub masked_labels: Vec<i64>,
     /// Positions that are not padding.
     pub real_tokens: usize,
@@ -77,7 +78,7 @@ impl TokenBatch for MlmBatch {
     }
 
     fn labels(&self) -> Vec<i64> {
-        self.masked_labels.clone()
+        counted_labels(&self.masked_labels)
     }
 
     fn real_tokens(&self) -> usize {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rand::Rng;
 
-use crate::batch::MlmBatch;
+use crate::batch::{IGNORED, MlmBatch};
 use crate::error::{Error, Result};
 use crate::layout::{Grid, Layout, Padding};
 use crate::packing::Framing;
@@ -60,6 +60,7 @@ pub struct MlmBatches {
     sequences: Sequences,
     vocabulary: Vocabulary,
     options: MlmOptions,
+    fixed_shapes: bool,
 }
 
 impl MlmBatches {
@@ -78,7 +79,7 @@ impl MlmBatches {
         let MlmOptions { batch_size, sequence_length, seed, .. } = options;
         let framing = Framing::ClsSep;
         let sequences = Sequences::train(shard, framing, sequence_length, batch_size, seed)?;
-        Ok(Self { sequences, vocabulary, options })
+        Ok(Self { sequences, vocabulary, options, fixed_shapes: false })
     }
 
     /// Batches for evaluation: every sequence once, in order, with the same masks each time. The
@@ -95,7 +96,14 @@ impl MlmBatches {
         let MlmOptions { batch_size, sequence_length, seed, .. } = options;
         let framing = Framing::ClsSep;
         let sequences = Sequences::held_out(shard, framing, sequence_length, batch_size, seed)?;
-        Ok(Self { sequences, vocabulary, options })
+        Ok(Self { sequences, vocabulary, options, fixed_shapes: false })
+    }
+
+    /// The same with as many labels in each batch, so that all have one shape where rows are packed:
+    /// where a sequence has fewer tokens that can be masked, those that are missing are
+    /// [`IGNORED`] labels of the first position, which no batch masks.
+    pub fn with_fixed_shapes(self) -> Self {
+        Self { fixed_shapes: true, ..self }
     }
 
     /// Number of sequences that the documents give.
@@ -162,6 +170,11 @@ impl BatchSource for MlmBatches {
         let mut masked = Masked::default();
         for shown in self.sequences.of_batch(index)? {
             self.push_sequence(shown, &mut grid, &mut masked)?;
+        }
+        if self.fixed_shapes {
+            let count = self.options.batch_size * self.options.masked_per_sequence();
+            masked.positions.resize(count.max(masked.positions.len()), 0);
+            masked.labels.resize(masked.positions.len(), IGNORED);
         }
         Ok(MlmBatch {
             rows: grid.rows,

@@ -47,6 +47,8 @@ pub struct SpanBatches {
     sequences: Sequences,
     tokens: SpanTokens,
     options: SpanOptions,
+    /// Positions of the decoder's rows at least.
+    least_columns: usize,
 }
 
 /// A piece of a document, corrupted.
@@ -68,7 +70,7 @@ impl SpanBatches {
         let framing = framing(&tokens, &options)?;
         let SpanOptions { batch_size, sequence_length, seed, .. } = options;
         let sequences = Sequences::train(shard, framing, sequence_length, batch_size, seed)?;
-        Ok(Self { sequences, tokens, options })
+        Ok(Self { sequences, tokens, options, least_columns: 0 })
     }
 
     /// Batches for evaluation: every sequence once, in order, with the same noise each time. The
@@ -84,7 +86,16 @@ impl SpanBatches {
         let framing = framing(&tokens, &options)?;
         let SpanOptions { batch_size, sequence_length, seed, .. } = options;
         let sequences = Sequences::held_out(shard, framing, sequence_length, batch_size, seed)?;
-        Ok(Self { sequences, tokens, options })
+        Ok(Self { sequences, tokens, options, least_columns: 0 })
+    }
+
+    /// The same with the decoder's rows as long in each batch as the longest of all needs, so that
+    /// all have one shape where rows are packed.
+    pub fn with_fixed_shapes(mut self) -> Self {
+        let length = |piece: std::ops::Range<usize>| self.options.noise.target_length(piece.len());
+        let width = |sequence| self.width(self.sequences.pieces(sequence).map(length));
+        self.least_columns = (0..self.sequences.len()).map(width).max().unwrap_or(0);
+        self
     }
 
     /// Batches that show every sequence once, the last of them perhaps not full.
@@ -121,12 +132,17 @@ impl SpanBatches {
 
     /// Length of the decoder's rows, for all of these sequences.
     fn target_columns(&self, sequences: &[Vec<Corrupted>]) -> usize {
-        let length = |piece: &Corrupted| piece.target.len();
-        let widths = sequences.iter().map(|pieces| match self.options.layout {
-            Layout::Packed => pieces.iter().map(length).sum(),
-            Layout::Padded => pieces.iter().map(length).max().unwrap_or(0),
-        });
-        widths.max().unwrap_or(0).next_multiple_of(TARGET_STEP)
+        let width = |pieces: &Vec<Corrupted>| self.width(pieces.iter().map(|p| p.target.len()));
+        let widest = sequences.iter().map(width).max().unwrap_or(0);
+        widest.max(self.least_columns).next_multiple_of(TARGET_STEP)
+    }
+
+    /// What targets of these lengths, of one sequence, need of the decoder's rows.
+    fn width(&self, lengths: impl Iterator<Item = usize>) -> usize {
+        match self.options.layout {
+            Layout::Packed => lengths.sum(),
+            Layout::Padded => lengths.max().unwrap_or(0),
+        }
     }
 }
 

@@ -18,10 +18,11 @@ pub enum ActivationCheckpointing {
     Blocks,
 }
 
-/// [`autograd::checkpoint`] for a body of this crate.
+/// [`autograd::checkpoint`] for a body of this crate, which `drops` values or does not.
 pub(crate) fn checkpoint(
     inputs: &[&Tensor],
     weights: &[&Tensor],
+    drops: bool,
     body: impl Fn(&[Tensor]) -> Result<Tensor> + Send + 'static,
 ) -> Result<Tensor> {
     let body = move |inputs: &[Tensor]| {
@@ -32,5 +33,5 @@ pub(crate) fn checkpoint(
             }
         })
     };
-    Ok(autograd::checkpoint(inputs, weights, body)?)
+    Ok(autograd::checkpoint(inputs, weights, drops, body)?)
 }

@@ -8,7 +8,7 @@
 use std::cell::OnceCell;
 
 use bert4rs_kernels::attention as kernel;
-use bert4rs_tensor_core::attention::MaskView;
+use bert4rs_tensor_core::attention::{self, MaskView};
 use bert4rs_tensor_core::varlen::{AttentionWindow, VarlenLayout};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
@@ -108,6 +108,16 @@ enum Whole {
     All,
     Causal,
     Mask(Tensor),
+}
+
+impl Whole {
+    /// With a mask of `kind` that is added, if one is given.
+    fn added(self, kind: Option<Kind>) -> Self {
+        match (self, kind) {
+            (Self::Mask(mask), Some(kind)) => Self::Mask(attention::added(&mask, kind)),
+            (whole, _) => whole,
+        }
+    }
 }
 
 impl AttentionMask {
@@ -216,8 +226,11 @@ impl AttentionMask {
     }
 
     /// What libtorch's kernels take: a mask where there is one, with the bias added.
-    pub fn borrow(&self) -> MaskView<'_> {
-        match self.whole.get_or_init(|| self.make_whole()) {
+    /// On a GPU a boolean mask becomes one that is added, of `kind`, once for all layers: libtorch's
+    /// kernels take no other, and would make one in each layer, forward and backward.
+    pub fn borrow(&self, kind: Kind) -> MaskView<'_> {
+        let added = (self.device != Device::Cpu).then_some(kind);
+        match self.whole.get_or_init(|| self.make_whole().added(added)) {
             Whole::All => MaskView::All,
             Whole::Causal => MaskView::Causal,
             Whole::Mask(mask) => MaskView::Mask(mask),
@@ -284,4 +297,33 @@ pub(crate) fn check(name: &'static str, mask: &Tensor, full: [i64; 4]) -> Result
     let found = format!("{:?} of shape {size:?}", mask.kind());
     let expected = format!("Bool that broadcasts to {full:?}, or documents, Int64 {documents:?}");
     Err(Error::Input { name, found, expected })
+}
+
+#[cfg(test)]
+mod tests {
+    use bert4rs_tensor_core::attention::{
+        AttentionImplementation, AttentionOptions, Scores, attend,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_mask_that_is_added_hides_what_a_boolean_one_does() {
+        let documents = Tensor::from_slice(&[0i64, 0, 1, 1, 1, 2]).view([1, 6]);
+        let window = AttentionWindow { causal: true, window: None };
+        let mask = AttentionMask::new(window, [6, 6], Some(&documents), Device::Cpu);
+        let x = Tensor::randn([1, 2, 6, 8], (Kind::Float, Device::Cpu));
+        let attended = |whole: &Whole| {
+            let Whole::Mask(mask) = whole else { panic!("{whole:?}") };
+            let scores = Scores { visible: MaskView::Mask(mask), scale: None };
+            let implementation = AttentionImplementation::Math;
+            let options = AttentionOptions { implementation, dropout: 0.0 };
+            (mask.kind(), attend(&x, &x, &x, &scores, &options).unwrap())
+        };
+        let (boolean, expected) = attended(&mask.make_whole().added(None));
+        let (added, found) = attended(&mask.make_whole().added(Some(Kind::Float)));
+        assert_eq!((boolean, added), (Kind::Bool, Kind::Float));
+        assert!(found.equal(&expected));
+        assert!(matches!(Whole::Causal.added(Some(Kind::Float)), Whole::Causal));
+    }
 }

@@ -310,6 +310,26 @@ impl Optimizer {
         Ok(state)
     }
 
+    /// All memory that a step reads or changes beside parameters and gradients: what a captured
+    /// step must own.
+    pub fn tensors(&self) -> Vec<&Tensor> {
+        let mut tensors = vec![&self.lr_factor];
+        tensors.extend(self.verdict.tensors());
+        tensors.extend(self.adamw.tensors());
+        tensors.extend(self.muon.iter().flat_map(Muon::tensors));
+        for slot in &self.slots {
+            tensors.extend(&slot.low);
+            match &slot.state {
+                State::Adamw(adamw) => tensors.extend([&adamw.exp_avg, &adamw.exp_avg_sq]),
+                State::Muon(muon) => {
+                    tensors.push(&muon.momentum_buffer);
+                    tensors.extend(muon.second_momentum_buffers().map(|(_, buffer)| buffer));
+                }
+            }
+        }
+        tensors
+    }
+
     /// Takes over what [`Optimizer::state`] returned, in whatever order the parameters were
     /// then. The weights themselves are the caller's to restore.
     ///

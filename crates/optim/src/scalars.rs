@@ -72,6 +72,11 @@ impl ScalarTable {
         self.float_nk.f_copy_(&exact_nk).during(OP)
     }
 
+    /// All memory that a step reads or changes here.
+    pub(crate) fn tensors(&self) -> [&Tensor; 4] {
+        [&self.active_nk, &self.idle_k, &self.exact_nk, &self.float_nk]
+    }
+
     /// The row of parameter `index`.
     pub(crate) fn row(&self, index: usize) -> &ScalarRow {
         &self.rows[index]

@@ -102,6 +102,11 @@ impl Verdict {
         Ok(GradScale::OnDevice(factor.f_where_self(&self.finite, &zero).during(OP)?))
     }
 
+    /// All memory that a step reads or changes here, but for what it makes anew.
+    pub(crate) fn tensors(&self) -> [&Tensor; 2] {
+        [&self.counted_2n, &self.report]
+    }
+
     /// Waits for the device and reads it all.
     pub(crate) fn read(&mut self) -> Result<VerdictReport> {
         let report = Vec::<f64>::try_from(&self.report).during(OP)?;

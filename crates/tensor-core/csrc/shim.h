@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <exception>
+#include <string>
 
 #include <ATen/core/Tensor.h>
 
@@ -24,4 +25,12 @@ char* shim_protect(Body&& body) {
   } catch (...) {
     return strdup("unknown C++ exception");
   }
+}
+
+// The same for a `body` whose result is a message already, empty where all went well.
+template <typename Body>
+char* shim_protect_text(Body&& body) {
+  std::string text;
+  char* thrown = shim_protect([&] { text = body(); });
+  return thrown || text.empty() ? thrown : strdup(text.c_str());
 }

@@ -8,6 +8,11 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{Context, Error, Result};
 
+mod backends;
+
+use backends::SdpaCall;
+pub use backends::{SdpaBackend, sdpa_backend};
+
 /// Which code computes attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -101,70 +106,14 @@ pub struct Scores<'a> {
     pub scale: Option<f64>,
 }
 
-/// libtorch's kernels for attention.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SdpaBackend {
-    /// Products and softmax one by one, holding all scores.
-    Math,
-    /// Flash attention: scores exist only block by block. On CPU and GPU.
-    Flash,
-    /// Memory-efficient attention: the same for more dtypes and with a mask. On GPUs.
-    Efficient,
-    /// cuDNN's. On GPUs.
-    Cudnn,
-}
-
-/// The kernel that [`attend`] takes for such inputs, with [`AttentionImplementation::Fused`].
-///
-/// # Errors
-/// Inputs that [`attend`] refuses, or for which libtorch has no kernel.
-pub fn sdpa_backend(
-    q_bhtd: &Tensor,
-    k_bgsd: &Tensor,
-    v_bgsd: &Tensor,
-    scores: &Scores,
-) -> Result<SdpaBackend> {
-    let (mask, causal) = scores.visible.for_kernel(q_bhtd, k_bgsd)?;
-    let grouped = is_grouped(q_bhtd, k_bgsd)?;
-    let choice = Tensor::f_internal_fused_sdp_choice(
-        q_bhtd,
-        k_bgsd,
-        v_bgsd,
-        mask,
-        0.0,
-        causal,
-        scores.scale,
-        grouped,
-    )
-    .during("attention backend")?;
-    match choice {
-        0 => Ok(SdpaBackend::Math),
-        1 => Ok(SdpaBackend::Flash),
-        2 => Ok(SdpaBackend::Efficient),
-        3 => Ok(SdpaBackend::Cudnn),
-        other => Err(Error::Unsupported {
-            what: "fused attention".into(),
-            reason: format!("libtorch has no kernel for it (choice {other}); use plain attention"),
-        }),
-    }
-}
-
-/// A mask as what is added to scores: of a boolean one, minus infinity where nothing is seen.
-fn added(mask: &Tensor, kind: Kind) -> Tensor {
+/// A mask as what is added to scores: of a boolean one, in `kind`, minus infinity where nothing is
+/// seen.
+pub fn added(mask: &Tensor, kind: Kind) -> Tensor {
     if mask.kind() != Kind::Bool {
         return mask.shallow_clone();
     }
     let nothing = mask.zeros_like().to_kind(kind);
     nothing.masked_fill(&mask.logical_not(), f64::NEG_INFINITY)
-}
-
-/// The error where libtorch does not take the kernel that is asked for.
-fn refused(wanted: SdpaBackend, found: SdpaBackend) -> Error {
-    Error::Unsupported {
-        what: format!("{wanted:?} attention for these inputs").to_lowercase(),
-        reason: format!("libtorch takes {found:?}; set compute.attention = \"fused\""),
-    }
 }
 
 /// [`attend`] with scores scaled by `1 / √d` and an optional mask.
@@ -198,22 +147,15 @@ pub fn attend(
     options: &AttentionOptions,
 ) -> Result<Tensor> {
     options.check()?;
+    let call = || SdpaCall::new([q_bhtd, k_bgsd, v_bgsd], scores);
     let (mask, causal) = scores.visible.for_kernel(q_bhtd, k_bgsd)?;
     let grouped = is_grouped(q_bhtd, k_bgsd)?;
-    let best = || {
-        let (q, k, v) = (q_bhtd, k_bgsd, v_bgsd);
-        Tensor::f_scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scores.scale, grouped)
-            .during("fused attention")
-    };
-    let only = |wanted: SdpaBackend| match sdpa_backend(q_bhtd, k_bgsd, v_bgsd, scores)? {
-        found if found == wanted => best(),
-        found => Err(refused(wanted, found)),
-    };
     match options.implementation {
-        AttentionImplementation::Fused | AttentionImplementation::Varlen => best(),
-        AttentionImplementation::Flash => only(SdpaBackend::Flash),
-        AttentionImplementation::Efficient => only(SdpaBackend::Efficient),
-        AttentionImplementation::Cudnn => only(SdpaBackend::Cudnn),
+        AttentionImplementation::Fused
+        | AttentionImplementation::Varlen
+        | AttentionImplementation::Flash
+        | AttentionImplementation::Efficient
+        | AttentionImplementation::Cudnn => call()?.run(options.implementation),
         AttentionImplementation::Math => Tensor::f_internal_scaled_dot_product_attention_math(
             q_bhtd,
             k_bgsd,

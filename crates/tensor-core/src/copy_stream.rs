@@ -52,9 +52,9 @@ impl CopyStream {
     ) -> std::result::Result<T, E> {
         // SAFETY: the pointer is the shim's, and lives.
         unsafe { shim::check(OP, shim::b4_aside_enter(self.0.as_ptr()))? };
+        let beside = Beside(self);
         let outcome = body();
-        // SAFETY: as above; so the thread's stream is that of before, whatever `body` did.
-        unsafe { shim::check(OP, shim::b4_aside_leave(self.0.as_ptr()))? };
+        beside.leave()?;
         let result = outcome?;
         for tensor in tensors(&result) {
             let tensor = shim::borrow_raw(tensor);
@@ -62,6 +62,25 @@ impl CopyStream {
             unsafe { shim::check(OP, shim::b4_aside_keep(self.0.as_ptr(), tensor))? };
         }
         Ok(result)
+    }
+}
+
+/// The time in which a thread launches on the stream beside; also a panic ends it.
+struct Beside<'a>(&'a CopyStream);
+
+impl Beside<'_> {
+    fn leave(self) -> Result<()> {
+        let stream = self.0;
+        std::mem::forget(self);
+        // SAFETY: the pointer is the shim's, and lives.
+        unsafe { shim::check(OP, shim::b4_aside_leave(stream.0.as_ptr())) }
+    }
+}
+
+impl Drop for Beside<'_> {
+    fn drop(&mut self) {
+        // SAFETY: as in `leave`; there is nobody to tell of an error.
+        let _ = unsafe { shim::check(OP, shim::b4_aside_leave(self.0.0.as_ptr())) };
     }
 }
 

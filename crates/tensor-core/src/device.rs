@@ -1,6 +1,6 @@
 //! Which device to compute on. A device that was asked for is had, or it is an error.
 
-#![expect(unsafe_code, reason = "the border to C and C++")]
+#![expect(unsafe_code, reason = "the border to C++")]
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use tch::Device;
 
 use crate::error::{Error, Result};
-use crate::library;
+use crate::shim;
 
 /// What a user may ask for: `auto`, `cpu`, `cuda` (the first) or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,40 +91,18 @@ pub enum Cuda {
 /// Loads libtorch's CUDA backend, once, if an NVIDIA driver is there, and counts devices.
 ///
 /// The program is linked to libtorch's CPU half alone; the backend registers itself when its
-/// library is loaded from the same folder.
+/// library is loaded from the same folder. Where libtorch asks for an accelerator before this is
+/// called, such as for a seed, `csrc/cuda_hooks.cpp` loads it then.
 pub fn cuda() -> &'static Cuda {
     static CUDA: OnceLock<Cuda> = OnceLock::new();
-    CUDA.get_or_init(|| match load_cuda() {
-        Err(reason) => Cuda::None(reason),
-        Ok(()) => match tch::Cuda::device_count() {
-            count if count > 0 => Cuda::Devices(count as usize),
-            _ => Cuda::None("the NVIDIA driver reports no device".into()),
-        },
+    CUDA.get_or_init(|| {
+        // SAFETY: no pointers go in, and the message is ours.
+        match unsafe { shim::take_text(shim::b4_load_cuda()) } {
+            Some(reason) => Cuda::None(reason),
+            None => match tch::Cuda::device_count() {
+                count if count > 0 => Cuda::Devices(count as usize),
+                _ => Cuda::None("the NVIDIA driver reports no device".into()),
+            },
+        }
     })
-}
-
-fn load_cuda() -> std::result::Result<(), String> {
-    load_global("libcuda.so.1".as_ref())
-        .map_err(|_| "no NVIDIA driver (libcuda.so.1) on this machine".to_owned())?;
-    let folder = library::folder().ok_or("can't tell where libtorch lies")?;
-    let backend = folder.join("libtorch_cuda.so");
-    if !backend.exists() {
-        return Err(format!(
-            "{} has no libtorch_cuda.so (run `cargo xtask setup --cuda`)",
-            folder.display()
-        ));
-    }
-    load_global(backend.as_os_str()).map_err(|error| {
-        format!("{} does not load: {error} (run `cargo xtask setup --cuda`)", backend.display())
-    })
-}
-
-/// Loads a library for the life of the process, its symbols visible to all.
-fn load_global(name: &std::ffi::OsStr) -> std::result::Result<(), libloading::Error> {
-    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-    // SAFETY: the driver and libtorch's own backend run only their initialisers, which are made
-    // to run at any time; the library is never unloaded, so nothing can dangle.
-    let library = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_GLOBAL)? };
-    std::mem::forget(library);
-    Ok(())
 }

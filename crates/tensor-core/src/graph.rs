@@ -12,9 +12,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_NOW};
+use tch::Tensor;
 
 use crate::device::{Cuda, cuda};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, catch_torch_error};
 use crate::shim;
 
 const OP: &str = "CUDA graph";
@@ -30,6 +31,7 @@ struct Functions {
     new: unsafe extern "C" fn(c_int, *mut *mut c_void) -> *mut c_char,
     begin: OnCapture,
     end: OnCapture,
+    abandon: OnCapture,
     leave: OnCapture,
     replay: OnCapture,
     drop: unsafe extern "C" fn(*mut c_void),
@@ -71,6 +73,7 @@ fn load() -> std::result::Result<Functions, String> {
             new: get(&library, "b4_graph_new")?,
             begin: get(&library, "b4_graph_begin")?,
             end: get(&library, "b4_graph_end")?,
+            abandon: get(&library, "b4_graph_abandon")?,
             leave: get(&library, "b4_graph_leave")?,
             replay: get(&library, "b4_graph_replay")?,
             drop: get(&library, "b4_graph_drop")?,
@@ -101,11 +104,34 @@ fn library_from_memory() -> std::result::Result<Library, Box<dyn std::error::Err
 
 /// Work on a CUDA device, recorded.
 ///
-/// It keeps what the recorded work returned, but not all that it touched: see [`Graph::record`].
+/// It owns what the recorded work returned and the tensors that it was told of, so that their
+/// memory stays: see [`Graph::record`].
 #[derive(Debug)]
 pub struct Graph<T> {
     capture: Capture,
     outputs: T,
+    touched: Vec<Touched>,
+}
+
+/// A tensor that recorded work reads or changes, and where it lay then.
+#[derive(Debug)]
+struct Touched {
+    /// The caller's own tensor, which may be given other memory.
+    tensor: Tensor,
+    /// The memory of then, held whatever becomes of the tensor.
+    _memory: Tensor,
+    place: usize,
+}
+
+impl Touched {
+    fn new(tensor: &Tensor) -> Self {
+        let memory = tensor.detach();
+        Self { place: place(tensor), tensor: tensor.shallow_clone(), _memory: memory }
+    }
+}
+
+fn place(tensor: &Tensor) -> usize {
+    if tensor.defined() { tensor.data_ptr() as usize } else { 0 }
 }
 
 impl<T> Graph<T> {
@@ -114,38 +140,91 @@ impl<T> Graph<T> {
     /// All work of `body` must be on the CUDA device `index`, the same each time, and wait for
     /// nothing. It must have been done before, at least once, so that what is made at first use is
     /// there. Tensors that it makes belong to the graph: one that it returns is written again by
-    /// each [`replay`](Self::replay). What it reads or changes beside them must live, and stay
-    /// where it is, until the graph is dropped, as a replay goes to that memory again.
+    /// each [`replay`](Self::replay). `touched` are all others that it reads or changes: the graph
+    /// becomes one of their owners, as a replay goes to that memory again. All graphs of a device
+    /// have their memory in common, so that only one runs at a time, and what one makes and does
+    /// not return is lost when another runs.
     ///
     /// # Errors
-    /// No such device, a program built without CUDA's headers, an error of `body`, and whatever
-    /// can't be recorded, such as a look at a value. The streams are then as they were: do the
-    /// same without a graph.
-    pub fn record(index: usize, body: impl FnOnce() -> Result<T>) -> Result<Self> {
-        let capture = Capture::new(index)?;
-        let recorded = capture.call(capture.functions.begin).and_then(|()| {
-            let outcome = body();
-            // Ended whatever the outcome: a stream that records can do nothing else.
-            let ended = capture.call(capture.functions.end);
-            outcome.and_then(|outputs| ended.map(|()| outputs))
-        });
-        let left = capture.call(capture.functions.leave);
-        let outputs = recorded?;
-        left?;
-        Ok(Self { capture, outputs })
+    /// No such device, a program built without CUDA's headers, an error or a panic of `body`, and
+    /// whatever can't be recorded, such as a look at a value. Streams, allocators and random
+    /// generators are then as they were: do the same without a graph.
+    pub fn record<'a>(
+        index: usize,
+        touched: impl IntoIterator<Item = &'a Tensor>,
+        body: impl FnOnce() -> Result<T>,
+    ) -> Result<Self> {
+        let touched = touched.into_iter().map(Touched::new).collect();
+        Self::record_by(functions()?, index, touched, body)
+    }
+
+    fn record_by(
+        functions: &'static Functions,
+        index: usize,
+        touched: Vec<Touched>,
+        body: impl FnOnce() -> Result<T>,
+    ) -> Result<Self> {
+        let capture = Capture::new(functions, index)?;
+        let recording = Recording::begin(&capture)?;
+        // A panic too: a stream that records can do nothing else, whoever catches it later.
+        let outputs = catch_torch_error(OP, body).flatten()?;
+        recording.end()?;
+        Ok(Self { capture, outputs, touched })
     }
 
     /// Runs what was recorded, behind what is on the current stream, without waiting for it.
     ///
     /// # Errors
-    /// What CUDA throws.
+    /// A tensor that was given other memory since, and what CUDA throws.
     pub fn replay(&self) -> Result<()> {
+        if self.touched.iter().any(|touched| place(&touched.tensor) != touched.place) {
+            return Err(Error::Unsupported {
+                what: "replaying this CUDA graph".into(),
+                reason: "a tensor that it was recorded with lies elsewhere by now; record it anew"
+                    .into(),
+            });
+        }
         self.capture.call(self.capture.functions.replay)
     }
 
     /// What the recorded work returned, as the last replay left it.
     pub fn outputs(&self) -> &T {
         &self.outputs
+    }
+}
+
+/// The time in which a thread's work is recorded. Unless it [ends](Self::end), all that is open is
+/// closed when it is dropped, and nothing was recorded.
+struct Recording<'a> {
+    capture: &'a Capture,
+    ended: bool,
+}
+
+impl<'a> Recording<'a> {
+    fn begin(capture: &'a Capture) -> Result<Self> {
+        // First, as what fails on the way may have been half done.
+        let recording = Self { capture, ended: false };
+        capture.call(capture.functions.begin)?;
+        Ok(recording)
+    }
+
+    fn end(mut self) -> Result<()> {
+        self.capture.call(self.capture.functions.end)?;
+        self.ended = true;
+        Ok(())
+    }
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        let functions = self.capture.functions;
+        if !self.ended {
+            // The failure that led here is the one to tell.
+            let _ = self.capture.call(functions.abandon);
+        }
+        // Waits between two streams of one device: it fails where CUDA as a whole has failed, which
+        // whatever comes next will tell.
+        let _ = self.capture.call(functions.leave);
     }
 }
 
@@ -157,8 +236,7 @@ struct Capture {
 }
 
 impl Capture {
-    fn new(index: usize) -> Result<Self> {
-        let functions = functions()?;
+    fn new(functions: &'static Functions, index: usize) -> Result<Self> {
         let refuse = || Error::Device { asked: format!("cuda:{index}"), reason: "no such".into() };
         let index = c_int::try_from(index).map_err(|_| refuse())?;
         let mut raw = std::ptr::null_mut();
@@ -179,3 +257,6 @@ impl Drop for Capture {
         unsafe { (self.functions.drop)(self.raw) };
     }
 }
+
+#[cfg(test)]
+mod tests;

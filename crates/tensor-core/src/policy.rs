@@ -18,6 +18,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::cpu::CpuFeatures;
 
+mod cuda_kernels;
+
+pub use cuda_kernels::CudaKernels;
+
 /// What layers compute with between their matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -143,14 +147,14 @@ impl OpCall {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policy {
     kernels: Kernels,
-    cuda_kernels: bool,
+    cuda_kernels: CudaKernels,
 }
 
 impl Policy {
-    /// `kernels` between the matrix products of layers; on a GPU own kernels only with
-    /// `cuda_kernels`.
-    pub fn new(kernels: Kernels, cuda_kernels: bool) -> Self {
-        Self { kernels, cuda_kernels }
+    /// `kernels` between the matrix products of layers; on a GPU those of ours that
+    /// `cuda_kernels` lets through, or all or none of them.
+    pub fn new(kernels: Kernels, cuda_kernels: impl Into<CudaKernels>) -> Self {
+        Self { kernels, cuda_kernels: cuda_kernels.into() }
     }
 
     /// What computes `call`, if own kernels support it.
@@ -160,7 +164,9 @@ impl Policy {
         }
         match call.device {
             Device::Cpu => faster(call, CpuFeatures::detect()),
-            Device::Cuda(_) if self.cuda_kernels => faster(call, CpuFeatures::detect()),
+            Device::Cuda(_) if self.cuda_kernels.takes(call.op) => {
+                faster(call, CpuFeatures::detect())
+            }
             _ => Backend::Libtorch,
         }
     }

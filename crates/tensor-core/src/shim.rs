@@ -21,6 +21,19 @@ pub(crate) struct RawEvent {
     pub(crate) end_ns: i64,
 }
 
+/// See `csrc/attention.cpp`.
+#[repr(C)]
+pub(crate) struct RawSdpaArgs {
+    pub(crate) query: *const c_void,
+    pub(crate) key: *const c_void,
+    pub(crate) value: *const c_void,
+    pub(crate) mask: *const c_void,
+    pub(crate) scale: *const f64,
+    pub(crate) causal: bool,
+    pub(crate) grouped: bool,
+    pub(crate) allowed: c_int,
+}
+
 /// See `csrc/custom_function.cpp`.
 pub(crate) type BackwardFn = unsafe extern "C" fn(
     closure: *mut c_void,
@@ -34,6 +47,14 @@ pub(crate) type BackwardFn = unsafe extern "C" fn(
 ) -> *mut c_char;
 
 unsafe extern "C" {
+    pub(crate) fn b4_load_cuda() -> *mut c_char;
+    pub(crate) fn b4_sdpa(args: *const RawSdpaArgs, result: *mut RawTensor) -> *mut c_char;
+    pub(crate) fn b4_sdpa_choice(args: *const RawSdpaArgs, choice: *mut i64) -> *mut c_char;
+    #[cfg(test)]
+    pub(crate) fn b4_cudnn_attention(
+        args: *const RawSdpaArgs,
+        result: *mut RawTensor,
+    ) -> *mut c_char;
     pub(crate) fn b4_torch_version() -> *const c_char;
     pub(crate) fn b4_torch_path() -> *mut c_char;
     pub(crate) fn b4_cpu_capability() -> *mut c_char;

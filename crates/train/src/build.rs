@@ -4,11 +4,12 @@ use bert4rs_data::{BatchSource, Dataset, Layout, Progress, TextTokenizer, TokenB
 use bert4rs_models::checkpointing::ActivationCheckpointing;
 use bert4rs_optim::schedule::{Horizon, Schedule};
 use bert4rs_optim::{DataParallel, OptimizerConfig};
+use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::distributed::ProcessGroup;
 use bert4rs_tensor_core::fp8::{Fp8Config, Fp8Mode};
 use bert4rs_tensor_core::param::ParamStore;
-use bert4rs_tensor_core::policy::Policy;
+use bert4rs_tensor_core::policy::{CudaKernels, Policy};
 use bert4rs_tensor_core::{Device, graph};
 
 use crate::config::{Config, Family};
@@ -134,9 +135,10 @@ pub fn parts_of(
         .check_device(device)
         .map_err(|error| refuse("compute.attention", error))?;
     refuse_fp8(&config.compute.fp8, device)?;
+    let cuda_kernels = cuda_kernels(config, device)?;
     let dataset = dataset::prepare(config, progress)?;
     let data = data(config, &dataset, device)?;
-    let policy = Policy::new(config.compute.kernels, config.compute.cuda_kernels);
+    let policy = Policy::new(config.compute.kernels, cuda_kernels);
     let mut params = ParamStore::new(device, machine.precision.compute_kind())
         .with_fp8(config.compute.fp8.clone())
         .with_policy(policy.clone());
@@ -252,7 +254,7 @@ impl TrainingData {
 }
 
 /// How steps run where `config` asks for CUDA graphs, and why not as captured ones, if so.
-fn execution(config: &Config, device: Device) -> (Execution, Option<&'static str>) {
+pub(crate) fn execution(config: &Config, device: Device) -> (Execution, Option<&'static str>) {
     let drops = config.model.dropout > 0.0 || config.model.attention_dropout > 0.0;
     let recomputes = config.compute.activation_checkpointing != ActivationCheckpointing::None;
     let obstacle = match (config.compute.execution, device) {
@@ -262,6 +264,11 @@ fn execution(config: &Config, device: Device) -> (Execution, Option<&'static str
         }
         (Execution::CudaGraphs, Device::Cuda(_)) if config.data.packing != Layout::Packed => {
             "padded batches differ in shape; choose data.packing = \"packed\""
+        }
+        (Execution::CudaGraphs, Device::Cuda(_))
+            if config.compute.attention == AttentionImplementation::Varlen =>
+        {
+            "the host reads where documents begin; choose compute.attention = \"fused\""
         }
         (Execution::CudaGraphs, Device::Cuda(_)) if drops && recomputes => {
             "a block computed again draws its dropout anew; choose \
@@ -296,7 +303,58 @@ fn refuse_fp8(config: &Fp8Config, device: Device) -> Result<()> {
     }
 }
 
+/// Own kernels where they can be compiled, known at once rather than in the first step: those that
+/// are asked for by name are refused, those that are merely the default are done without.
+fn cuda_kernels(config: &Config, device: Device) -> Result<CudaKernels> {
+    let kernels = config.compute.cuda_kernels;
+    if !device.is_cuda() || kernels == CudaKernels::None && !uses_fp8(config) {
+        return Ok(kernels);
+    }
+    match bert4rs_kernels::cuda::nvrtc::available() {
+        Err(error) if kernels == CudaKernels::All => Err(refuse("compute.cuda_kernels", error)),
+        Err(error) if uses_fp8(config) => Err(refuse("compute.fp8.scaling", error)),
+        Err(_) => Ok(CudaKernels::None),
+        Ok(()) => Ok(kernels),
+    }
+}
+
+fn uses_fp8(config: &Config) -> bool {
+    config.compute.fp8.scaling != Fp8Mode::Off
+}
+
 /// The error for the value of `key`.
 fn refuse(key: &str, reason: impl ToString) -> Error {
     Error::Config { origin: "configuration".into(), key: key.into(), reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Overlay, resolve};
+
+    /// How steps would run on a GPU.
+    fn on_gpu(settings: &str) -> (Execution, Option<&'static str>) {
+        let graphs = "compute.execution = \"cuda_graphs\"\ndata.packing = \"packed\"";
+        let overlay = Overlay::parse("test", &format!("{graphs}\n{settings}")).unwrap();
+        execution(&resolve(&[overlay]).unwrap(), Device::Cuda(0))
+    }
+
+    #[test]
+    fn what_can_not_be_recorded_is_known_before_the_first_step() {
+        if !graph::is_built_in() {
+            return bert4rs_tensor_core::testing::skip("built without CUDA's headers");
+        }
+        assert_eq!(on_gpu(""), (Execution::CudaGraphs, None));
+        let again = "compute.activation_checkpointing = \"blocks\"";
+        assert_eq!(on_gpu(again), (Execution::CudaGraphs, None), "nothing drops");
+        for (settings, word) in [
+            ("compute.attention = \"varlen\"".to_owned(), "documents"),
+            (format!("{again}\nmodel.dropout = 0.1"), "dropout"),
+            ("data.packing = \"padded\"".to_owned(), "shape"),
+        ] {
+            let (execution, why) = on_gpu(&settings);
+            assert_eq!(execution, Execution::Capturable, "{settings}");
+            assert!(why.is_some_and(|why| why.contains(word)), "{settings}: {why:?}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::graph::Graph;
 use bert4rs_tensor_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
 
 use crate::batch::NamedTensors;
 use crate::error::Result;
@@ -14,9 +15,20 @@ use crate::train_step::TrainStep;
 
 /// Steps of a shape that run operation by operation first: what is made at first use must be there
 /// before a step is captured.
-const WARM_UP: u32 = 3;
+pub(crate) const WARM_UP: u32 = 3;
 /// Shapes that have inputs and a graph of their own; each graph keeps memory.
 const MOST_SHAPES: usize = 4;
+
+/// What became of steps that could be captured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureUsage {
+    /// Shapes that batches had, of those that have inputs of their own.
+    pub shapes: u64,
+    /// Those of which a step was recorded as a CUDA graph.
+    pub graphs: u64,
+    /// Steps that were a graph's.
+    pub replays: u64,
+}
 
 /// Takes such steps.
 pub(crate) struct CapturedSteps {
@@ -25,6 +37,7 @@ pub(crate) struct CapturedSteps {
     /// The GPU to capture on, if any.
     capture_on: Option<usize>,
     shapes: Vec<Shape>,
+    replays: u64,
     /// What is to be printed once.
     warning: Option<String>,
 }
@@ -48,7 +61,7 @@ impl CapturedSteps {
             _ => None,
         };
         let labels = divisor(0, device)?;
-        Ok(Self { labels, capture_on, shapes: Vec::new(), warning: None })
+        Ok(Self { labels, capture_on, shapes: Vec::new(), replays: 0, warning: None })
     }
 
     /// One step on batches with so many `labels`: its mean loss and the norm of its gradients, on
@@ -67,6 +80,16 @@ impl CapturedSteps {
             None => work.step_capturable(batches, &self.labels)?,
         };
         Ok((loss, work.optimizer.local().grad_norm().copy()))
+    }
+
+    /// What became of the steps so far.
+    pub(crate) fn usage(&self) -> CaptureUsage {
+        let graphs = self.shapes.iter().filter(|shape| shape.graph.is_some()).count();
+        CaptureUsage {
+            shapes: self.shapes.len() as u64,
+            graphs: graphs as u64,
+            replays: self.replays,
+        }
     }
 
     /// What happened that a person should know, once.
@@ -110,8 +133,9 @@ impl CapturedSteps {
         if let (Some(device), None) = (self.capture_on, &shape.graph)
             && shape.runs > WARM_UP
         {
+            let touched = touched(work, &shape.inputs, labels);
             let body = || within(work.step_capturable(&shape.inputs, labels));
-            match Graph::record(device, body) {
+            match Graph::record(device, &touched, body) {
                 Ok(graph) => shape.graph = Some(graph),
                 Err(error) => {
                     self.capture_on = None;
@@ -122,11 +146,24 @@ impl CapturedSteps {
         match &shape.graph {
             Some(graph) => {
                 graph.replay()?;
+                self.replays += 1;
                 Ok(graph.outputs().copy())
             }
             None => work.step_capturable(&shape.inputs, labels),
         }
     }
+}
+
+/// All memory that a captured step reads or changes, but for what it makes itself: a replay goes
+/// there again, so the graph must own it.
+fn touched(work: &TrainStep, inputs: &[NamedTensors], labels: &Tensor) -> Vec<Tensor> {
+    let params = work.params.params();
+    let params =
+        params.iter().flat_map(|param| [Some(&param.weight), param.master.as_ref()]).flatten();
+    let inputs = inputs.iter().flat_map(NamedTensors::tensors);
+    let all = params.chain(inputs).chain([labels]).chain(work.optimizer.local().tensors());
+    let buffers = work.params.buffers().all();
+    all.map(Tensor::shallow_clone).chain(buffers.into_values()).collect()
 }
 
 /// The error of a captured step, as what captures it gives it back.

@@ -7,16 +7,20 @@ use bert4rs_tensor_core::error::{Context, catch_torch_error};
 use bert4rs_tensor_core::memory;
 
 use crate::build;
+use crate::captured_steps;
 use crate::config::Config;
 use crate::console::Console;
 use crate::description::describe;
 use crate::error::{Error, Result, in_units};
+use crate::execution::Execution;
 use crate::lr_range::{RangeTest, Suggestion};
 use crate::run::export_bytes;
 use crate::trainer::Trainer;
 
 /// Steps before those that are timed: caches, buffers and kernels are being set up.
 const WARM_UP: u64 = 2;
+/// Of steps that are captured: the capture and the first replay too.
+const WARM_UP_CAPTURED: u64 = captured_steps::WARM_UP as u64 + 2;
 const TIMED: u32 = 3;
 
 /// Tells what a run of `config` would be: its steps, tokens, time and memory, as a few steps
@@ -52,7 +56,8 @@ pub fn dry_run(config: &Config, console: &Console) -> Result<()> {
 
 /// Time and tokens of a step.
 fn measure(trainer: &mut Trainer) -> Result<(Duration, f64)> {
-    for _ in 0..WARM_UP {
+    let captured = trainer.options().execution == Execution::CudaGraphs;
+    for _ in 0..if captured { WARM_UP_CAPTURED } else { WARM_UP } {
         trainer.step()?;
     }
     let (began, mut tokens) = (Instant::now(), 0);

@@ -6,6 +6,7 @@ use bert4rs_tensor_core::load::MachineLoad;
 use bert4rs_tensor_core::{get_num_threads, memory};
 use serde::{Deserialize, Serialize};
 
+use crate::captured_steps::CaptureUsage;
 use crate::distributed::{MeteredGroup, RankTimes, agree_on, sum_over_ranks};
 use crate::error::Result;
 use crate::facts::Facts;
@@ -73,6 +74,9 @@ pub struct Summary {
     pub attention: String,
     /// The code that computed attention: plain, own, math, flash, efficient or cudnn.
     pub attention_backend: String,
+    /// Shapes of batches, CUDA graphs and steps replayed; absent where the host looks at each step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captured: Option<CaptureUsage>,
     /// CPU threads.
     pub threads: u64,
     /// Other work of the machine during the steps; absent where the system does not tell.
@@ -185,6 +189,7 @@ impl Summary {
             precision: name_of(machine.precision),
             attention: String::new(),
             attention_backend: trainer.task().attention_backend().map(name_of).unwrap_or_default(),
+            captured: trainer.capture_usage(),
             threads: get_num_threads().max(1) as u64,
             machine_load: meter.machine_load(),
             ranks: None,

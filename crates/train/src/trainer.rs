@@ -11,7 +11,7 @@ use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Error as Core, Tensor, memory};
 
 use crate::batch::{Batch, BatchDigest, BatchSize, NamedTensors};
-use crate::captured_steps::CapturedSteps;
+use crate::captured_steps::{CaptureUsage, CapturedSteps};
 use crate::checkpoint::{Checkpoint, Checkpointer, RunProgress, TrainState};
 use crate::clock::ProcessClock;
 use crate::distributed::{self, MeteredGroup, RankTimes, Traffic};
@@ -393,6 +393,16 @@ impl Trainer {
     /// Batches that a step learns from, of all ranks.
     pub fn batches_per_step(&self) -> u64 {
         u64::from(self.options.accumulate) * self.work.group.size() as u64
+    }
+
+    /// How the loop runs.
+    pub fn options(&self) -> &TrainOptions {
+        &self.options
+    }
+
+    /// What became of steps that could be captured; absent where the host looks at each.
+    pub fn capture_usage(&self) -> Option<CaptureUsage> {
+        self.captured.as_ref().map(CapturedSteps::usage)
     }
 
     /// Steps of the whole run.

@@ -63,6 +63,13 @@ pub(crate) struct SizePlan<'a> {
     pub(crate) rows: Vec<MatrixRow>,
 }
 
+impl SizePlan<'_> {
+    /// The same on a GPU.
+    pub(crate) fn for_gpu(self) -> Self {
+        Self { effort: self.effort.on_gpu(self.size.on_gpu), ..self }
+    }
+}
+
 /// What the command line selects.
 pub(crate) struct Selection<'a> {
     pub(crate) quick: bool,
@@ -199,11 +206,14 @@ pub(crate) fn train_arguments(
 ) -> Vec<String> {
     let mut arguments: Vec<String> =
         ["train", "--preset", preset, "--device", device].map(String::from).into();
-    let on_gpu: &[String] = if device == "cpu" { &[] } else { &size.set_on_gpu };
+    let is_on_gpu = device != "cpu";
+    let on_gpu: &[String] = if is_on_gpu { &size.set_on_gpu } else { &[] };
+    // Losses are read from the device rarely, so that reading them costs no row anything. On a GPU
+    // the wait for it belongs to all steps since the last report: the warm-up ends with one.
+    let log_every = if is_on_gpu { size.on_gpu.warmup_steps } else { steps };
     let ours = [
         format!("train.max_steps={steps}"),
-        // Losses are read from the device once, so that reading them costs no row anything.
-        format!("train.log_every={steps}"),
+        format!("train.log_every={log_every}"),
         "train.eval_sequences=0".to_owned(),
     ];
     for assignment in size.set.iter().chain(on_gpu).chain(set).chain(&ours) {
@@ -243,6 +253,7 @@ mod tests {
         set_on_gpu = ["data.batch_size=32"]
         full = { steps = 9, warmup_steps = 2, rounds = 3, cell_minutes = 1,
                  loss = [1.0, 2.0], loss_tolerance = 0.01 }
+        on_gpu = { steps = 200, warmup_steps = 20, loss = [0.5, 2.0], loss_tolerance = 0.1 }
     "#;
 
     fn definitions() -> Definitions {
@@ -290,7 +301,9 @@ mod tests {
         let size = cpu.find("vocab_size=10").unwrap();
         assert!(size < cpu.find("vocab_size=20").unwrap(), "{cpu}");
         assert!(cpu.contains("--set train.max_steps=7") && !cpu.contains("batch_size"), "{cpu}");
-        assert!(on("cuda:0").contains("data.batch_size=32"));
+        assert!(cpu.contains("train.log_every=7"), "{cpu}");
+        let gpu = on("cuda:0");
+        assert!(gpu.contains("data.batch_size=32") && gpu.contains("log_every=20"), "{gpu}");
     }
 
     #[test]

@@ -98,6 +98,8 @@ pub(crate) struct Size {
     #[serde(default)]
     pub(crate) quick: Option<Effort>,
     pub(crate) full: Effort,
+    /// What is other on a GPU, in both modes.
+    pub(crate) on_gpu: GpuEffort,
     /// Time to the baseline's final loss, in the full mode.
     #[serde(default)]
     pub(crate) race: Option<Race>,
@@ -121,6 +123,28 @@ pub(crate) struct Effort {
     pub(crate) loss: [f64; 2],
     /// How far the loss of a row with the baseline's model may lie from the baseline's.
     pub(crate) loss_tolerance: f64,
+}
+
+/// What is other on a GPU, whose steps are short, and of which the first are captured.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GpuEffort {
+    /// As in [`Effort`].
+    pub(crate) steps: u64,
+    /// As in [`Effort`]; more than a capture of each shape takes.
+    pub(crate) warmup_steps: u64,
+    /// As in [`Effort`].
+    pub(crate) loss: [f64; 2],
+    /// As in [`Effort`].
+    pub(crate) loss_tolerance: f64,
+}
+
+impl Effort {
+    /// The same on a GPU.
+    pub(crate) fn on_gpu(&self, gpu: GpuEffort) -> Self {
+        let GpuEffort { steps, warmup_steps, loss, loss_tolerance } = gpu;
+        Self { steps, warmup_steps, loss, loss_tolerance, ..self.clone() }
+    }
 }
 
 /// Training to a loss.
@@ -193,7 +217,10 @@ impl RowDefinitions {
 
 impl Size {
     fn check(&self) -> std::result::Result<(), String> {
-        for (section, effort) in [("quick", self.quick.as_ref()), ("full", Some(&self.full))] {
+        let on_gpu = self.full.on_gpu(self.on_gpu);
+        for (section, effort) in
+            [("quick", self.quick.as_ref()), ("full", Some(&self.full)), ("on_gpu", Some(&on_gpu))]
+        {
             let Some(effort) = effort else { continue };
             if effort.warmup_steps == 0 || effort.warmup_steps + 2 > effort.steps {
                 let steps = effort.steps;
@@ -229,6 +256,23 @@ mod tests {
         let quick: Vec<_> = definitions.sizes.iter().filter(|size| size.quick.is_some()).collect();
         assert_eq!(quick.len(), 1, "--quick is the seed's size alone");
         assert!(quick[0].quick.as_ref().unwrap().limit_minutes.unwrap() <= 20);
+    }
+
+    /// A step is captured after some that run eagerly, once for each shape, of which there may be two.
+    #[test]
+    fn a_gpu_is_measured_long_after_its_steps_are_captured() {
+        let source = include_str!("../../../crates/train/src/captured_steps.rs");
+        let (_, rest) = source.split_once("const WARM_UP: u32 = ").unwrap();
+        let eager: u64 = rest.split_once(';').unwrap().0.parse().unwrap();
+        for size in Definitions::read(&folder()).unwrap().sizes {
+            for effort in size.quick.iter().chain([&size.full]) {
+                let effort = effort.on_gpu(size.on_gpu);
+                assert!(effort.warmup_steps > 2 * (eager + 1), "{}", size.name);
+                assert!(effort.warmup_steps >= 20 && effort.steps >= 200, "{}", size.name);
+                let reports = effort.steps % effort.warmup_steps;
+                assert_eq!(reports, 0, "{}: the warm-up ends with a report", size.name);
+            }
+        }
     }
 
     #[test]

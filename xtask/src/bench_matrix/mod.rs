@@ -113,6 +113,10 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
     let machine = MeasuredMachine::of(checkout.root(), &program_hash);
     warn_if_busy(&machine);
     let device = device(&args.device, &machine)?;
+    let plans: Vec<_> = match device.as_str() {
+        "cpu" => plans,
+        _ => plans.into_iter().map(SizePlan::for_gpu).collect(),
+    };
     let mut runner = Runner::new(checkout, &store, program, program_hash, &device, args);
     let with = (args, machine.cores);
     let sizes = plans.iter().map(|plan| measure(plan, &definitions, &mut runner, with));

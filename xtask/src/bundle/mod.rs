@@ -10,8 +10,13 @@ use crate::error::{Error, Result};
 use crate::program::{self, Artifact};
 use crate::{console, corpus, setup};
 
-/// What runs there.
-const RUN: &str = include_str!("run.sh");
+/// What runs there, by name; the first is what one calls after the second.
+const SCRIPTS: [(&str, &str); 4] = [
+    ("run.sh", include_str!("run.sh")),
+    ("first.sh", include_str!("first.sh")),
+    ("environment.sh", include_str!("environment.sh")),
+    ("checks.py", include_str!("checks.py")),
+];
 
 /// What a bundle may weigh.
 const MOST_BYTES: u64 = 60 << 20;
@@ -24,8 +29,9 @@ const TESTED: [&str; 2] = ["bert4rs-kernels", "bert4rs-tensor-core"];
 
 /// Make one folder with programs, tests, benches, kernels and data for a GPU machine without Rust
 ///
-/// There, ./run.sh finds PyTorch 2.11's libtorch, runs doctor, the GPU tests, the benches and the
-/// matrix, and writes JSON. Under 60 MiB. The kernels are inside the programs.
+/// There, ./first.sh makes the first checks on such a machine and stops at the first that fails;
+/// ./run.sh finds PyTorch 2.11's libtorch, runs doctor, the GPU tests, the benches and the matrix,
+/// and writes JSON. Under 60 MiB. The kernels are inside the programs.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The folder to make; one made before is replaced
@@ -70,10 +76,12 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
     let text = fs::read(&text).map_err(Error::at(&text))?;
     write(&out.join("data/corpus.txt"), beginning(&text))?;
     write(&out.join("commit"), format!("{}\n", checkout::commit(root)).as_bytes())?;
-    let script = out.join("run.sh");
-    write(&script, RUN.as_bytes())?;
-    let executable = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(&script, executable).map_err(Error::at(&script))?;
+    for (name, text) in SCRIPTS {
+        let script = out.join(name);
+        write(&script, text.as_bytes())?;
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&script, executable).map_err(Error::at(&script))?;
+    }
     let size = size_of(&out)?;
     console::line(format_args!("bundle: {} ({})", out.display(), console::size(size)));
     if size > MOST_BYTES {
@@ -200,10 +208,12 @@ mod tests {
     }
 
     #[test]
-    fn the_script_has_no_error_that_a_shell_sees() {
+    fn the_scripts_have_no_error_that_a_shell_sees() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run.sh");
-        fs::write(&path, RUN).unwrap();
-        assert!(Command::new("sh").arg("-n").arg(&path).status().unwrap().success());
+        for (name, text) in SCRIPTS.iter().filter(|(name, _)| name.ends_with(".sh")) {
+            let path = folder.path().join(name);
+            fs::write(&path, text).unwrap();
+            assert!(Command::new("sh").arg("-n").arg(&path).status().unwrap().success(), "{name}");
+        }
     }
 }

@@ -17,18 +17,7 @@ case "${1-}" in
 esac
 mkdir -p "$out"
 
-# From the folder of the bundle, python3 would look for modules there first.
-torch=$(cd / && python3 -c '
-import os, torch
-assert torch.__version__.split("+")[0] == "2.11.0", f"PyTorch is {torch.__version__}, not 2.11.0"
-print(os.path.dirname(torch.__file__))
-') || { echo "error: python3 must have PyTorch 2.11.0: pip install torch==2.11.0" >&2; exit 2; }
-libraries="$torch/lib"
-for folder in "$torch"/../nvidia/*/lib; do
-  [ -d "$folder" ] && libraries="$libraries:$folder"
-done
-export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-echo "libtorch: $torch/lib"
+. "$here/environment.sh"
 
 failed=0
 # step NAME COMMAND...: what it says goes to a file and to the terminal.
@@ -43,15 +32,32 @@ step() {
   codes="${codes:+$codes, }\"$name\": $code"
 }
 
+# no_skips NAME: where there is a GPU, a test that did nothing is one that failed.
+no_skips() {
+  count=$(grep -c '^skipped: ' "$out/$1.txt")
+  [ "$gpu" = yes ] && [ "$count" != 0 ] || return 0
+  echo "error: $count tests did nothing, although nvidia-smi sees a GPU"
+  failed=1
+  codes="$codes, \"$1-skips\": $count"
+}
+
+gpu=no
+nvidia-smi -L >/dev/null 2>&1 && gpu=yes
 codes=
 step doctor "$here/bin/bert4rs" doctor --selftest
 device=cuda
 if ! "$here/bin/bert4rs" doctor | grep -q 'Cuda('; then
+  if [ "$gpu" = yes ]; then
+    echo "error: nvidia-smi sees a GPU, but doctor sees no CUDA device; see $out/doctor.txt" >&2
+    exit 1
+  fi
   echo "note: doctor sees no CUDA device: GPU tests are skipped, the rest runs on the CPU"
   device=cpu
 fi
 for test in "$here"/tests/*; do
-  step "test-$(basename "$test")" "$test" --test-threads=1
+  name="test-$(basename "$test")"
+  step "$name" "$test" --test-threads=1
+  no_skips "$name"
 done
 step bandwidth "$here/benches/bandwidth" "$device"
 if [ "$device" = cuda ]; then

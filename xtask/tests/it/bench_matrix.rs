@@ -45,6 +45,11 @@ rounds = 1
 cell_minutes = 1
 loss = [4.0, 9.0]
 loss_tolerance = 0.01
+[on_gpu]
+steps = 200
+warmup_steps = 20
+loss = [4.0, 9.0]
+loss_tolerance = 0.01
 [race]
 minutes = 10
 steps = 4

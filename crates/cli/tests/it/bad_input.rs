@@ -26,7 +26,7 @@ fn check_corpus(contents: &[u8], parts: &[&str]) {
 #[test]
 fn what_only_a_gpu_has() {
     check(&["--set", "compute.tf32=true"], &["compute.tf32", "no CUDA device", "leave it false"]);
-    check(&["--set", "compute.cuda_kernels=true"], &["compute.cuda_kernels", "leave it false"]);
+    check(&["--set", "compute.cuda_kernels=all"], &["compute.cuda_kernels", "leave it \"proven\""]);
     check(&["--set", "compute.execution=on"], &["compute.execution", "eager", "cuda_graphs"]);
 }
 

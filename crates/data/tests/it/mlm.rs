@@ -262,3 +262,24 @@ fn a_padded_batch_holds_the_same_masked_pieces_each_in_its_row() {
         }
     }
 }
+
+#[test]
+fn batches_of_fixed_shapes_differ_in_ignored_labels_alone() {
+    let folder = tempdir().unwrap();
+    let dataset = dataset(folder.path(), 200);
+    // So many that sequences of many pieces have fewer ordinary tokens.
+    let options = MlmOptions { mask_rate: 0.95, ..OPTIONS };
+    let (plain, fixed) = (train(&dataset, options), train(&dataset, options).with_fixed_shapes());
+    let mut filled = 0;
+    for index in 0..200 {
+        let (plain, fixed) = (plain.batch(index).unwrap(), fixed.batch(index).unwrap());
+        assert_eq!(fixed.masked_labels.len(), 4 * options.masked_per_sequence());
+        assert_eq!((&plain.input_ids, plain.labels()), (&fixed.input_ids, fixed.labels()));
+        let count = plain.masked_positions.len();
+        assert_eq!(fixed.masked_positions[..count], plain.masked_positions);
+        assert!(fixed.masked_positions[count..].iter().all(|&position| position == 0));
+        assert!(plain.masked_positions[0] > 0, "the first position is never masked");
+        filled += fixed.masked_labels.len() - count;
+    }
+    assert!(filled > 0, "the test shows nothing");
+}

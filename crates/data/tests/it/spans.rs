@@ -3,7 +3,8 @@ use std::sync::Arc;
 use bert4rs_data::batch::IGNORED;
 use bert4rs_data::packing::{Framing, LastSequence, Packing};
 use bert4rs_data::{
-    BatchSource, Dataset, Layout, Noise, Objective, SpanBatch, SpanBatches, SpanOptions, SpanTokens,
+    BatchSource, Dataset, Layout, Noise, Objective, SpanBatch, SpanBatches, SpanOptions,
+    SpanTokens, TokenBatch,
 };
 use proptest::prelude::*;
 use tempfile::tempdir;
@@ -230,4 +231,26 @@ proptest! {
         }
         prop_assert_eq!(next as u64, offsets[lengths.len()]);
     }
+}
+
+#[test]
+fn batches_of_fixed_shapes_have_one_and_show_the_same() {
+    let folder = tempdir().unwrap();
+    let dataset = dataset_for(Objective::Spans, folder.path(), 200);
+    let (plain, fixed) = (train(&dataset, OPTIONS), train(&dataset, OPTIONS).with_fixed_shapes());
+    let shape = |batch: &SpanBatch| (batch.rows, batch.columns, batch.target_columns);
+    let (mut of_plain, mut of_fixed) = (Vec::new(), Vec::new());
+    for index in 0..200 {
+        let (plain, fixed) = (plain.batch(index).unwrap(), fixed.batch(index).unwrap());
+        of_plain.push(shape(&plain));
+        of_fixed.push(shape(&fixed));
+        assert_eq!((&plain.input_ids, plain.labels()), (&fixed.input_ids, fixed.labels()));
+    }
+    for shapes in [&mut of_plain, &mut of_fixed] {
+        shapes.sort_unstable();
+        shapes.dedup();
+    }
+    assert_eq!(of_fixed.len(), 1, "{of_fixed:?}");
+    assert!(of_plain.len() > 1, "the test shows nothing: {of_plain:?}");
+    assert_eq!(of_plain.last(), of_fixed.last(), "no longer than the longest needs");
 }

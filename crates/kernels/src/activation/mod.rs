@@ -10,6 +10,7 @@
 //! libtorch's `tanh` form of GELU is nearly ten times slower than its `erf` form on the CPU, and
 //! a gate takes it two passes forward and four backward.
 
+mod biased;
 mod cpu;
 mod cuda;
 mod reference;
@@ -22,6 +23,8 @@ use bert4rs_tensor_core::policy::Op;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor};
 use half::bf16;
 use serde::{Deserialize, Serialize};
+
+pub use biased::activate_biased;
 
 /// The function `f`, in configurations by its name in Hugging Face's `config.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

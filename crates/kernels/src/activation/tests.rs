@@ -91,3 +91,41 @@ fn emulated_activations_equal_the_cpu() {
         }
     }
 }
+
+/// Values, and the gradients of both in FP64.
+#[test]
+fn emulated_activations_with_a_bias_equal_fp64() {
+    for (kind, tolerance) in [(Kind::Float, 4e-6), (Kind::BFloat16, 6e-3)] {
+        // Fewer columns than a block takes, and more; fewer rows than blocks, and more.
+        for (rows, cols) in [(1, 8), (70, 24), (9, 264), (300, 40)] {
+            let (x, dy) = (random(&[rows, cols], kind) * 2.0, random(&[rows, cols], kind));
+            let bias = random(&[cols], kind);
+            let exact = [&x, &bias].map(|x| x.to_kind(Kind::Double).set_requires_grad(true));
+            for activation in Activation::ALL {
+                let expected = activation.forward(&(&exact[0] + &exact[1]));
+                let y = cuda::forward_biased(activation, &x, &bias).unwrap();
+                assert!(distance(&y, &expected.detach()) < tolerance, "{activation:?} {kind:?}");
+                let loss = (expected * dy.to_kind(Kind::Double)).sum(Kind::Double);
+                let expected = Tensor::run_backward(&[loss], &exact, false, false);
+                let (dx, db) = cuda::backward_biased(activation, &x, &bias, &dy).unwrap();
+                for (found, expected) in [dx, db].iter().zip(&expected) {
+                    let apart = distance(found, expected);
+                    assert!(
+                        apart < 2.0 * tolerance,
+                        "{activation:?} {kind:?} {rows}x{cols}: {apart}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bias_of_another_size_is_refused_and_a_cpu_adds_it_first() {
+    let (x, bias) = (random(&[3, 16], Kind::Float), random(&[16], Kind::Float));
+    let found = activate_biased(Activation::Gelu, &x, &bias).unwrap();
+    assert!(found.equal(&activate(Activation::Gelu, &(&x + &bias), None).unwrap()));
+    let wrong = random(&[15], Kind::Float);
+    let error = activate_biased(Activation::Gelu, &x, &wrong).unwrap_err().to_string();
+    assert!(error.contains("bias") && error.contains("[16]"), "{error}");
+}

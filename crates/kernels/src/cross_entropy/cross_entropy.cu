@@ -54,15 +54,15 @@ __device__ __forceinline__ void load_some(const T* from, int count, float (&valu
   }
 }
 
-// losses[row] becomes the row's share of the loss, not yet divided by `counted`. A label that is
+// Rows are `length` apart, at least `classes`. losses[row] becomes the row's share of the loss, not yet divided by `counted`. A label that is
 // neither a class nor `ignored` makes the loss NaN.
 template <typename T>
 __device__ __forceinline__ void sweep(T* logits, const i64* labels, const i64* counted, int classes,
-                                      i64 ignored, float smoothing, float z_loss, float cap,
+                                      int length, i64 ignored, float smoothing, float z_loss, float cap,
                                       int wanted, float* losses) {
   constexpr int pack = kPack<T>;
   __shared__ Statistics room[kThreads / 32];
-  T* row = logits + i64(blockIdx.x) * classes;
+  T* row = logits + i64(blockIdx.x) * length;
   const i64 label = labels[blockIdx.x];
   if (label == ignored) {
     if (threadIdx.x == 0) losses[blockIdx.x] = 0.0f;
@@ -145,9 +145,10 @@ __device__ __forceinline__ void sweep(T* logits, const i64* labels, const i64* c
 
 #define FOR_TYPE(T, name)                                                                         \
   KERNEL(kThreads) cross_entropy_##name(T* logits, const i64* labels, const i64* counted,         \
-                                        int classes, i64 ignored, float smoothing, float z_loss,  \
-                                        float cap, int wanted, float* losses) {                   \
-    sweep(logits, labels, counted, classes, ignored, smoothing, z_loss, cap, wanted, losses);     \
+                                        int classes, int length, i64 ignored, float smoothing,    \
+                                        float z_loss, float cap, int wanted, float* losses) {     \
+    sweep(logits, labels, counted, classes, length, ignored, smoothing, z_loss, cap, wanted,      \
+          losses);                                                                                \
   }
 FOR_TYPE(float, float)
 FOR_TYPE(Bf16, bf16)

@@ -26,8 +26,13 @@ pub(crate) fn softmax_cross_entropy_in_place(
 ) -> Result<Tensor> {
     let device = logits.device();
     let (rows, classes) = logits.size2().during(OP)?;
-    check_float(logits, "logits")?;
-    check_int(rows.max(classes) as usize, "rows or classes")?;
+    // Rows may be longer than their classes.
+    let length = logits.stride().first().copied().unwrap_or(classes).max(classes);
+    let is_float = matches!(logits.kind(), Kind::BFloat16 | Kind::Float);
+    if !is_float || logits.stride() != [length, 1] {
+        check_float(logits, "logits")?;
+    }
+    check_int(rows.max(length) as usize, "rows or classes")?;
     let labels = labels.f_contiguous().during(OP)?;
     check(&labels, Kind::Int64, device, "labels")?;
     check(count, Kind::Int64, device, "a count of rows")?;
@@ -41,6 +46,7 @@ pub(crate) fn softmax_cross_entropy_in_place(
         (&labels).into(),
         count.into(),
         (classes as i32).into(),
+        (length as i32).into(),
         options.ignored.into(),
         (options.label_smoothing as f32).into(),
         (options.z_loss as f32).into(),
@@ -49,7 +55,7 @@ pub(crate) fn softmax_cross_entropy_in_place(
         wanted.into(),
         (&losses).into(),
     ];
-    // SAFETY: all are dense, of these dtypes and on one device; `labels` and `losses` have one
+    // SAFETY: all are dense but for rows of logits, `length` apart, of these dtypes and on one device; `labels` and `losses` have one
     // value a row, `count` one.
     unsafe { launch.run(device, &args)? };
     losses.f_sum(Kind::Float).during(OP)?.f_div(count).during(OP)

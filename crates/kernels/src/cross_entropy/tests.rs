@@ -37,6 +37,16 @@ fn check_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
 }
 
 fn check_one(kind: Kind, classes: i64, biased: bool, limit: i64, options: &CrossEntropyOptions) {
+    check_padded(kind, classes, biased, (limit, 1), options);
+}
+
+fn check_padded(
+    kind: Kind,
+    classes: i64,
+    biased: bool,
+    (limit, multiple): (i64, i64),
+    options: &CrossEntropyOptions,
+) {
     let (rows, features) = (23, 32);
     let mut inputs = vec![leaf(&[rows, features], kind), leaf(&[classes, features], kind)];
     if biased {
@@ -52,7 +62,7 @@ fn check_one(kind: Kind, classes: i64, biased: bool, limit: i64, options: &Cross
         output,
         labels_of,
         (options, &Policy::default()),
-        limit,
+        ProductPlan { limit, multiple },
     )
     .unwrap();
     let doubles: Vec<Tensor> = inputs
@@ -94,6 +104,24 @@ fn equals_the_plain_loss_and_its_gradients() {
         check_one(kind, 50, true, 100, &CrossEntropyOptions { label_smoothing: 0.1, ..NONE });
         check_one(kind, 50, true, 100, &CrossEntropyOptions { z_loss: 0.1, ..NONE });
         check_one(kind, 50, true, 100, &CrossEntropyOptions { soft_cap: Some(2.0), ..NONE });
+    }
+}
+
+/// As on a GPU: the classes that are added have no part in loss and gradients.
+#[test]
+fn classes_are_padded_in_memory_alone() {
+    bert4rs_tensor_core::random::seed(4);
+    let all = CrossEntropyOptions {
+        label_smoothing: 0.1,
+        z_loss: 1e-2,
+        soft_cap: Some(5.0),
+        ignored: -100,
+    };
+    for kind in [Kind::Double, Kind::Float, Kind::BFloat16] {
+        for (classes, limit) in [(50, 1 << 20), (64, 7 * 64), (131, 7 * 131)] {
+            check_padded(kind, classes, true, (limit, 64), &NONE);
+            check_padded(kind, classes, false, (limit, 64), &all);
+        }
     }
 }
 
@@ -177,11 +205,17 @@ fn emulated_softmax_equals_fp64() {
             let how = (&options, &Policy::default());
             let exact =
                 softmax_cross_entropy_in_place(&mut expected, &labels, &count, how, true).unwrap();
-            let mut found = logits.copy();
-            let loss =
-                cuda::softmax_cross_entropy_in_place(&mut found, &labels, &count, &options, true)
-                    .unwrap();
-            assert!(distance(&loss, &exact) < 1e-5 && distance(&found, &expected) < 1e-4);
+            for padding in [0, 3] {
+                let room = Tensor::full([rows, classes + padding], 7.0, (Kind::Float, Device::Cpu));
+                let mut found = room.narrow(1, 0, classes);
+                found.copy_(&logits);
+                let loss = cuda::softmax_cross_entropy_in_place(
+                    &mut found, &labels, &count, &options, true,
+                )
+                .unwrap();
+                assert!(distance(&loss, &exact) < 1e-5 && distance(&found, &expected) < 1e-4);
+                assert!(room.narrow(1, classes, padding).eq(7.0).all().int64_value(&[]) == 1);
+            }
         }
     }
 }

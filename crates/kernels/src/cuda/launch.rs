@@ -63,6 +63,14 @@ pub fn capability(index: usize) -> Result<(i32, i32)> {
     with_device(index, |loaded| Ok(loaded.capability))
 }
 
+/// What tells a CUDA device from others in measurements that are kept: its model.
+///
+/// # Errors
+/// No such device.
+pub(crate) fn model(index: usize) -> Result<String> {
+    with_device(index, |loaded| loaded.context.name().map_err(driver_error("context")))
+}
+
 impl LoadedDevice {
     fn function(&mut self, source: &KernelSource, name: &'static str) -> Result<LoadedFunction> {
         if let Some(&function) = self.functions.get(name) {

@@ -6,6 +6,7 @@
 //! | [`nvrtc`] | the compiler, loaded at run time |
 //! | [`kernel_cache`] | what was compiled, kept on disk |
 //! | `launch` | loading and launching on libtorch's stream and memory |
+//! | `measured` | choices between two ways, by a measurement on the device, kept on disk |
 //! | `column_sums` | sums of columns, which several backward passes end with |
 //! | `emulator` | kernels run on the CPU, for tests |
 //!
@@ -18,6 +19,7 @@ pub(crate) mod column_sums;
 mod emulator;
 pub mod kernel_cache;
 pub(crate) mod launch;
+pub(crate) mod measured;
 pub mod nvrtc;
 pub mod source;
 

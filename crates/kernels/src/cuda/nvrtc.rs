@@ -14,9 +14,15 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
 const OP: &str = "compile CUDA kernels";
 
-/// The library for CUDA 13, and the one that it looks for by name as it compiles.
-const COMPILER: &str = "libnvrtc.so.13";
-const BUILTINS: &str = "libnvrtc-builtins.so.13";
+/// How the name of the library begins, and that of the one that it looks for by name as it
+/// compiles; CUDA's version follows.
+const COMPILER: &str = "libnvrtc.so.";
+const BUILTINS: &str = "libnvrtc-builtins.so.";
+
+/// The versions whose headers and architectures the kernels need, the newest first: a driver takes
+/// what a compiler of its own or an earlier version made, and libtorch brings the one that it was
+/// built for.
+const VERSIONS: [u32; 2] = [13, 12];
 
 /// Where a CUDA toolkit outside Python puts its libraries.
 const TOOLKIT: &str = "/usr/local/cuda/lib64";
@@ -169,24 +175,49 @@ fn folders() -> Vec<PathBuf> {
 
 fn load() -> std::result::Result<NvrtcFunctions, String> {
     let folders = folders();
-    for folder in &folders {
-        if let Some(path) = with_prefix(folder, BUILTINS) {
+    let mut tried = Vec::new();
+    for Candidate { compiler, builtins } in candidates(&folders) {
+        if let Some(builtins) = builtins {
             // NVRTC asks the loader for its builtins by bare name: loaded already, they are found.
-            let _ = open(&path);
+            let _ = open(&builtins);
         }
-        let path = folder.join(COMPILER);
-        if path.is_file() {
-            return open(&path).and_then(symbols);
+        match open(&compiler).and_then(symbols) {
+            Ok(functions) => return Ok(functions),
+            Err(error) => tried.push(error),
         }
     }
-    open(Path::new(COMPILER)).and_then(symbols).map_err(|error| {
-        let list: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
-        format!(
-            "no {COMPILER} in {} nor on the loader's path ({error}); it comes with CUDA 13, with \
-             PyTorch, and with `cargo xtask setup --cuda`",
-            list.join(", ")
-        )
-    })
+    let list: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    let versions = VERSIONS.map(|version| format!("{COMPILER}{version}")).join(" or ");
+    Err(format!(
+        "no {versions} in {} nor on the loader's path ({}); it comes with CUDA 12 or 13, with \
+         PyTorch, and with `cargo xtask setup --cuda`",
+        list.join(", "),
+        tried.join("; ")
+    ))
+}
+
+/// A compiler that may be here, with its builtins where those are known.
+#[derive(Debug, PartialEq, Eq)]
+struct Candidate {
+    compiler: PathBuf,
+    builtins: Option<PathBuf>,
+}
+
+/// Those in `folders`, a nearer folder first, and last the loader's own.
+fn candidates(folders: &[PathBuf]) -> Vec<Candidate> {
+    let in_folder = |folder: &PathBuf| {
+        VERSIONS.map(|version| {
+            let compiler = folder.join(format!("{COMPILER}{version}"));
+            let builtins = with_prefix(folder, &format!("{BUILTINS}{version}."));
+            compiler.is_file().then_some(Candidate { compiler, builtins })
+        })
+    };
+    let by_name = |version| {
+        let compiler = PathBuf::from(format!("{COMPILER}{version}"));
+        Candidate { compiler, builtins: None }
+    };
+    let found = folders.iter().flat_map(in_folder).flatten();
+    found.chain(VERSIONS.map(by_name)).collect()
 }
 
 fn with_prefix(folder: &Path, prefix: &str) -> Option<PathBuf> {
@@ -209,7 +240,7 @@ fn symbols(library: &Library) -> std::result::Result<NvrtcFunctions, String> {
         let symbol = unsafe { library.get::<T>(name.as_bytes()) };
         symbol.map(|symbol| *symbol).map_err(|error| error.to_string())
     }
-    // SAFETY: the types are those of nvrtc.h of CUDA 13.
+    // SAFETY: the types are those of nvrtc.h of CUDA 12 and 13.
     unsafe {
         Ok(NvrtcFunctions {
             create: get(library, "nvrtcCreateProgram")?,
@@ -223,5 +254,38 @@ fn symbols(library: &Library) -> std::result::Result<NvrtcFunctions, String> {
             ptx: get(library, "nvrtcGetPTX")?,
             version: get(library, "nvrtcVersion")?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiler_of_any_version_is_found_the_nearest_and_newest_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let [near, far] = ["near", "far"].map(|name| folder.path().join(name));
+        for (at, name) in [
+            (&near, "libnvrtc.so.12"),
+            (&near, "libnvrtc-builtins.so.12.8"),
+            (&far, "libnvrtc.so.12"),
+            (&far, "libnvrtc.so.13"),
+            (&far, "libnvrtc-builtins.so.13.0"),
+            (&far, "libnvrtc.so.11.2"),
+        ] {
+            std::fs::create_dir_all(at).unwrap();
+            std::fs::write(at.join(name), "").unwrap();
+        }
+        let candidate =
+            |compiler: PathBuf, builtins: Option<PathBuf>| Candidate { compiler, builtins };
+        let found = candidates(&[near.clone(), folder.path().join("none"), far.clone()]);
+        let expected = [
+            candidate(near.join("libnvrtc.so.12"), Some(near.join("libnvrtc-builtins.so.12.8"))),
+            candidate(far.join("libnvrtc.so.13"), Some(far.join("libnvrtc-builtins.so.13.0"))),
+            candidate(far.join("libnvrtc.so.12"), None),
+            candidate("libnvrtc.so.13".into(), None),
+            candidate("libnvrtc.so.12".into(), None),
+        ];
+        assert_eq!(found, expected);
     }
 }

@@ -43,7 +43,7 @@ fn emulated_sums_equal_the_cpu() {
     for (tensor, found) in tensors.iter().zip(sums) {
         let defined = tensor.defined();
         let expected = if defined { sum_of_squares(tensor).unwrap() } else { 0.0 };
-        assert!((found - expected).abs() <= 1e-5 * expected, "{found} for {expected}");
+        assert!((found - expected).abs() <= 1e-14 * expected, "{found} for {expected}");
     }
     let huge = [Tensor::from_slice(&[1.0f32, f32::INFINITY])];
     assert!(!cuda::sums(&huge, Device::Cpu).unwrap().double_value(&[0]).is_finite());

@@ -5,10 +5,10 @@
 
 use std::cell::Cell;
 
-use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::attention::{AttentionImplementation, AttentionOptions};
 use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::policy::Policy;
+use bert4rs_tensor_core::{Device, Tensor};
 
 use super::backend::{AttentionBackend, Heads};
 use super::{Biased, Linear, Norm, NormKind, Rotation};
@@ -197,6 +197,11 @@ impl MultiHeadAttention {
         self.backend.get()
     }
 
+    /// Whether it draws random numbers in training.
+    pub fn drops(&self) -> bool {
+        self.config.dropout > 0.0
+    }
+
     /// Its parameters.
     pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
         let maps = match &self.projections {
@@ -207,15 +212,14 @@ impl MultiHeadAttention {
         maps.into_iter().flat_map(Linear::weights).chain(norms.flat_map(Norm::weights))
     }
 
-    /// Queries, keys and values all from `x_btd`: `[b, t, d]` to `[b, t, d]`.
-    ///
-    /// # Errors
-    /// What the implementation of attention can't do, and what libtorch throws there.
-    pub fn forward(&self, x_btd: &Tensor, input: AttentionInput) -> Result<Tensor> {
-        let (query_norm, key_norm) = self.norms();
-        let parts = match &self.projections {
+    /// Queries, keys and values, `[b, t, h·e]` and `[b, t, g·e]` twice, of separate maps by one
+    /// product if `joined`.
+    fn project(&self, x_btd: &Tensor, joined: bool) -> [Tensor; 3] {
+        match &self.projections {
             Projections::Separate { query, key, value } => {
-                [query, key, value].map(|map| map.forward(x_btd))
+                let maps = [query, key, value];
+                let parts = if joined { Linear::forward_joined(maps, x_btd) } else { None };
+                parts.unwrap_or_else(|| maps.map(|map| map.forward(x_btd)))
             }
             Projections::Joint(joint) => {
                 let MultiHeadConfig { heads, kv_heads, head_size, .. } = self.config;
@@ -223,7 +227,17 @@ impl MultiHeadAttention {
                 let parts = joint.forward(x_btd).split_with_sizes([q, kv, kv], -1);
                 [0, 1, 2].map(|part| parts[part].shallow_clone())
             }
-        };
+        }
+    }
+
+    /// Queries, keys and values all from `x_btd`: `[b, t, d]` to `[b, t, d]`.
+    ///
+    /// # Errors
+    /// What the implementation of attention can't do, and what libtorch throws there.
+    pub fn forward(&self, x_btd: &Tensor, input: AttentionInput) -> Result<Tensor> {
+        let (query_norm, key_norm) = self.norms();
+        // A GPU would be half idle in each of three products.
+        let parts = self.project(x_btd, x_btd.device() != Device::Cpu);
         let q_bhte = self.heads(&parts[0], query_norm, input.rotation)?;
         let mut k_bgte = self.heads(&parts[1], key_norm, input.rotation)?;
         let mut v_bgte = self.heads(&parts[2], None, None)?;
@@ -315,3 +329,6 @@ impl MultiHeadAttention {
         Ok(x_bthe.transpose(1, 2))
     }
 }
+
+#[cfg(test)]
+mod tests;

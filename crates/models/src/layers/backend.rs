@@ -68,7 +68,7 @@ impl Heads<'_> {
                 kernel::AttentionArgs { visible: by_position, bias: mask.bias(), scale: factor };
             return Ok(kernel::attend(q_bhte, k_bgse, v_bgse, &args)?);
         }
-        let scores = Scores { visible: mask.borrow(), scale };
+        let scores = Scores { visible: mask.borrow(self.q_bhte.kind()), scale };
         Ok(attention::attend(q_bhte, k_bgse, v_bgse, &scores, options)?)
     }
 
@@ -91,13 +91,18 @@ impl Heads<'_> {
         if options.implementation == AttentionImplementation::Math {
             return Ok(AttentionBackend::Math);
         }
-        let scores = Scores { visible: mask.borrow(), scale };
-        Ok(match attention::sdpa_backend(self.q_bhte, self.k_bgse, self.v_bgse, &scores)? {
-            attention::SdpaBackend::Math => AttentionBackend::Math,
-            attention::SdpaBackend::Flash => AttentionBackend::Flash,
-            attention::SdpaBackend::Efficient => AttentionBackend::Efficient,
-            attention::SdpaBackend::Cudnn => AttentionBackend::Cudnn,
-        })
+        let scores = Scores { visible: mask.borrow(self.q_bhte.kind()), scale };
+        Ok(
+            match {
+                let Self { q_bhte, k_bgse, v_bgse, .. } = self;
+                attention::sdpa_backend(q_bhte, k_bgse, v_bgse, &scores, options.implementation)?
+            } {
+                attention::SdpaBackend::Math => AttentionBackend::Math,
+                attention::SdpaBackend::Flash => AttentionBackend::Flash,
+                attention::SdpaBackend::Efficient => AttentionBackend::Efficient,
+                attention::SdpaBackend::Cudnn => AttentionBackend::Cudnn,
+            },
+        )
     }
 
     /// What flash attention by documents needs, where that is asked for and fits.

@@ -58,10 +58,18 @@ impl Block {
     ) -> Result<Tensor> {
         let weights: Vec<&Tensor> = self.weights().collect();
         let (block, mask, rotation) = (self.clone(), mask.clone(), rotation.cloned());
-        checkpoint(&[x_btd], &weights, move |inputs| {
+        checkpoint(&[x_btd], &weights, self.drops(), move |inputs| {
             let x_btd = inputs[0].shallow_clone().into();
             Ok(block.forward(x_btd, &mask, rotation.as_ref(), None, true)?.whole())
         })
+    }
+
+    /// Whether it draws random numbers in training.
+    fn drops(&self) -> bool {
+        let around = [&self.around_attention, &self.around_feed_forward];
+        self.attention.drops()
+            || self.feed_forward.drops()
+            || around.into_iter().any(|residual| residual.dropout.acts())
     }
 
     /// Its parameters.

@@ -11,8 +11,13 @@ pub struct Dropout {
 }
 
 impl Dropout {
+    /// Whether it draws random numbers in training.
+    pub fn acts(self) -> bool {
+        self.probability > 0.0
+    }
+
     /// Elementwise; the tensor itself, uncopied, where nothing is to be dropped.
     pub fn forward(self, x: Tensor, train: bool) -> Tensor {
-        if train && self.probability > 0.0 { x.dropout(self.probability, true) } else { x }
+        if train && self.acts() { x.dropout(self.probability, true) } else { x }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Axes: `b` batch, `t` time, `d` features, `f` inner features.
 
+use bert4rs_kernels::activation::activate_biased;
 use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::policy::Policy;
 use bert4rs_tensor_core::{Result, Tensor};
@@ -135,6 +136,11 @@ impl FeedForward {
         })
     }
 
+    /// Whether it draws random numbers in training.
+    pub fn drops(&self) -> bool {
+        self.dropout.acts()
+    }
+
     /// Its parameters.
     pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
         let gate = match &self.gate {
@@ -149,6 +155,9 @@ impl FeedForward {
     /// # Errors
     /// What the kernels throw.
     pub fn forward(&self, x_btd: &Tensor, train: bool) -> Result<Tensor> {
+        if let Some(inner_btf) = self.activated_with_bias(x_btd)? {
+            return Ok(self.down.forward(&self.dropout.forward(inner_btf, train)));
+        }
         let up_btf = self.up.forward(x_btd);
         let (activation, policy) = (self.activation, &self.policy);
         let inner_btf = match &self.gate {
@@ -160,5 +169,18 @@ impl FeedForward {
             }
         }?;
         Ok(self.down.forward(&self.dropout.forward(inner_btf, train)))
+    }
+
+    /// The inner features where one kernel adds the bias and activates, without a gate or FP8.
+    fn activated_with_bias(&self, x_btd: &Tensor) -> Result<Option<Tensor>> {
+        match (&self.gate, &self.up) {
+            (Gate::None, Linear { weight, bias: Some(bias), fp8: None })
+                if self.policy.joins_on(x_btd.device()) =>
+            {
+                let up_btf = x_btd.linear(weight, None::<&Tensor>);
+                activate_biased(self.activation, &up_btf, bias).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 }

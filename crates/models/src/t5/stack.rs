@@ -104,6 +104,16 @@ impl Block {
             .forward(x_btd, train, |x_btd| Ok(self.feed_forward.forward(x_btd, train)?))
     }
 
+    /// Whether it draws random numbers in training.
+    fn drops(&self) -> bool {
+        let cross = self.cross.iter().any(|(a, around)| a.drops() || around.dropout.acts());
+        let around = [&self.around_attention, &self.around_feed_forward];
+        cross
+            || self.attention.drops()
+            || self.feed_forward.drops()
+            || around.into_iter().any(|residual| residual.dropout.acts())
+    }
+
     fn weights(&self) -> impl Iterator<Item = &Tensor> {
         let attentions = [&self.attention].into_iter().chain(self.cross.iter().map(|(a, _)| a));
         let residuals = [&self.around_attention, &self.around_feed_forward];
@@ -131,7 +141,7 @@ impl Block {
         inputs.extend(memory.map(|memory| memory.states_bsd));
         let (has_bias, cross_mask) = (mask.bias().is_some(), memory.map(|m| m.mask.clone()));
         let (block, mask, rotation) = (self.clone(), mask.clone(), rotation.cloned());
-        checkpoint(&inputs, &weights, move |inputs| {
+        checkpoint(&inputs, &weights, self.drops(), move |inputs| {
             let mask = match has_bias {
                 true => mask.clone().with_bias(inputs[1].shallow_clone()),
                 false => mask.clone(),

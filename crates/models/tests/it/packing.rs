@@ -28,7 +28,7 @@ fn documents_by_bounds_equal_documents_by_a_mask() {
         let mask = joined(window, 6, &document_bt);
         let (packing, within) = mask.packing().unwrap().unwrap();
         let found = plain([&q, &k, &v], packing, within, 0.3).unwrap();
-        let scores = Scores { visible: mask.borrow(), scale: Some(0.3) };
+        let scores = Scores { visible: mask.borrow(Kind::Float), scale: Some(0.3) };
         let wanted = attend(&q, &k, &v, &scores, &options).unwrap();
         let off = (found - wanted).abs().max().double_value(&[]);
         assert!(off < 1e-5, "{window:?} is off by {off:.1e}");

@@ -83,6 +83,11 @@ impl Adamw {
         Ok(self.scalars.steps(index)?)
     }
 
+    /// All memory beside the parameters' own that a step reads or changes.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.scalars.tensors()
+    }
+
     /// One step of the parameters in `slots`, of those of `new`.
     pub(crate) fn step(&self, slots: Vec<AdamwSlot<'_>>, scale: &GradScale) -> Result<()> {
         if self.fused {

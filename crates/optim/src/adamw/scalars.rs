@@ -85,6 +85,13 @@ impl AdamwScalars {
         Ok(&self.with_grad[place].1)
     }
 
+    /// All memory that a step reads or changes here.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let own = [&self.lr_n, &self.weight_decay_n, &self.steps_n, &self.betas_21];
+        let with_grad = self.with_grad.iter().map(|(_, ones_n)| ones_n);
+        self.table.tensors().into_iter().chain(own).chain(with_grad)
+    }
+
     /// The scalars of parameter `index`.
     pub(crate) fn row(&self, index: usize) -> &ScalarRow {
         self.table.row(index)

@@ -129,6 +129,11 @@ impl Muon {
         Ok(self.scalars.advance(&self.config, verdict, lr_factor, is_clipped)?)
     }
 
+    /// All memory beside the parameters' own that a step reads or changes.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.scalars.tensors().into_iter().chain(self.space.tensors())
+    }
+
     /// One step of the parameters in `slots`.
     pub(crate) fn step(&mut self, slots: &mut [MuonSlot<'_>], scale: &GradScale) -> Result<()> {
         let _guard = bert4rs_tensor_core::no_grad_guard();

@@ -50,6 +50,11 @@ impl MuonScalars {
         self.table.commit(&verdict.finite)
     }
 
+    /// All memory that a step reads or changes here.
+    pub(crate) fn tensors(&self) -> [&Tensor; 4] {
+        self.table.tensors()
+    }
+
     /// The scalars of [`MuonKernelScalars`] one by one, `[]` of `kind`.
     pub(crate) fn unbind(&self, kind: Kind) -> Result<[Tensor; MuonKernelScalars::COUNT]> {
         let all: [Tensor; MuonKernelScalars::COUNT + 1] = self.table.row(0).unbind(kind)?;

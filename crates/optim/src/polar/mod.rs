@@ -170,7 +170,8 @@ impl PolarPlan {
             Iteration::Auto if steps > MOST_GRAM_STEPS => Self::Standard(engine, kind),
             Iteration::Auto if kind == Kind::BFloat16 => {
                 let kernels = (engine, engine_for(Kind::Float));
-                let mixed = kernels == (Engine::Kernel, Engine::Kernel);
+                // A GPU has no matrix units for FP32, which [`FP32_BY_BF16`] knows nothing of.
+                let mixed = device == Device::Cpu && kernels == (Engine::Kernel, Engine::Kernel);
                 if mixed && mixed_cost(alpha, steps) < standard {
                     Self::GramMixed
                 } else {
@@ -280,4 +281,27 @@ fn normalize(x_knm: &mut Tensor, factor: f64) -> Result<()> {
     let norm_k11 = norm_k11.f_clamp_min(0.5).during(OP)? * factor;
     let _ = x_knm.f_div_(&norm_k11).during(OP)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bert4rs_tensor_core::policy::Kernels;
+
+    use super::*;
+
+    /// BERT's and GPT's feed-forward matrices, four times as wide as high.
+    #[test]
+    fn a_gpu_multiplies_in_bf16_what_is_to_be() {
+        let mut options = PolarOptions::new(Coefficients::polar_express(5));
+        options.compute = PolarCompute::Bf16;
+        options.policy = Policy::new(Kernels::Fused, true);
+        let gpu = Device::Cuda(0);
+        for shape in [[12, 768, 3072], [12, 768, 768], [1, 64, 4096]] {
+            let plan = PolarPlan::of(shape, Kind::Float, gpu, &options);
+            assert_eq!(plan, PolarPlan::Standard(Engine::Kernel, Kind::BFloat16), "{shape:?}");
+        }
+        options.policy = Policy::new(Kernels::Fused, false);
+        let plan = PolarPlan::of([12, 768, 3072], Kind::Float, gpu, &options);
+        assert_eq!(plan.kind(), Kind::BFloat16);
+    }
 }

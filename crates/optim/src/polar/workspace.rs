@@ -60,6 +60,11 @@ impl Workspace {
         Ok(Buffer { view, whole: Some(whole) })
     }
 
+    /// The buffers not in use.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.free.iter()
+    }
+
     /// Takes a buffer back. One that is not a workspace's is dropped.
     pub(crate) fn give(&mut self, buffer: Buffer) {
         self.free.extend(buffer.whole);

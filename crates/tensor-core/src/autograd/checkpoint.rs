@@ -11,17 +11,25 @@ use crate::random::RandomState;
 /// again. Values and gradients are the same to the bit as of `body` alone, dropout included, where
 /// `body` computes the same bits twice.
 ///
+/// Where `body` draws random numbers, as dropout does, `drops` must say so: the generator's state is
+/// then kept, which a step that is recorded as a CUDA graph can't do.
+///
 /// `weights` are all tensors beside `inputs` that `body` holds and that need gradients. `body`
 /// returns one tensor.
 ///
 /// # Errors
 /// What `body` returns; in the backward pass too.
-pub fn checkpoint<F>(inputs: &[&Tensor], weights: &[&Tensor], body: F) -> Result<Tensor>
+pub fn checkpoint<F>(
+    inputs: &[&Tensor],
+    weights: &[&Tensor],
+    drops: bool,
+    body: F,
+) -> Result<Tensor>
 where
     F: Fn(&[Tensor]) -> Result<Tensor> + Send + 'static,
 {
     let all: Vec<&Tensor> = inputs.iter().chain(weights).copied().collect();
-    let function = Checkpoint { body, inputs: inputs.len(), random: None };
+    let function = Checkpoint { body, inputs: inputs.len(), drops, random: None };
     apply_one(function, &all)
 }
 
@@ -31,7 +39,9 @@ struct Checkpoint<F> {
     body: F,
     /// How many of the tensors are inputs; the others are weights.
     inputs: usize,
-    /// The generator's state before the first pass.
+    /// Whether the body draws random numbers.
+    drops: bool,
+    /// The generator's state before the first pass, if so.
     random: Option<RandomState>,
 }
 
@@ -44,7 +54,7 @@ where
     }
 
     fn forward(&mut self, tensors: &[&Tensor], ctx: &mut ForwardContext) -> Result<Vec<Tensor>> {
-        if let Some(first) = tensors.first() {
+        if let (true, Some(first)) = (self.drops, tensors.first()) {
             self.random = Some(RandomState::of(first.device())?);
         }
         tensors.iter().for_each(|tensor| ctx.save(tensor));

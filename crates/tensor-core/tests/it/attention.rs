@@ -129,7 +129,14 @@ fn the_cpu_runs_flash_attention_with_and_without_a_mask() {
     let [q, k, v] = inputs(16, 16, 4);
     let seen = mask(16, 16);
     for visible in [MaskView::All, MaskView::Causal, MaskView::Mask(&seen)] {
-        let found = sdpa_backend(&q, &k, &v, &Scores { visible, scale: None }).unwrap();
+        let found = sdpa_backend(
+            &q,
+            &k,
+            &v,
+            &Scores { visible, scale: None },
+            AttentionImplementation::Fused,
+        )
+        .unwrap();
         assert_eq!(found, SdpaBackend::Flash, "{visible:?}");
     }
 }
@@ -162,37 +169,49 @@ fn a_query_that_sees_no_key_gets_zeros() {
     }
 }
 
-/// In BF16, as all of them take it; heads of 64 features.
+/// In BF16, as all of them take it; heads of 64 features. cuDNN's gradients are NaN at 192 with a
+/// mask, where it is refused and not chosen.
 #[test]
 fn kernels_of_a_gpu_equal_the_formula() {
     let Some(device) = cuda_or_skip() else { return };
+    for length in [96, 128, 192] {
+        check_kernels(device, length);
+    }
+}
+
+fn check_kernels(device: Device, length: i64) {
     let options = (Kind::Float, device);
     let inputs: [Tensor; 3] = std::array::from_fn(|_| {
-        let x = Tensor::randn([2, 4, 96, 64], options).to_kind(Kind::BFloat16);
+        let x = Tensor::randn([2, 4, length, 64], options).to_kind(Kind::BFloat16);
         x.set_requires_grad(true)
     });
     let exact = inputs
         .each_ref()
         .map(|x| x.detach().to_device(Device::Cpu).to_kind(Kind::Float).set_requires_grad(true));
-    let seen = mask(96, 96);
+    let seen = mask(length, length);
     let seen_there = seen.to_device(device);
     let visible = |mask| [MaskView::All, MaskView::Causal, MaskView::Mask(mask)];
     for (here, there) in visible(&seen).into_iter().zip(visible(&seen_there)) {
         let expected = run(&exact, &Scores { visible: here, scale: None }, &PLAIN);
-        let kernels = [
-            AttentionImplementation::Fused,
-            AttentionImplementation::Math,
-            AttentionImplementation::Efficient,
-        ];
-        // Flash attention takes no mask.
-        let flash = (!matches!(there, MaskView::Mask(_))).then_some(AttentionImplementation::Flash);
-        for implementation in kernels.into_iter().chain(flash) {
+        use AttentionImplementation::{Cudnn, Efficient, Flash, Fused, Math};
+        for implementation in [Fused, Math, Efficient, Flash, Cudnn] {
             let scores = Scores { visible: there, scale: None };
-            let found = run(&inputs, &scores, &AttentionOptions { implementation, dropout: 0.0 });
+            let options = AttentionOptions { implementation, dropout: 0.0 };
+            let is_masked = matches!(there, MaskView::Mask(_));
+            let [q, k, v] = &inputs;
+            // Flash attention takes no mask; cuDNN's is there on some GPUs alone.
+            let may_refuse = implementation == Cudnn || is_masked && implementation == Flash;
+            if may_refuse && let Err(error) = attend(q, k, v, &scores, &options) {
+                assert!(error.to_string().contains("fused"), "{error}");
+                continue;
+            }
+            assert!(!(is_masked && implementation == Flash), "flash attention took a mask");
+            let found = run(&inputs, &scores, &options);
             for (found, expected) in found.iter().zip(&expected) {
                 let off = found.to_device(Device::Cpu).to_kind(Kind::Float) - expected;
                 let distance = (off.norm() / expected.norm()).double_value(&[]);
-                assert!(distance < 2e-2, "{implementation:?} {there:?}: off by {distance:.1e}");
+                let what = format!("{implementation:?} {there:?} {length}");
+                assert!(distance < 2e-2, "{what}: off by {distance:.1e}");
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use bert4rs_tensor_core::copy_stream::CopyStream;
 use bert4rs_tensor_core::testing::cuda_or_skip;
-use bert4rs_tensor_core::{Device, Error, Kind, Tensor};
+use bert4rs_tensor_core::{Device, Error, Kind, Tensor, stream};
 
 #[test]
 fn a_device_without_streams_is_refused() {
@@ -17,6 +17,7 @@ fn later_work_waits_for_copies_beside_it() {
         return assert!(error.contains("stream for copies"), "{error}");
     };
     let copy_stream = CopyStream::new(device).unwrap();
+    let before = stream::current(0).unwrap();
     let host: Vec<Tensor> =
         (0..20).map(|_| Tensor::randn([1 << 20], (Kind::Float, Device::Cpu))).collect();
     let busy = Tensor::randn([2048, 2048], (Kind::Float, device));
@@ -33,5 +34,14 @@ fn later_work_waits_for_copies_beside_it() {
         || Err::<Tensor, _>(Error::Torch { op: "test".into(), message: "no".into() }),
         |tensor| vec![tensor],
     );
-    assert!(failed.is_err() && busy.matmul(&busy).isfinite().all().int64_value(&[]) == 1);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = copy_stream.run(|| -> Result<Tensor, Error> { panic!("no") }, |x| vec![x]);
+    }));
+    let Device::Cuda(index) = device else { unreachable!() };
+    assert_eq!(stream::current(index).unwrap(), before, "whatever the body did");
+    assert!(
+        panicked.is_err()
+            && failed.is_err()
+            && busy.matmul(&busy).isfinite().all().int64_value(&[]) == 1
+    );
 }

@@ -5,6 +5,7 @@
 mod attention;
 mod autograd;
 mod copy_stream;
+mod cuda_loading;
 mod device;
 mod distributed;
 mod error;

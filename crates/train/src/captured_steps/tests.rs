@@ -105,6 +105,7 @@ fn batches_of_many_shapes_train_too() {
         let (expected, _) = right.step(&batches, &divisor, 1.0).unwrap();
         assert!(distance(&loss, &expected) < 1e-6);
     }
+    assert_eq!(captured.usage(), CaptureUsage { shapes: 4, graphs: 0, replays: 0 });
     assert_eq!(captured.shapes.len(), MOST_SHAPES);
     assert!(captured.take_warning().is_some_and(|warning| warning.contains("more than 4 shapes")));
     assert_eq!(captured.take_warning(), None, "said once");

@@ -4,6 +4,7 @@
 use bert4rs_models::loss::LossImplementation;
 use bert4rs_tensor_core::Device;
 use bert4rs_tensor_core::device::DeviceChoice;
+use bert4rs_tensor_core::policy::CudaKernels;
 
 use super::{ComputedLogits, Config, Family};
 use crate::capacity;
@@ -38,8 +39,8 @@ impl Config {
                 return Err((key.into(), reason));
             }
         }
-        if self.compute.cuda_kernels && self.is_on_cpu() {
-            let reason = "there is no CUDA device that it could act on; leave it false";
+        if self.compute.cuda_kernels != CudaKernels::Proven && self.is_on_cpu() {
+            let reason = "there is no CUDA device that it could act on; leave it \"proven\"";
             return Err(("compute.cuda_kernels".into(), reason.into()));
         }
         capacity::memory_bytes().map_or(Ok(()), |memory| self.check_memory(memory))

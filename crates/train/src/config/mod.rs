@@ -24,7 +24,7 @@ use bert4rs_optim::OptimizerConfig;
 use bert4rs_optim::schedule::ScheduleConfig;
 use bert4rs_tensor_core::attention;
 use bert4rs_tensor_core::fp8::Fp8Config;
-use bert4rs_tensor_core::policy::Kernels;
+use bert4rs_tensor_core::policy::{CudaKernels, Kernels};
 use bert4rs_tensor_core::precision::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -79,8 +79,8 @@ pub struct ComputeConfig {
     pub precision: Precision,
     /// Whether FP32 products on GPUs round what they multiply to TF32.
     pub tf32: bool,
-    /// Whether our CUDA kernels are taken where libtorch has operations that do the same.
-    pub cuda_kernels: bool,
+    /// Which of our CUDA kernels are taken where libtorch has operations that do the same.
+    pub cuda_kernels: CudaKernels,
     /// Which linear maps multiply in FP8.
     pub fp8: Fp8Config,
     /// Which code computes attention.
@@ -168,6 +168,11 @@ impl Config {
     /// don't, as its shape would differ from batch to batch; the loss is the same.
     pub(crate) fn leaves_padding_out(&self, execution: Execution) -> bool {
         self.compute.logits == ComputedLogits::Masked && execution == Execution::Eager
+    }
+
+    /// Whether all batches are to have one shape, as each shape is recorded anew.
+    pub(crate) fn fixes_shapes(&self, execution: Execution) -> bool {
+        execution != Execution::Eager
     }
 
     /// The values as a table, as a [`Overlay`] has them.

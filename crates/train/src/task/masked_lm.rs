@@ -13,7 +13,7 @@ use bert4rs_tensor_core::{Device, Tensor};
 
 use super::Task;
 use crate::batch::NamedTensors;
-use crate::build::{Sources, TrainingData};
+use crate::build::{self, Sources, TrainingData};
 use crate::config::{ComputedLogits, Config};
 use crate::error::Result;
 use crate::facts::Facts;
@@ -92,7 +92,10 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
         seed: config.seed,
     };
     let held_out = MlmBatches::held_out(Arc::clone(&dataset.held_out), vocabulary, options)?;
-    let train = MlmBatches::train(Arc::clone(&dataset.train), vocabulary, options)?;
+    let mut train = MlmBatches::train(Arc::clone(&dataset.train), vocabulary, options)?;
+    if config.fixes_shapes(build::execution(config, device).0) {
+        train = train.with_fixed_shapes();
+    }
     let sources = Sources {
         epoch_batches: train.batches_per_epoch(),
         train,

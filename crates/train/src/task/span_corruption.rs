@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::Task;
 use crate::batch::NamedTensors;
-use crate::build::{Sources, TrainingData};
+use crate::build::{self, Sources, TrainingData};
 use crate::config::Config;
 use crate::error::Result;
 use crate::facts::Facts;
@@ -104,7 +104,10 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
     };
     let t5 = config.t5(tokens.pad, tokens.end);
     let pad = tokens.pad.into();
-    let train = SpanBatches::train(Arc::clone(&dataset.train), tokens.clone(), options)?;
+    let mut train = SpanBatches::train(Arc::clone(&dataset.train), tokens.clone(), options)?;
+    if config.fixes_shapes(build::execution(config, device).0) {
+        train = train.with_fixed_shapes();
+    }
     let held_out = SpanBatches::held_out(Arc::clone(&dataset.held_out), tokens, options)?;
     let source = config.data.seq_len;
     let target = noise.target_length(Framing::Spans(noise).max_tokens(source.into()) as usize);

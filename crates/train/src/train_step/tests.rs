@@ -5,14 +5,17 @@ use std::path::Path;
 use bert4rs_data::{
     CorpusReading, Dataset, DatasetOptions, HeldOut, Objective, TokenizerChoice, TokenizerTraining,
 };
-use bert4rs_optim::{Optimizer, OptimizerConfig};
+use bert4rs_optim::{Optimizer, OptimizerConfig, UpdateImplementation};
 use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::profile::{self, Event, EventKind};
 use bert4rs_tensor_core::{Device, Kind};
 
 use super::*;
 use crate::batch::Batch;
 use crate::build;
-use crate::config::{Config, Overlay, resolve};
+use crate::captured_steps::CapturedSteps;
+use crate::config::{ComputedLogits, Config, Overlay, resolve};
+use crate::execution::Execution;
 use crate::task::divisor;
 
 /// A text whose paragraphs have from 1 to 40 words.
@@ -102,4 +105,117 @@ fn uneven_batches_are_one_large_batch() {
             }
         }
     }
+}
+
+/// A graph is recorded for each shape.
+#[test]
+fn batches_that_are_to_be_captured_have_few_shapes() {
+    let folder = tempfile::tempdir().unwrap();
+    for (family, objective) in [
+        ("bert", Objective::MaskedTokens),
+        ("gpt", Objective::NextTokens),
+        ("t5", Objective::Spans),
+    ] {
+        let mut config = config(family, "packed", "chunked", 4);
+        config.compute.execution = Execution::Capturable;
+        config.compute.logits = ComputedLogits::Masked;
+        let dataset = dataset(folder.path(), objective);
+        let mut data = build::data(&config, &dataset, Device::Cpu).unwrap();
+        let mut shapes: Vec<NamedTensors> = Vec::new();
+        for _ in 0..200 {
+            let batch = data.loader.next().unwrap().tensors;
+            if !shapes.iter().any(|shape| shape.same_shapes(&batch)) {
+                shapes.push(batch);
+            }
+        }
+        assert!(shapes.len() <= 2, "{family}: {shapes:?}");
+    }
+}
+
+/// Operations of libtorch that launch no kernel: they make tensors and views.
+const NO_LAUNCH: [&str; 24] = [
+    "alias",
+    "as_strided",
+    "detach",
+    "detach_",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "expand",
+    "narrow",
+    "new_empty",
+    "permute",
+    "reshape",
+    "resolve_conj",
+    "resolve_neg",
+    "select",
+    "set_",
+    "slice",
+    "split_with_sizes",
+    "squeeze",
+    "t",
+    "transpose",
+    "unbind",
+    "unsqueeze",
+    "view",
+];
+
+/// How many operations of a captured step would each launch a kernel on a GPU: those with no other
+/// operation inside.
+fn launches(config: &Config, dataset: Dataset) -> usize {
+    let mut loader = build::data(config, &dataset, Device::Cpu).unwrap().loader;
+    let mut params = ParamStore::new(Device::Cpu, Kind::Float);
+    let task = build::task(config, dataset.tokenizer, &params).unwrap();
+    let optimizer = Optimizer::new(config.optimizer.clone(), params.params_mut()).unwrap();
+    let mut work = TrainStep::new(task, params, optimizer.into());
+    let mut captured = CapturedSteps::new(Execution::Capturable, Device::Cpu).unwrap();
+    let mut step = || {
+        let batch = loader.next().unwrap();
+        drop(captured.step(&mut work, &[batch.tensors], batch.size.labels, 1.0).unwrap());
+    };
+    step();
+    profile::start(Device::Cpu).unwrap();
+    {
+        let _span = profile::span("counted step");
+        step();
+    }
+    let events = profile::stop(None).unwrap();
+    // Other tests run on threads of their own.
+    let own = events.iter().find(|event| event.name == "counted step").unwrap().thread;
+    let is_operation = |event: &&Event| event.thread == own && event.kind == EventKind::Operation;
+    let operations: Vec<&Event> = events.iter().filter(is_operation).collect();
+    let name = |event: &Event| event.name.strip_prefix("aten::").unwrap_or("own").to_owned();
+    let has_inside = |index: usize| {
+        let next = operations.get(index + 1);
+        next.is_some_and(|next| next.start_ns < operations[index].end_ns)
+    };
+    let is_launch = |index: &usize| {
+        !has_inside(*index) && !NO_LAUNCH.contains(&name(operations[*index]).as_str())
+    };
+    (0..operations.len()).filter(is_launch).count()
+}
+
+/// Between one and two thousand launches a step are what a GPU waits for at small sizes.
+#[test]
+fn a_captured_step_has_few_launches() {
+    let folder = tempfile::tempdir().unwrap();
+    let count = |layers: u32, implementation| {
+        let mut config = config("bert", "packed", "chunked", 4);
+        config.compute.execution = Execution::Capturable;
+        config.model.num_layers = layers;
+        config.optimizer.adamw.implementation = implementation;
+        launches(&config, dataset(folder.path(), Objective::MaskedTokens))
+    };
+    let of = |implementation| {
+        let [one, three] = [1, 3].map(|layers| count(layers, implementation));
+        (one, (three - one) / 2)
+    };
+    let (own, of_layer) = of(UpdateImplementation::Fused);
+    let (plain, plain_of_layer) = of(UpdateImplementation::Plain);
+    eprintln!(
+        "launches: {own} and {of_layer} a layer, {plain} and {plain_of_layer} with libtorch's AdamW"
+    );
+    assert!(of_layer <= 100 && own <= 300, "{own} launches, {of_layer} a layer");
+    // 16 parameters of a layer, each with a dozen passes.
+    assert!(plain_of_layer >= of_layer + 16 * 10, "{plain_of_layer} for {of_layer}");
 }

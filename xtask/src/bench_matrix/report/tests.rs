@@ -28,7 +28,8 @@ pub(crate) fn size() -> Size {
     toml::from_str(
         "name = \"small\"\ntitle = \"Small <model>\"\nplace = 1\ncorpus = \"c\"\nset = []\n\
          [full]\nsteps = 4\nwarmup_steps = 1\nrounds = 2\ncell_minutes = 1\n\
-         loss = [1.0, 9.0]\nloss_tolerance = 0.01\n",
+         loss = [1.0, 9.0]\nloss_tolerance = 0.01\n\
+         [on_gpu]\nsteps = 200\nwarmup_steps = 20\nloss = [1.0, 9.0]\nloss_tolerance = 0.01\n",
     )
     .unwrap()
 }

@@ -13,7 +13,7 @@ const OP: &str = "cast to FP8";
 
 /// As in `fp8.cu`.
 const THREADS: u32 = 256;
-const TILE: u32 = 64;
+const TILE: u32 = 128;
 /// Enough blocks to fill every GPU there is, each with work to repeat.
 const MOST_BLOCKS: u32 = 132 * 8;
 

@@ -3,9 +3,10 @@
 // Floor for a value of BF16 (FP32): 2 (4) bytes read and 1 written, 2 with the transposed copy.
 // A factor of the whole tensor from its own values reads it once more (`amax`), for what the L2
 // cache does not hold. Arithmetic is one multiplication and half a conversion instruction a value.
-// The copies move 16 bytes an access: a thread reads 16 values and writes them as one.
+// The copies move 16 bytes an access: a thread reads 16 values and writes them as one, and eight
+// threads write the 128 bytes of a line, straight and transposed.
 
-constexpr int kTile = 64;
+constexpr int kTile = 128;
 constexpr int kThreads = 256;
 constexpr int kChunk = 16;
 
@@ -163,7 +164,37 @@ __device__ __forceinline__ void amax_columns(const T* x, int rows, int cols, u32
 // Where factors come from.
 enum From { kAmax = 0, kGiven = 1, kColumns = 2 };
 
-// A 64 x 64 tile: to `straight` [rows, cols] if not null, and to `transposed` [cols, rows] if not
+// Where a word of a row of a tile lies: neither the words of four rows nor the same word of eight
+// rows that are 16 apart share a bank.
+__device__ __forceinline__ int place(int row, int word) {
+  return row * (kTile / 4 + 1) + row / kChunk + word;
+}
+
+// 16 values as bytes; `from` and the factors are those of `tile`.
+template <bool E4M3>
+__device__ __forceinline__ Quad encode_chunk(const float (&values)[kChunk], const float* factors,
+                                             float one, u32& magnitude, int& overflow) {
+  Quad quad;
+#pragma unroll
+  for (int i = 0; i < kChunk; i += 2) {
+    float pair[2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      magnitude = max(magnitude, finite_magnitude(values[i + j]));
+      pair[j] = values[i + j] * (factors ? factors[i + j] : one);
+      overflow += overflows<E4M3>(pair[j]);
+    }
+    const u32 two = encode_pair<E4M3>(pair[0], pair[1]);
+    if (i % 4 == 0) {
+      quad.word[i / 4] = two;
+    } else {
+      quad.word[i / 4] |= two << 16;
+    }
+  }
+  return quad;
+}
+
+// A 128 x 128 tile: to `straight` [rows, cols] if not null, and to `transposed` [cols, rows] if not
 // null, by way of shared memory. `factors` is one magnitude, one factor, or one magnitude a
 // column; inverse factors go to `inverse`, as many. `seen` and `count` gather what `straight`
 // (or else `transposed`) saw.
@@ -171,11 +202,10 @@ template <typename T, bool E4M3>
 __device__ __forceinline__ void tile(const T* x, int rows, int cols, const float* factors, int from,
                                      u8* straight, u8* transposed, float* inverse, u32* seen,
                                      u64* count) {
-  // A row of 17 words: columns of bytes and rows of words both spread over the banks.
-  __shared__ u32 bytes[kTile][kTile / 4 + 1];
+  __shared__ u32 bytes[kTile * (kTile / 4 + 1) + kTile / kChunk];
+  constexpr int kAcross = kTile / kChunk, kLines = kThreads / kAcross;
   const int row0 = blockIdx.y * kTile, col0 = blockIdx.x * kTile;
-  const int line = threadIdx.x / 4, part = threadIdx.x % 4 * kChunk;
-  const int row = row0 + line, col = col0 + part;
+  const int line = threadIdx.x / kAcross, part = threadIdx.x % kAcross * kChunk;
   const bool is_first = blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0;
 
   __shared__ float column_factor[kTile];
@@ -193,49 +223,38 @@ __device__ __forceinline__ void tile(const T* x, int rows, int cols, const float
   if (from == kAmax) one = factor_of<E4M3>(factors[0]);
   if (from != kColumns && is_first) inverse[0] = 1.0f / one;
 
-  float values[kChunk] = {};
-  if (row < rows && col < cols) {
-    load_chunk(x + i64(row) * cols + col, cols - col, cols % kChunk == 0, values);
-  }
   u32 magnitude = 0;
   int overflow = 0;
-  Quad quad;
-#pragma unroll
-  for (int i = 0; i < kChunk; i += 2) {
-    float pair[2];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      magnitude = max(magnitude, finite_magnitude(values[i + j]));
-      pair[j] = values[i + j] * (from == kColumns ? column_factor[part + i + j] : one);
-      overflow += overflows<E4M3>(pair[j]);
+#pragma unroll 1
+  for (int pass = line; pass < kTile; pass += kLines) {
+    const int row = row0 + pass, col = col0 + part;
+    const bool is_there = row < rows && col < cols;
+    float values[kChunk] = {};
+    if (is_there) load_chunk(x + i64(row) * cols + col, cols - col, cols % kChunk == 0, values);
+    const float* own = from == kColumns ? column_factor + part : nullptr;
+    const Quad quad = encode_chunk<E4M3>(values, own, one, magnitude, overflow);
+    if (straight && is_there) {
+      store_chunk(straight + i64(row) * cols + col, cols - col, cols % kChunk == 0, quad);
     }
-    const u32 two = encode_pair<E4M3>(pair[0], pair[1]);
-    if (i % 4 == 0) {
-      quad.word[i / 4] = two;
-    } else {
-      quad.word[i / 4] |= two << 16;
-    }
-  }
-  if (straight && row < rows && col < cols) {
-    store_chunk(straight + i64(row) * cols + col, cols - col, cols % kChunk == 0, quad);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) bytes[place(pass, part / 4 + i)] = quad.word[i];
   }
   if (seen) add_up(magnitude, overflow, seen, count);
   if (!transposed) return;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) bytes[line][part / 4 + i] = quad.word[i];
   __syncthreads();
-  // Neighbouring threads take neighbouring columns, whose bytes share words.
-  const int out_line = threadIdx.x % kTile, out_part = threadIdx.x / kTile * kChunk;
-  const int out_row = col0 + out_line, out_col = row0 + out_part;
-  if (out_row >= cols || out_col >= rows) return;
-  Quad out;
+#pragma unroll 1
+  for (int pass = line; pass < kTile; pass += kLines) {
+    const int out_row = col0 + pass, out_col = row0 + part;
+    if (out_row >= cols || out_col >= rows) continue;
+    Quad out;
 #pragma unroll
-  for (int i = 0; i < kChunk; ++i) {
-    const u32 word = bytes[out_part + i][out_line / 4];
-    const u32 byte = word >> (8 * (out_line % 4)) & 0xffu;
-    out.word[i / 4] = i % 4 == 0 ? byte : out.word[i / 4] | byte << (8 * (i % 4));
+    for (int i = 0; i < kChunk; ++i) {
+      const u32 byte = bytes[place(part + i, pass / 4)] >> (8 * (pass % 4)) & 0xffu;
+      out.word[i / 4] = i % 4 == 0 ? byte : out.word[i / 4] | byte << (8 * (i % 4));
+    }
+    store_chunk(transposed + i64(out_row) * rows + out_col, rows - out_col, rows % kChunk == 0,
+                out);
   }
-  store_chunk(transposed + i64(out_row) * rows + out_col, rows - out_col, rows % kChunk == 0, out);
 }
 
 // A warp takes a row: first its largest magnitude, then, from the first-level cache, the copy.

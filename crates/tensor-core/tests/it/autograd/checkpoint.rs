@@ -28,7 +28,7 @@ fn values_and_gradients_are_those_of_the_body_to_the_bit() {
                     let output = if again {
                         let held = weight.shallow_clone();
                         let body = move |inputs: &[Tensor]| Ok(body(&inputs[0], &inputs[1], &held));
-                        checkpoint(&[&x, &y], &[&weight], body).unwrap()
+                        checkpoint(&[&x, &y], &[&weight], true, body).unwrap()
                     } else {
                         body(&x, &y, &weight)
                     };
@@ -54,7 +54,7 @@ fn what_needs_no_gradient_gets_none() {
     let held = weight.shallow_clone();
     let body =
         move |inputs: &[Tensor]| -> Result<Tensor> { Ok(inputs[0].matmul(&held) * &inputs[1]) };
-    checkpoint(&[&x, &constant], &[&weight], body).unwrap().sum(Kind::Float).backward();
+    checkpoint(&[&x, &constant], &[&weight], false, body).unwrap().sum(Kind::Float).backward();
     assert!(x.grad().defined() && weight.grad().defined() && !constant.grad().defined());
 }
 
@@ -64,7 +64,7 @@ fn an_error_of_the_body_is_the_callers() {
     let refuse = |_: &[Tensor]| -> Result<Tensor> {
         Err(Error::Unsupported { what: "this".into(), reason: "a test".into() })
     };
-    assert!(checkpoint(&[&x], &[], refuse).unwrap_err().to_string().contains("a test"));
+    assert!(checkpoint(&[&x], &[], false, refuse).unwrap_err().to_string().contains("a test"));
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn what_lies_between_is_not_kept() {
         let chain = |x: &Tensor| (0..10).fold(x.shallow_clone(), |x, _| x.sin());
         let live = || memory::tensors().live;
         let before = live();
-        let output = checkpoint(&[&x], &[], move |inputs| Ok(chain(&inputs[0]))).unwrap();
+        let output = checkpoint(&[&x], &[], false, move |inputs| Ok(chain(&inputs[0]))).unwrap();
         let kept = live() - before;
         assert!(kept < 3 * 4 * VALUES as u64 / 2, "{kept} bytes for one output");
         let plain = (0..10).fold(x.shallow_clone(), |x, _| x.sin());
