@@ -66,6 +66,12 @@ impl CausalBatches {
         Ok(Self { sequences, end_of_text, options })
     }
 
+    /// Positions of each piece in the first sequences.
+    pub fn piece_lengths(&self) -> Vec<i64> {
+        let lengths = self.sequences.piece_lengths();
+        lengths.map(|tokens| Framing::Bos.length(tokens as u64) as i64).collect()
+    }
+
     /// Batches that show every sequence once, the last of them perhaps not full.
     pub fn batches_per_epoch(&self) -> u64 {
         self.sequences.batches_per_epoch()

@@ -111,6 +111,12 @@ impl MlmBatches {
         self.sequences.len()
     }
 
+    /// Positions of each piece in the first sequences.
+    pub fn piece_lengths(&self) -> Vec<i64> {
+        let lengths = self.sequences.piece_lengths();
+        lengths.map(|tokens| Framing::ClsSep.length(tokens as u64) as i64).collect()
+    }
+
     /// Batches that show every sequence once, the last of them perhaps not full.
     pub fn batches_per_epoch(&self) -> u64 {
         self.sequences.batches_per_epoch()

@@ -11,6 +11,9 @@ use crate::packing::{Framing, LastSequence, Packing};
 use crate::random::{Purpose, stream};
 use crate::shard::TokenShard;
 
+/// Sequences that tell what the others are like.
+const LOOKED_AT: usize = 4096;
+
 /// A sequence of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shown {
@@ -123,6 +126,12 @@ impl Sequences {
     /// The tokens of each piece of a sequence, in order.
     pub(crate) fn pieces(&self, sequence: usize) -> impl Iterator<Item = Range<usize>> + use<'_> {
         self.packing.pieces(self.shard.offsets(), sequence)
+    }
+
+    /// The numbers of tokens of each piece in the first sequences: what rows are like.
+    pub(crate) fn piece_lengths(&self) -> impl Iterator<Item = usize> + '_ {
+        let some = self.len().min(LOOKED_AT);
+        (0..some).flat_map(|sequence| self.pieces(sequence)).map(|piece| piece.len())
     }
 
     /// What decides by chance which tokens of the sequence are hidden.

@@ -98,6 +98,14 @@ impl SpanBatches {
         self
     }
 
+    /// Positions of each piece in the first sequences, in the encoder and in the decoder.
+    pub fn piece_lengths(&self) -> Vec<(i64, i64)> {
+        let noise = self.options.noise;
+        let lengths = self.sequences.piece_lengths();
+        let of = |tokens| (noise.source_length(tokens) as i64, noise.target_length(tokens) as i64);
+        lengths.map(of).collect()
+    }
+
     /// Batches that show every sequence once, the last of them perhaps not full.
     pub fn batches_per_epoch(&self) -> u64 {
         self.sequences.batches_per_epoch()

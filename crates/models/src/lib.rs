@@ -8,6 +8,7 @@
 //! | [`mask`] | which tokens attend to which |
 //! | [`checkpointing`] | activations recomputed in the backward pass, to save memory |
 //! | [`loss`] | cross-entropy with FP32 statistics, label smoothing, z-loss |
+//! | [`visible_pairs`] | keys that queries see, by which attention's cost is counted |
 //! | [`hugging_face`] | model folders that transformers reads and writes |
 //! | [`pretrained`] | a model folder's model, whatever its architecture |
 //! | [`embedding`] | sentence embeddings, as sentence-transformers makes them |
@@ -73,5 +74,6 @@ pub mod mask;
 pub mod overrides;
 pub mod pretrained;
 pub mod t5;
+pub mod visible_pairs;
 
 pub use error::{Error, Result};

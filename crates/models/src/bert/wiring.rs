@@ -15,6 +15,7 @@ use crate::layers::{
     Biased, Block, Dropout, FeedForward, FeedForwardConfig, FeedForwardKind, MultiHeadAttention,
     MultiHeadConfig, Norm, NormKind, Placement, Residual,
 };
+use crate::visible_pairs::mean_visible_keys;
 
 impl BertConfig {
     fn is_modern(&self) -> bool {
@@ -123,17 +124,18 @@ impl BertConfig {
     /// products alone, at two a multiply-add, with logits for masked tokens alone.
     ///
     /// `3 · 2 · [layers · (4 d² + 2 d f + 2 t d) + masked · (d e + e v)]` with features `d`, inner
-    /// features `f`, features of the tables `e`, sequence length `t`, vocabulary `v`: the backward
-    /// pass does each product twice, once for each operand; `2 t d` is `q kᵀ` and its product with
-    /// the values. A gate, grouped heads and windows count as what they are.
-    pub fn flops_per_token(&self, seq_len: i64, masked_fraction: f64) -> f64 {
+    /// features `f`, features of the tables `e`, keys `t` that a query sees on average in rows of
+    /// `pieces`, which don't see one another, vocabulary `v`: the backward pass does each product
+    /// twice, once for each operand; `2 t d` is `q kᵀ` and its product with the values. A gate,
+    /// grouped heads and windows count as what they are.
+    pub fn flops_per_token(&self, pieces: &[i64], masked_fraction: f64) -> f64 {
         let (d, v) = (self.hidden_size as f64, self.vocab_size as f64);
         let e = self.embedding_size() as f64;
-        let keys =
-            |window: Option<i64>| window.map_or(seq_len, |window| seq_len.min(2 * window - 1));
+        let keys = |window| {
+            mean_visible_keys(pieces.iter().copied(), AttentionWindow { causal: false, window })
+        };
         let attention = self.attention(AttentionImplementation::Plain);
-        let layer =
-            |window| attention.products(keys(window) as f64) + self.feed_forward().products();
+        let layer = |window| attention.products(keys(window)) + self.feed_forward().products();
         let local_window = self.local_window().and_then(|window| window.window);
         let local = self
             .variant

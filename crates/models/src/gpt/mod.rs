@@ -25,6 +25,7 @@ use crate::layers::{
 };
 use crate::loss::{Labels, LossOptions, OutputLayer};
 use crate::mask::{self, AttentionMask};
+use crate::visible_pairs::mean_visible_keys;
 
 /// What a GPT reads.
 #[derive(Debug, Clone, Copy)]
@@ -144,13 +145,11 @@ impl GptConfig {
     /// products alone, at two a multiply-add.
     ///
     /// `3 · 2 · [layers · (4 d² + 2 d f + 2 k d) + d v]` with features `d`, inner features `f`,
-    /// vocabulary `v` and `k = (t + 1) / 2` keys that a query of `t` sees on average. A gate,
-    /// grouped heads and a window count as what they are.
-    pub fn flops_per_token(&self, seq_len: i64) -> f64 {
-        let window = self.overrides.window.map_or(seq_len, |window| seq_len.min(window)) as f64;
-        // The first `window` queries see 1, 2, .. keys, the others `window` keys.
-        let t = seq_len as f64;
-        let keys = (window * (window + 1.0) / 2.0 + (t - window) * window) / t;
+    /// vocabulary `v` and `k` keys that a query sees on average in rows of `pieces`, which don't see
+    /// one another. A gate, grouped heads and a window count as what they are.
+    pub fn flops_per_token(&self, pieces: &[i64]) -> f64 {
+        let window = AttentionWindow { causal: true, window: self.overrides.window };
+        let keys = mean_visible_keys(pieces.iter().copied(), window);
         let attention = self.attention(AttentionImplementation::Plain, 0).products(keys);
         let layer = attention + self.feed_forward().products();
         6.0 * (self.n_layer as f64 * layer + self.n_embd as f64 * self.vocab_size as f64)

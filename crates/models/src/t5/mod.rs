@@ -11,6 +11,7 @@ mod stack;
 
 use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::{Init, ParamPath};
+use bert4rs_tensor_core::varlen::AttentionWindow;
 use bert4rs_tensor_core::{Device, Tensor};
 
 pub use config::{T5Config, T5Size, T5Version};
@@ -26,6 +27,7 @@ use crate::layers::{
 };
 use crate::loss::{self, Labels, LossOptions, OutputLayer};
 use crate::mask::{self, AttentionMask};
+use crate::visible_pairs::mean_visible_keys;
 use stack::{Memory, Stack};
 
 /// What T5 reads. Masks are true where a query may see a key, or are the documents of tokens;
@@ -118,30 +120,30 @@ impl T5Config {
         }
     }
 
-    /// Floating-point operations of training on one sequence, forward and backward: those of
-    /// matrix products alone, at two a multiply-add.
+    /// Floating-point operations of training on rows of `pieces`, forward and backward: those of
+    /// matrix products alone, at two a multiply-add. A piece is the numbers of its tokens in
+    /// encoder and decoder; pieces don't see one another.
     ///
-    /// `3 · 2 · ` the encoder's products for `source_len` tokens and the decoder's, with
-    /// cross-attention and logits, for `target_len`; a query of the decoder sees half of its
-    /// sequence.
+    /// `3 · 2 · ` the encoder's products for its tokens and the decoder's, with cross-attention
+    /// and logits, for the others.
     ///
     /// # Errors
     /// A configuration that [`validate`](Self::validate) refuses.
-    pub fn flops_per_sequence(&self, source_len: i64, target_len: i64) -> Result<f64> {
+    pub fn flops_of(&self, pieces: &[(i64, i64)]) -> Result<f64> {
         self.validate()?;
-        let (s, t) = (source_len as f64, target_len as f64);
+        let sum = |of: fn(&(i64, i64)) -> i64| pieces.iter().map(of).sum::<i64>() as f64;
+        let (s, t) = (sum(|piece| piece.0), sum(|piece| piece.1));
         let attention = self.attention(AttentionImplementation::Plain);
         let feed_forward = self.feed_forward()?.products();
-        // The window reaches back, and ahead too where there are two directions.
-        let limit = |keys: f64, directions: i64| match self.overrides.window {
-            Some(window) => keys.min((directions * window - 1) as f64),
-            None => keys,
-        };
-        let encoder = s * (attention.products(limit(s, 2)) + feed_forward);
+        let window = |causal| AttentionWindow { causal, window: self.overrides.window };
+        let of_encoder = mean_visible_keys(pieces.iter().map(|piece| piece.0), window(false));
+        let of_decoder = mean_visible_keys(pieces.iter().map(|piece| piece.1), window(true));
+        let seen: f64 = pieces.iter().map(|&(source, target)| (source * target) as f64).sum();
+        let encoder = s * (attention.products(of_encoder) + feed_forward);
         // Keys and values of cross-attention are mapped once for each token of the encoder.
         let key_value = 2.0 * (attention.hidden * attention.kv_heads * attention.head_size) as f64;
-        let cross = t * (attention.products(s) - key_value) + s * key_value;
-        let own = t * (attention.products(limit((t + 1.0) / 2.0, 1)) + feed_forward);
+        let cross = t * (attention.products(seen / t.max(1.0)) - key_value) + s * key_value;
+        let own = t * (attention.products(of_decoder) + feed_forward);
         let head = t * self.d_model as f64 * self.vocab_size as f64;
         let layers = self.num_layers as f64 * encoder;
         Ok(6.0 * (layers + self.decoder_layers() as f64 * (own + cross) + head))

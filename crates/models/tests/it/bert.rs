@@ -176,9 +176,12 @@ fn flops_are_those_of_the_products() {
     // 85 million parameters in the blocks' matrices, at six operations each.
     let without_attention = 6.0 * 12.0 * (4.0 * 768.0 * 768.0 + 2.0 * 768.0 * 3072.0);
     let attention = 6.0 * 12.0 * 2.0 * 512.0 * 768.0;
-    let found = config.flops_per_token(512, 0.0);
+    let found = config.flops_per_token(&[512], 0.0);
     assert!((found - without_attention - attention).abs() < 1.0);
-    assert!(config.flops_per_token(512, 0.15) > found);
+    assert!(config.flops_per_token(&[512], 0.15) > found);
+    // Of a row of short pieces, a token's attention costs what its piece's does.
+    let packed = config.flops_per_token(&[64; 8], 0.0);
+    assert!((packed - without_attention - attention / 8.0).abs() < 1.0);
 }
 
 #[test]

@@ -96,6 +96,7 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
     };
     let held_out = CausalBatches::held_out(Arc::clone(&dataset.held_out), end, options)?;
     let train = CausalBatches::train(Arc::clone(&dataset.train), end, options)?;
+    let pieces = train.piece_lengths();
     let sources = Sources {
         epoch_batches: train.batches_per_epoch(),
         train,
@@ -107,7 +108,7 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
     let (tokens, documents) = (dataset.train.token_count(), dataset.train.document_count());
     let of_text = dataset.summary.unigram_entropy;
     let facts = Facts {
-        flops_per_token: config.gpt(end).flops_per_token(config.data.seq_len.into()),
+        flops_per_token: config.gpt(end).flops_per_token(&pieces),
         unigram_entropy: unigram::entropy_with(of_text, tokens as u64, &[documents as u64]),
         ..Facts::default()
     };

@@ -96,6 +96,7 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
     if config.fixes_shapes(build::execution(config, device).0) {
         train = train.with_fixed_shapes();
     }
+    let pieces = train.piece_lengths();
     let sources = Sources {
         epoch_batches: train.batches_per_epoch(),
         train,
@@ -105,7 +106,7 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
     };
     let (masked, length) = (options.masked_per_sequence() as f64, options.sequence_length);
     let facts = Facts {
-        flops_per_token: config.bert(pad).flops_per_token(length as i64, masked / length as f64),
+        flops_per_token: config.bert(pad).flops_per_token(&pieces, masked / length as f64),
         unigram_entropy: dataset.summary.unigram_entropy,
         ..Facts::default()
     };

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bert4rs_data::packing::Framing;
 use bert4rs_data::{Dataset, Noise, SpanBatches, SpanOptions, TextTokenizer};
 use bert4rs_models::hugging_face::{self, Architecture};
 use bert4rs_models::layers::AttentionBackend;
@@ -109,12 +108,11 @@ pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result
         train = train.with_fixed_shapes();
     }
     let held_out = SpanBatches::held_out(Arc::clone(&dataset.held_out), tokens, options)?;
-    let source = config.data.seq_len;
-    let target = noise.target_length(Framing::Spans(noise).max_tokens(source.into()) as usize);
-    // Of a sequence filled by one piece, shared out over its tokens in encoder and decoder.
-    let flops = t5.flops_per_sequence(source.into(), target as i64)?;
+    // Shared out over the tokens in encoder and decoder.
+    let pieces = train.piece_lengths();
+    let tokens: i64 = pieces.iter().map(|(source, target)| source + target).sum();
     let facts = Facts {
-        flops_per_token: flops / (f64::from(source) + target as f64),
+        flops_per_token: t5.flops_of(&pieces)? / tokens.max(1) as f64,
         // Sentinels and ends are predicted too.
         unigram_entropy: train.target_entropy(dataset.summary.unigram_entropy),
         ..Facts::default()
