@@ -198,6 +198,10 @@ pub(crate) struct TrainFlags {
     /// auto, cpu or cuda:N.
     #[arg(long)]
     pub(crate) device: Option<String>,
+    /// Keep to the instructions of a lesser processor: avx2, avx2-vnni, avx512, avx512-vnni,
+    /// avx512-bf16 or amx.
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) cpu_isa: Option<String>,
     /// Seeds weights, data order and masks.
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) seed: Option<u64>,
@@ -303,6 +307,10 @@ pub(crate) struct DoctorFlags {
     /// Say instead what a run would hold in memory, without starting it.
     #[arg(long)]
     pub(crate) memory: bool,
+    /// Keep to the instructions of a lesser processor: avx2, avx2-vnni, avx512, avx512-vnni,
+    /// avx512-bf16 or amx.
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) cpu_isa: Option<String>,
     #[command(flatten)]
     pub(crate) config: ConfigFlags,
 }

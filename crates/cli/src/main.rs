@@ -11,27 +11,35 @@ mod finetune_flags;
 mod flags;
 mod launch_flags;
 mod model_flags;
+mod start;
 mod verbosity;
 
 use std::process::ExitCode;
 
+use bert4rs_tensor_core::cpu_isa::CpuIsa;
 use bert4rs_tensor_core::threads;
+use bert4rs_train::Error;
+use bert4rs_train::clock::ProcessClock;
 use clap::Parser;
 
 use crate::flags::{Cli, Command};
 
 fn main() -> ExitCode {
-    let clock = bert4rs_train::clock::ProcessClock::new();
+    let clock = ProcessClock::new();
     commands::launch::end_with_launcher();
     threads::limit_to_available_cores();
     bert4rs_tensor_core::memory::keep_freed_memory();
     let cli = Cli::parse();
-    if matches!(cli.command, Command::Train(_) | Command::Finetune(_) | Command::Profile(_)) {
-        // Where it fails, training is as good, but slow beside other work.
-        let _ = threads::restart_with_bounded_spinning();
-    }
+    start::restart_for(&cli.command);
     verbosity::show(cli.verbose);
-    failure::report(|| match cli.command {
+    failure::report(|| {
+        CpuIsa::of_process()?;
+        run(cli.command, clock)
+    })
+}
+
+fn run(command: Command, clock: ProcessClock) -> Result<ExitCode, Error> {
+    match command {
         Command::Train(flags) => commands::train::run(&flags, clock),
         Command::Launch(flags) => commands::launch::run(&flags),
         Command::Finetune(flags) => commands::finetune::run(&flags, clock),
@@ -51,5 +59,5 @@ fn main() -> ExitCode {
         Command::Cache(flags) => commands::cache::run(&flags),
         Command::Completions(flags) => commands::completions::completions(&flags),
         Command::Man(flags) => commands::completions::man(&flags),
-    })
+    }
 }

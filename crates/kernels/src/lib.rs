@@ -36,6 +36,7 @@
 //! | [`sum_of_squares`] | sums of squares, for norms of gradients |
 //! | [`weight`] | the forms in which an exact weight is kept |
 //! | [`fp8`] | numbers of 8 bits: casts, products, a linear map |
+//! | [`int8`] | integers of 8 bits: packing, products, a linear map |
 //! | [`cpu`] | what CPU kernels are made of: instruction sets, lanes, packing, products |
 //! | [`cuda`] | what GPU kernels are made of: sources, compiler, cache, launches |
 //!
@@ -56,6 +57,7 @@ pub mod cuda;
 pub mod embedding;
 pub mod fp8;
 pub mod gemm;
+pub mod int8;
 pub mod muon;
 pub mod norm;
 pub mod rotary;

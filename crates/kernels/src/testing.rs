@@ -48,3 +48,22 @@ pub(crate) fn weight_of(tensors: &mut [Tensor]) -> Weight<'_> {
         _ => unreachable!("a weight has one tensor or two"),
     }
 }
+
+/// Runs this program's tests again as each class of processor that this machine can play, and that
+/// has less than it. Those of GPUs' sources don't ask the CPU.
+#[test]
+fn every_class_of_processor_passes_these_tests() {
+    use bert4rs_tensor_core::cpu::CpuFeatures;
+    use bert4rs_tensor_core::cpu_isa::CpuIsa;
+
+    if CpuIsa::of_process().unwrap().is_some() {
+        return;
+    }
+    let here = CpuFeatures::of_machine();
+    for isa in CpuIsa::playable(here).filter(|isa| here.limited_to(*isa) != here) {
+        let mut tests = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = tests.args(["--skip", "emulated"]).envs(isa.environment()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{isa:?}: {said}");
+    }
+}

@@ -7,13 +7,19 @@ use std::sync::OnceLock;
 use raw_cpuid::CpuId;
 use serde::Serialize;
 
+use crate::cpu_isa::CpuIsa;
+
 /// The instruction sets that matter for training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct CpuFeatures {
     /// 256-bit vectors with fused multiply-add.
     pub avx2_fma: bool,
+    /// Products of bytes on 256-bit vectors (AVX-VNNI).
+    pub avx_vnni: bool,
     /// 512-bit vectors (F, BW, DQ and VL).
     pub avx512: bool,
+    /// Products of bytes on 512-bit vectors.
+    pub avx512_vnni: bool,
     /// BF16 dot products on 512-bit vectors.
     pub avx512_bf16: bool,
     /// BF16 matrix units.
@@ -21,10 +27,33 @@ pub struct CpuFeatures {
 }
 
 impl CpuFeatures {
-    /// What this machine has. Asked once: a virtual machine takes long to answer.
+    /// What this process may use: what the machine has, or the class of processor that it plays.
     pub fn detect() -> Self {
         static FEATURES: OnceLock<CpuFeatures> = OnceLock::new();
+        *FEATURES.get_or_init(|| {
+            let here = Self::of_machine();
+            // A class that can't be played is refused where the program starts.
+            CpuIsa::of_process().ok().flatten().map_or(here, |isa| here.limited_to(isa))
+        })
+    }
+
+    /// What the machine has. Asked once: a virtual machine takes long to answer.
+    pub fn of_machine() -> Self {
+        static FEATURES: OnceLock<CpuFeatures> = OnceLock::new();
         *FEATURES.get_or_init(Self::ask)
+    }
+
+    /// What a processor of the class `isa` has of these.
+    pub fn limited_to(self, isa: CpuIsa) -> Self {
+        let most = isa.features();
+        Self {
+            avx2_fma: self.avx2_fma && most.avx2_fma,
+            avx_vnni: self.avx_vnni && most.avx_vnni,
+            avx512: self.avx512 && most.avx512,
+            avx512_vnni: self.avx512_vnni && most.avx512_vnni,
+            avx512_bf16: self.avx512_bf16 && most.avx512_bf16,
+            amx_bf16: self.amx_bf16 && most.amx_bf16,
+        }
     }
 
     /// Asks the CPU, and the operating system where that must save the registers.
@@ -42,7 +71,10 @@ impl CpuFeatures {
         Self {
             avx2_fma: std::arch::is_x86_feature_detected!("avx2")
                 && std::arch::is_x86_feature_detected!("fma"),
+            avx_vnni: std::arch::is_x86_feature_detected!("avx2")
+                && std::arch::is_x86_feature_detected!("avxvnni"),
             avx512,
+            avx512_vnni: avx512 && std::arch::is_x86_feature_detected!("avx512vnni"),
             avx512_bf16: avx512 && bf16,
             amx_bf16: tiles_saved && amx,
         }
@@ -51,7 +83,14 @@ impl CpuFeatures {
     /// Other processors take the portable paths.
     #[cfg(not(target_arch = "x86_64"))]
     fn ask() -> Self {
-        Self { avx2_fma: false, avx512: false, avx512_bf16: false, amx_bf16: false }
+        Self {
+            avx2_fma: false,
+            avx_vnni: false,
+            avx512: false,
+            avx512_vnni: false,
+            avx512_bf16: false,
+            amx_bf16: false,
+        }
     }
 
     /// Whether BF16 matrix products run on units made for them.

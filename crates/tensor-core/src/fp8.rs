@@ -69,14 +69,18 @@ pub struct Fp8Config {
 impl Fp8Config {
     /// How the weight of this name and role takes part, if it does.
     pub fn scaling_of(&self, name: &str, role: Role) -> Option<Fp8Scaling> {
-        let has_role = match role {
-            Role::Matrix => true,
-            Role::Head => self.heads,
-            _ => false,
-        };
-        let takes_part = has_role && !self.skip.iter().any(|part| name.contains(part.as_str()));
-        self.scaling.scaling().filter(|_| takes_part)
+        self.scaling.scaling().filter(|_| takes_part(name, role, self.heads, &self.skip))
     }
+}
+
+/// Whether the map with the weight of this name and role is among those that multiply in 8 bits.
+pub(crate) fn takes_part(name: &str, role: Role, heads: bool, skip: &[String]) -> bool {
+    let has_role = match role {
+        Role::Matrix => true,
+        Role::Head => heads,
+        _ => false,
+    };
+    has_role && !skip.iter().any(|part| name.contains(part.as_str()))
 }
 
 /// How many values were rounded beyond their format's largest number. Clones count together.

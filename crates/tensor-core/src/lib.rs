@@ -5,6 +5,8 @@
 //! | [`device`] | which device to use, CUDA loaded at run time |
 //! | [`precision`] | dtypes of weights and compute, chosen once and passed on |
 //! | [`fp8`] | which linear maps multiply in FP8 |
+//! | [`int8`] | which linear maps multiply integers of 8 bits |
+//! | [`cpu_isa`] | a lesser processor, played on this one |
 //! | [`policy`] | which backend computes an operation: libtorch or own kernels |
 //! | [`buffers`] | tensors that a model keeps beside its parameters |
 //! | [`param`] | parameters, each with a [`param::Role`] from birth |
@@ -36,12 +38,14 @@ pub mod autograd;
 pub mod buffers;
 pub mod copy_stream;
 pub mod cpu;
+pub mod cpu_isa;
 pub mod device;
 pub mod distributed;
 pub mod error;
 pub mod files;
 pub mod fp8;
 pub mod graph;
+pub mod int8;
 pub mod library;
 pub mod load;
 pub mod memory;

@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 use crate::buffers::Buffers;
 use crate::error::{Context, Error, Result};
 use crate::fp8::{Fp8Config, Fp8Scaling, OverflowCount};
+use crate::int8::{Int8Config, Int8Map};
 use crate::no_grad;
 use crate::policy::Policy;
 
@@ -104,6 +105,7 @@ pub struct ParamStore {
     kind: Kind,
     meta: bool,
     fp8: Fp8Config,
+    int8: Int8Config,
     buffers: Buffers,
     policy: Policy,
     params: RefCell<Vec<Param>>,
@@ -120,6 +122,7 @@ impl ParamStore {
             kind,
             meta: false,
             fp8: Fp8Config::default(),
+            int8: Int8Config::default(),
             buffers: Buffers::default(),
             policy: Policy::default(),
             params,
@@ -137,6 +140,13 @@ impl ParamStore {
     /// multiply in FP8.
     pub fn with_fp8(mut self, config: Fp8Config) -> Self {
         self.fp8 = config;
+        self
+    }
+
+    /// The same store; linear maps that are made in it from now on and that `config` includes
+    /// multiply integers of 8 bits.
+    pub fn with_int8(mut self, config: Int8Config) -> Self {
+        self.int8 = config;
         self
     }
 
@@ -242,6 +252,11 @@ impl<'a> ParamPath<'a> {
     pub fn fp8(&self, name: &str, role: Role) -> Option<(Fp8Scaling, OverflowCount)> {
         let scaling = self.store.fp8.scaling_of(&self.full_name(name), role)?;
         Some((scaling, self.store.fp8_overflows()))
+    }
+
+    /// How the map with the weight `name` here multiplies integers of 8 bits, if it does.
+    pub fn int8(&self, name: &str, role: Role) -> Option<Int8Map> {
+        self.store.int8.map_of(&self.full_name(name), role)
     }
 
     /// What is kept here beside parameters.

@@ -13,10 +13,13 @@
 //! assert_eq!(Policy::default().backend(&OpCall::on(Op::RmsNorm, &x)), Backend::Libtorch);
 //! ```
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::cpu::CpuFeatures;
+use crate::precision::Precision;
 
 mod cuda_kernels;
 
@@ -143,29 +146,110 @@ impl OpCall {
     }
 }
 
+/// How large an operand is: whether a call costs more than its arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SizeClass {
+    /// Fewer than 2¹⁶ numbers.
+    Small,
+    /// As many or more.
+    Large,
+}
+
+impl SizeClass {
+    /// Of an operand of this shape.
+    pub fn of(shape: &[i64]) -> Self {
+        let numbers = shape.iter().fold(1i64, |all, &extent| all.saturating_mul(extent));
+        if numbers < 1 << 16 { Self::Small } else { Self::Large }
+    }
+}
+
+/// The backend of an operation, chosen by how long both take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The operation.
+    pub op: Op,
+    /// Dtype of its operand.
+    pub precision: Precision,
+    /// How large that is.
+    pub size: SizeClass,
+    /// What is taken.
+    pub backend: Backend,
+    /// Nanoseconds of own kernels.
+    pub own_ns: u64,
+    /// Nanoseconds of libtorch.
+    pub libtorch_ns: u64,
+}
+
+impl Choice {
+    /// What was faster with the operand of `call`, forward and backward. Where both are within
+    /// 10%, noise does not choose, but a fixed order.
+    pub fn by_times(call: &OpCall, own_ns: u64, libtorch_ns: u64) -> Self {
+        let (less, more) = (own_ns.min(libtorch_ns), own_ns.max(libtorch_ns));
+        let is_tie = u128::from(more) * 10 <= u128::from(less) * 11;
+        let backend = match is_tie {
+            true => fixed(call, CpuFeatures::detect()),
+            false if own_ns < libtorch_ns => Backend::Own,
+            false => Backend::Libtorch,
+        };
+        let (precision, size) = (precision_of(call.kind), SizeClass::of(&call.shape));
+        Self { op: call.op, precision, size, backend, own_ns, libtorch_ns }
+    }
+
+    fn is_of(&self, call: &OpCall) -> bool {
+        self.op == call.op
+            && self.precision == precision_of(call.kind)
+            && self.size == SizeClass::of(&call.shape)
+    }
+}
+
+fn precision_of(kind: Kind) -> Precision {
+    if kind == Kind::BFloat16 { Precision::Bf16 } else { Precision::Fp32 }
+}
+
 /// Chooses the backend of each operation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policy {
     kernels: Kernels,
     cuda_kernels: CudaKernels,
+    choices: Arc<[Choice]>,
+    overrides: Arc<[(Op, Backend)]>,
 }
 
 impl Policy {
     /// `kernels` between the matrix products of layers; on a GPU those of ours that
     /// `cuda_kernels` lets through, or all or none of them.
     pub fn new(kernels: Kernels, cuda_kernels: impl Into<CudaKernels>) -> Self {
-        Self { kernels, cuda_kernels: cuda_kernels.into() }
+        Self { kernels, cuda_kernels: cuda_kernels.into(), ..Self::default() }
+    }
+
+    /// The same, which on a CPU takes what `choices` say; what they leave open stays in a fixed
+    /// order.
+    pub fn with_choices(self, choices: &[Choice]) -> Self {
+        Self { choices: choices.into(), ..self }
+    }
+
+    /// The same, which takes these backends whatever else is said.
+    pub fn with_overrides(self, overrides: &[(Op, Backend)]) -> Self {
+        Self { overrides: overrides.into(), ..self }
     }
 
     /// What computes `call`, if own kernels support it.
     pub fn backend(&self, call: &OpCall) -> Backend {
+        if let Some((_, backend)) = self.overrides.iter().find(|(op, _)| *op == call.op) {
+            return *backend;
+        }
         if call.op.is_between_products() && self.kernels == Kernels::Plain {
             return Backend::Libtorch;
         }
+        let measured = || self.choices.iter().find(|choice| choice.is_of(call));
         match call.device {
-            Device::Cpu => faster(call, CpuFeatures::detect()),
+            Device::Cpu => match measured() {
+                Some(choice) => choice.backend,
+                None => fixed(call, CpuFeatures::detect()),
+            },
             Device::Cuda(_) if self.cuda_kernels.takes(call.op) => {
-                faster(call, CpuFeatures::detect())
+                fixed(call, CpuFeatures::detect())
             }
             _ => Backend::Libtorch,
         }
@@ -177,9 +261,9 @@ impl Policy {
     }
 }
 
-/// The backend that was faster in `benches/`, on processors with such features. What was not
-/// measured on GPUs is as on CPUs.
-fn faster(call: &OpCall, cpu: CpuFeatures) -> Backend {
+/// The fixed order, for what was not measured and for near ties: what was faster in `benches/`, on
+/// processors with such features. What was not measured on GPUs is as on CPUs.
+fn fixed(call: &OpCall, cpu: CpuFeatures) -> Backend {
     let is_on_gpu = call.device != Device::Cpu;
     let own = match call.op {
         // libtorch has one good pass each way for GELU in BF16 and for SiLU in FP32.
@@ -208,20 +292,18 @@ fn faster(call: &OpCall, cpu: CpuFeatures) -> Backend {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const ZEN5: CpuFeatures = CpuFeatures { avx512: true, avx512_bf16: true, ..AVX2 };
-    const AVX2: CpuFeatures =
-        CpuFeatures { avx2_fma: true, avx512: false, avx512_bf16: false, amx_bf16: false };
-    const AMX: CpuFeatures = CpuFeatures { amx_bf16: true, ..ZEN5 };
+    use crate::cpu_isa::CpuIsa;
 
     #[test]
     fn products_are_own_where_the_processor_has_dot_products_and_no_matrix_units() {
         for op in [Op::Attention, Op::LinearCrossEntropy, Op::SymmetricProduct] {
             let call = |kind| OpCall { op, device: Device::Cpu, kind, shape: vec![8, 64] };
-            let own = |kind, cpu| faster(&call(kind), cpu) == Backend::Own;
-            assert!(own(Kind::BFloat16, ZEN5) && own(Kind::Float, ZEN5));
-            assert!(!own(Kind::BFloat16, AMX) && own(Kind::Float, AMX));
-            assert!(!own(Kind::BFloat16, AVX2) && !own(Kind::Float, AVX2));
+            let own = |kind, isa: CpuIsa| fixed(&call(kind), isa.features()) == Backend::Own;
+            assert!(
+                own(Kind::BFloat16, CpuIsa::Avx512Bf16) && own(Kind::Float, CpuIsa::Avx512Bf16)
+            );
+            assert!(!own(Kind::BFloat16, CpuIsa::Amx) && own(Kind::Float, CpuIsa::Amx));
+            assert!(!own(Kind::BFloat16, CpuIsa::Avx2) && !own(Kind::Float, CpuIsa::Avx2));
         }
     }
 
@@ -244,5 +326,42 @@ mod tests {
         let plain_gpu = Policy::new(Kernels::Plain, true);
         assert_eq!(backend(&plain_gpu, Op::SumLayerNorm, gpu), Backend::Libtorch);
         assert_eq!(backend(&plain_gpu, Op::AdamwStep, gpu), Backend::Own);
+    }
+
+    #[test]
+    fn what_is_faster_is_taken_and_near_ties_fall_to_the_order() {
+        let call =
+            |op| OpCall { op, device: Device::Cpu, kind: Kind::Float, shape: vec![512, 256] };
+        let chosen = |op, own, libtorch| {
+            let choice = Choice::by_times(&call(op), own, libtorch);
+            let policy = Policy::new(Kernels::Fused, false).with_choices(&[choice]);
+            assert_eq!(policy.backend(&call(op)), choice.backend);
+            choice.backend
+        };
+        // In the order, norms are own and ReLU is libtorch's.
+        for (own, libtorch) in [(100, 110), (110, 100), (100, 100), (0, 0)] {
+            assert_eq!(chosen(Op::RmsNorm, own, libtorch), Backend::Own);
+            assert_eq!(chosen(Op::Relu, own, libtorch), Backend::Libtorch);
+        }
+        assert_eq!(chosen(Op::RmsNorm, 112, 100), Backend::Libtorch);
+        assert_eq!(chosen(Op::Relu, 100, 112), Backend::Own);
+    }
+
+    #[test]
+    fn choices_hold_for_their_dtype_and_size_and_overrides_for_all() {
+        let call = |kind, rows| OpCall {
+            op: Op::RmsNorm,
+            device: Device::Cpu,
+            kind,
+            shape: vec![rows, 64],
+        };
+        let large = call(Kind::Float, 1 << 10);
+        let policy =
+            Policy::new(Kernels::Fused, false).with_choices(&[Choice::by_times(&large, 200, 100)]);
+        assert_eq!(policy.backend(&large), Backend::Libtorch);
+        assert_eq!(policy.backend(&call(Kind::Float, 8)), Backend::Own);
+        assert_eq!(policy.backend(&call(Kind::BFloat16, 1 << 10)), Backend::Own);
+        let forced = policy.with_overrides(&[(Op::RmsNorm, Backend::Own)]);
+        assert_eq!(forced.backend(&large), Backend::Own);
     }
 }

@@ -22,24 +22,31 @@ const WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 /// core to another process.
 const BOUNDED_SPIN_COUNT: u32 = 10_000;
 
-/// Starts the program anew, in the same process, with threads that spin for a bounded time; to be
-/// called before anything else is done. Returns only where that is not needed, as the variables
-/// `GOMP_SPINCOUNT` or `OMP_WAIT_POLICY` say already how to wait, or not possible.
+/// The variables with which threads spin for a bounded time; none where `GOMP_SPINCOUNT` or
+/// `OMP_WAIT_POLICY` say already how to wait.
+pub fn bounded_spinning() -> Option<(&'static str, String)> {
+    let is_said = [SPIN_COUNT, WAIT_POLICY].iter().any(|name| env::var_os(name).is_some());
+    (!is_said).then(|| (SPIN_COUNT, BOUNDED_SPIN_COUNT.to_string()))
+}
+
+/// Starts the program anew, in the same process, with `variables` in its environment; to be called
+/// before anything else is done. Returns only where there are none, or where that is not possible.
 ///
-/// libgomp reads its variables before `main` begins, hence the second start. It costs what loading
-/// libtorch does, a few tenths of a second: worth it for work of minutes.
+/// Libraries such as libgomp read their variables before `main` begins, hence the second start. It
+/// costs what loading libtorch does, a few tenths of a second: worth it for work of minutes.
 ///
 /// # Errors
-/// The system does not start the program; it can go on with threads that spin for longer.
-pub fn restart_with_bounded_spinning() -> io::Result<()> {
-    if [SPIN_COUNT, WAIT_POLICY].iter().any(|name| env::var_os(name).is_some()) {
+/// The system does not start the program.
+pub fn restart_with(variables: &[(&str, String)]) -> io::Result<()> {
+    if variables.is_empty() {
         return Ok(());
     }
     let mut arguments = env::args_os();
     let mut again = Command::new(env::current_exe()?);
     again.arg0(arguments.next().unwrap_or_default()).args(arguments);
+    again.envs(variables.iter().map(|(name, value)| (name, value)));
     // Where it succeeds, it does not return.
-    Err(again.env(SPIN_COUNT, BOUNDED_SPIN_COUNT.to_string()).exec())
+    Err(again.exec())
 }
 
 /// Computes with at most as many threads as the process may use cores: libtorch's own count knows

@@ -8,11 +8,12 @@ use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::distributed::ProcessGroup;
 use bert4rs_tensor_core::fp8::{Fp8Config, Fp8Mode};
+use bert4rs_tensor_core::int8::{Int8Config, Int8Products};
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::policy::{CudaKernels, Policy};
 use bert4rs_tensor_core::{Device, graph};
 
-use crate::config::{Config, Family};
+use crate::config::{BackendChoice, Config, Family};
 use crate::dataset;
 use crate::distributed::Ranks;
 use crate::error::{Error, Result};
@@ -82,6 +83,7 @@ pub fn machine(config: &Config) -> Result<Machine> {
 /// # Errors
 /// As [`machine`], and a GPU where there are other processes.
 pub fn machine_of(config: &Config, ranks: &Ranks) -> Result<Machine> {
+    refuse_cpu_isa(config)?;
     let compute = &config.compute;
     let device = match compute.device.parse()? {
         device if !ranks.group().is_shared() => device,
@@ -97,6 +99,9 @@ pub fn machine_of(config: &Config, ranks: &Ranks) -> Result<Machine> {
         precision: compute.precision,
         threads: compute.threads,
         tf32: compute.tf32,
+        // The others take what the leader measured.
+        measures_backends: compute.backends.chosen_by == BackendChoice::Measurement
+            && ranks.leads(),
         seed: config.seed,
     })
 }
@@ -135,12 +140,16 @@ pub fn parts_of(
         .check_device(device)
         .map_err(|error| refuse("compute.attention", error))?;
     refuse_fp8(&config.compute.fp8, device)?;
+    refuse_int8(&config.compute.int8, device)?;
     let cuda_kernels = cuda_kernels(config, device)?;
     let dataset = dataset::prepare(config, progress)?;
     let data = data(config, &dataset, device)?;
-    let policy = Policy::new(config.compute.kernels, cuda_kernels);
+    let policy = Policy::new(config.compute.kernels, cuda_kernels)
+        .with_choices(&machine.backends)
+        .with_overrides(&config.compute.backends.overrides());
     let mut params = ParamStore::new(device, machine.precision.compute_kind())
         .with_fp8(config.compute.fp8.clone())
+        .with_int8(config.compute.int8.clone())
         .with_policy(policy.clone());
     let task = task(config, dataset.tokenizer, &params)?;
     let optimizer = OptimizerConfig { policy, ..config.optimizer.clone() };
@@ -320,6 +329,28 @@ fn cuda_kernels(config: &Config, device: Device) -> Result<CudaKernels> {
 
 fn uses_fp8(config: &Config) -> bool {
     config.compute.fp8.scaling != Fp8Mode::Off
+}
+
+/// Refuses 8-bit integers where there are no products of them.
+fn refuse_int8(config: &Int8Config, device: Device) -> Result<()> {
+    match bert4rs_kernels::int8::unsupported_reason(device) {
+        Some(reason) if config.products != Int8Products::Off => {
+            Err(refuse("compute.int8.products", reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a class of processor that the process was not started with: libraries are loaded.
+fn refuse_cpu_isa(config: &Config) -> Result<()> {
+    let Some(isa) = config.cpu_isa().filter(|isa| !isa.is_in_force()) else { return Ok(()) };
+    let variables = isa.environment().map(|(name, value)| format!("{name}={value}"));
+    let reason = format!(
+        "{} has to be in force before libtorch is loaded; start the program with {}",
+        isa.name(),
+        variables.join(" ")
+    );
+    Err(refuse("compute.cpu_isa", reason))
 }
 
 /// The error for the value of `key`.

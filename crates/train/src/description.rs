@@ -2,6 +2,8 @@
 
 use bert4rs_tensor_core::Device;
 use bert4rs_tensor_core::fp8::Fp8Mode;
+use bert4rs_tensor_core::int8::{Int8Products, Int8Rounding};
+use bert4rs_tensor_core::policy::Backend;
 
 use crate::build::Parts;
 use crate::config::Config;
@@ -29,6 +31,29 @@ pub fn describe(config: &Config, machine: &Machine, parts: &Parts) -> Vec<String
             _ => "on the GPU's FP8 units",
         };
         lines.push(format!("FP8        factors by {}; {how}", name_of(compute.fp8.scaling)));
+    }
+    if !machine.backends.is_empty() {
+        let own = machine.backends.iter().filter(|choice| choice.backend == Backend::Own).count();
+        lines.push(format!(
+            "backends   measured here: own kernels in {own} of {} cases",
+            machine.backends.len()
+        ));
+    }
+    let int8 = &compute.int8;
+    if int8.products != Int8Products::Off {
+        lines.push(format!(
+            "INT8       {} products of integers by {}; gradients rounded to the {}",
+            match int8.products {
+                Int8Products::Forward => "forward",
+                Int8Products::ForwardBackward => "forward and input gradients'",
+                _ => "all",
+            },
+            bert4rs_kernels::int8::instructions(),
+            match int8.rounding {
+                Int8Rounding::Nearest => "nearest",
+                Int8Rounding::Stochastic => "next, by chance",
+            }
+        ));
     }
     lines.extend(execution(parts));
     lines.extend(parts.data.facts.description.iter().cloned());

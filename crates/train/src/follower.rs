@@ -15,7 +15,8 @@ use crate::summary::Summary;
 /// # Errors
 /// As of that, but that what is stopped is told by the leader alone.
 pub fn follow(config: &Config, ranks: &Ranks, stop: &StopSignal) -> Result<()> {
-    let machine = build::machine_of(config, ranks)?;
+    let mut machine = build::machine_of(config, ranks)?;
+    machine.backends = ranks.share_backends(Vec::new())?;
     let parts = build::parts_of(config, &machine, ranks, &mut |_| {})?;
     ranks.check_parts(&parts, config.seed)?;
     let (mut trainer, facts) = parts.into_trainer_of(ranks)?;

@@ -17,6 +17,7 @@
 //! | [`execution`] | how a step's work is launched |
 //! | [`machine`] | device, precision, and all that changes the process |
 //! | [`distributed`] | the processes that train together |
+//! | [`backends`] | what computes operations, chosen by measurement |
 //! | [`facts`], [`summary`], [`description`] | what is known before, after, and told to people |
 //! | [`run_folder`] | `runs/NAME/`, never overwritten unasked |
 //! | [`config`], [`presets`], [`model_zoo`] | every key; named sets of values; published models |
@@ -33,9 +34,11 @@
 //! | [`capacity`] | what this machine has: limits of what a run may ask for |
 //! | [`report`] | what runs left: a list, and a page of curves |
 //! | [`tensorboard`] | TensorBoard's event files |
+//! | [`names`] | choices under the names that configurations have for them |
 //! | [`console`], [`terminal`] | what a person sees of a run, and of its steps |
 //! | [`output`] | standard output, whose failures count |
 
+pub mod backends;
 pub mod batch;
 pub mod build;
 pub mod cache;
@@ -63,7 +66,7 @@ pub mod machine;
 pub mod memory_plan;
 pub mod metrics;
 pub mod model_zoo;
-mod names;
+pub mod names;
 mod nearest;
 pub mod output;
 pub mod presets;

@@ -1,11 +1,14 @@
 //! The machine that a run has: its device and precision, and the process-wide switches of libtorch
 //! that go with them. Nothing else in this crate changes the process.
 
+use bert4rs_tensor_core::cpu_isa::CpuIsa;
 use bert4rs_tensor_core::device::DeviceChoice;
+use bert4rs_tensor_core::policy::Choice;
 use bert4rs_tensor_core::precision::{Precision, allow_tf32};
 use bert4rs_tensor_core::speed_of_light::{self, SpeedOfLight};
 use bert4rs_tensor_core::{Device, cpu, get_num_threads, random, set_num_threads, threads};
 
+use crate::backends;
 use crate::error::{Error, Result};
 
 /// What a run asks of the machine.
@@ -19,6 +22,8 @@ pub struct MachineOptions {
     pub threads: u32,
     /// Whether FP32 products on GPUs round what they multiply to TF32.
     pub tf32: bool,
+    /// Whether backends of operations on the CPU are chosen by measurement.
+    pub measures_backends: bool,
     /// Seeds weights and dropout.
     pub seed: u64,
 }
@@ -27,7 +32,8 @@ impl Default for MachineOptions {
     /// The best device, in FP32.
     fn default() -> Self {
         let (device, precision) = (DeviceChoice::Auto, Precision::Fp32);
-        Self { device, precision, threads: 0, tf32: false, seed: 1 }
+        let measures_backends = false;
+        Self { device, precision, threads: 0, tf32: false, measures_backends, seed: 1 }
     }
 }
 
@@ -42,6 +48,8 @@ pub struct Machine {
     pub precision_reason: &'static str,
     /// The best rates of matrix products, measured.
     pub speed_of_light: SpeedOfLight,
+    /// Backends of operations, measured; none where they are in a fixed order.
+    pub backends: Vec<Choice>,
 }
 
 impl Machine {
@@ -66,8 +74,12 @@ impl Machine {
         let (precision, precision_reason) = options.precision.resolve(device);
         let threads = get_num_threads();
         tracing::debug!(?device, ?precision, because = precision_reason, threads, "the machine");
+        let backends = match device {
+            Device::Cpu if options.measures_backends => backends::choices(precision),
+            _ => Vec::new(),
+        };
         random::seed(options.seed);
-        Ok(Self { device, precision, precision_reason, speed_of_light })
+        Ok(Self { device, precision, precision_reason, speed_of_light, backends })
     }
 
     /// The device's name: `cpu` or `cuda:0`.
@@ -82,6 +94,8 @@ impl Machine {
     /// A line for people.
     pub fn describe(&self) -> String {
         let (name, threads) = (self.device_name(), get_num_threads());
-        format!("device     {name} ({}), {threads} threads", cpu::name())
+        let limit = CpuIsa::of_process().ok().flatten();
+        let limit = limit.map(|isa| format!(" limited to {}", isa.name())).unwrap_or_default();
+        format!("device     {name} ({}{limit}), {threads} threads", cpu::name())
     }
 }

@@ -1,7 +1,10 @@
 //! `bert4rs train`: from a configuration to a run's folder.
 
+use std::path::Path;
+
 use bert4rs_tensor_core::error::catch_torch_error;
 
+use crate::backends;
 use crate::build::{self, Parts};
 use crate::cache;
 use crate::checkpoint::{Checkpoint, Checkpointer, Retention, TrainState, compare, store};
@@ -53,7 +56,12 @@ pub fn train(
     if let Some(checkpoint) = &checkpoint {
         check_settings(config, checkpoint, console)?;
     }
-    let machine = build::machine_of(config, ranks)?;
+    let mut machine = build::machine_of(config, ranks)?;
+    let kept = match &checkpoint {
+        Some(_) => backends::read(folder.path())?,
+        None => None,
+    };
+    machine.backends = ranks.share_backends(kept.unwrap_or(machine.backends))?;
     let parts = build::parts_of(config, &machine, ranks, &mut console.preparation())?;
     console.end();
     let mut lines = describe(config, &machine, &parts);
@@ -72,6 +80,9 @@ pub fn train(
             folder.go_on(config, checkpoint.step)?
         }
     };
+    if !machine.backends.is_empty() {
+        backends::write(folder.path(), &machine.backends)?;
+    }
     lines.iter().for_each(|line| console.line(line));
     // A cache that can't be written to is no reason not to train.
     if let Err(error) = cache::note_use(&facts.dataset, folder.final_path()) {
@@ -138,7 +149,7 @@ impl Run<'_> {
             return Err(Error::Stopped { signal, step, folder });
         }
 
-        let export = |folder: &std::path::Path| trainer.task().export(folder, trainer.params());
+        let export = |folder: &Path| trainer.task().export(folder, trainer.params());
         folder.export(*export_bytes, export)?;
         let held_out_loss = trainer.evaluate()?.and_then(|evaluation| evaluation.loss());
         let attention = name_of(config.compute.attention);

@@ -6,6 +6,7 @@
 //! | [`cell`] | each row at each size, and its arguments |
 //! | [`rounds`] | which row runs when |
 //! | [`runner`] | runs one cell as a process |
+//! | [`processor`] | a lesser class of processor to keep to |
 //! | [`peers`] | PyTorch's environment and inputs |
 //! | [`measurement`], [`store`] | what a process measured, read and kept |
 //! | [`statistics`] | medians, intervals |
@@ -18,6 +19,7 @@ mod machine;
 mod measurement;
 mod peers;
 mod process;
+mod processor;
 mod report;
 mod rounds;
 mod runner;
@@ -62,6 +64,10 @@ pub(crate) struct Args {
     /// auto, cpu or cuda:N; auto is a GPU where there is one
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Keep programs and peers to a lesser class of processor: avx2, avx2-vnni, avx512, avx512-vnni,
+    /// avx512-bf16 or amx
+    #[arg(long, value_name = "CLASS")]
+    cpu_isa: Option<String>,
     /// Also run Hugging Face's and a hand-tuned PyTorch model (needs python3; fetches 2 GB once)
     #[arg(long)]
     peers: bool,
@@ -117,7 +123,12 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
         "cpu" => plans,
         _ => plans.into_iter().map(SizePlan::for_gpu).collect(),
     };
-    let mut runner = Runner::new(checkout, &store, program, program_hash, &device, args);
+    let environment = match &args.cpu_isa {
+        Some(name) => processor::environment(checkout, &program, name)?,
+        None => Vec::new(),
+    };
+    let mut runner = Runner::new(checkout, &store, program, program_hash, &device, args)
+        .with_environment(environment);
     let with = (args, machine.cores);
     let sizes = plans.iter().map(|plan| measure(plan, &definitions, &mut runner, with));
     let sizes = sizes.collect::<Result<Vec<_>>>()?;
@@ -198,6 +209,8 @@ fn command(args: &Args) -> String {
     flag(!args.models.is_empty(), format!("--models {}", args.models.join(",")));
     flag(!args.presets.is_empty(), format!("--presets {}", args.presets.join(",")));
     flag(args.device != "auto", format!("--device {}", args.device));
+    let isa = args.cpu_isa.as_deref();
+    flag(isa.is_some(), format!("--cpu-isa {}", isa.unwrap_or_default()));
     flag(args.peers, "--peers".to_owned());
     flag(args.rounds.is_some(), format!("--rounds {}", args.rounds.unwrap_or_default()));
     let path =

@@ -11,6 +11,7 @@ use super::cell::{MatrixRow, SizePlan, Workload, train_arguments};
 use super::measurement::{Measurement, RecordedLoad};
 use super::peers::{PeerInputs, Python};
 use super::process;
+use super::processor::Environment;
 use super::rounds::Measured;
 use super::statistics::tokens_per_s;
 use super::store::{ResultStore, key};
@@ -33,6 +34,8 @@ pub(crate) struct Runner<'a> {
     /// Those fetched so far, by name.
     corpora: BTreeMap<String, PathBuf>,
     python: Option<Python>,
+    /// Given to every process.
+    environment: Environment,
     /// What the peers of the present size read.
     inputs: Option<PeerInputs>,
     /// Median tokens a second of the baseline in this size, for the lines on the terminal.
@@ -65,9 +68,15 @@ impl<'a> Runner<'a> {
             corpus: args.corpus.clone(),
             corpora: BTreeMap::new(),
             python: None,
+            environment: Environment::new(),
             inputs: None,
             baseline: None,
         }
+    }
+
+    /// The same, whose processes get these variables too.
+    pub(crate) fn with_environment(self, environment: Environment) -> Self {
+        Self { environment, ..self }
     }
 
     /// Prepares a size: fetches its corpus and makes tokens of it, so that no cell does, and for
@@ -173,7 +182,9 @@ impl<'a> Runner<'a> {
                 let mut command = program::command(self.checkout, &self.program);
                 command.args(&arguments).arg("--out").arg(&run);
                 let parts = [self.program_hash.as_str(), self.device];
-                let key = key(parts.into_iter().chain(arguments.iter().map(String::as_str)));
+                let parts = parts.into_iter().chain(self.variables());
+                let key = key(parts.chain(arguments.iter().map(String::as_str)));
+                command.envs(self.environment.iter().cloned());
                 Ok(CellProcess { command, key, folder, steps })
             }
             Workload::Peer { args } => {
@@ -183,11 +194,21 @@ impl<'a> Runner<'a> {
                         reason: "its environment was not made".to_owned(),
                     });
                 };
-                let (command, key) =
+                let (mut command, of_peer) =
                     python.command(self.checkout, inputs, args, steps, self.device, &run)?;
+                command.envs(self.environment.iter().cloned());
+                let key = match self.environment.is_empty() {
+                    true => of_peer,
+                    false => key(std::iter::once(of_peer.as_str()).chain(self.variables())),
+                };
                 Ok(CellProcess { command, key, folder, steps })
             }
         }
+    }
+
+    /// What the environment changes of a result's key.
+    fn variables(&self) -> impl Iterator<Item = &str> {
+        self.environment.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()])
     }
 
     fn corpus_of(&mut self, plan: &SizePlan<'_>) -> Result<PathBuf> {

@@ -253,6 +253,9 @@ pub(crate) fn overlays(flags: &TrainFlags) -> Result<Vec<Overlay>> {
     if let Some(device) = &flags.device {
         overlays.push(Overlay::single("--device", "compute.device", device.as_str()));
     }
+    if let Some(isa) = &flags.cpu_isa {
+        overlays.push(Overlay::single("--cpu-isa", "compute.cpu_isa", isa.as_str()));
+    }
     if let Some(tokenizer) = &flags.tokenizer {
         overlays.push(Overlay::single("--tokenizer", "data.tokenizer", absolute(tokenizer)?));
     }

@@ -12,6 +12,7 @@ mod forward;
 mod models;
 mod output;
 mod presets;
+mod processor;
 mod profile;
 mod rehearsal;
 mod resume;

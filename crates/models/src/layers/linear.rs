@@ -1,6 +1,6 @@
 //! Linear maps.
 
-use bert4rs_kernels::fp8;
+use bert4rs_kernels::{fp8, int8};
 use bert4rs_tensor_core::param::{Init, ParamPath, Role};
 use bert4rs_tensor_core::{Result, Tensor};
 
@@ -22,13 +22,15 @@ pub struct Linear {
     pub bias: Option<Tensor>,
     /// How it multiplies in FP8, where the store of its parameters says so.
     pub fp8: Option<fp8::Fp8Linear>,
+    /// How it multiplies integers of 8 bits, where the store says so.
+    pub int8: Option<int8::Int8Linear>,
 }
 
 /// A clone has the same parameters and FP8 history, not copies of them.
 impl Clone for Linear {
     fn clone(&self) -> Self {
         let bias = self.bias.as_ref().map(Tensor::shallow_clone);
-        Self { weight: self.weight.shallow_clone(), bias, fp8: self.fp8.clone() }
+        Self { weight: self.weight.shallow_clone(), bias, fp8: self.fp8.clone(), int8: self.int8 }
     }
 }
 
@@ -72,12 +74,13 @@ impl Linear {
             .fp8("weight", role)
             .map(|(scaling, overflows)| fp8::Fp8Linear::new(scaling, overflows))
             .map(|map| map.with_buffers(path.buffers()));
+        let int8 = path.int8("weight", role).map(int8::Int8Linear::new);
         let weight = path.param("weight", &[outputs, inputs], role, init)?;
         let bias = match biased {
             Biased::Yes => Some(path.param("bias", &[outputs], Role::Bias, Init::Zeros)?),
             Biased::No => None,
         };
-        Ok(Self { weight, bias, fp8 })
+        Ok(Self { weight, bias, fp8, int8 })
     }
 
     /// What `maps` give for `x`, each as [`forward`](Self::forward), by one product of all. Their
@@ -100,11 +103,12 @@ impl Linear {
     /// # Panics
     /// On shapes that don't fit, and on what libtorch throws, as `tch` does.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        match &self.fp8 {
-            None => x.linear(&self.weight, self.bias.as_ref()),
-            Some(map) => map
-                .forward(x, &self.weight, self.bias.as_ref())
-                .unwrap_or_else(|error| panic!("{error}")),
-        }
+        let (weight, bias) = (&self.weight, self.bias.as_ref());
+        let product = match (&self.fp8, self.int8) {
+            (None, None) => return x.linear(weight, bias),
+            (Some(map), _) => map.forward(x, weight, bias),
+            (None, Some(map)) => map.forward(x, weight, bias),
+        };
+        product.unwrap_or_else(|error| panic!("{error}"))
     }
 }

@@ -17,7 +17,7 @@ const HARMLESS: [&str; 8] = [
     "distributed",
 ];
 /// Those that may differ, though bits may then differ too.
-const ALLOWED: [&str; 7] = [
+const ALLOWED: [&str; 9] = [
     "train.max_steps",
     "train.epochs",
     // Of more or fewer processes: their product may not change.
@@ -26,6 +26,8 @@ const ALLOWED: [&str; 7] = [
     "compute.device",
     "compute.threads",
     "compute.execution",
+    "compute.cpu_isa",
+    "compute.backends",
 ];
 
 /// What differs between the settings of a run that was, and those that it is to go on with.

@@ -39,6 +39,7 @@ impl Config {
                 return Err((key.into(), reason));
             }
         }
+        self.check_cpu_isa()?;
         if self.compute.cuda_kernels != CudaKernels::Proven && self.is_on_cpu() {
             let reason = "there is no CUDA device that it could act on; leave it \"proven\"";
             return Err(("compute.cuda_kernels".into(), reason.into()));

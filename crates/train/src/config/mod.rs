@@ -3,6 +3,7 @@
 //! Defaults are not written here: they are `presets/baseline.toml`, which [`resolve`] lays
 //! presets, files and flags over.
 
+mod eight_bits;
 mod families;
 #[cfg(test)]
 mod fuzz;
@@ -10,12 +11,14 @@ mod idle;
 mod limits;
 mod model;
 mod overlays;
+mod processor;
 pub(crate) mod validate;
 mod words;
 
 pub use model::{Biases, Family, Head, ModelConfig, OrPublished, Positions, T5Form};
 pub(crate) use overlays::{Defaults, fault_in, lay_over};
 pub use overlays::{Overlay, known_keys, leaves, parse_assignment, resolve, resolve_to_run};
+pub use processor::{BackendChoice, BackendsConfig};
 
 use bert4rs_data::{DocumentBreak, Layout};
 use bert4rs_models::checkpointing::ActivationCheckpointing;
@@ -24,6 +27,7 @@ use bert4rs_optim::OptimizerConfig;
 use bert4rs_optim::schedule::ScheduleConfig;
 use bert4rs_tensor_core::attention;
 use bert4rs_tensor_core::fp8::Fp8Config;
+use bert4rs_tensor_core::int8::Int8Config;
 use bert4rs_tensor_core::policy::{CudaKernels, Kernels};
 use bert4rs_tensor_core::precision::Precision;
 use serde::{Deserialize, Serialize};
@@ -83,6 +87,12 @@ pub struct ComputeConfig {
     pub cuda_kernels: CudaKernels,
     /// Which linear maps multiply in FP8.
     pub fp8: Fp8Config,
+    /// Which linear maps multiply integers of 8 bits.
+    pub int8: Int8Config,
+    /// The class of processor to keep to, or `auto` for all that is here.
+    pub cpu_isa: String,
+    /// What computes operations that libtorch and own kernels both have.
+    pub backends: BackendsConfig,
     /// Which code computes attention.
     pub attention: attention::AttentionImplementation,
     /// What layers compute with between their matrix products.

@@ -4,11 +4,9 @@ use std::str::FromStr;
 
 use bert4rs_data::packing::Framing;
 use bert4rs_data::{Noise, Objective};
-use bert4rs_models::checkpointing::ActivationCheckpointing;
 use bert4rs_optim::schedule::Horizon;
 use bert4rs_tensor_core::attention;
 use bert4rs_tensor_core::device::DeviceChoice;
-use bert4rs_tensor_core::fp8::Fp8Mode;
 use bert4rs_tensor_core::precision::Precision;
 
 use crate::checkpoint::Interval;
@@ -101,23 +99,9 @@ impl Config {
     fn validate_compute(&self) -> Result<(), Fault> {
         DeviceChoice::from_str(&self.compute.device)
             .map_err(|error| ("compute.device".into(), error.to_string()))?;
-        let fp8 = &self.compute.fp8;
-        let choices = [("heads", fp8.heads), ("skip", !fp8.skip.is_empty())];
-        if let Some((key, _)) = choices.iter().find(|(_, is_set)| *is_set)
-            && fp8.scaling == Fp8Mode::Off
-        {
-            let reason = "chooses among maps that compute.fp8.scaling = \"off\" leaves out; set \
-                          that to tensor, delayed or row";
-            return Err((format!("compute.fp8.{key}"), reason.into()));
-        }
-        if fp8.scaling == Fp8Mode::Delayed
-            && self.compute.activation_checkpointing != ActivationCheckpointing::None
-        {
-            let reason = "a block computed again would count twice in delayed scaling; choose \
-                          compute.fp8.scaling = \"tensor\" or \
-                          compute.activation_checkpointing = \"none\"";
-            return Err(("compute.activation_checkpointing".into(), reason.into()));
-        }
+        self.validate_cpu_isa()?;
+        self.validate_eight_bits()?;
+        self.validate_backends()?;
         let options = attention::AttentionOptions {
             implementation: self.compute.attention,
             dropout: self.model.attention_dropout,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bert4rs_tensor_core::distributed::ProcessGroup;
 use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::policy::Choice;
 use bert4rs_tensor_core::{Device, Error as Core, Kind, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,23 @@ struct Entry {
 }
 
 impl Ranks {
+    /// The leader's choice of backends, which all take, so that they compute the same bits.
+    ///
+    /// # Errors
+    /// A process that is gone.
+    pub(crate) fn share_backends(&self, choices: Vec<Choice>) -> Result<Vec<Choice>> {
+        let group = self.group();
+        if !group.is_shared() {
+            return Ok(choices);
+        }
+        let failed = |error: serde_json::Error| Error::Other(error.into());
+        if self.leads() {
+            send_bytes(group, &serde_json::to_vec(&choices).map_err(failed)?)?;
+            return Ok(choices);
+        }
+        serde_json::from_slice(&receive_bytes(group)?).map_err(failed)
+    }
+
     /// Gives all ranks what rank 0 has read, if it has; the others give nothing.
     ///
     /// # Errors

@@ -76,6 +76,7 @@ pub fn finetune(
         precision: config.compute.precision,
         threads: config.compute.threads,
         tf32: config.compute.tf32,
+        measures_backends: false,
         seed: config.seed,
     })?;
     config.compute.attention.check_device(machine.device).map_err(|error| Error::Config {

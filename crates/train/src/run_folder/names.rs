@@ -21,9 +21,10 @@ pub(super) const MARKER: &str = ".bert4rs-run";
 /// Disk space kept for the model.
 pub(super) const RESERVE: &str = ".reserved";
 
-const FILES: [&str; 20] = [
+const FILES: [&str; 21] = [
     METRICS,
     SUMMARY,
+    crate::backends::FILE,
     STATE,
     RESERVE,
     crate::profile::TABLE_FILE,

@@ -1,0 +1,465 @@
+//! Matrices as packed integers.
+//!
+//! Packed, the vectors along which a product sums, rows or columns, lie in panels of sixteen. A
+//! line of a panel holds four values of each of its vectors, side by side. Missing vectors and
+//! values are 0. Rows of a left operand and columns of a right one look the same, so that one
+//! form serves all products of a linear map.
+//!
+//! Floor for a value: its 2 or 4 bytes are read, and 1 is written, each time it is packed. By rows
+//! and columns both, it is read twice, as a column's largest magnitude is known at the end.
+
+#![expect(
+    unsafe_code,
+    reason = "calls of functions compiled for one instruction set, and panels \
+                                  of one result written by many"
+)]
+
+use bert4rs_tensor_core::error::Context;
+use bert4rs_tensor_core::int8::Int8Rounding;
+use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor, parallel};
+use half::bf16;
+
+use super::MOST;
+use crate::cpu::isa::{Isa, multiversioned};
+use crate::cpu::number::{CacheLine, EMPTY, Number};
+use crate::cpu::views::{self, SharedSlice};
+
+const OP: &str = "8-bit integers";
+
+/// Vectors of a panel.
+pub(super) const PANEL: usize = 16;
+
+/// Values of a vector in a line.
+pub(super) const GROUP: usize = 4;
+
+/// Panels of columns that a task packs, so that it reads whole cache lines.
+const BLOCK: usize = 4;
+
+/// Rows whose largest magnitudes a task looks for.
+const ROWS: usize = 128;
+
+/// Along what the products sum for which a matrix is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Orientation {
+    /// Along rows: a factor a row.
+    Rows,
+    /// Along columns: a factor a column.
+    Columns,
+}
+
+/// Vectors of integers, packed, and what brings them back.
+#[derive(Debug)]
+pub struct Quantized {
+    /// `u8`, panels by lines by 64.
+    pub(super) lines: Tensor,
+    /// FP32, a factor a vector.
+    pub(super) inverse: Tensor,
+    /// `i32`, the sum of each vector's integers.
+    pub(super) sums: Tensor,
+    /// Values of a vector.
+    pub(super) inner: i64,
+}
+
+impl Quantized {
+    /// A second handle on the same memory.
+    pub fn shallow_clone(&self) -> Self {
+        let [lines, inverse, sums] =
+            [&self.lines, &self.inverse, &self.sums].map(Tensor::shallow_clone);
+        Self { lines, inverse, sums, inner: self.inner }
+    }
+
+    /// Number of vectors.
+    pub fn vectors(&self) -> i64 {
+        self.inverse.numel() as i64
+    }
+
+    /// Values of a vector.
+    pub fn inner(&self) -> i64 {
+        self.inner
+    }
+
+    /// What brings each vector back, FP32.
+    pub fn inverse(&self) -> &Tensor {
+        &self.inverse
+    }
+
+    /// The integers, `i8` `[vectors, inner]`.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn values(&self) -> Result<Tensor> {
+        let groups = self.inner.max(0) as usize;
+        let groups = groups.div_ceil(GROUP) as i64;
+        let shape = [-1, groups, PANEL as i64, GROUP as i64];
+        let rows = self.lines.f_view_dtype(Kind::Int8).during(OP)?.f_view(shape).during(OP)?;
+        let rows = rows.f_permute([0, 2, 1, 3]).during(OP)?;
+        let rows = rows.f_reshape([-1, groups * GROUP as i64]).during(OP)?;
+        let rows = rows.f_narrow(0, 0, self.vectors()).during(OP)?;
+        rows.f_narrow(1, 0, self.inner).during(OP)
+    }
+
+    /// Room for `vectors` of `inner` values.
+    fn empty(vectors: usize, inner: usize) -> Result<Self> {
+        let (panels, groups) = (vectors.div_ceil(PANEL), inner.div_ceil(GROUP));
+        let empty = |shape: &[i64], kind| Tensor::f_empty(shape, (kind, Device::Cpu)).during(OP);
+        Ok(Self {
+            lines: empty(&[panels as i64, groups as i64, 64], Kind::Uint8)?,
+            inverse: empty(&[vectors as i64], Kind::Float)?,
+            sums: empty(&[vectors as i64], Kind::Int)?,
+            inner: inner as i64,
+        })
+    }
+
+    /// The packed lines.
+    pub(super) fn lines(&self) -> Result<&[CacheLine]> {
+        let bytes: &[u8] = views::read(&self.lines, "packed integers")?;
+        bytemuck::try_cast_slice(bytes).map_err(|_| misaligned())
+    }
+}
+
+fn misaligned() -> Error {
+    Error::Unsupported {
+        what: "packed integers".into(),
+        reason: "libtorch's memory does not begin at a cache line".into(),
+    }
+}
+
+/// `x_rc`, dense, FP32 or BF16, packed in each orientation that is asked for.
+///
+/// # Errors
+/// Another dtype, number of axes, device or layout.
+pub fn quantize<const N: usize>(
+    x_rc: &Tensor,
+    orientations: [Orientation; N],
+    rounding: Int8Rounding,
+) -> Result<[Quantized; N]> {
+    quantize_on(Isa::fastest(), x_rc, orientations, rounding)
+}
+
+/// [`quantize`] on an instruction set of [`Isa::available`].
+pub(super) fn quantize_on<const N: usize>(
+    isa: Isa,
+    x_rc: &Tensor,
+    orientations: [Orientation; N],
+    rounding: Int8Rounding,
+) -> Result<[Quantized; N]> {
+    let [rows, cols] = x_rc.size()[..] else {
+        let (found, expected) = (x_rc.size(), "two axes".into());
+        return Err(Error::Shape { op: OP, tensor: "the matrix", found, expected });
+    };
+    let task = Packing { isa, rows: rows as usize, cols: cols as usize, rounding };
+    let what = "a matrix to make integers of";
+    match x_rc.kind() {
+        Kind::BFloat16 => task.run::<bf16, N>(views::read(x_rc, what)?, orientations),
+        _ => task.run::<f32, N>(views::read(x_rc, what)?, orientations),
+    }
+}
+
+/// What is the same for all parts of a matrix.
+#[derive(Clone, Copy)]
+struct Packing {
+    isa: Isa,
+    rows: usize,
+    cols: usize,
+    rounding: Int8Rounding,
+}
+
+/// Where results go.
+struct Out<'a> {
+    lines: SharedSlice<'a, CacheLine>,
+    inverse: SharedSlice<'a, f32>,
+    sums: SharedSlice<'a, i32>,
+}
+
+impl Packing {
+    fn run<T: Number, const N: usize>(
+        self,
+        x: &[T],
+        orientations: [Orientation; N],
+    ) -> Result<[Quantized; N]> {
+        let mut packed = Vec::with_capacity(N);
+        for orientation in orientations {
+            packed.push(match orientation {
+                Orientation::Rows => self.by_rows(x)?,
+                Orientation::Columns => self.by_columns(x)?,
+            });
+        }
+        packed.try_into().map_err(|_| misaligned())
+    }
+
+    fn by_rows<T: Number>(self, x: &[T]) -> Result<Quantized> {
+        let Self { rows, cols, .. } = self;
+        let mut packed = Quantized::empty(rows, cols)?;
+        let groups = cols.div_ceil(GROUP);
+        with_out(&mut packed, |out| {
+            parallel::for_each(rows.div_ceil(PANEL), |panel| {
+                let first = panel * PANEL;
+                let count = PANEL.min(rows - first);
+                let x = &x[first * cols..][..count * cols];
+                // SAFETY: each panel is one task's.
+                let (lines, inverse, sums) = unsafe {
+                    let lines = out.lines.part(panel * groups, groups);
+                    (lines, out.inverse.part(first, count), out.sums.part(first, count))
+                };
+                let mut factors = [0.0; PANEL];
+                for (row, factor) in factors.iter_mut().enumerate().take(count) {
+                    let largest = largest_on(self.isa, &x[row * cols..][..cols]);
+                    (*factor, inverse[row]) = factor_of(largest);
+                }
+                pack_rows_on(self.isa, self, x, first, &factors, lines);
+                sum_lines_on(self.isa, lines, sums);
+            });
+        })?;
+        Ok(packed)
+    }
+
+    fn by_columns<T: Number>(self, x: &[T]) -> Result<Quantized> {
+        let Self { isa, rows, cols, .. } = self;
+        let largest = parallel::map(rows.div_ceil(ROWS), |block| {
+            let x = &x[block * ROWS * cols..][..ROWS.min(rows - block * ROWS) * cols];
+            let mut largest = vec![0; cols];
+            x.chunks_exact(cols.max(1)).for_each(|row| raise_on(isa, row, &mut largest));
+            largest
+        });
+        let largest = largest.into_iter().reduce(|mut all, part| {
+            all.iter_mut().zip(part).for_each(|(all, part)| *all = part.max(*all));
+            all
+        });
+        let largest = largest.unwrap_or_else(|| vec![0; cols]);
+        let mut packed = Quantized::empty(cols, rows)?;
+        let (panels, groups) = (cols.div_ceil(PANEL), rows.div_ceil(GROUP));
+        with_out(&mut packed, |out| {
+            parallel::for_each(panels.div_ceil(BLOCK), |block| {
+                let first = block * BLOCK * PANEL;
+                let count = (BLOCK * PANEL).min(cols - first);
+                let panels = count.div_ceil(PANEL);
+                // SAFETY: each block of panels is one task's.
+                let (lines, inverse, sums) = unsafe {
+                    let lines = out.lines.part(block * BLOCK * groups, panels * groups);
+                    (lines, out.inverse.part(first, count), out.sums.part(first, count))
+                };
+                let mut factors = [0.0; BLOCK * PANEL];
+                for (col, factor) in factors.iter_mut().enumerate().take(count) {
+                    (*factor, inverse[col]) = factor_of(largest[first + col]);
+                }
+                pack_columns_on(isa, self, x, first, &factors[..count], lines);
+                if groups > 0 {
+                    let panels = lines.chunks_exact(groups).zip(sums.chunks_mut(PANEL));
+                    panels.for_each(|(lines, sums)| sum_lines_on(isa, lines, sums));
+                } else {
+                    sums.fill(0);
+                }
+            });
+        })?;
+        Ok(packed)
+    }
+}
+
+/// Lends the memory of `packed` out, to be written.
+fn with_out(packed: &mut Quantized, write: impl FnOnce(Out<'_>)) -> Result<()> {
+    let bytes: &mut [u8] = views::write(&mut packed.lines, "packed integers")?;
+    let lines = bytemuck::try_cast_slice_mut(bytes).map_err(|_| misaligned())?;
+    write(Out {
+        lines: SharedSlice::new(lines),
+        inverse: SharedSlice::new(views::write(&mut packed.inverse, "inverse factors")?),
+        sums: SharedSlice::new(views::write(&mut packed.sums, "sums of integers")?),
+    });
+    Ok(())
+}
+
+/// What a vector with this largest magnitude, as bits, is multiplied with, and what brings it back.
+/// That is NaN if a value was not finite.
+fn factor_of(largest: u32) -> (f32, f32) {
+    let largest = f32::from_bits(largest);
+    if !largest.is_finite() {
+        return (0.0, f32::NAN);
+    }
+    // What is less has no factor that is finite, and becomes 0.
+    let factor = if largest < MOST * f32::MIN_POSITIVE { 0.0 } else { MOST / largest };
+    (factor, largest / MOST)
+}
+
+/// Bits of a magnitude; as integers they have the order of the numbers, above them infinity and
+/// NaN.
+#[inline(always)]
+fn magnitude<T: Number>(value: T) -> u32 {
+    value.widen().to_bits() & 0x7fff_ffff
+}
+
+#[inline(always)]
+fn largest_body<T: Number>(values: &[T]) -> u32 {
+    values.iter().fold(0, |largest, &value| magnitude(value).max(largest))
+}
+
+multiversioned! {
+    fn largest_on[T: Number][T](values: &[T]) -> u32 = largest_body
+}
+
+#[inline(always)]
+fn raise_body<T: Number>(values: &[T], largest: &mut [u32]) {
+    for (&value, largest) in values.iter().zip(largest) {
+        *largest = magnitude(value).max(*largest);
+    }
+}
+
+multiversioned! {
+    fn raise_on[T: Number][T](values: &[T], largest: &mut [u32]) = raise_body
+}
+
+/// The byte of a value, in the lowest bits of a word. `place` is the value's in its matrix.
+#[inline(always)]
+fn byte<const STOCHASTIC: bool>(value: f32, factor: f32, place: u32) -> u32 {
+    /// Adding it leaves no bits behind the point, and the integer in the lowest ones.
+    const SHIFT: f32 = 1.5 * (1 << 23) as f32;
+    let mut scaled = value * factor;
+    if STOCHASTIC {
+        scaled += chance(value.to_bits(), place) - 0.5;
+    }
+    (scaled.clamp(-MOST, MOST) + SHIFT).to_bits() & 0xff
+}
+
+/// A number from 0 to below 1, by a hash.
+#[inline(always)]
+fn chance(bits: u32, place: u32) -> f32 {
+    let mut hash = bits.wrapping_mul(0x9e37_79b1) ^ place.wrapping_mul(0x85eb_ca77);
+    hash = (hash ^ (hash >> 15)).wrapping_mul(0x2c1b_3c6d);
+    hash = (hash ^ (hash >> 12)).wrapping_mul(0x297a_2d39);
+    ((hash ^ (hash >> 15)) >> 8) as i32 as f32 * (1.0 / (1 << 24) as f32)
+}
+
+#[inline(always)]
+fn pack_rows_body<T: Number>(
+    task: Packing,
+    x: &[T],
+    first: usize,
+    factors: &[f32; PANEL],
+    lines: &mut [CacheLine],
+) {
+    match task.rounding {
+        Int8Rounding::Nearest => pack_rows::<T, false>(task, x, first, factors, lines),
+        Int8Rounding::Stochastic => pack_rows::<T, true>(task, x, first, factors, lines),
+    }
+}
+
+/// Packs the rows `x`, the first of which is row `first` of the matrix.
+#[inline(always)]
+fn pack_rows<T: Number, const STOCHASTIC: bool>(
+    task: Packing,
+    x: &[T],
+    first: usize,
+    factors: &[f32; PANEL],
+    lines: &mut [CacheLine],
+) {
+    /// Lines at a time: a row of bytes in between is then four cache lines.
+    const TILE: usize = 64;
+    let (cols, count) = (task.cols, x.len().checked_div(task.cols).unwrap_or(0));
+    for (tile, lines) in lines.chunks_mut(TILE).enumerate() {
+        if count < PANEL {
+            lines.fill(EMPTY);
+        }
+        let col = tile * TILE * GROUP;
+        let width = (TILE * GROUP).min(cols - col);
+        for (row, &factor) in factors.iter().enumerate().take(count) {
+            let mut bytes = [0u8; TILE * GROUP];
+            let values = &x[row * cols + col..][..width];
+            let place = ((first + row) * cols + col) as u32;
+            for (at, (byte_out, value)) in bytes.iter_mut().zip(values).enumerate() {
+                let place = place.wrapping_add(at as u32);
+                *byte_out = byte::<STOCHASTIC>(value.widen(), factor, place) as u8;
+            }
+            for (line, group) in lines.iter_mut().zip(bytes.as_chunks::<GROUP>().0) {
+                line.0[row] = u32::from_le_bytes(*group);
+            }
+        }
+    }
+}
+
+multiversioned! {
+    fn pack_rows_on[T: Number][T](
+        task: Packing, x: &[T], first: usize, factors: &[f32; PANEL], lines: &mut [CacheLine]
+    ) = pack_rows_body
+}
+
+#[inline(always)]
+fn pack_columns_body<T: Number>(
+    task: Packing,
+    x: &[T],
+    first: usize,
+    factors: &[f32],
+    lines: &mut [CacheLine],
+) {
+    match task.rounding {
+        Int8Rounding::Nearest => pack_columns::<T, false>(task, x, first, factors, lines),
+        Int8Rounding::Stochastic => pack_columns::<T, true>(task, x, first, factors, lines),
+    }
+}
+
+/// Packs the columns of `x` from `first` on, as many as there are `factors`.
+#[inline(always)]
+fn pack_columns<T: Number, const STOCHASTIC: bool>(
+    task: Packing,
+    x: &[T],
+    first: usize,
+    factors: &[f32],
+    lines: &mut [CacheLine],
+) {
+    let Packing { rows, cols, .. } = task;
+    let groups = rows.div_ceil(GROUP);
+    for group in 0..groups {
+        for (panel, factors) in factors.chunks(PANEL).enumerate() {
+            let mut line = EMPTY;
+            let col = first + panel * PANEL;
+            for at in 0..GROUP.min(rows - group * GROUP) {
+                let start = (group * GROUP + at) * cols + col;
+                let values = &x[start..][..factors.len()];
+                // Of a fixed number of columns, so that they fill vectors.
+                match (values.first_chunk(), factors.first_chunk()) {
+                    (Some::<&[T; PANEL]>(values), Some::<&[f32; PANEL]>(factors)) => {
+                        let operands = (&values[..], &factors[..]);
+                        add_bytes::<T, STOCHASTIC>(&mut line, at, start, operands);
+                    }
+                    _ => add_bytes::<T, STOCHASTIC>(&mut line, at, start, (values, factors)),
+                }
+            }
+            lines[panel * groups + group] = line;
+        }
+    }
+}
+
+/// Puts the bytes of up to sixteen values, the first of them at `place` in its matrix, to the place
+/// `at` in the words of a line.
+#[inline(always)]
+fn add_bytes<T: Number, const STOCHASTIC: bool>(
+    line: &mut CacheLine,
+    at: usize,
+    place: usize,
+    (values, factors): (&[T], &[f32]),
+) {
+    for (lane, (value, factor)) in values.iter().zip(factors).enumerate() {
+        let bits = byte::<STOCHASTIC>(value.widen(), *factor, (place + lane) as u32);
+        line.0[lane] |= bits << (8 * at);
+    }
+}
+
+multiversioned! {
+    fn pack_columns_on[T: Number][T](
+        task: Packing, x: &[T], first: usize, factors: &[f32], lines: &mut [CacheLine]
+    ) = pack_columns_body
+}
+
+/// The sum of each vector of a panel.
+#[inline(always)]
+fn sum_lines_body(lines: &[CacheLine], sums: &mut [i32]) {
+    let mut all = [0i32; PANEL];
+    for line in lines {
+        for (sum, word) in all.iter_mut().zip(line.0) {
+            let word = word as i32;
+            *sum += (word << 24 >> 24) + (word << 16 >> 24) + (word << 8 >> 24) + (word >> 24);
+        }
+    }
+    sums.copy_from_slice(&all[..sums.len()]);
+}
+
+multiversioned! {
+    fn sum_lines_on[][](lines: &[CacheLine], sums: &mut [i32]) = sum_lines_body
+}
