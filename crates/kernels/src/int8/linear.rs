@@ -54,14 +54,15 @@ impl Int8Linear {
         shape.push(w_nk.size()[0]);
         let rows: i64 = shape[..shape.len() - 1].iter().product();
         let x_mk = x.f_reshape([rows, inputs]).during(OP)?.f_contiguous().during(OP)?;
-        let function = Products { map: self.map, has_bias: bias.is_some(), x: None, w: None };
+        let function =
+            IntegerProducts { map: self.map, has_bias: bias.is_some(), x: None, w: None };
         let inputs: Vec<&Tensor> = [&x_mk, w_nk].into_iter().chain(bias).collect();
         autograd::apply_one(function, &inputs)?.f_reshape(&shape).during(OP)
     }
 }
 
 /// One application of the map.
-struct Products {
+struct IntegerProducts {
     map: Int8Map,
     has_bias: bool,
     /// The input's columns, where the weight's gradient is of integers.
@@ -90,7 +91,7 @@ fn pack(
     }
 }
 
-impl Products {
+impl IntegerProducts {
     /// The gradient of the input.
     fn input_gradient(&self, dy_mn: &Tensor, w_nk: &Tensor) -> Result<Tensor> {
         match &self.w {
@@ -114,7 +115,7 @@ impl Products {
     }
 }
 
-impl Function for Products {
+impl Function for IntegerProducts {
     fn name(&self) -> &'static str {
         OP
     }

@@ -3,7 +3,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `quantize` | a matrix as packed integers, by rows, by columns or both |
+//! | `quantize`, `pack` | a matrix as packed integers, by rows, by columns or both |
 //! | `product()` | products of such matrices |
 //! | [`Int8Linear`] | a linear map whose products are of integers |
 //! | `reference` | the same in libtorch's operations, to the bit |
@@ -19,6 +19,7 @@
 
 mod dots;
 mod linear;
+mod pack;
 mod product;
 mod quantize;
 pub mod reference;

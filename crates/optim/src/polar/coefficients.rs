@@ -50,6 +50,14 @@ pub enum Coefficients {
         /// How many of the five, from the first on.
         steps: usize,
     },
+    /// Turbo-Muon's four, for matrices whose rows are scaled first so that their Gram matrix is
+    /// near 1: a step less than without. As in thib-s/flash-newton-schulz; the scaling is that of
+    /// almost orthogonal layers, arXiv 2208.03160. What comes out is the polar factor of the scaled
+    /// matrix.
+    Turbo {
+        /// How many of the four, from the first on.
+        steps: usize,
+    },
 }
 
 /// What Polar Express is optimal for.
@@ -113,6 +121,13 @@ const YOU: [Quintic; 5] = [
     Quintic { a: 2.8366, b: -3.0525, c: 1.2012 },
 ];
 
+const TURBO: [Quintic; 4] = [
+    Quintic { a: 4.6051, b: -9.6552, c: 5.6769 },
+    Quintic { a: 4.7505, b: -6.0861, c: 2.1790 },
+    Quintic { a: 2.7763, b: -2.3190, c: 0.5523 },
+    Quintic { a: 2.4231, b: -2.2861, c: 0.8193 },
+];
+
 impl Coefficients {
     /// Polar Express with the usual margins, as modded-nanogpt has it at 5 steps.
     pub fn polar_express(steps: usize) -> Self {
@@ -131,6 +146,7 @@ impl Coefficients {
             Self::PolarExpress(express) => express.table(),
             Self::Jordan { steps } => vec![JORDAN; steps],
             Self::You { steps } => YOU[..steps.min(YOU.len())].to_vec(),
+            Self::Turbo { steps } => TURBO[..steps.min(TURBO.len())].to_vec(),
         }
     }
 
@@ -139,15 +155,24 @@ impl Coefficients {
     pub fn norm_factor(&self) -> f64 {
         match *self {
             Self::PolarExpress(express) => 1.0 + express.safety,
-            Self::Jordan { .. } | Self::You { .. } => 1.0,
+            Self::Jordan { .. } | Self::You { .. } | Self::Turbo { .. } => 1.0,
         }
+    }
+
+    /// Whether rows are scaled before the first step.
+    pub fn scales_rows(&self) -> bool {
+        matches!(self, Self::Turbo { .. })
     }
 
     /// Refuses counts and margins out of range. `key` is the setting's path.
     pub fn validate(&self, key: &str) -> Result<()> {
         let key = |name: &str| format!("{key}.{name}");
         let steps = self.steps();
-        let most = if matches!(self, Self::You { .. }) { YOU.len() } else { 100 };
+        let most = match self {
+            Self::You { .. } => YOU.len(),
+            Self::Turbo { .. } => TURBO.len(),
+            Self::PolarExpress(_) | Self::Jordan { .. } => 100,
+        };
         let reason = format!("must be from 1 to {most}");
         check(&key("steps"), steps as f64, (1..=most).contains(&steps), &reason)?;
         if let Self::PolarExpress(express) = *self {
@@ -166,7 +191,8 @@ impl Coefficients {
         match *self {
             Self::PolarExpress(PolarExpress { steps, .. })
             | Self::Jordan { steps }
-            | Self::You { steps } => steps,
+            | Self::You { steps }
+            | Self::Turbo { steps } => steps,
         }
     }
 }
@@ -387,6 +413,7 @@ mod tests {
         let cases = [
             (Coefficients::Jordan { steps: 5 }, [0.048, 0.145, 0.471, 1.110, 0.699]),
             (Coefficients::You { steps: 5 }, [0.049, 0.147, 0.475, 1.075, 1.018]),
+            (Coefficients::Turbo { steps: 4 }, [0.015, 0.044, 0.147, 0.426, 1.014]),
             (Coefficients::polar_express(5), [0.099, 0.293, 0.859, 0.966, 1.027]),
             (Coefficients::polar_express(6), [0.183, 0.517, 0.998, 1.001, 0.998]),
         ];
@@ -402,6 +429,7 @@ mod tests {
     #[test]
     fn refuses_what_makes_no_sense() {
         assert!(Coefficients::You { steps: 6 }.validate("muon").is_err());
+        assert!(Coefficients::Turbo { steps: 5 }.validate("muon").is_err());
         assert!(Coefficients::polar_express(0).validate("muon").is_err());
         assert!(Coefficients::polar_express(5).validate("muon").is_ok());
     }

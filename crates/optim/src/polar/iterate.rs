@@ -38,15 +38,19 @@ impl Engine {
         }
     }
 
-    /// `X <- a X + (b A + c A²) X` with `A = X Xᵀ`, for each of `table`.
+    /// `X <- a X + (b A + c A²) X` with `A = X Xᵀ`, for each of `table`. Before the first, rows are
+    /// scaled where `scaled`.
     pub(super) fn standard(
         self,
         space: &mut Workspace,
         mut x_knm: Buffer,
-        table: &[Quintic],
+        (table, scaled): (&[Quintic], bool),
     ) -> Result<Buffer> {
-        for &Quintic { a, b, c } in table {
-            let a_knn = self.gram_matrix(space, &x_knm)?;
+        for (step, &Quintic { a, b, c }) in table.iter().enumerate() {
+            let mut a_knn = self.gram_matrix(space, &x_knm)?;
+            if scaled && step == 0 {
+                scale_rows(&mut x_knm, &mut a_knn)?;
+            }
             let b_knn = self.symmetric(space, c, &a_knn, &a_knn, b, &a_knn)?;
             space.give(a_knn);
             let next =
@@ -62,11 +66,14 @@ impl Engine {
         self,
         space: &mut Workspace,
         mut x_knm: Buffer,
-        table: &[Quintic],
+        (table, scaled): (&[Quintic], bool),
         restart: usize,
     ) -> Result<Buffer> {
-        for table in table.chunks(restart.max(1)) {
-            let r_knn = self.gram_matrix(space, &x_knm)?;
+        for (chunk, table) in table.chunks(restart.max(1)).enumerate() {
+            let mut r_knn = self.gram_matrix(space, &x_knm)?;
+            if scaled && chunk == 0 {
+                scale_rows(&mut x_knm, &mut r_knn)?;
+            }
             let q_knn = self.gram_chunk(space, r_knn, table)?;
             let next = self.product(space, 1.0, &q_knn, &x_knm, None, OutputStructure::Full)?;
             space.give(q_knn);
@@ -198,6 +205,18 @@ impl Engine {
     }
 }
 
+/// Scales each row of `X`, whose Gram matrix `a_knn` is, by `1 / sqrt(Σ |A|)` over its row there, which
+/// bounds all singular values by 1; and `A` alike, which thus costs no other product.
+fn scale_rows(x_knm: &mut Tensor, a_knn: &mut Tensor) -> Result<()> {
+    let sums = a_knn.f_abs().during(OP)?.f_sum_dim_intlist([2i64].as_slice(), true, Kind::Float);
+    let sums = sums.during(OP)?.f_clamp_min(f64::from(f32::MIN_POSITIVE)).during(OP)?;
+    let factors_kn1 = sums.f_rsqrt().during(OP)?;
+    let _ = x_knm.f_mul_(&factors_kn1).during(OP)?;
+    let _ = a_knn.f_mul_(&factors_kn1).during(OP)?;
+    let _ = a_knn.f_mul_(&factors_kn1.f_transpose(1, 2).during(OP)?).during(OP)?;
+    Ok(())
+}
+
 /// `Z + a I`, in place.
 fn plus_identity(z_knn: Buffer, a: f64) -> Result<Buffer> {
     let mut diagonal = z_knn.f_diagonal(0, 1, 2).during(OP)?;
@@ -225,16 +244,38 @@ mod tests {
             };
             let standard = |engine: Engine| {
                 let mut space = Workspace::default();
-                engine.standard(&mut space, x_knm.copy().into(), &table).unwrap().copy()
+                engine.standard(&mut space, x_knm.copy().into(), (&table, false)).unwrap().copy()
             };
             error(standard(Engine::Kernel), standard(Engine::Libtorch));
             if kind == Kind::Float {
                 let gram = |engine: Engine| {
                     let mut space = Workspace::default();
-                    engine.gram(&mut space, x_knm.copy().into(), &table, 5).unwrap().copy()
+                    engine.gram(&mut space, x_knm.copy().into(), (&table, false), 5).unwrap().copy()
                 };
                 error(gram(Engine::Kernel), gram(Engine::Libtorch));
             }
         }
+    }
+
+    #[test]
+    fn scaled_rows_give_near_orthogonal_ones_in_four_steps_by_both_iterations() {
+        let turbo = Coefficients::Turbo { steps: 4 };
+        let table = (&turbo.table()[..], turbo.scales_rows());
+        let x_knm = Tensor::randn([2, 40, 120], (Kind::Float, Device::Cpu));
+        // Rows of unlike sizes, which the scaling evens out, and one of zeros.
+        let sizes = Tensor::logspace(-3, 0, 40, 10.0, (Kind::Float, Device::Cpu)).view([1, 40, 1]);
+        let x_knm = &x_knm * sizes;
+        let _ = x_knm.get(1).get(7).fill_(0.0);
+        let x_knm = &x_knm / x_knm.norm();
+        let mut space = Workspace::default();
+        let standard = Engine::Libtorch.standard(&mut space, x_knm.copy().into(), table).unwrap();
+        let gram = Engine::Libtorch.gram(&mut space, x_knm.copy().into(), table, 5).unwrap();
+        let apart = f64::try_from((&*standard - &*gram).abs().max()).unwrap();
+        assert!(apart < 1e-3, "{apart}");
+        let (_, values, _) = standard.get(0).svd(true, true);
+        let [least, most] = [values.min(), values.max()].map(|x| f64::try_from(x).unwrap());
+        assert!(least > 0.6 && most < 1.1, "{least} to {most}");
+        assert_eq!(f64::try_from(standard.get(1).get(7).abs().max()).unwrap(), 0.0);
+        assert_eq!(standard.isfinite().all().int64_value(&[]), 1);
     }
 }

@@ -171,7 +171,10 @@ impl PolarPlan {
             Iteration::Auto if kind == Kind::BFloat16 => {
                 let kernels = (engine, engine_for(Kind::Float));
                 // A GPU has no matrix units for FP32, which [`FP32_BY_BF16`] knows nothing of.
-                let mixed = device == Device::Cpu && kernels == (Engine::Kernel, Engine::Kernel);
+                // Scaled rows would be rounded to BF16 again, and R no longer be exact for them.
+                let mixed = device == Device::Cpu
+                    && kernels == (Engine::Kernel, Engine::Kernel)
+                    && !options.coefficients.scales_rows();
                 if mixed && mixed_cost(alpha, steps) < standard {
                     Self::GramMixed
                 } else {
@@ -198,10 +201,10 @@ impl PolarPlan {
         x_knm: Buffer,
         options: &PolarOptions,
     ) -> Result<Buffer> {
-        let table = options.coefficients.table();
+        let (table, scaled) = (options.coefficients.table(), options.coefficients.scales_rows());
         match self {
-            Self::Standard(engine, _) => engine.standard(space, x_knm, &table),
-            Self::Gram(engine, kind) => engine.gram(space, x_knm, &table, restart(kind)),
+            Self::Standard(engine, _) => engine.standard(space, x_knm, (&table, scaled)),
+            Self::Gram(engine, kind) => engine.gram(space, x_knm, (&table, scaled), restart(kind)),
             Self::GramMixed => Engine::gram_mixed(space, x_knm, &table),
         }
     }

@@ -11,14 +11,14 @@ use bert4rs_tensor_core::attention::{
 use bert4rs_tensor_core::policy::{Backend, Op, OpCall, Policy, SizeClass};
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor, no_grad};
 
-/// Work, to be timed. It is known to succeed.
-type Work = Box<dyn FnMut()>;
+/// TimedWork, to be timed. It is known to succeed.
+type TimedWork = Box<dyn FnMut()>;
 
 /// An operation, done by own kernels and by libtorch.
 pub(crate) struct Contender {
     pub(crate) call: OpCall,
-    pub(crate) own: Work,
-    pub(crate) libtorch: Work,
+    pub(crate) own: TimedWork,
+    pub(crate) libtorch: TimedWork,
 }
 
 /// Sizes of the operands of a class.
@@ -77,7 +77,10 @@ fn random(kind: Kind, shape: &[i64]) -> Tensor {
 }
 
 /// Forward and backward for all of `inputs`.
-fn train(inputs: Vec<Tensor>, forward: impl Fn(&[Tensor]) -> Result<Tensor> + 'static) -> Work {
+fn train(
+    inputs: Vec<Tensor>,
+    forward: impl Fn(&[Tensor]) -> Result<Tensor> + 'static,
+) -> TimedWork {
     let inputs: Vec<Tensor> =
         inputs.into_iter().map(|input| input.detach().set_requires_grad(true)).collect();
     Box::new(move || {

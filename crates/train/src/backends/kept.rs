@@ -21,7 +21,7 @@ const FOLDER: &str = "backends";
 
 /// What the choices hold for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Place {
+struct MeasuredPlace {
     processor: String,
     cpu_isa: Option<CpuIsa>,
     threads: i32,
@@ -30,7 +30,7 @@ struct Place {
     precision: Precision,
 }
 
-impl Place {
+impl MeasuredPlace {
     fn here(precision: Precision) -> Self {
         Self {
             processor: cpu::name(),
@@ -53,26 +53,26 @@ impl Place {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Kept {
-    place: Place,
+struct KeptChoices {
+    place: MeasuredPlace,
     choices: Vec<Choice>,
 }
 
 /// What was measured here before.
 pub fn from_cache(precision: Precision) -> Option<Vec<Choice>> {
-    let place = Place::here(precision);
+    let place = MeasuredPlace::here(precision);
     let json = fs::read(place.path().ok()?).ok()?;
-    let kept: Kept = serde_json::from_slice(&json).ok()?;
+    let kept: KeptChoices = serde_json::from_slice(&json).ok()?;
     (kept.place == place).then_some(kept.choices)
 }
 
 pub(super) fn to_cache(precision: Precision, choices: &[Choice]) -> Result<()> {
-    let place = Place::here(precision);
+    let place = MeasuredPlace::here(precision);
     let path = place.path()?;
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
     }
-    write_json(&path, &Kept { place, choices: choices.to_vec() })
+    write_json(&path, &KeptChoices { place, choices: choices.to_vec() })
 }
 
 fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
