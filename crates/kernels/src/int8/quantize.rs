@@ -16,9 +16,7 @@ use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor, parallel};
 use half::bf16;
 
 use super::MOST;
-use super::pack::{
-    PackingTask, largest_on, pack_columns_on, pack_rows_on, raise_on, sum_lines_on,
-};
+use super::pack::{PackingTask, largest_on, pack_columns_on, pack_rows_on, raise_on, sum_lines_on};
 use crate::cpu::isa::Isa;
 use crate::cpu::number::{CacheLine, Number};
 use crate::cpu::views::{self, SharedSlice};
@@ -268,4 +266,3 @@ fn factor_of(largest: u32) -> (f32, f32) {
     let factor = if largest < MOST * f32::MIN_POSITIVE { 0.0 } else { MOST / largest };
     (factor, largest / MOST)
 }
-

@@ -174,7 +174,7 @@ impl FeedForward {
     /// The inner features where one kernel adds the bias and activates, without a gate or FP8.
     fn activated_with_bias(&self, x_btd: &Tensor) -> Result<Option<Tensor>> {
         match (&self.gate, &self.up) {
-            (Gate::None, Linear { weight, bias: Some(bias), fp8: None })
+            (Gate::None, Linear { weight, bias: Some(bias), fp8: None, int8: None })
                 if self.policy.joins_on(x_btd.device()) =>
             {
                 let up_btf = x_btd.linear(weight, None::<&Tensor>);

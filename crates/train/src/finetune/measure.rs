@@ -93,12 +93,7 @@ pub struct ScoreMeasure<T: FinetuneTask> {
 }
 
 impl<T: FinetuneTask> Measure for ScoreMeasure<T> {
-    fn measure(
-        &mut self,
-        _: &dyn Task,
-        step: u64,
-        _: &MeteredGroup,
-    ) -> Result<Option<Evaluation>> {
+    fn measure(&mut self, _: &dyn Task, step: u64, _: &MeteredGroup) -> Result<Option<Evaluation>> {
         let how = (self.batch_size, self.layout, self.device);
         let found = predict(&*self.task, &self.examples, how)?;
         let mut means: std::collections::BTreeMap<_, _> =
