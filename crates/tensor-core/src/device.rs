@@ -96,13 +96,18 @@ pub enum Cuda {
 pub fn cuda() -> &'static Cuda {
     static CUDA: OnceLock<Cuda> = OnceLock::new();
     CUDA.get_or_init(|| {
-        // SAFETY: no pointers go in, and the message is ours.
-        match unsafe { shim::take_text(shim::b4_load_cuda()) } {
-            Some(reason) => Cuda::None(reason),
-            None => match tch::Cuda::device_count() {
+        match load() {
+            Err(reason) => Cuda::None(reason),
+            Ok(()) => match tch::Cuda::device_count() {
                 count if count > 0 => Cuda::Devices(count as usize),
                 _ => Cuda::None("the NVIDIA driver reports no device".into()),
             },
         }
     })
+}
+
+/// Loads that backend, whether or not there is a device; the error says why it is not there.
+pub(crate) fn load() -> std::result::Result<(), String> {
+    // SAFETY: no pointers go in, and the message is ours.
+    unsafe { shim::take_text(shim::b4_load_cuda()) }.map_or(Ok(()), Err)
 }

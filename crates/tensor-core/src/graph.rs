@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use libloading::os::unix::{Library, RTLD_NOW};
 use tch::Tensor;
 
-use crate::device::{Cuda, cuda};
+use crate::device::{self, Cuda, cuda};
 use crate::error::{Error, Result, catch_torch_error};
 use crate::shim;
 
@@ -42,6 +42,14 @@ pub fn is_built_in() -> bool {
     !LIBRARY.is_empty()
 }
 
+/// Whether what graphs need is here, but for a GPU: libtorch's CUDA half, with all that this calls.
+///
+/// # Errors
+/// What is missing.
+pub fn available() -> Result<()> {
+    functions().map(drop)
+}
+
 fn functions() -> Result<&'static Functions> {
     static FUNCTIONS: OnceLock<std::result::Result<Functions, String>> = OnceLock::new();
     FUNCTIONS
@@ -51,9 +59,7 @@ fn functions() -> Result<&'static Functions> {
 }
 
 fn load() -> std::result::Result<Functions, String> {
-    if let Cuda::None(reason) = cuda() {
-        return Err(reason.clone());
-    }
+    device::load()?;
     if !is_built_in() {
         return Err("CUDA's headers were missing when this program was built; run \
                     `cargo xtask setup` and build again"
@@ -154,6 +160,9 @@ impl<T> Graph<T> {
         touched: impl IntoIterator<Item = &'a Tensor>,
         body: impl FnOnce() -> Result<T>,
     ) -> Result<Self> {
+        if let Cuda::None(reason) = cuda() {
+            return Err(Error::Unsupported { what: OP.into(), reason: reason.clone() });
+        }
         let touched = touched.into_iter().map(Touched::new).collect();
         Self::record_by(functions()?, index, touched, body)
     }

@@ -94,11 +94,9 @@ struct Recorder : at::cuda::CUDAGraph {
                       [&] { host->release_pool(mempool_id_); });
       mempool_id_ = {0, 0};
     }
+    // What `CUDAGeneratorState::capture_epilogue` does, which libtorch does not export.
     for (auto& generator : captured_generator_states_) {
-      if (generator.first->capturing_) {
-        each_regardless([&] { (void)generator.first->capture_epilogue(); });
-        generator.first->capturing_ = false;
-      }
+      generator.first->capturing_ = false;
     }
   }
 };

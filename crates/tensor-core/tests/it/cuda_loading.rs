@@ -9,7 +9,7 @@ use std::process::Command;
 
 use bert4rs_tensor_core::device::{Cuda, cuda};
 use bert4rs_tensor_core::testing::skip;
-use bert4rs_tensor_core::{Device, Kind, Tensor, random};
+use bert4rs_tensor_core::{Device, Kind, Tensor, graph, random};
 
 use crate::support::{in_own_process, in_own_process_after};
 
@@ -39,7 +39,19 @@ fn check_loaded() {
     match cuda() {
         Cuda::Devices(count) => assert!(*count > 0),
         Cuda::None(reason) if reason.contains("libtorch_cuda.so") => skip(reason),
-        Cuda::None(reason) => assert_eq!(reason, "the NVIDIA driver reports no device"),
+        Cuda::None(reason) => {
+            assert_eq!(reason, "the NVIDIA driver reports no device");
+            check_graphs();
+        }
+    }
+}
+
+/// The library of graphs finds all that it calls in libtorch, which does not export everything that
+/// its headers declare.
+fn check_graphs() {
+    match graph::is_built_in() {
+        true => graph::available().unwrap(),
+        false => skip("built without CUDA's headers"),
     }
 }
 
