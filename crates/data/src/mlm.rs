@@ -99,8 +99,8 @@ impl MlmBatches {
         Ok(Self { sequences, vocabulary, options, fixed_shapes: false })
     }
 
-    /// The same with as many labels in each batch, so that all have one shape where rows are packed:
-    /// where a sequence has fewer tokens that can be masked, those that are missing are
+    /// The same with as many labels in each batch, so that all have one shape where rows are
+    /// packed: where a sequence has fewer tokens that can be masked, those that are missing are
     /// [`IGNORED`] labels of the first position, which no batch masks.
     pub fn with_fixed_shapes(self) -> Self {
         Self { fixed_shapes: true, ..self }

@@ -226,8 +226,8 @@ impl AttentionMask {
     }
 
     /// What libtorch's kernels take: a mask where there is one, with the bias added.
-    /// On a GPU a boolean mask becomes one that is added, of `kind`, once for all layers: libtorch's
-    /// kernels take no other, and would make one in each layer, forward and backward.
+    /// On a GPU a boolean mask becomes one that is added, of `kind`, once for all layers:
+    /// libtorch's kernels take no other, and would make one in each layer, forward and backward.
     pub fn borrow(&self, kind: Kind) -> MaskView<'_> {
         let added = (self.device != Device::Cpu).then_some(kind);
         match self.whole.get_or_init(|| self.make_whole().added(added)) {

@@ -258,7 +258,7 @@ mod tests {
         assert!(quick[0].quick.as_ref().unwrap().limit_minutes.unwrap() <= 20);
     }
 
-    /// A step is captured after some that run eagerly, once for each shape, of which there may be two.
+    /// A step is captured after some that run eagerly, once for each shape; there may be two.
     #[test]
     fn a_gpu_is_measured_long_after_its_steps_are_captured() {
         let source = include_str!("../../../crates/train/src/captured_steps.rs");

@@ -52,7 +52,7 @@ def equal(first, *others):
 
 
 def flat(run):
-    held = [record["device_bytes"] for record in steps(run)][WARM_UP:]
+    held = [record.get("device_bytes") for record in steps(run)][WARM_UP:]
     assert held and all(held), f"{run}: no bytes of a GPU"
     print(f"{run}: {min(held):,} to {max(held):,} bytes in tensors after step {WARM_UP}")
     assert max(held) - min(held) < 0.01 * max(held), f"{run}: memory is not flat"
@@ -66,7 +66,8 @@ def quiet(log):
 
 def replayed(run):
     found = summary(run)
-    usage, count = found["captured"], found["steps"]
+    usage, count = found.get("captured"), found["steps"]
+    assert usage, f"{run}: the host looked at each step"
     print(f"{run}: {usage} of {count} steps")
     assert usage["shapes"] <= MOST_SHAPES, f"{run}: {usage['shapes']} shapes"
     assert usage["graphs"] >= 1 and usage["replays"] >= count // 2, f"{run}: graphs are hardly used"

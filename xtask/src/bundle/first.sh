@@ -81,8 +81,9 @@ replays() {
 attention() {
   for kernel in fused math efficient; do
     for length in 192 512; do
-      run "attention-$kernel-$length" --seq-len $length --set "compute.attention=$kernel" || return 1
-      judge finite "$out/attention-$kernel-$length" || return 1
+      name="attention-$kernel-$length"
+      run "$name" --seq-len $length --set "compute.attention=$kernel" || return 1
+      judge finite "$out/$name" || return 1
     done
   done
   judge equal "$out/attention-math-512" "$out/attention-fused-512" "$out/attention-efficient-512" &&

@@ -104,8 +104,8 @@ __device__ __forceinline__ void forward_biased(const T* x, const T* bias, T* y, 
 
 constexpr int kWarps = kThreads / 32;
 
-// dx of [rows, cols], and in `parts`, [gridDim.y, cols], its sums over the rows that a block takes: a
-// warp every gridDim.y * kWarps-th, a lane eight columns.
+// dx of [rows, cols], and in `parts`, [gridDim.y, cols], its sums over the rows that a block
+// takes: a warp every gridDim.y * kWarps-th, a lane eight columns.
 template <int ACTIVATION, typename T>
 __device__ __forceinline__ void backward_biased(const T* x, const T* bias, const T* dy, T* dx,
                                                 float* parts, int rows, int cols) {

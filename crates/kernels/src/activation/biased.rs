@@ -1,5 +1,6 @@
-//! An activation with the bias before it, `f(x + b)`, on a GPU: the backward pass makes the gradients
-//! of both in one pass over memory, where libtorch reads that of `x` once more to add up that of `b`.
+//! An activation with the bias before it, `f(x + b)`, on a GPU: the backward pass makes the
+//! gradients of both in one pass over memory, where libtorch reads that of `x` once more to add up
+//! that of `b`.
 
 use bert4rs_tensor_core::autograd::{self, BackwardContext, ForwardContext, Function};
 use bert4rs_tensor_core::{Device, Error, Result, Tensor};

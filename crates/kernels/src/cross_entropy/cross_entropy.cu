@@ -54,12 +54,12 @@ __device__ __forceinline__ void load_some(const T* from, int count, float (&valu
   }
 }
 
-// Rows are `length` apart, at least `classes`. losses[row] becomes the row's share of the loss, not yet divided by `counted`. A label that is
-// neither a class nor `ignored` makes the loss NaN.
+// Rows are `length` apart, at least `classes`. losses[row] becomes the row's share of the loss, not
+// yet divided by `counted`. A label that is neither a class nor `ignored` makes the loss NaN.
 template <typename T>
 __device__ __forceinline__ void sweep(T* logits, const i64* labels, const i64* counted, int classes,
-                                      int length, i64 ignored, float smoothing, float z_loss, float cap,
-                                      int wanted, float* losses) {
+                                      int length, i64 ignored, float smoothing, float z_loss,
+                                      float cap, int wanted, float* losses) {
   constexpr int pack = kPack<T>;
   __shared__ Statistics room[kThreads / 32];
   T* row = logits + i64(blockIdx.x) * length;

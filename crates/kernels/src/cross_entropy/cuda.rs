@@ -55,8 +55,8 @@ pub(crate) fn softmax_cross_entropy_in_place(
         wanted.into(),
         (&losses).into(),
     ];
-    // SAFETY: all are dense but for rows of logits, `length` apart, of these dtypes and on one device; `labels` and `losses` have one
-    // value a row, `count` one.
+    // SAFETY: all are dense but for rows of logits, `length` apart, of these dtypes and on one
+    // device; `labels` and `losses` have one value a row, `count` one.
     unsafe { launch.run(device, &args)? };
     losses.f_sum(Kind::Float).during(OP)?.f_div(count).during(OP)
 }

@@ -1,5 +1,5 @@
-//! [`crate::gemm::product_into`] on a GPU: symmetric results by our own kernel where it is faster on
-//! the device at hand, everything else by libtorch, which is to say cuBLAS.
+//! [`crate::gemm::product_into`] on a GPU: symmetric results by our own kernel where it is faster
+//! on the device at hand, everything else by libtorch, which is to say cuBLAS.
 
 #![expect(unsafe_code, reason = "launches of kernels on raw device memory")]
 
@@ -27,8 +27,8 @@ static CHOICES: MeasuredChoices = MeasuredChoices::new("symmetric product: own, 
 
 /// Blocks from which on the kernel is taken where nothing can be measured, as a step is being
 /// recorded that never ran: two for each of an H100's processors. With fewer, half the work leaves
-/// half the GPU idle. From the published crossover of such kernels, near 1024 rows for one matrix and
-/// 768 in stacks.
+/// half the GPU idle. From the published crossover of such kernels, near 1024 rows for one matrix
+/// and 768 in stacks.
 const LEAST_BLOCKS: i64 = 2 * 132;
 
 /// See [`crate::gemm::product_into`], which has checked shapes, dtypes and that nothing overlaps.

@@ -11,8 +11,8 @@ use crate::random::RandomState;
 /// again. Values and gradients are the same to the bit as of `body` alone, dropout included, where
 /// `body` computes the same bits twice.
 ///
-/// Where `body` draws random numbers, as dropout does, `drops` must say so: the generator's state is
-/// then kept, which a step that is recorded as a CUDA graph can't do.
+/// Where `body` draws random numbers, as dropout does, `drops` must say so: the generator's state
+/// is then kept, which a step that is recorded as a CUDA graph can't do.
 ///
 /// `weights` are all tensors beside `inputs` that `body` holds and that need gradients. `body`
 /// returns one tensor.
