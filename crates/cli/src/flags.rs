@@ -302,7 +302,7 @@ pub(crate) enum PresetsAction {
 #[derive(Debug, Args)]
 pub(crate) struct DoctorFlags {
     /// Also run a small check of each part.
-    #[arg(long, conflicts_with = "memory")]
+    #[arg(long, conflicts_with_all = ["memory", "network"])]
     pub(crate) selftest: bool,
     /// Say instead what a run would hold in memory, without starting it.
     #[arg(long)]
@@ -311,6 +311,13 @@ pub(crate) struct DoctorFlags {
     /// avx512-bf16 or amx.
     #[arg(long, value_name = "CLASS")]
     pub(crate) cpu_isa: Option<String>,
+    /// With --memory: what each of so many processes would hold.
+    #[arg(long, value_name = "N")]
+    pub(crate) processes: Option<usize>,
+    /// Measure instead what exchanges cost between processes that a launcher has started, and tell
+    /// what they would cost a run on up to 64.
+    #[arg(long, conflicts_with_all = ["memory", "processes"])]
+    pub(crate) network: bool,
     #[command(flatten)]
     pub(crate) config: ConfigFlags,
 }

@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::group::{self, UpdateRule};
 use crate::masters::Masters;
 use crate::optimizer::Optimizer;
+use crate::sharding::{self, Piece, Sharding};
 
 /// Bytes, by what they are for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,11 +55,7 @@ impl MemoryFootprint {
             let exact = element_size(param.master_or_weight());
             memory.weights += values * element_size(&param.weight);
             memory.gradients += values * element_size(&param.weight);
-            memory.masters += match (&param.master, config.masters) {
-                (None, _) => 0,
-                (Some(_), Masters::Fp32) => values * exact,
-                (Some(_), Masters::Bf16Residual) => values * 2,
-            };
+            memory.masters += values * master_size(config, param);
             match (rule, &config.muon) {
                 (UpdateRule::Muon, Some(muon)) => {
                     memory.muon += exact * (values + muon.stats_values(param)?);
@@ -67,6 +64,50 @@ impl MemoryFootprint {
             }
         }
         Ok(memory)
+    }
+}
+
+impl MemoryFootprint {
+    /// The same on that of `ranks` which holds most, where they divide what `config.sharding` says.
+    /// Gradients are whole on each for the time of a backward pass.
+    ///
+    /// # Errors
+    /// As of [`crate::ShardedOptimizer::new`].
+    pub fn of_rank(config: &OptimizerConfig, params: &[Param], ranks: usize) -> Result<Self> {
+        let whole = Self::of(config, params)?;
+        if config.sharding == Sharding::None || ranks <= 1 {
+            return Ok(whole);
+        }
+        let rules = group::partition(params, config.muon.is_some(), &config.assignments)?;
+        let plan = sharding::plan(config, params, &rules, ranks)?;
+        let of_rank = |pieces: &Vec<Piece>| {
+            let mut rank = Self { masters: 0, adamw: 0, muon: 0, ..whole };
+            for piece in pieces {
+                let (values, param) = (piece.count() as u64, &params[piece.param]);
+                let exact = element_size(param.master_or_weight());
+                rank.masters += values * master_size(config, param);
+                match (piece.matrix, &config.muon) {
+                    (Some([rows, cols]), Some(muon)) => {
+                        let stats =
+                            muon.normuon.map_or([0, 0], |norm| norm.axis.stats_shape(rows, cols));
+                        rank.muon += exact * (values + (stats[0] * stats[1]) as u64);
+                    }
+                    _ => rank.adamw += 2 * exact * values,
+                }
+            }
+            rank
+        };
+        let all = plan.segments().iter().map(of_rank);
+        Ok(all.max_by_key(Self::total).unwrap_or(whole))
+    }
+}
+
+/// Bytes of a value's master, or of the low bits that stand for it.
+fn master_size(config: &OptimizerConfig, param: &Param) -> u64 {
+    match (&param.master, config.masters) {
+        (None, _) => 0,
+        (Some(master), Masters::Fp32) => element_size(master),
+        (Some(_), Masters::Bf16Residual) => 2,
     }
 }
 

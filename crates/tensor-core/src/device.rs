@@ -95,14 +95,12 @@ pub enum Cuda {
 /// called, such as for a seed, `csrc/cuda_hooks.cpp` loads it then.
 pub fn cuda() -> &'static Cuda {
     static CUDA: OnceLock<Cuda> = OnceLock::new();
-    CUDA.get_or_init(|| {
-        match load() {
-            Err(reason) => Cuda::None(reason),
-            Ok(()) => match tch::Cuda::device_count() {
-                count if count > 0 => Cuda::Devices(count as usize),
-                _ => Cuda::None("the NVIDIA driver reports no device".into()),
-            },
-        }
+    CUDA.get_or_init(|| match load() {
+        Err(reason) => Cuda::None(reason),
+        Ok(()) => match tch::Cuda::device_count() {
+            count if count > 0 => Cuda::Devices(count as usize),
+            _ => Cuda::None("the NVIDIA driver reports no device".into()),
+        },
     })
 }
 

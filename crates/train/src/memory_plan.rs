@@ -20,17 +20,17 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// The plan of a run of `config`, by the formulas of [`bert4rs_optim::memory`]. Activations
+    /// The plan of a run of `config` on so many processes, for the one that holds most, by the formulas of [`bert4rs_optim::memory`]. Activations
     /// come on top; they depend on the batch.
     ///
     /// # Errors
     /// A device or model that can't be had.
-    pub fn of(config: &Config) -> Result<Self> {
+    pub fn of(config: &Config, processes: usize) -> Result<Self> {
         let device = config.compute.device.parse::<DeviceChoice>()?.resolve()?;
         let (precision, _) = config.compute.precision.resolve(device);
         let store = ParamStore::meta(precision.compute_kind());
         make_model(config, &store)?;
-        let memory = MemoryFootprint::of(&config.optimizer, &store.params())?;
+        let memory = MemoryFootprint::of_rank(&config.optimizer, &store.params(), processes)?;
         Ok(Self { parameters: store.count() as u64, memory })
     }
 }

@@ -162,7 +162,7 @@ mod tests {
             ("t5-11b", 11307.3),
         ] {
             let config = resolve(&[overlay(name, true).unwrap()]).unwrap();
-            let found = MemoryPlan::of(&config).unwrap().parameters as f64 / 1e6;
+            let found = MemoryPlan::of(&config, 1).unwrap().parameters as f64 / 1e6;
             assert!((found - millions).abs() < 0.01 * millions, "{name}: {found}");
         }
     }

@@ -15,12 +15,15 @@ pub(crate) enum RowGroup {
     AddOneIn,
     /// The recommended preset less one switch.
     LeaveOneOut,
+    /// A preset on several processes.
+    Processes,
     /// Another implementation.
     Peer,
 }
 
 impl RowGroup {
-    pub(crate) const ALL: [Self; 4] = [Self::Preset, Self::AddOneIn, Self::LeaveOneOut, Self::Peer];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Preset, Self::AddOneIn, Self::LeaveOneOut, Self::Processes, Self::Peer];
 
     /// A heading for its rows.
     pub(crate) fn title(self) -> &'static str {
@@ -28,6 +31,7 @@ impl RowGroup {
             Self::Preset => "Presets",
             Self::AddOneIn => "Baseline and one switch",
             Self::LeaveOneOut => "Recommended less one switch",
+            Self::Processes => "Several processes, with the batch of one together",
             Self::Peer => "PyTorch",
         }
     }
@@ -37,7 +41,7 @@ impl RowGroup {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Workload {
     /// The program with a preset and assignments over it.
-    Ours { preset: String, set: Vec<String> },
+    Ours { preset: String, set: Vec<String>, processes: u32 },
     /// The peers' script with these arguments.
     Peer { args: Vec<String> },
 }
@@ -77,6 +81,8 @@ pub(crate) struct Selection<'a> {
     pub(crate) rows: &'a [String],
     pub(crate) peers: bool,
     pub(crate) rounds: Option<u32>,
+    /// Numbers of processes; one needs no rows of its own.
+    pub(crate) processes: &'a [u32],
 }
 
 /// The selected sizes with their rows, the baseline first.
@@ -122,7 +128,9 @@ fn selected_sizes<'a>(sizes: &'a [Size], selection: &Selection<'_>) -> Result<Ve
 }
 
 fn selected_rows(rows: &RowDefinitions, selection: &Selection<'_>) -> Result<Vec<MatrixRow>> {
-    let ours = rows.all();
+    let mut ours = rows.all();
+    let several = selection.processes.iter().filter(|processes| **processes > 1);
+    ours.extend(several.flat_map(|processes| rows.together_rows(*processes)));
     let peers = if selection.peers { rows.peer_rows() } else { Vec::new() };
     let known: Vec<String> = ours.iter().chain(&peers).map(|row| row.name.clone()).collect();
     if let Some(unknown) = selection.rows.iter().find(|name| !known.contains(name)) {
@@ -150,7 +158,7 @@ impl RowDefinitions {
             name: preset.name.clone(),
             title: preset.name.clone(),
             group: RowGroup::Preset,
-            workload: Workload::Ours { preset: preset.name.clone(), set: Vec::new() },
+            workload: Workload::Ours { preset: preset.name.clone(), set: Vec::new(), processes: 1 },
             same_model: preset.same_model,
             slower: preset.slower.clone(),
         });
@@ -176,11 +184,27 @@ impl RowDefinitions {
             name: format!("{preset}{sign}{}", switch.name),
             title: format!("{preset} {} {}", if sign == '+' { "+" } else { "−" }, switch.name),
             group,
-            workload: Workload::Ours { preset: preset.to_owned(), set: set.to_vec() },
+            workload: Workload::Ours { preset: preset.to_owned(), set: set.to_vec(), processes: 1 },
             // What is recommended need not be the baseline's model.
             same_model: false,
             slower: switch.slower.clone(),
         }
+    }
+
+    fn together_rows(&self, processes: u32) -> Vec<MatrixRow> {
+        let row = |together: &super::definition::Together| MatrixRow {
+            name: format!("{}@{processes}", together.name),
+            title: format!("{} on {processes} processes", together.name),
+            group: RowGroup::Processes,
+            workload: Workload::Ours {
+                preset: together.preset.clone(),
+                set: together.set.clone(),
+                processes,
+            },
+            same_model: false,
+            slower: Some("an exchange of gradients costs more than cores gain".to_owned()),
+        };
+        self.together.iter().map(row).collect()
     }
 
     fn peer_rows(&self) -> Vec<MatrixRow> {
@@ -194,6 +218,36 @@ impl RowDefinitions {
         };
         self.peers.iter().map(row).collect()
     }
+}
+
+/// The arguments of `bert4rs` for a row of ours on so many processes, all but corpus and folder.
+///
+/// # Errors
+/// A size whose batch can't be divided among them.
+pub(crate) fn arguments(
+    preset: &str,
+    set: &[String],
+    (size, steps, device): (&Size, u64, &str),
+    processes: u32,
+) -> Result<Vec<String>> {
+    if processes == 1 {
+        return Ok(train_arguments(preset, set, size, steps, device));
+    }
+    const BATCH: &str = "data.batch_size=";
+    let batch = |assignment: &String| assignment.strip_prefix(BATCH)?.parse::<u32>().ok();
+    let batch = size.set.iter().find_map(batch);
+    let share = match batch {
+        Some(batch) if batch % processes == 0 => batch / processes,
+        _ => {
+            let reason = format!("{processes} don't divide the batch of {}", size.name);
+            return Err(Error::BadFlag { flag: "--processes", reason });
+        }
+    };
+    let set = [set, &[format!("{BATCH}{share}")]].concat();
+    let launch =
+        ["launch".to_owned(), "--processes".to_owned(), processes.to_string(), "--".to_owned()];
+    let train = train_arguments(preset, &set, size, steps, device);
+    Ok(launch.into_iter().chain(train).collect())
 }
 
 /// The arguments of `bert4rs train` for a row of ours, all but corpus and folder.
@@ -239,6 +293,7 @@ mod tests {
             { name = "fused", on = ["a=1"], off = ["a=2"] },
             { name = "odd", on = ["b=1"] },
         ]
+        together = [{ name = "best-sharded", preset = "best", set = ["o=1"] }]
         peer = [
             { name = "hf", title = "Hugging Face", args = ["--x"] },
             { name = "tuned", title = "tuned", args = ["--y"] },
@@ -249,7 +304,7 @@ mod tests {
         title = "Small"
         place = 1
         corpus = "c"
-        set = ["model.vocab_size=10"]
+        set = ["model.vocab_size=10", "data.batch_size=4"]
         set_on_gpu = ["data.batch_size=32"]
         full = { steps = 9, warmup_steps = 2, rounds = 3, cell_minutes = 1,
                  loss = [1.0, 2.0], loss_tolerance = 0.01 }
@@ -263,8 +318,14 @@ mod tests {
 
     fn names(rows: &[&str], peers: bool) -> Result<Vec<String>> {
         let rows: Vec<String> = rows.iter().map(|row| (*row).to_owned()).collect();
-        let selection =
-            Selection { quick: false, models: &[], rows: &rows, peers, rounds: Some(1) };
+        let selection = Selection {
+            quick: false,
+            models: &[],
+            rows: &rows,
+            peers,
+            rounds: Some(1),
+            processes: &[1, 2],
+        };
         let definitions = definitions();
         let plans = plans(&definitions, &selection)?;
         assert_eq!((plans.len(), plans[0].effort.rounds), (1, 1));
@@ -272,8 +333,29 @@ mod tests {
     }
 
     #[test]
+    fn processes_have_the_batch_of_one_together() {
+        let size: Size = toml::from_str(SIZE).unwrap();
+        let of = |processes| arguments("best", &["o=1".to_owned()], (&size, 9, "cpu"), processes);
+        let two = of(2).unwrap();
+        assert_eq!(two[..5], ["launch", "--processes", "2", "--", "train"]);
+        let last = |key: &str| two.iter().rfind(|word| word.starts_with(key)).cloned();
+        assert_eq!(last("data.batch_size").unwrap(), "data.batch_size=2");
+        assert_eq!(of(1).unwrap()[0], "train");
+        assert!(of(3).unwrap_err().to_string().contains("--processes"));
+    }
+
+    #[test]
     fn every_switch_is_added_and_left_out_once() {
-        let ours = ["plain", "best", "bf16", "plain+fused", "plain+odd", "best-bf16", "best-fused"];
+        let ours = [
+            "plain",
+            "best",
+            "bf16",
+            "plain+fused",
+            "plain+odd",
+            "best-bf16",
+            "best-fused",
+            "best-sharded@2",
+        ];
         assert_eq!(names(&[], false).unwrap(), ours);
         assert_eq!(names(&[], true).unwrap().last().unwrap(), "tuned");
     }
@@ -300,7 +382,7 @@ mod tests {
         let cpu = on("cpu");
         let size = cpu.find("vocab_size=10").unwrap();
         assert!(size < cpu.find("vocab_size=20").unwrap(), "{cpu}");
-        assert!(cpu.contains("--set train.max_steps=7") && !cpu.contains("batch_size"), "{cpu}");
+        assert!(cpu.contains("--set train.max_steps=7") && !cpu.contains("batch_size=32"), "{cpu}");
         assert!(cpu.contains("train.log_every=7"), "{cpu}");
         let gpu = on("cuda:0");
         assert!(gpu.contains("data.batch_size=32") && gpu.contains("log_every=20"), "{gpu}");
@@ -311,8 +393,14 @@ mod tests {
         let definitions = definitions();
         let models = ["small".to_owned()];
         let quick = |models| {
-            let selection =
-                Selection { quick: true, models, rows: &[], peers: false, rounds: None };
+            let selection = Selection {
+                quick: true,
+                models,
+                rows: &[],
+                peers: false,
+                rounds: None,
+                processes: &[],
+            };
             plans(&definitions, &selection).map(|plans| plans.len())
         };
         assert_eq!(quick(&[]).unwrap(), 0);

@@ -31,6 +31,8 @@ pub(crate) struct RowDefinitions {
     pub(crate) presets: Vec<PresetRow>,
     #[serde(rename = "switch", default)]
     pub(crate) switches: Vec<Switch>,
+    #[serde(rename = "together", default)]
+    pub(crate) together: Vec<Together>,
     #[serde(rename = "peer", default)]
     pub(crate) peers: Vec<Peer>,
     /// Assignments for `--set` that lay the baseline's batches out as the peers get them.
@@ -66,6 +68,18 @@ pub(crate) struct Switch {
     pub(crate) off: Vec<String>,
     #[serde(default)]
     pub(crate) slower: Option<String>,
+}
+
+/// A preset on several processes, where `--processes` asks for them: together they have the batch
+/// of one process.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Together {
+    pub(crate) name: String,
+    pub(crate) preset: String,
+    /// Assignments for `--set`.
+    #[serde(default)]
+    pub(crate) set: Vec<String>,
 }
 
 /// Another implementation, run by a script of `benches/peers`.
@@ -199,6 +213,7 @@ impl RowDefinitions {
             .iter()
             .filter_map(|size| size.race.as_ref())
             .flat_map(|race| race.presets.iter().chain(race.fewer_steps.keys()));
+        let of_switches = of_switches.chain(self.together.iter().map(|together| &together.preset));
         let named = [&self.baseline, &self.recommended].into_iter().chain(of_switches);
         for name in named.chain(of_races) {
             if !is_preset(name) {

@@ -53,6 +53,25 @@ pub(crate) struct RunSummary {
     /// Kept with the cell, so that a report made later still knows of it.
     #[serde(default)]
     pub(crate) machine_load: Option<RecordedLoad>,
+    /// Of several processes.
+    #[serde(default)]
+    pub(crate) ranks: Option<RecordedRanks>,
+}
+
+/// What several processes cost.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RecordedRanks {
+    /// Share of the steps' time in exchanges.
+    pub(crate) communication: f64,
+    /// The most memory that any of them held.
+    pub(crate) largest_peak_memory_bytes: u64,
+}
+
+impl RunSummary {
+    /// The most memory that a process held.
+    pub(crate) fn memory(&self) -> u64 {
+        self.ranks.map_or(self.peak_memory_bytes, |ranks| ranks.largest_peak_memory_bytes)
+    }
 }
 
 /// Other work of the machine while a process ran.

@@ -71,6 +71,9 @@ pub(crate) struct Args {
     /// Also run Hugging Face's and a hand-tuned PyTorch model (needs python3; fetches 2 GB once)
     #[arg(long)]
     peers: bool,
+    /// Numbers of processes: for each above 1, presets on as many, which have the batch of one together
+    #[arg(long, value_delimiter = ',', value_name = "N")]
+    processes: Vec<u32>,
     /// Rounds over all cells
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
@@ -98,7 +101,11 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
         rows: &args.presets,
         peers: args.peers,
         rounds: args.rounds,
+        processes: &args.processes,
     };
+    if args.processes.contains(&0) {
+        return Err(Error::BadFlag { flag: "--processes", reason: "0 train nothing".to_owned() });
+    }
     if args.rounds == Some(0) {
         return Err(Error::BadFlag { flag: "--rounds", reason: "0 measures nothing".to_owned() });
     }
@@ -212,6 +219,8 @@ fn command(args: &Args) -> String {
     let isa = args.cpu_isa.as_deref();
     flag(isa.is_some(), format!("--cpu-isa {}", isa.unwrap_or_default()));
     flag(args.peers, "--peers".to_owned());
+    let processes: Vec<String> = args.processes.iter().map(u32::to_string).collect();
+    flag(!processes.is_empty(), format!("--processes {}", processes.join(",")));
     flag(args.rounds.is_some(), format!("--rounds {}", args.rounds.unwrap_or_default()));
     let path =
         |path: &Option<PathBuf>| path.as_deref().unwrap_or(Path::new("")).display().to_string();

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::Args;
-use super::cell::{MatrixRow, SizePlan, Workload, train_arguments};
+use super::cell::{MatrixRow, SizePlan, Workload, arguments, train_arguments};
 use super::measurement::{Measurement, RecordedLoad};
 use super::peers::{PeerInputs, Python};
 use super::process;
@@ -175,9 +175,10 @@ impl<'a> Runner<'a> {
         let folder = self.store.round(&plan.size.name, &row.name, place);
         let run = folder.join("run");
         match &row.workload {
-            Workload::Ours { preset, set } => {
+            Workload::Ours { preset, set, processes } => {
                 let corpus = self.corpus_of(plan)?;
-                let mut arguments = train_arguments(preset, set, plan.size, steps, self.device);
+                let of = (plan.size, steps, self.device);
+                let mut arguments = arguments(preset, set, of, *processes)?;
                 arguments.extend(["--corpus".to_owned(), corpus.display().to_string()]);
                 let mut command = program::command(self.checkout, &self.program);
                 command.args(&arguments).arg("--out").arg(&run);
@@ -254,7 +255,7 @@ impl<'a> Runner<'a> {
         baseline: &MatrixRow,
         peer_batches: &[String],
     ) -> Result<()> {
-        let Workload::Ours { preset, set } = &baseline.workload else { return Ok(()) };
+        let Workload::Ours { preset, set, .. } = &baseline.workload else { return Ok(()) };
         let set = [set.as_slice(), peer_batches].concat();
         let prepared = self.store.round(&plan.size.name, &baseline.name, "prepare");
         let config = prepared.join("run/config.toml");

@@ -19,5 +19,6 @@ mod plan;
 mod state;
 
 pub use data_parallel::{DataParallel, Sharding, StepGradients};
+pub(crate) use optimizer::plan;
 pub use optimizer::{ShardedGradients, ShardedOptimizer};
 pub use plan::{Piece, ShardPlan};

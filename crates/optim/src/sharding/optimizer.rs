@@ -246,7 +246,7 @@ fn unlike(name: &str, reason: String) -> Error {
 }
 
 /// The plan for `params` with these rules, on `ranks`.
-fn plan(
+pub(crate) fn plan(
     config: &OptimizerConfig,
     params: &[Param],
     rules: &[UpdateRule],

@@ -5,17 +5,20 @@
 //! | --- | --- |
 //! | [`Ranks`] | this process among the others, or alone |
 //! | [`MeteredGroup`] | a group whose exchanges are timed and counted |
+//! | [`NetworkCosts`] | what exchanges cost, measured, and among more ranks |
 //! | `agreement` | what all must have in common |
 //! | `state` | a checkpoint that rank 0 read, for all |
 //! | `step` | what ranks exchange in a step beside gradients |
 
 mod agreement;
 mod metered;
+mod network;
 mod ranks;
 mod state;
 mod step;
 
 pub use metered::{MeteredGroup, Traffic};
+pub use network::{ExchangeTime, NetworkCosts};
 pub use ranks::Ranks;
 pub(crate) use ranks::seed_of_rank;
 pub use step::RankTimes;

@@ -115,7 +115,9 @@ impl Ranks {
 
     /// Tells the others that this process ends with `error`.
     pub fn tell_failure(&self, error: &Error) {
-        if let Some(Meeting { launch, store }) = self.meeting.as_deref() {
+        // Of another's failure all know from that one.
+        let is_own = !matches!(error, Error::Core(Core::Distributed { .. }));
+        if let Some(Meeting { launch, store }) = self.meeting.as_deref().filter(|_| is_own) {
             let text = format!("rank {} failed: {error}", launch.rank);
             // Where the store is gone, the others know.
             let _ = store.set(FAILED, text.as_bytes());

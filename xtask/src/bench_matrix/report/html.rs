@@ -69,6 +69,7 @@ fn class(group: RowGroup) -> &'static str {
         RowGroup::Preset => "preset",
         RowGroup::AddOneIn => "add",
         RowGroup::LeaveOneOut => "leave",
+        RowGroup::Processes => "processes",
         RowGroup::Peer => "peer",
     }
 }

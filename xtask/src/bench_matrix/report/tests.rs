@@ -35,7 +35,7 @@ pub(crate) fn size() -> Size {
 }
 
 fn row(name: &str, group: RowGroup) -> MatrixRow {
-    let workload = Workload::Ours { preset: name.to_owned(), set: Vec::new() };
+    let workload = Workload::Ours { preset: name.to_owned(), set: Vec::new(), processes: 1 };
     MatrixRow {
         name: name.to_owned(),
         title: name.to_owned(),

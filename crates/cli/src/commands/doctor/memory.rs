@@ -6,13 +6,15 @@ use bert4rs_train::Result;
 use bert4rs_train::config::resolve;
 use bert4rs_train::memory_plan::MemoryPlan;
 
+use super::super::at_least_one;
 use super::super::config::config_overlays;
 use super::row;
 use crate::flags::ConfigFlags;
 
-pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode> {
+pub(super) fn run(flags: &ConfigFlags, processes: usize) -> Result<ExitCode> {
+    at_least_one("--processes", processes)?;
     let config = resolve(&config_overlays(flags)?)?;
-    let MemoryPlan { parameters, memory } = MemoryPlan::of(&config)?;
+    let MemoryPlan { parameters, memory } = MemoryPlan::of(&config, processes)?;
     row("parameters", &format!("{:.2} M", parameters as f64 / 1e6))?;
     for (what, bytes) in [
         ("weights", memory.weights),
@@ -24,7 +26,11 @@ pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode> {
     ] {
         row(what, &mib(bytes))?;
     }
-    row("not counted", "activations, which depend on the batch, and libtorch itself")?;
+    let not_counted = match processes {
+        1 => "activations, which depend on the batch, and libtorch itself",
+        _ => "activations, which depend on the batch, buffers of exchanges, and libtorch itself",
+    };
+    row("not counted", not_counted)?;
     Ok(ExitCode::SUCCESS)
 }
 

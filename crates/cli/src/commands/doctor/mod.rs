@@ -1,6 +1,7 @@
 //! `bert4rs doctor`: what this machine and this libtorch can do.
 
 mod memory;
+mod network;
 mod probe;
 mod selftest;
 
@@ -24,7 +25,17 @@ pub(crate) fn run(flags: &DoctorFlags) -> Result<ExitCode> {
         refuse_cpu_isa(name)?;
     }
     if flags.memory {
-        return memory::run(&flags.config);
+        return memory::run(&flags.config, flags.processes.unwrap_or(1));
+    }
+    if flags.network {
+        return network::run(&flags.config);
+    }
+    if flags.processes.is_some() {
+        return Err(Error::Config {
+            origin: "command line".into(),
+            key: "--processes".into(),
+            reason: "is for --memory; add it".into(),
+        });
     }
     if !flags.config.are_absent() {
         return Err(Error::Config {

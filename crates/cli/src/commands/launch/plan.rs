@@ -8,6 +8,8 @@ use crate::launch_flags::LaunchFlags;
 
 /// Where machines meet, unless --master says so: as torchrun has it.
 const PORT: u16 = 29500;
+/// What several processes can do.
+const COMMANDS: [&str; 2] = ["train", "doctor"];
 /// Tells a process who started it, so that it ends with that one.
 pub(crate) const LAUNCHER: &str = "BERT4RS_LAUNCHER";
 /// How many threads OpenMP's loops have.
@@ -42,8 +44,8 @@ impl Plan {
             let reason = "starts anew on one machine alone; use torchrun for several";
             return Err(refuse("--max-restarts", reason));
         }
-        if flags.command.first().is_none_or(|command| command != "train") {
-            return Err(refuse("-- COMMAND", "expected: -- train …"));
+        if !flags.command.first().is_some_and(|command| COMMANDS.contains(&command.as_str())) {
+            return Err(refuse("-- COMMAND", "expected -- train … or -- doctor --network"));
         }
         let (host, port) = match &flags.master {
             Some(master) => address(master)?,
@@ -153,7 +155,7 @@ mod tests {
             (flags(1, 2, 0, Some("a:b")), "--master"),
             (flags(1, 2, 0, Some(":1")), "--master"),
             (restarts, "--max-restarts"),
-            (command, "-- train"),
+            (command, "-- train …"),
         ] {
             let error = Plan::new(&flags).unwrap_err();
             assert!(error.is_bad_input() && error.to_string().contains(named), "{error}");
