@@ -85,10 +85,11 @@ impl Linear {
 
     /// What `maps` give for `x`, each as [`forward`](Self::forward), by one product of all. Their
     /// rows are put together for it: read and written once more, and the product reads `x` once
-    /// instead of three times. Absent where a map multiplies in FP8, or not all have a bias.
+    /// instead of three times. Absent where a map multiplies in 8 bits, or not all have a bias.
     pub fn forward_joined(maps: [&Self; 3], x: &Tensor) -> Option<[Tensor; 3]> {
         let biases: Vec<&Tensor> = maps.iter().filter_map(|map| map.bias.as_ref()).collect();
-        if maps.iter().any(|map| map.fp8.is_some()) || !matches!(biases.len(), 0 | 3) {
+        let is_exact = maps.iter().all(|map| map.fp8.is_none() && map.int8.is_none());
+        if !is_exact || !matches!(biases.len(), 0 | 3) {
             return None;
         }
         let weight = Tensor::cat(&maps.map(|map| &map.weight), 0);
