@@ -131,6 +131,10 @@ pub(crate) enum Error {
     #[error("{0}")]
     NotLearning(String),
 
+    /// A run did not survive what was done to it.
+    #[error("{0}")]
+    NotLasting(String),
+
     /// A definition of the benchmark matrix makes no sense.
     #[error("{path}: {reason}")]
     BadDefinition {

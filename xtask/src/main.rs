@@ -14,6 +14,7 @@ mod kernels;
 mod program;
 mod setup;
 mod test;
+mod torture;
 mod train;
 
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ enum XtaskCommand {
     Kernels(kernels::Args),
     Doc(doc::Args),
     Bundle(bundle::Args),
+    Torture(torture::Args),
 }
 
 fn main() -> ExitCode {
@@ -64,5 +66,6 @@ fn run(command: XtaskCommand) -> Result<ExitCode> {
         XtaskCommand::Doc(_) => doc::run(&checkout),
         XtaskCommand::Kernels(args) => kernels::run(&checkout, &args),
         XtaskCommand::Bundle(args) => bundle::run(&checkout, &args),
+        XtaskCommand::Torture(args) => torture::run(&checkout, &args),
     }
 }

@@ -195,6 +195,10 @@ pub(crate) struct TrainFlags {
     /// A tokenizer's file or folder; default: trained on the corpus.
     #[arg(long, value_name = "PATH")]
     pub(crate) tokenizer: Option<PathBuf>,
+    /// Begin with the weights and the tokenizer of a published model's folder, or of a run. A larger
+    /// --vocab-size gives the model new tokens.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) init: Option<PathBuf>,
     /// auto, cpu or cuda:N.
     #[arg(long)]
     pub(crate) device: Option<String>,
@@ -224,6 +228,9 @@ pub(crate) struct TrainFlags {
     /// Passes over the corpus, instead of a number of steps.
     #[arg(long, value_name = "N")]
     pub(crate) epochs: Option<u32>,
+    /// Minutes of training, in which the schedule runs, instead of a number of steps.
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["max_steps", "epochs"])]
+    pub(crate) max_minutes: Option<f64>,
     /// Peak learning rate of AdamW; Muon's own is optimizer.muon.lr.
     #[arg(long, value_name = "LR", allow_negative_numbers = true)]
     pub(crate) lr: Option<f64>,

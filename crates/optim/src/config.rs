@@ -9,6 +9,7 @@ use crate::error::{Result, check};
 use crate::group::Assignment;
 use crate::masters::Masters;
 use crate::muon::MuonConfig;
+use crate::param_group::ParamGroup;
 use crate::sharding::Sharding;
 
 /// The optimizer's section of a configuration.
@@ -24,6 +25,9 @@ pub struct OptimizerConfig {
     /// Rules for parameters by name, over those by role; the last that fits counts.
     #[serde(default)]
     pub assignments: Vec<Assignment>,
+    /// Learning rates, decays and freezing by name.
+    #[serde(default)]
+    pub groups: Vec<ParamGroup>,
     /// Clipping of gradients, if any.
     #[serde(default)]
     pub clip: Option<ClipConfig>,
@@ -53,6 +57,7 @@ impl OptimizerConfig {
             adamw: AdamwConfig::new(lr),
             muon: None,
             assignments: Vec::new(),
+            groups: Vec::new(),
             clip: Some(ClipConfig { max_norm: 1.0, scope: ClipScope::Adamw }),
             masters: Masters::Fp32,
             sharding: Sharding::None,
@@ -77,6 +82,7 @@ impl OptimizerConfig {
     /// The first such setting.
     pub fn validate(&self) -> Result<()> {
         self.adamw.validate()?;
+        self.groups.iter().try_for_each(ParamGroup::validate)?;
         if let Some(muon) = &self.muon {
             muon.validate()?;
         }

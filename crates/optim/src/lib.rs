@@ -32,6 +32,7 @@
 //! | [`optimizer`] | [`Optimizer`]: the only loop over parameters, its steps and saved state |
 //! | [`config`] | [`OptimizerConfig`]: all that a user chooses |
 //! | [`group`] | which parameter gets which rule |
+//! | [`param_group`] | learning rates and freezing by name |
 //! | [`adamw`] | AdamW |
 //! | [`muon`], [`normuon`], [`momentum`] | Muon, NorMuon, and momentum over a run |
 //! | [`polar`] | the polar factor (orthogonalization), by Polar Express and others |
@@ -54,6 +55,7 @@ pub mod momentum;
 pub mod muon;
 pub mod normuon;
 pub mod optimizer;
+pub mod param_group;
 pub mod polar;
 mod scalars;
 pub mod schedule;
@@ -68,4 +70,5 @@ pub use implementation::UpdateImplementation;
 pub use masters::Masters;
 pub use muon::MuonConfig;
 pub use optimizer::{Optimizer, StepReport};
+pub use param_group::ParamGroup;
 pub use sharding::{DataParallel, ShardedOptimizer, Sharding};

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::group::{self, UpdateRule, device_of};
 use crate::masters;
 use crate::muon::{Muon, MuonSlot, MuonState};
+use crate::param_group::{Tuning, tunings};
 use crate::scalars::upload;
 use crate::verdict::{Verdict, VerdictReport};
 
@@ -43,6 +44,7 @@ struct Slot {
     shape: Vec<i64>,
     low: Option<Tensor>,
     state: State,
+    frozen: bool,
 }
 
 #[derive(Debug)]
@@ -78,33 +80,36 @@ impl Optimizer {
         if let Some(muon) = &config.muon {
             muon.check_splits(params, &rules)?;
         }
+        let tunings = tunings(params, &rules, &config.groups)?;
         let device = device_of(params);
-        Self::with_rules(config, params, &rules, device)
+        Self::with_rules(config, params, (&rules, &tunings), device)
     }
 
-    /// [`new`](Self::new) where each parameter's rule is known, and the device even where there are
-    /// no parameters.
+    /// [`new`](Self::new) where each parameter's rule and what its group says are known, and the
+    /// device even where there are no parameters.
     pub(crate) fn with_rules(
         config: OptimizerConfig,
         params: &mut [Param],
-        rules: &[UpdateRule],
+        (rules, tunings): (&[UpdateRule], &[Tuning]),
         device: Device,
     ) -> Result<Self> {
         let mine = |mine: UpdateRule| rules.iter().map(|rule| *rule == mine).collect::<Vec<_>>();
         let is_adamw = mine(UpdateRule::Adamw);
-        let adamw = Adamw::new(&config.adamw, &config.policy, params, &is_adamw, device)?;
+        let policy = &config.policy;
+        let adamw = Adamw::new(&config.adamw, policy, params, &is_adamw, tunings, device)?;
         let muon = config.muon.as_ref();
         let muon = muon
             .map(|muon| Muon::new(muon, &config.policy, params, &mine(UpdateRule::Muon), device))
             .transpose()?;
         let mut slots = Vec::with_capacity(params.len());
-        for (param, &rule) in params.iter_mut().zip(rules) {
+        for ((param, &rule), tuning) in params.iter_mut().zip(rules).zip(tunings) {
             let state = match (rule, &muon) {
                 (UpdateRule::Muon, Some(muon)) => State::Muon(muon.new_state(param)?),
                 _ => State::Adamw(AdamwState::new(param.master_or_weight())?),
             };
             let low = masters::adopt(param, config.masters)?;
-            slots.push(Slot { name: param.name.clone(), shape: param.weight.size(), low, state });
+            let (name, shape, frozen) = (param.name.clone(), param.weight.size(), tuning.frozen);
+            slots.push(Slot { name, shape, low, state, frozen });
         }
         let clips: Vec<bool> = rules.iter().map(|rule| clips(config.clip, *rule)).collect();
         let verdict = Verdict::new(config.clip, &clips, device)?;
@@ -192,6 +197,12 @@ impl Optimizer {
     /// The settings it was made from.
     pub fn config(&self) -> &OptimizerConfig {
         &self.config
+    }
+
+    /// Which parameters stay as they are, so that they need no gradients: those of an undefined
+    /// gradient do.
+    pub fn frozen(&self) -> Vec<bool> {
+        self.slots.iter().map(|slot| slot.frozen).collect()
     }
 
     /// Steps skipped so far because gradients were not finite, as far as the host knows: see

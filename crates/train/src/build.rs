@@ -1,8 +1,10 @@
 //! The parts of a run, made from its configuration.
 
+use std::time::Duration;
+
 use bert4rs_data::{BatchSource, Dataset, Layout, Progress, TextTokenizer, TokenBatch};
 use bert4rs_models::checkpointing::ActivationCheckpointing;
-use bert4rs_optim::schedule::{Horizon, Schedule};
+use bert4rs_optim::schedule::Schedule;
 use bert4rs_optim::{DataParallel, OptimizerConfig};
 use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::device::DeviceChoice;
@@ -20,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::evaluation::Validation;
 use crate::execution::Execution;
 use crate::facts::Facts;
+use crate::init;
 use crate::loader::{Loader, LoaderOptions, TokenLoader};
 use crate::machine::{Machine, MachineOptions};
 use crate::task::Task;
@@ -27,6 +30,7 @@ use crate::task::causal_lm::{self, CausalLm};
 use crate::task::masked_lm::{self, MaskedLm};
 use crate::task::span_corruption::{self, SpanCorruption};
 use crate::trainer::{TrainOptions, Trainer};
+use crate::trouble::TroublePolicy;
 
 /// Everything that a run trains with.
 pub struct Parts {
@@ -44,6 +48,17 @@ pub struct Parts {
     pub options: TrainOptions,
     /// Why steps are not captured, where they were to be.
     pub no_graphs: Option<&'static str>,
+    /// Lines that say which weights training begins with, where they are not drawn.
+    pub init: Vec<String>,
+}
+
+/// Where a run's weights come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightSource {
+    /// From where the configuration says.
+    Initial,
+    /// From a checkpoint, later: those that the configuration says are not read.
+    Restored,
 }
 
 /// Batches to train on and to be measured on.
@@ -114,9 +129,10 @@ pub fn machine_of(config: &Config, ranks: &Ranks) -> Result<Machine> {
 pub fn parts(
     config: &Config,
     machine: &Machine,
+    weights: WeightSource,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Parts> {
-    parts_of(config, machine, &Ranks::alone(), progress)
+    parts_of(config, machine, (&Ranks::alone(), weights), progress)
 }
 
 /// [`parts`] of one of `ranks`. Of those on one machine, one prepares the corpus, and the others
@@ -127,7 +143,7 @@ pub fn parts(
 pub fn parts_of(
     config: &Config,
     machine: &Machine,
-    ranks: &Ranks,
+    (ranks, weights): (&Ranks, WeightSource),
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Parts> {
     let device = machine.device;
@@ -152,19 +168,29 @@ pub fn parts_of(
         .with_int8(config.compute.int8.clone())
         .with_policy(policy.clone());
     let task = task(config, dataset.tokenizer, &params)?;
+    let init = match weights {
+        WeightSource::Initial => init::load(config, &mut params)?,
+        WeightSource::Restored => Vec::new(),
+    };
     let optimizer = OptimizerConfig { policy, ..config.optimizer.clone() };
     let optimizer = DataParallel::new(ranks.group(), optimizer, params.params_mut())?;
-    let max_steps = data.steps(config, ranks.group().size());
-    let schedule = config.schedule.resolve(Horizon::Steps(max_steps))?;
+    let max_time = (config.train.max_minutes > 0.0)
+        .then(|| Duration::from_secs_f64(60.0 * config.train.max_minutes));
+    let steps = data.steps(config, ranks.group().size());
+    let max_steps = if max_time.is_some() { u64::MAX } else { steps };
+    let schedule = config.schedule.resolve(config.horizon(max_steps))?;
     let (execution, no_graphs) = execution(config, device);
+    refuse_unread_spikes(config, execution)?;
     let options = TrainOptions {
         max_steps,
+        max_time,
+        update_ratio_every: config.train.update_ratio_every,
         accumulate: config.train.accumulate,
         log_every: config.train.log_every,
         eval_every: config.train.eval_every,
         execution,
     };
-    Ok(Parts { task, params, data, optimizer, schedule, options, no_graphs })
+    Ok(Parts { task, params, data, optimizer, schedule, options, no_graphs, init })
 }
 
 impl Parts {
@@ -299,7 +325,35 @@ fn refuse_shared(config: &Config) -> Result<()> {
         let reason = "each process would have other histories; choose tensor or row";
         return Err(refuse("compute.fp8.scaling", reason));
     }
+    let of_one = |key: &str, what: &str| {
+        Err(refuse(key, format!("{what} only in a run of one process so far; leave it out")))
+    };
+    if config.train.max_minutes > 0.0 {
+        return of_one("train.max_minutes", "processes have clocks of their own: a time ends");
+    }
+    if config.train.ema_decay > 0.0 {
+        return of_one("train.ema_decay", "weights are averaged");
+    }
+    if policy(config).acts() {
+        return of_one("train.on_nan", "losses that are trouble are skipped or gone back from");
+    }
     Ok(())
+}
+
+/// Spikes are skipped by reading each step's loss, for which only eager steps wait.
+fn refuse_unread_spikes(config: &Config, execution: Execution) -> Result<()> {
+    if policy(config).skips_spikes() && execution != Execution::Eager {
+        let reason = "skip reads each step's loss before it acts, and these steps are launched \
+                      without; choose rollback or stop, or compute.execution = \"eager\"";
+        return Err(refuse("train.on_spike", reason));
+    }
+    Ok(())
+}
+
+/// What a run of `config` does about trouble.
+pub(crate) fn policy(config: &Config) -> TroublePolicy {
+    let train = &config.train;
+    TroublePolicy { on_nan: train.on_nan, on_spike: train.on_spike, spike_nats: train.spike_nats }
 }
 
 /// Refuses FP8 where the device can't multiply in it.

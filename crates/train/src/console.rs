@@ -187,6 +187,7 @@ impl Console {
         ];
         if let Some(loss) = summary.held_out_loss {
             rows.push(("held-out loss", format!("{loss:.4} nats")));
+            rows.extend(held_out_rows(summary));
             rows.push(("unigram entropy", format!("{:.4} nats", summary.unigram_entropy)));
         }
         rows.push(("attention", format!("{} ({})", summary.attention, summary.attention_backend)));
@@ -210,9 +211,18 @@ impl Console {
         if let Some(ranks) = &summary.ranks {
             rows.extend(rows_of_ranks(ranks));
         }
+        let (pause_s, pause) = (summary.checkpoint_pause_s, 100.0 * summary.checkpoint_pause);
+        rows.push((
+            "checkpoints' pauses",
+            format!("{pause_s:.2} s, {pause:.2}% of the steps' time"),
+        ));
         if summary.skipped_steps > 0 {
             rows.push(("skipped steps", summary.skipped_steps.to_string()));
         }
+        if summary.rollbacks > 0 {
+            rows.push(("went back", format!("{} times", summary.rollbacks)));
+        }
+        rows.extend(summary.ended_early.as_ref().map(|why| ("ended early", why.clone())));
         if let Some(overflows) = summary.fp8_overflows {
             rows.push(("FP8 overflow", format!("{overflows} values")));
         }
@@ -239,6 +249,22 @@ fn rows_of_ranks(ranks: &RanksSummary) -> [(&'static str, String); 2] {
         in_units(ranks.largest_peak_memory_bytes)
     );
     [("processes", processes), ("communication", communication)]
+}
+
+/// What was measured on held-out text beside its loss.
+fn held_out_rows(summary: &Summary) -> Vec<(&'static str, String)> {
+    let named = |name, label, show: fn(f64) -> String| {
+        summary.held_out.get(name).map(|value| (label, show(*value)))
+    };
+    let average = summary.held_out_average_loss;
+    [
+        named("perplexity", "held-out perplexity", |value| format!("{value:.2}")),
+        named("accuracy", "held-out accuracy", |value| format!("{:.2}%", 100.0 * value)),
+        average.map(|loss| ("held-out loss of average", format!("{loss:.4} nats"))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// What else the machine did, and whether the times are to be trusted.

@@ -25,6 +25,7 @@ pub fn describe(config: &Config, machine: &Machine, parts: &Parts) -> Vec<String
         ),
         format!("model      {:.2} M parameters", parts.params.count() as f64 / 1e6),
     ];
+    lines.extend(parts.init.iter().cloned());
     if compute.fp8.scaling != Fp8Mode::Off {
         let how = match machine.device {
             Device::Cpu => "emulated, slower than BF16: no CPU multiplies FP8",

@@ -16,18 +16,29 @@ const STEPS: u32 = 3;
 pub struct DivergenceGuard {
     most: Rc<Cell<f64>>,
     above: u32,
+    /// Whether steps without a finite loss are somebody else's to judge.
+    lets_nan_pass: bool,
 }
 
 impl DivergenceGuard {
     /// For a model that predicts one of `vocab_size` tokens: guessing costs `ln vocab_size`.
     pub fn new(vocab_size: u32) -> Self {
         let most = FACTOR * f64::from(vocab_size.max(2)).ln();
-        Self { most: Rc::new(Cell::new(most)), above: 0 }
+        Self { most: Rc::new(Cell::new(most)), above: 0, lets_nan_pass: false }
+    }
+
+    /// The same for a run that skips steps whose loss is not finite.
+    pub fn letting_nan_pass(mut self, pass: bool) -> Self {
+        self.lets_nan_pass = pass;
+        self
     }
 
     /// Looks at the next steps. A run whose first loss is higher than a guess is measured by that.
     fn check(&mut self, records: &[StepRecord]) -> Result<()> {
         for record in records {
+            if self.lets_nan_pass && !record.loss.is_finite() {
+                continue;
+            }
             if record.step == 1 && record.loss.is_finite() {
                 self.most.set(self.most.get().max(FACTOR * record.loss));
             }

@@ -11,6 +11,9 @@ use crate::error::Result;
 use crate::loader::Loader;
 use crate::task::Task;
 
+/// The exponential of the mean loss.
+const PERPLEXITY: &str = "perplexity";
+
 /// A way to measure the model while it is trained.
 pub trait Measure {
     /// Measures `task` after `step` steps; nothing where there is nothing to be measured on. Draws
@@ -49,7 +52,8 @@ pub struct Evaluation {
     pub step: u64,
     /// Labels that the means are over.
     pub labels: u64,
-    /// What [`Task::evaluate`] names, in nats where it is a loss.
+    /// What [`Task::evaluate`] names, in nats where it is a loss, and `perplexity`, the exponential
+    /// of the loss.
     pub means: BTreeMap<String, f64>,
 }
 
@@ -99,7 +103,11 @@ impl Measure for Validation {
             return Ok(None);
         };
         let means = sums.into_keys().zip(totals.iter().map(|total| total / count)).collect();
-        Ok(Some(Evaluation { step, labels: *count as u64, means }))
+        let mut evaluation = Evaluation { step, labels: *count as u64, means };
+        if let Some(loss) = evaluation.loss() {
+            evaluation.means.insert(PERPLEXITY.to_owned(), loss.exp());
+        }
+        Ok(Some(evaluation))
     }
 
     fn divide(&mut self, group: &MeteredGroup) -> Result<()> {

@@ -2,11 +2,12 @@
 
 use bert4rs_tensor_core::error::catch_torch_error;
 
-use crate::build;
+use crate::build::{self, WeightSource};
 use crate::config::Config;
 use crate::distributed::Ranks;
 use crate::divergence::DivergenceGuard;
 use crate::error::{Error, Result};
+use crate::run::with_settings;
 use crate::stop::StopSignal;
 use crate::summary::Summary;
 
@@ -17,9 +18,11 @@ use crate::summary::Summary;
 pub fn follow(config: &Config, ranks: &Ranks, stop: &StopSignal) -> Result<()> {
     let mut machine = build::machine_of(config, ranks)?;
     machine.backends = ranks.share_backends(Vec::new())?;
-    let parts = build::parts_of(config, &machine, ranks, &mut |_| {})?;
+    let weights = WeightSource::Initial;
+    let parts = build::parts_of(config, &machine, (ranks, weights), &mut |_| {})?;
     ranks.check_parts(&parts, config.seed)?;
-    let (mut trainer, facts) = parts.into_trainer_of(ranks)?;
+    let (trainer, facts) = parts.into_trainer_of(ranks)?;
+    let mut trainer = with_settings(config, trainer)?;
     if let Some((state, records)) = ranks.share_state(None)? {
         trainer.go_on(&state, &records)?;
     }

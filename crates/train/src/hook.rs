@@ -1,5 +1,7 @@
 //! Code of others that runs within the loop.
 
+use std::path::PathBuf;
+
 use bert4rs_optim::Optimizer;
 use bert4rs_tensor_core::param::ParamStore;
 
@@ -30,6 +32,9 @@ pub struct Control {
     pub(crate) stop: bool,
     pub(crate) evaluate: bool,
     pub(crate) checkpoint: bool,
+    /// As soon as this step is reported, rather than after the next.
+    pub(crate) checkpoint_now: bool,
+    pub(crate) moved_to: Option<PathBuf>,
 }
 
 impl Control {
@@ -41,6 +46,11 @@ impl Control {
     /// Measures the model on held-out text after this step.
     pub fn evaluate(&mut self) {
         self.evaluate = true;
+    }
+
+    /// Says that the run's folder, and what was written to it, is in another place now.
+    pub fn moved_to(&mut self, folder: PathBuf) {
+        self.moved_to = Some(folder);
     }
 
     /// Writes a checkpoint after this step, if the trainer writes any.

@@ -10,6 +10,9 @@
 //! | [`task`] | what is learned: a model, its loss, its metrics, how it is kept |
 //! | [`loader`], [`batch`] | where batches come from, and what they hold |
 //! | [`hook`] | code of others within the loop |
+//! | [`average`] | a moving average of the weights |
+//! | [`trouble`] | losses that are not numbers, or spikes, and what is done about them |
+//! | [`early_stopping`] | ending where held-out text is predicted no better |
 //! | [`divergence`] | when losses tell that training has come apart |
 //! | [`metrics`] | what is recorded of steps, and its outlets |
 //! | [`evaluation`] | the model measured on held-out text |
@@ -38,6 +41,7 @@
 //! | [`console`], [`terminal`] | what a person sees of a run, and of its steps |
 //! | [`output`] | standard output, whose failures count |
 
+pub mod average;
 pub mod backends;
 pub mod batch;
 pub mod build;
@@ -52,6 +56,7 @@ pub mod dataset;
 pub mod description;
 pub mod distributed;
 pub mod divergence;
+pub mod early_stopping;
 mod error;
 pub mod evaluation;
 pub mod execution;
@@ -60,6 +65,7 @@ pub mod finetune;
 pub mod follower;
 mod gradients;
 pub mod hook;
+mod init;
 pub mod loader;
 pub mod lr_range;
 pub mod machine;
@@ -83,5 +89,7 @@ pub mod tensorboard;
 pub mod terminal;
 mod train_step;
 pub mod trainer;
+pub mod trouble;
+mod update_ratio;
 
 pub use error::{Error, Result, in_units};

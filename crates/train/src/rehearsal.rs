@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bert4rs_tensor_core::error::{Context, catch_torch_error};
 use bert4rs_tensor_core::memory;
 
-use crate::build;
+use crate::build::{self, WeightSource};
 use crate::captured_steps;
 use crate::config::Config;
 use crate::console::Console;
@@ -30,15 +30,20 @@ const TIMED: u32 = 3;
 /// What the beginning of training could refuse.
 pub fn dry_run(config: &Config, console: &Console) -> Result<()> {
     let machine = build::machine(config)?;
-    let parts = build::parts(config, &machine, &mut console.preparation())?;
+    let parts = build::parts(config, &machine, WeightSource::Initial, &mut console.preparation())?;
     console.end();
     describe(config, &machine, &parts).iter().for_each(|line| console.line(line));
-    let (steps, on_disk) = (parts.options.max_steps, export_bytes(&parts));
-    let batches = steps as f64 * f64::from(config.train.accumulate);
-    let passes = batches / parts.data.epoch_batches.max(1) as f64;
+    let (max_steps, max_time) = (parts.options.max_steps, parts.options.max_time);
+    let (on_disk, epoch_batches) = (export_bytes(&parts, config), parts.data.epoch_batches);
     let (mut trainer, _) = parts.into_trainer()?;
     let measured = catch_torch_error("training", || measure(&mut trainer)).map_err(Error::from);
     let (time, tokens) = measured.flatten().map_err(|error| error.while_training(config))?;
+    let steps = match max_time {
+        Some(all) => (all.as_secs_f64() / time.as_secs_f64().max(1e-9)).ceil() as u64,
+        None => max_steps,
+    };
+    let batches = steps as f64 * f64::from(config.train.accumulate);
+    let passes = batches / epoch_batches.max(1) as f64;
     let all_s = time.as_secs_f64() * steps as f64;
     let peak = memory::process().map_or(0, |memory| memory.peak_resident);
     for (label, value) in [
@@ -77,7 +82,7 @@ fn measure(trainer: &mut Trainer) -> Result<(Duration, f64)> {
 /// What the beginning of training could refuse.
 pub fn find_lr(config: &Config, console: &Console) -> Result<Option<Suggestion>> {
     let machine = build::machine(config)?;
-    let parts = build::parts(config, &machine, &mut console.preparation())?;
+    let parts = build::parts(config, &machine, WeightSource::Initial, &mut console.preparation())?;
     console.end();
     let steps = parts.options.max_steps;
     let (mut trainer, _) = parts.into_trainer()?;

@@ -1,11 +1,13 @@
 //! `bert4rs train`: from a configuration to a run's folder.
 
+use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
 
 use bert4rs_tensor_core::error::catch_torch_error;
 
 use crate::backends;
-use crate::build::{self, Parts};
+use crate::build::{self, Parts, WeightSource};
 use crate::cache;
 use crate::checkpoint::{Checkpoint, Checkpointer, Retention, TrainState, compare, store};
 use crate::clock::ProcessClock;
@@ -14,17 +16,21 @@ use crate::console::Console;
 use crate::description::describe;
 use crate::distributed::Ranks;
 use crate::divergence::DivergenceGuard;
+use crate::early_stopping::Patience;
 use crate::error::{Error, Result};
+use crate::evaluation::Evaluation;
 use crate::facts::Facts;
+use crate::hook::{Control, Hook};
 use crate::machine::Machine;
 use crate::metrics::StepRecord;
 use crate::names::name_of;
-use crate::run_folder::{ClaimedFolder, METRICS, RunFolder, RunOutcome, TENSORBOARD};
+use crate::run_folder::{AVERAGE, ClaimedFolder, METRICS, RunFolder, RunOutcome, TENSORBOARD};
 use crate::stop::StopSignal;
 use crate::summary::Summary;
 use crate::tensorboard::EventFile;
 use crate::terminal::Terminal;
 use crate::trainer::Trainer;
+use crate::trouble::Remedy;
 
 /// Where a run begins.
 #[derive(Debug)]
@@ -62,18 +68,25 @@ pub fn train(
         None => None,
     };
     machine.backends = ranks.share_backends(kept.unwrap_or(machine.backends))?;
-    let parts = build::parts_of(config, &machine, ranks, &mut console.preparation())?;
+    let is_alone = !ranks.group().is_shared();
+    // Ranks compare what they begin with, whatever comes after.
+    let weights = match checkpoint.is_some() && is_alone {
+        true => WeightSource::Restored,
+        false => WeightSource::Initial,
+    };
+    let parts = build::parts_of(config, &machine, (ranks, weights), &mut console.preparation())?;
     console.end();
     let mut lines = describe(config, &machine, &parts);
     lines.extend(ranks.describe(config));
-    let export_bytes = export_bytes(&parts);
+    let export_bytes = export_bytes(&parts, config);
     ranks.check_parts(&parts, config.seed)?;
-    let (mut trainer, facts) = parts.into_trainer_of(ranks)?;
+    let (trainer, facts) = parts.into_trainer_of(ranks)?;
+    let mut trainer = with_settings(config, trainer)?;
     let saved = checkpoint.as_ref().map(|checkpoint| read(checkpoint, &folder, &facts));
     if let Some((state, records)) = ranks.share_state(saved.transpose()?)? {
         trainer.go_on(&state, &records)?;
     }
-    let mut folder = match &checkpoint {
+    let folder = match &checkpoint {
         None => folder.begin(config)?,
         Some(checkpoint) => {
             store::forget_after(folder.path(), checkpoint.step)?;
@@ -89,12 +102,13 @@ pub fn train(
         console.warning(&error.to_string());
     }
     let run = Run { config, ranks, machine, facts, export_bytes };
-    let outcome = catch_torch_error("training", || {
-        run.train_in(&mut folder, trainer, (console, clock, stop))
-    });
+    let folder = Rc::new(RefCell::new(folder));
+    let outcome =
+        catch_torch_error("training", || run.train_in(&folder, trainer, (console, clock, stop)));
     console.end();
     let outcome = outcome.map_err(Error::from).flatten();
     let outcome = outcome.map_err(|error| error.while_training(config));
+    let Some(folder) = Rc::into_inner(folder).map(RefCell::into_inner) else { return outcome };
     match &outcome {
         Ok(_) => folder.end(RunOutcome::Finished, None)?,
         Err(Error::Stopped { .. }) => folder.end(RunOutcome::Interrupted, None)?,
@@ -102,6 +116,14 @@ pub fn train(
         Err(error) => drop(folder.end(RunOutcome::Failed, Some(error.to_string()))),
     }
     outcome
+}
+
+/// The trainer with what `config` says of averages, ends and trouble.
+pub(crate) fn with_settings(config: &Config, trainer: Trainer) -> Result<Trainer> {
+    let train = &config.train;
+    let patience = Patience { measurements: train.patience, min_delta: train.min_delta };
+    let trainer = trainer.with_patience(patience).with_trouble_policy(build::policy(config));
+    if train.ema_decay > 0.0 { trainer.with_average(train.ema_decay) } else { Ok(trainer) }
 }
 
 /// What a run knows while it trains.
@@ -117,52 +139,103 @@ impl Run<'_> {
     /// Trains in a folder that is there, and leaves everything but the run's end in it.
     fn train_in(
         &self,
-        folder: &mut RunFolder,
+        folder: &Rc<RefCell<RunFolder>>,
         trainer: Trainer,
         (console, clock, stop): (&Console, ProcessClock, &StopSignal),
     ) -> Result<Summary> {
         let Self { config, ranks, machine, facts, export_bytes } = self;
-        folder.reserve(*export_bytes)?;
-        let light = machine.speed_of_light.best_flops() / facts.flops_per_token;
-        let max_steps = trainer.max_steps();
-        let terminal = Terminal::new(console, max_steps, light);
-        let guard = DivergenceGuard::new(config.model.vocab_size);
-        let retention = Retention { keep: config.checkpoint.keep as usize };
-        let (settings, interval) = (config.to_toml()?, config.checkpoint.every);
-        let dataset = facts.data_hash.clone();
-        let checkpointer = Checkpointer::new(folder.path(), settings, dataset, interval, retention);
+        folder.borrow_mut().reserve(*export_bytes)?;
+        let lets_nan_pass = config.train.on_nan != Remedy::Stop;
+        let guard = DivergenceGuard::new(config.model.vocab_size).letting_nan_pass(lets_nan_pass);
+        let trainer = self.with_outlets(&folder.borrow(), trainer.with_clock(clock), console)?;
         let mut trainer = trainer
-            .with_clock(clock)
-            .with_checkpoints(checkpointer)
-            .with_sink(folder.metrics()?)
-            .with_sink(terminal.clone())
-            .with_hook(terminal)
-            .with_hook(stop.clone());
-        if config.train.tensorboard {
-            trainer = trainer.with_sink(EventFile::create(&folder.path().join(TENSORBOARD))?);
-        }
-        // The last outlet, so that the others have what it stops at.
-        let mut trainer = trainer.with_sink(guard.clone());
+            .with_hook(stop.clone())
+            .with_hook(TakesPlace(Rc::clone(folder)))
+            // The last outlet, so that the others have what it stops at.
+            .with_sink(guard.clone());
         trainer.run()?;
         if let Some(signal) = ranks.end_of_steps(&mut trainer, stop)? {
-            let (step, folder) = (trainer.steps(), folder.path().to_owned());
+            let (step, folder) = (trainer.steps(), folder.borrow().final_path().to_owned());
             return Err(Error::Stopped { signal, step, folder });
         }
-
-        let export = |folder: &Path| trainer.task().export(folder, trainer.params());
-        folder.export(*export_bytes, export)?;
-        let held_out_loss = trainer.evaluate()?.and_then(|evaluation| evaluation.loss());
-        let attention = name_of(config.compute.attention);
+        self.export(folder, &mut trainer)?;
+        let evaluation = trainer.evaluate()?;
+        let held_out_loss = evaluation.as_ref().and_then(Evaluation::loss);
         let summary = Summary::new(&trainer, machine, facts)?;
         let summary = summary.with_ranks(&trainer, ranks.group())?;
-        let summary = Summary { held_out_loss, attention, ..summary };
+        let summary = Summary {
+            held_out_loss,
+            held_out: evaluation.map(|evaluation| evaluation.means).unwrap_or_default(),
+            held_out_average_loss: trainer.evaluate_average()?.and_then(|found| found.loss()),
+            attention: name_of(config.compute.attention),
+            ..summary
+        };
+        let mut folder = folder.borrow_mut();
         folder.write_summary(&summary)?;
+        trainer.flush()?;
         let verdict = guard.check_end(summary.steps, summary.final_loss, held_out_loss);
         if verdict.is_ok() {
             folder.replace_old()?;
         }
         console.summary(&summary, folder.path());
         verdict.map(|()| summary)
+    }
+
+    /// The trainer with everything that its steps are told to.
+    fn with_outlets(
+        &self,
+        folder: &RunFolder,
+        trainer: Trainer,
+        console: &Console,
+    ) -> Result<Trainer> {
+        let config = self.config;
+        let light = self.machine.speed_of_light.best_flops() / self.facts.flops_per_token;
+        let terminal = Terminal::new(console, trainer.max_steps(), light);
+        let terminal = match trainer.max_time() {
+            Some(time) => terminal.with_time(time, trainer.trained()),
+            None => terminal,
+        };
+        let (keep, must_write) = (config.checkpoint.keep as usize, config.checkpoint.must_write);
+        let retention = Retention { keep, must_write };
+        let (settings, interval) = (config.to_toml()?, config.checkpoint.every);
+        let dataset = self.facts.data_hash.clone();
+        let checkpointer = Checkpointer::new(folder.path(), settings, dataset, interval, retention);
+        let trainer = trainer
+            .with_checkpoints(checkpointer)
+            .with_sink(folder.metrics()?)
+            .with_sink(terminal.clone())
+            .with_hook(terminal);
+        if !config.train.tensorboard {
+            return Ok(trainer);
+        }
+        Ok(trainer.with_sink(EventFile::create(&folder.path().join(TENSORBOARD))?))
+    }
+
+    /// Writes the model, and its average, to the folder.
+    fn export(&self, folder: &Rc<RefCell<RunFolder>>, trainer: &mut Trainer) -> Result<()> {
+        let mut folder = folder.borrow_mut();
+        let export = |folder: &Path| trainer.task().export(folder, trainer.params());
+        folder.export(self.export_bytes, export)?;
+        let average = folder.path().join(AVERAGE);
+        trainer.export_average(|task, params| {
+            std::fs::create_dir_all(&average).map_err(Error::io(&average))?;
+            task.export(&average, params)
+        })
+    }
+}
+
+/// A run that replaces another takes its place once it has a whole checkpoint.
+struct TakesPlace(Rc<RefCell<RunFolder>>);
+
+impl Hook for TakesPlace {
+    fn on_checkpoint(&mut self, _: &Checkpoint, control: &mut Control) -> Result<()> {
+        let mut folder = self.0.borrow_mut();
+        let before = folder.path().to_owned();
+        folder.replace_old()?;
+        if folder.path() != before {
+            control.moved_to(folder.path().to_owned());
+        }
+        Ok(())
     }
 }
 
@@ -204,8 +277,10 @@ fn read(checkpoint: &Checkpoint, folder: &ClaimedFolder, facts: &Facts) -> Resul
     Ok((state, records))
 }
 
-/// Bytes of an exported model: exact values in FP32, and room for what stands beside them.
-pub(crate) fn export_bytes(parts: &Parts) -> u64 {
+/// Bytes of an exported model, and of its average: exact values in FP32, and room for what stands
+/// beside them.
+pub(crate) fn export_bytes(parts: &Parts, config: &Config) -> u64 {
     const BESIDE: u64 = 4 << 20;
-    4 * parts.params.count() as u64 + BESIDE
+    let models = if config.train.ema_decay > 0.0 { 2 } else { 1 };
+    models * (4 * parts.params.count() as u64 + BESIDE)
 }

@@ -1,5 +1,7 @@
 //! `summary.json`: what a whole run came to. Names in this file stay stable.
 
+use std::collections::BTreeMap;
+
 use bert4rs_tensor_core::distributed::ProcessGroup;
 use bert4rs_tensor_core::fp8::Fp8Mode;
 use bert4rs_tensor_core::load::MachineLoad;
@@ -37,6 +39,12 @@ pub struct Summary {
     pub final_loss: f64,
     /// Loss on the held-out text after the last step; `null` if not measured.
     pub held_out_loss: Option<f64>,
+    /// All that was measured on the held-out text after the last step, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held_out: BTreeMap<String, f64>,
+    /// The same loss of the average of the weights, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_average_loss: Option<f64>,
     /// What predicting held-out tokens by their frequency alone would cost, in nats.
     pub unigram_entropy: f64,
     /// The most memory that the process held.
@@ -64,6 +72,18 @@ pub struct Summary {
     pub data_fingerprint: Option<String>,
     /// Steps skipped because a gradient was not finite.
     pub skipped_steps: u64,
+    /// Times that the run went back to a checkpoint.
+    #[serde(default)]
+    pub rollbacks: u64,
+    /// Why training ended before its last step; absent where it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_early: Option<String>,
+    /// Seconds that training waited for checkpoints.
+    #[serde(default)]
+    pub checkpoint_pause_s: f64,
+    /// The same as a share of the time in steps.
+    #[serde(default)]
+    pub checkpoint_pause: f64,
     /// Values that FP8 rounded beyond its largest number; absent without FP8.
     pub fp8_overflows: Option<i64>,
     /// The device.
@@ -172,6 +192,8 @@ impl Summary {
             total_time_s: meter.last_step_at().as_secs_f64(),
             final_loss: meter.final_loss(),
             held_out_loss: None,
+            held_out: BTreeMap::new(),
+            held_out_average_loss: None,
             unigram_entropy: facts.unigram_entropy,
             peak_memory_bytes: memory::process().map_or(0, |memory| memory.peak_resident),
             peak_device_bytes: device_memory.map(|memory| memory.peak_allocated),
@@ -184,6 +206,11 @@ impl Summary {
                 / meter.time_in_steps().as_secs_f64().max(1e-9),
             data_fingerprint: Some(format!("{:016x}", meter.fingerprint().value())),
             skipped_steps: trainer.optimizer().skipped(),
+            rollbacks: trainer.rollbacks(),
+            ended_early: trainer.ended_early().map(str::to_owned),
+            checkpoint_pause_s: trainer.paused().as_secs_f64(),
+            checkpoint_pause: trainer.paused().as_secs_f64()
+                / meter.time_in_steps().as_secs_f64().max(1e-9),
             fp8_overflows: (params.fp8().scaling != Fp8Mode::Off).then_some(overflows),
             device: machine.device_name(),
             precision: name_of(machine.precision),

@@ -26,7 +26,19 @@ struct Event {
     file_version: Option<String>,
     #[prost(message, optional, tag = "5")]
     summary: Option<Values>,
+    #[prost(message, optional, tag = "7")]
+    session: Option<Session>,
 }
+
+/// Says that a run begins anew: TensorBoard forgets what it has of this step and later ones.
+#[derive(Clone, PartialEq, Message)]
+struct Session {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// `SessionLog.START`.
+const START: i32 = 1;
 
 /// Numbers of one step.
 #[derive(Clone, PartialEq, Message)]
@@ -65,7 +77,7 @@ impl EventFile {
         let file = File::options().append(true).create_new(true).open(&path);
         let mut events = Self { file: file.map_err(Error::io(&path))?, path };
         let file_version = Some(VERSION.to_owned());
-        events.append(&Event { wall_time: now, step: 0, file_version, summary: None })?;
+        events.append(&Event { wall_time: now, step: 0, file_version, ..Event::default() })?;
         Ok(events)
     }
 
@@ -81,7 +93,7 @@ impl EventFile {
             .collect();
         let summary = Some(Values { value });
         let step = i64::try_from(step).unwrap_or(i64::MAX);
-        self.append(&Event { wall_time: now_s(), step, file_version: None, summary })
+        self.append(&Event { wall_time: now_s(), step, summary, ..Event::default() })
     }
 
     fn append(&mut self, event: &Event) -> Result<()> {
@@ -112,8 +124,21 @@ impl MetricSink for EventFile {
                 .map(|(name, mean)| (format!("held_out/{name}"), *mean))
                 .collect();
             values.extend(held_out.iter().map(|(name, mean)| (name.as_str(), *mean)));
+            let ratios: Vec<(String, f64)> = record
+                .update_ratio
+                .iter()
+                .flatten()
+                .map(|(layer, ratio)| (format!("update_to_weight/{layer}"), *ratio))
+                .collect();
+            values.extend(ratios.iter().map(|(name, ratio)| (name.as_str(), *ratio)));
             self.scalars(record.step, &values)
         })
+    }
+
+    fn rewind(&mut self, step: u64) -> Result<()> {
+        let step = i64::try_from(step.saturating_add(1)).unwrap_or(i64::MAX);
+        let session = Some(Session { status: START });
+        self.append(&Event { wall_time: now_s(), step, session, ..Event::default() })
     }
 }
 
@@ -181,7 +206,7 @@ mod tests {
             0x0b, 0, 0, 0, 0, 0, 0, 0, 0x86, 0x15, 0xf5, 0x04, 0x09, 0, 0, 0, 0, 0, 0, 0xf8, 0x3f,
             0x10, 0x03, 0x77, 0x8d, 0xf7, 0xf6,
         ];
-        let event = Event { wall_time: 1.5, step: 3, file_version: None, summary: None };
+        let event = Event { wall_time: 1.5, step: 3, ..Event::default() };
         let ours = record(&event.encode_to_vec());
         assert_eq!(ours, theirs);
     }

@@ -1,6 +1,8 @@
 //! Training's steps as a person sees them: one line that changes in a terminal, lines that anyone
 //! can grep elsewhere.
 
+use std::time::{Duration, Instant};
+
 use crate::console::Console;
 use crate::error::Result;
 use crate::hook::{Control, Hook, StepContext};
@@ -14,6 +16,8 @@ const SMOOTHING: f64 = 0.98;
 pub struct Terminal {
     console: Console,
     max_steps: u64,
+    /// Since when, and how much passed before, where the run's length is a time.
+    time: Option<(Instant, Duration)>,
     /// Tokens a second that the machine's best matrix products would allow.
     tokens_per_s_of_light: f64,
     loss: SmoothedLoss,
@@ -44,8 +48,15 @@ impl Terminal {
     /// matrix products would allow.
     pub fn new(console: &Console, max_steps: u64, tokens_per_s_of_light: f64) -> Self {
         console.begin("training", max_steps);
-        let loss = SmoothedLoss::default();
-        Self { console: console.clone(), max_steps, tokens_per_s_of_light, loss }
+        let (loss, time) = (SmoothedLoss::default(), None);
+        Self { console: console.clone(), max_steps, time, tokens_per_s_of_light, loss }
+    }
+
+    /// The same for a run whose length is a time, of which so much has passed.
+    pub fn with_time(mut self, whole: Duration, passed: Duration) -> Self {
+        self.console.begin("training", whole.as_secs());
+        self.time = Some((Instant::now(), passed));
+        self
     }
 
     /// The line of a report.
@@ -53,9 +64,9 @@ impl Terminal {
         let held_out = latest.held_out.iter().flatten();
         let held_out = held_out.map(|(name, mean)| format!(" | Held-out {name}: {mean:.4}"));
         format!(
-            "Step {}/{} | Loss: {:.4} | Tokens/s: {:.0} | Time: {:.1}s{}",
+            "Step {}{} | Loss: {:.4} | Tokens/s: {:.0} | Time: {:.1}s{}",
             latest.step,
-            self.max_steps,
+            self.time.map_or_else(|| format!("/{}", self.max_steps), |_| String::new()),
             latest.loss,
             latest.tokens_per_s,
             latest.time_s,
@@ -106,7 +117,10 @@ impl MetricSink for Terminal {
 
 impl Hook for Terminal {
     fn on_step(&mut self, step: &StepContext<'_>, _: &mut Control) -> Result<()> {
-        self.console.advance_to(step.step);
+        self.console.advance_to(match self.time {
+            Some((began, before)) => (before + began.elapsed()).as_secs(),
+            None => step.step,
+        });
         Ok(())
     }
 

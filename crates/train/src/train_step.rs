@@ -16,8 +16,10 @@ use crate::task::Task;
 pub(crate) struct TrainStep {
     pub(crate) task: Box<dyn Task>,
     pub(crate) params: ParamStore,
-    /// The weights again, as gradients are asked for: in the store's order.
+    /// The weights again that gradients are asked for: in the store's order, without frozen ones.
     weights: Vec<Tensor>,
+    /// Which parameters are frozen.
+    frozen: Vec<bool>,
     pub(crate) optimizer: DataParallel,
     /// The processes whose gradients add up.
     pub(crate) group: MeteredGroup,
@@ -26,17 +28,26 @@ pub(crate) struct TrainStep {
 impl TrainStep {
     /// For a process alone.
     pub(crate) fn new(task: Box<dyn Task>, params: ParamStore, optimizer: DataParallel) -> Self {
-        let weights = params.params().iter().map(|param| param.weight.shallow_clone()).collect();
-        Self { task, params, weights, optimizer, group: MeteredGroup::alone() }
+        let frozen = optimizer.frozen();
+        let weights = params
+            .params()
+            .iter()
+            .zip(&frozen)
+            .filter(|(_, frozen)| !**frozen)
+            .map(|(param, _)| param.weight.shallow_clone())
+            .collect();
+        Self { task, params, weights, frozen, optimizer, group: MeteredGroup::alone() }
     }
 
-    /// A step whose gradients the host looks at. The loss is a scalar on the device.
+    /// A step whose gradients the host looks at. The loss is a scalar on the device. One that
+    /// `accept` does not let through changes nothing, and has no report.
     pub(crate) fn step(
         &mut self,
         batches: &[NamedTensors],
         divisor: &Tensor,
         lr_factor: f64,
-    ) -> Result<(Tensor, StepReport)> {
+        accept: impl FnOnce(&Tensor) -> Result<bool>,
+    ) -> Result<(Tensor, Option<StepReport>)> {
         let (loss, gradients) = match self.optimizer.shards_gradients() {
             true => self.reduced_gradients(batches, divisor)?,
             false => {
@@ -44,10 +55,13 @@ impl TrainStep {
                 (loss, StepGradients::Own(gradients))
             }
         };
+        if !accept(&loss)? {
+            return Ok((loss, None));
+        }
         let _optimizer = span("optimizer");
         let (group, params) = (&self.group, self.params.params_mut());
         let report = self.optimizer.step(group, params, gradients, lr_factor)?;
-        Ok((loss, report))
+        Ok((loss, Some(report)))
     }
 
     /// The same without a wait for the device.
@@ -109,10 +123,17 @@ impl TrainStep {
             let loss = self.task.loss(batch, divisor)?;
             drop(forward);
             let _backward = span("backward");
-            take(autograd::gradients(&loss, &self.weights)?)?;
+            take(self.with_frozen(autograd::gradients(&loss, &self.weights)?))?;
             losses.push(loss.detach());
         }
         Ok(losses.into_iter().reduce(|sum, loss| sum + loss).unwrap_or_default())
+    }
+
+    /// A gradient for each parameter, undefined for frozen ones.
+    fn with_frozen(&self, gradients: Vec<Tensor>) -> Vec<Tensor> {
+        let mut trained = gradients.into_iter();
+        let of = |frozen: &bool| if *frozen { None } else { trained.next() };
+        self.frozen.iter().map(of).map(Option::unwrap_or_default).collect()
     }
 }
 

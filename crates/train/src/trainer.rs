@@ -1,8 +1,16 @@
 //! The loop.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | here | the loop and its steps |
+//! | `saving` | checkpoints, and going on from one |
+//! | `recovery` | losses that are trouble, and going back |
 
-use std::time::Instant;
+mod recovery;
+mod saving;
 
-use bert4rs_data::Fingerprint;
+use std::time::{Duration, Instant};
+
 use bert4rs_optim::schedule::Schedule;
 use bert4rs_optim::{DataParallel, Optimizer};
 use bert4rs_tensor_core::copy_stream::CopyStream;
@@ -10,12 +18,14 @@ use bert4rs_tensor_core::distributed::ProcessGroup;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Error as Core, Tensor, memory};
 
+use crate::average::WeightAverage;
 use crate::batch::{Batch, BatchDigest, BatchSize, NamedTensors};
 use crate::captured_steps::{CaptureUsage, CapturedSteps};
-use crate::checkpoint::{Checkpoint, Checkpointer, RunProgress, TrainState};
+use crate::checkpoint::Checkpointer;
 use crate::clock::ProcessClock;
 use crate::distributed::{self, MeteredGroup, RankTimes, Traffic};
-use crate::error::{Error, Result};
+use crate::early_stopping::{BestLoss, Patience};
+use crate::error::Result;
 use crate::evaluation::{Evaluation, Measure};
 use crate::execution::Execution;
 use crate::hook::{Control, Hook, StepContext};
@@ -23,6 +33,9 @@ use crate::loader::Loader;
 use crate::metrics::{Meter, MetricSink, StepOutcome, StepRecord};
 use crate::task::{Task, divisor};
 use crate::train_step::TrainStep;
+use crate::trouble::{TroublePolicy, TroubleWatch};
+use crate::update_ratio::WeightsBefore;
+use recovery::Recovery;
 
 /// How the loop runs.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +48,10 @@ pub struct TrainOptions {
     pub log_every: u64,
     /// Steps between two measurements on held-out text; 0 measures only when asked to.
     pub eval_every: u64,
+    /// Time after which training ends, whatever its steps, and in which the schedule runs.
+    pub max_time: Option<Duration>,
+    /// Steps between two comparisons of a step's update with the weights; 0 makes none.
+    pub update_ratio_every: u64,
     /// How a step's work is launched.
     pub execution: Execution,
 }
@@ -42,8 +59,15 @@ pub struct TrainOptions {
 impl TrainOptions {
     /// So many steps of one batch each, eagerly, with a report every ten.
     pub fn steps(max_steps: u64) -> Self {
-        let (accumulate, log_every, eval_every) = (1, 10, 0);
-        Self { max_steps, accumulate, log_every, eval_every, execution: Execution::Eager }
+        Self {
+            max_steps,
+            accumulate: 1,
+            log_every: 10,
+            eval_every: 0,
+            max_time: None,
+            update_ratio_every: 0,
+            execution: Execution::Eager,
+        }
     }
 }
 
@@ -67,6 +91,15 @@ pub struct Trainer {
     steps: u64,
     /// As measured after the last step, if it was.
     held_out_loss: Option<f64>,
+    average: Option<WeightAverage>,
+    patience: Patience,
+    best: BestLoss,
+    recovery: Recovery,
+    /// Training time before this process, and since when it counts here.
+    trained_before: Duration,
+    began: Instant,
+    /// Why training ended before its last step.
+    ended_early: Option<String>,
 }
 
 /// What is to be done after a step.
@@ -113,6 +146,13 @@ impl Trainer {
             clock: ProcessClock::new(),
             steps: 0,
             held_out_loss: None,
+            average: None,
+            patience: Patience { measurements: 0, min_delta: 0.0 },
+            best: BestLoss::default(),
+            recovery: Recovery::default(),
+            trained_before: Duration::ZERO,
+            began: Instant::now(),
+            ended_early: None,
         })
     }
 
@@ -167,36 +207,26 @@ impl Trainer {
         self
     }
 
-    /// Goes on where `state` was saved; `records` are those of all steps until then.
+    /// The same with an average of the weights, which each step keeps `decay` of.
     ///
     /// # Errors
-    /// The state of another model or optimizer, one that is damaged, and one of steps that learned
-    /// from more or fewer batches.
-    pub fn go_on(&mut self, state: &TrainState, records: &[StepRecord]) -> Result<()> {
-        let RunProgress { step, position, fingerprint, .. } = &state.progress;
-        let (before, now) = (state.progress.batches_per_step, self.batches_per_step());
-        if before.is_some_and(|before| before != now) {
-            return Err(Error::Config {
-                origin: "checkpoint".into(),
-                key: "train.accumulate".into(),
-                reason: format!(
-                    "a step learned from {} batches, and {} processes with train.accumulate {} \
-                     make it {now}; choose them so that their product stays",
-                    before.unwrap_or_default(),
-                    self.work.group.size(),
-                    self.options.accumulate
-                ),
-            });
-        }
-        let fingerprint = Fingerprint::from_hex(fingerprint).ok_or_else(|| Core::Unsupported {
-            what: format!("the fingerprint {fingerprint:?}"),
-            reason: "expected 64 hexadecimal digits".into(),
-        })?;
-        self.loader.seek(*position)?;
-        self.meter.go_on(records, fingerprint);
-        self.steps = *step;
-        let TrainStep { params, optimizer, group, .. } = &mut self.work;
-        state.restore(params, optimizer, group.rank())
+    /// What libtorch throws.
+    pub fn with_average(mut self, decay: f64) -> Result<Self> {
+        self.average = Some(WeightAverage::new(decay, &self.work.params)?);
+        Ok(self)
+    }
+
+    /// The same, ended early where the held-out loss gets no better.
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// The same with rules for losses that are trouble. Going back takes
+    /// [checkpoints](Self::with_checkpoints).
+    pub fn with_trouble_policy(mut self, policy: TroublePolicy) -> Self {
+        self.recovery.watch = TroubleWatch::new(policy);
+        self
     }
 
     /// Trains until all steps are taken, or a hook stops it.
@@ -206,25 +236,42 @@ impl Trainer {
     /// was recorded until then is in the sinks.
     pub fn run(&mut self) -> Result<()> {
         let mut control = Control::default();
+        self.began = Instant::now();
+        if self.steps == 0 && self.recovery.watch.policy.goes_back() {
+            self.checkpoint(&mut control)?;
+        }
         while self.steps < self.options.max_steps && !control.stop {
             self.meter.begin_step();
             let outcome = self.step()?;
             self.meter.end_step(self.steps, &outcome, self.clock.elapsed());
             self.call_hooks(&outcome, &mut control)?;
+            self.poll_checkpoint(&mut control)?;
             let due = self.due(&mut control)?;
-            if due.report {
-                self.report(due, &mut control)?;
-            }
-            if due.checkpoint {
+            let went_back = due.report && self.report(due, &mut control)?;
+            let asked = std::mem::take(&mut control.checkpoint_now);
+            if (due.checkpoint || asked) && !went_back {
                 self.checkpoint(&mut control)?;
             }
         }
         self.end(&mut control)
     }
 
+    /// Time that training has taken, in this process and those before.
+    pub(crate) fn trained(&self) -> Duration {
+        self.trained_before + self.began.elapsed()
+    }
+
+    /// Why training ended before its last step, if it did of itself.
+    pub fn ended_early(&self) -> Option<&str> {
+        self.ended_early.as_deref()
+    }
+
     /// What is to be done after this step.
     fn due(&self, control: &mut Control) -> Result<Due> {
-        let TrainOptions { max_steps, log_every, eval_every, .. } = self.options;
+        let TrainOptions { max_steps, log_every, eval_every, max_time, .. } = self.options;
+        if max_time.is_some_and(|time| self.trained() >= time) && self.steps < max_steps {
+            control.stop = true;
+        }
         let every = |steps: u64| steps > 0 && self.steps.is_multiple_of(steps);
         let evaluate = std::mem::take(&mut control.evaluate) || every(eval_every);
         let asked = std::mem::take(&mut control.checkpoint);
@@ -245,7 +292,15 @@ impl Trainer {
     /// What batches and the machine refuse.
     pub fn step(&mut self) -> Result<StepOutcome> {
         let (began, before) = (Instant::now(), self.work.group.traffic());
-        let factor = self.schedule.factor(self.steps as f64);
+        let place = match self.options.max_time {
+            Some(_) => self.trained().as_secs_f64(),
+            None => self.steps as f64,
+        };
+        let factor = self.schedule.factor(place);
+        self.leave_out_batches()?;
+        let every = self.options.update_ratio_every;
+        let is_compared = every > 0 && (self.steps + 1).is_multiple_of(every);
+        let weights_before = is_compared.then(|| WeightsBefore::take(&self.work.params));
         let waited_before = self.loader.waited();
         let (batches, size, digests) = self.batches_of_step()?;
         let waited = self.loader.waited().saturating_sub(waited_before);
@@ -253,18 +308,37 @@ impl Trainer {
             Some(captured) => captured.step(&mut self.work, &batches, size.labels, factor)?,
             None => {
                 let labels = divisor(size.labels, self.work.params.device())?;
-                let (loss, report) = self.work.step(&batches, &labels, factor)?;
-                (loss, Tensor::from(report.grad_norm))
+                let (recovery, step) = (&mut self.recovery, self.steps + 1);
+                let accept = |loss: &Tensor| recovery.accepts(step, loss);
+                let (loss, report) = self.work.step(&batches, &labels, factor, accept)?;
+                // A step that was left out has no norm, as one with gradients that are not finite.
+                (loss, Tensor::from(report.map_or(f64::NAN, |report| report.grad_norm)))
             }
         };
         let (loss, ranks) = self.end_of_ranks(loss, began, before)?;
         self.steps += 1;
+        if let Some(average) = &mut self.average {
+            average.update(&self.work.params, self.steps)?;
+        }
+        let ratios = |before: WeightsBefore| before.ratios(&self.work.params);
+        let update_ratio = weights_before.map(ratios).transpose()?;
         let optimizer = self.work.optimizer.local().config();
         let lr = optimizer.adamw.lr * factor;
         let muon_lr = optimizer.muon.as_ref().map(|muon| muon.lr * factor);
         let device_bytes = memory::of_device(self.work.params.device())?;
         let device_bytes = device_bytes.map(|memory| memory.allocated);
-        Ok(StepOutcome { loss, size, lr, muon_lr, grad_norm, device_bytes, waited, digests, ranks })
+        Ok(StepOutcome {
+            loss,
+            size,
+            lr,
+            muon_lr,
+            grad_norm,
+            device_bytes,
+            waited,
+            digests,
+            ranks,
+            update_ratio,
+        })
     }
 
     /// The loss of all ranks, and what the step cost, of which `began` and `before` are the start.
@@ -310,75 +384,57 @@ impl Trainer {
     }
 
     /// Reads the losses since the last report and gives them to the sinks: the loop's one wait for
-    /// the device.
-    fn report(&mut self, due: Due, control: &mut Control) -> Result<()> {
+    /// the device. Whether the run went back instead.
+    fn report(&mut self, due: Due, control: &mut Control) -> Result<bool> {
         let mut records = self.meter.flush()?;
         self.work.optimizer.local_mut().sync_counters()?;
+        let trouble = self.judge(&mut records);
+        if let Some(incident) = trouble.as_ref().filter(|incident| self.goes_back(incident)) {
+            return self.go_back(incident, control).map(|()| true);
+        }
         self.held_out_loss = None;
-        if due.evaluate
-            && let Some(evaluation) = self.evaluate()?
-        {
-            self.held_out_loss = evaluation.loss();
-            self.hooks.iter_mut().try_for_each(|hook| hook.on_eval(&evaluation, control))?;
-            if let Some(latest) = records.last_mut() {
-                latest.held_out = Some(evaluation.means);
-            }
+        if due.evaluate && trouble.is_none() {
+            self.evaluate_in_loop(&mut records, control)?;
         }
         self.sinks.iter_mut().try_for_each(|sink| sink.steps(&records))?;
         let mut warnings: Vec<String> =
             self.sinks.iter_mut().filter_map(|sink| sink.take_warning()).collect();
         warnings.extend(self.captured.as_mut().and_then(CapturedSteps::take_warning));
         warnings.iter().for_each(|warning| self.warn(warning));
-        records.last().map_or(Ok(()), refuse_divergence)
+        trouble.map_or(Ok(false), |incident| Err(self.divergence(&incident)))
+    }
+
+    /// Measures the model, and ends training where it gets no better.
+    fn evaluate_in_loop(
+        &mut self,
+        records: &mut [StepRecord],
+        control: &mut Control,
+    ) -> Result<()> {
+        let Some(evaluation) = self.evaluate()? else { return Ok(()) };
+        self.held_out_loss = evaluation.loss();
+        self.hooks.iter_mut().try_for_each(|hook| hook.on_eval(&evaluation, control))?;
+        if let (Some(loss), true) = (evaluation.loss(), self.patience.measurements > 0) {
+            // The best is to be had later.
+            control.checkpoint_now |= self.best.push(loss, self.steps, self.patience.min_delta);
+            if self.best.since >= self.patience.measurements && self.steps < self.options.max_steps
+            {
+                control.stop = true;
+                self.ended_early = Some(format!(
+                    "the held-out loss was no better in {} measurements than {:.4} after step {}",
+                    self.best.since,
+                    self.best.loss.unwrap_or(f64::NAN),
+                    self.best.step
+                ));
+            }
+        }
+        if let Some(latest) = records.last_mut() {
+            latest.held_out = Some(evaluation.means);
+        }
+        Ok(())
     }
 
     fn warn(&mut self, text: &str) {
         self.sinks.iter_mut().for_each(|sink| sink.warning(text));
-    }
-
-    /// Starts writing a checkpoint. The metrics until now are written before.
-    fn checkpoint(&mut self, control: &mut Control) -> Result<()> {
-        self.sinks.iter_mut().try_for_each(|sink| sink.flush())?;
-        let progress = RunProgress {
-            step: self.steps,
-            position: self.loader.position(),
-            fingerprint: self.meter.fingerprint().to_hex(),
-            batches_per_step: Some(self.batches_per_step()),
-            held_out_loss: self.held_out_loss,
-            dataset: String::new(),
-        };
-        let TrainStep { params, optimizer, group, .. } = &self.work;
-        let capture = || TrainState::capture(progress, params, optimizer, group);
-        // One rank writes, and all give it their parts.
-        let Some(checkpointer) = &mut self.checkpointer else { return capture().map(drop) };
-        let before = checkpointer.begin(capture)?;
-        self.checkpoint_ended(before, control)
-    }
-
-    /// Tells of a checkpoint that was being written. One that could not be is no reason to stop.
-    fn checkpoint_ended(
-        &mut self,
-        ended: Option<Result<Checkpoint>>,
-        control: &mut Control,
-    ) -> Result<()> {
-        match ended {
-            None => Ok(()),
-            Some(Ok(checkpoint)) => {
-                self.hooks.iter_mut().try_for_each(|hook| hook.on_checkpoint(&checkpoint, control))
-            }
-            Some(Err(error)) => {
-                self.warn(&format!("checkpoint not written: {error}; training goes on"));
-                Ok(())
-            }
-        }
-    }
-
-    /// After the last step: what is being written is waited for.
-    fn end(&mut self, control: &mut Control) -> Result<()> {
-        let ended = self.checkpointer.as_mut().and_then(Checkpointer::finish);
-        self.checkpoint_ended(ended, control)?;
-        self.sinks.iter_mut().try_for_each(|sink| sink.flush())?;
-        self.hooks.iter_mut().try_for_each(|hook| hook.on_end())
     }
 
     /// Measures the model on held-out text; nothing where there is none to be measured on.
@@ -405,7 +461,12 @@ impl Trainer {
         self.captured.as_ref().map(CapturedSteps::usage)
     }
 
-    /// Steps of the whole run.
+    /// Time of the whole run, where it is one.
+    pub fn max_time(&self) -> Option<Duration> {
+        self.options.max_time
+    }
+
+    /// Steps of the whole run; of one whose length is a time, as many as there can be.
     pub fn max_steps(&self) -> u64 {
         self.options.max_steps
     }
@@ -415,9 +476,39 @@ impl Trainer {
         self.steps
     }
 
+    /// Measures the average of the weights; nothing where there is none, or no held-out text.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    pub fn evaluate_average(&mut self) -> Result<Option<Evaluation>> {
+        let (Some(average), Some(validation)) = (&self.average, &mut self.validation) else {
+            return Ok(None);
+        };
+        let TrainStep { task, params, group, .. } = &mut self.work;
+        average.with_averages(params, |_| validation.measure(&**task, self.steps, group))
+    }
+
+    /// Lets `export` see the average of the weights in place of the weights, if there is one.
+    ///
+    /// # Errors
+    /// What `export` refuses.
+    pub fn export_average(
+        &mut self,
+        export: impl FnOnce(&dyn Task, &ParamStore) -> Result<()>,
+    ) -> Result<()> {
+        let Some(average) = &self.average else { return Ok(()) };
+        let TrainStep { task, params, .. } = &mut self.work;
+        average.with_averages(params, |params| export(&**task, params))
+    }
+
     /// Time that training waited for checkpoints.
-    pub fn paused(&self) -> std::time::Duration {
-        self.checkpointer.as_ref().map_or(std::time::Duration::ZERO, Checkpointer::paused)
+    pub fn paused(&self) -> Duration {
+        self.checkpointer.as_ref().map_or(Duration::ZERO, Checkpointer::paused)
+    }
+
+    /// Times that the run went back to a checkpoint.
+    pub fn rollbacks(&self) -> u64 {
+        self.recovery.left_out().len() as u64
     }
 
     /// The model and its objective.
@@ -462,20 +553,7 @@ impl Trainer {
     }
 
     /// Time spent waiting for batches.
-    pub fn waited(&self) -> std::time::Duration {
+    pub fn waited(&self) -> Duration {
         self.loader.waited()
     }
-}
-
-fn refuse_divergence(latest: &StepRecord) -> Result<()> {
-    if latest.loss.is_finite() {
-        return Ok(());
-    }
-    Err(Error::Diverged {
-        step: latest.step,
-        reason: format!(
-            "the loss is {}; try a lower optimizer.adamw.lr or a longer schedule.warmup",
-            latest.loss
-        ),
-    })
 }

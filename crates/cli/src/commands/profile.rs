@@ -26,6 +26,7 @@ pub(crate) fn run(flags: &ProfileFlags) -> Result<ExitCode> {
     let steps = flags.warmup_steps.saturating_add(flags.steps);
     let steps = i64::try_from(steps).unwrap_or(i64::MAX);
     overlays.push(Overlay::single("--steps", "train.max_steps", steps));
+    overlays.push(Overlay::single("--steps", "train.max_minutes", 0.0));
     let config = config_to_run(&overlays)?;
     let out = flags.train.out.clone().unwrap_or_else(|| default_path("profile"));
     let folder = ClaimedFolder::claim(&out, flags.train.overwrite)?;

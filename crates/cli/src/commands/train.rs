@@ -159,6 +159,7 @@ fn rising_lr(flags: &TrainFlags) -> Vec<Overlay> {
     let mut overlays = vec![
         Overlay::single("--find-lr", "schedule.decay", shape),
         Overlay::single("--find-lr", "schedule.warmup", none),
+        Overlay::single("--find-lr", "train.max_minutes", 0.0),
     ];
     if flags.lr.is_none() {
         overlays.push(Overlay::single("--find-lr", "optimizer.adamw.lr", HIGHEST));
@@ -206,7 +207,7 @@ fn resumed(flags: &TrainFlags, resume: &Path, console: &Console) -> Result<Start
     }
     let folder = ClaimedFolder::reopen(&run)?;
     let checkpoint = match named {
-        Some(checkpoint) => checkpoint,
+        Some(checkpoint) => checkpoint::whole_or_next(&run, checkpoint)?,
         None => {
             let (newest, damaged) = checkpoint::newest_whole(&run)?;
             damaged.iter().for_each(|line| console.line(&format!("resume     {line}")));
@@ -240,6 +241,13 @@ pub(crate) fn overlays(flags: &TrainFlags) -> Result<Vec<Overlay>> {
     if flags.max_steps.is_some() {
         overlays.push(Overlay::single("--max-steps", "train.epochs", 0));
     }
+    if flags.max_steps.is_some() || flags.epochs.is_some() {
+        overlays.push(Overlay::single("--max-steps", "train.max_minutes", 0.0));
+    }
+    if let Some(minutes) = flags.max_minutes {
+        overlays.push(Overlay::single("--max-minutes", "train.epochs", 0));
+        overlays.push(Overlay::single("--max-minutes", "train.max_minutes", minutes));
+    }
     if let Some(lr) = flags.lr {
         overlays.push(Overlay::single("--lr", "optimizer.adamw.lr", lr));
     }
@@ -255,6 +263,9 @@ pub(crate) fn overlays(flags: &TrainFlags) -> Result<Vec<Overlay>> {
     }
     if let Some(isa) = &flags.cpu_isa {
         overlays.push(Overlay::single("--cpu-isa", "compute.cpu_isa", isa.as_str()));
+    }
+    if let Some(init) = &flags.init {
+        overlays.push(Overlay::single("--init", "model.init", absolute(init)?));
     }
     if let Some(tokenizer) = &flags.tokenizer {
         overlays.push(Overlay::single("--tokenizer", "data.tokenizer", absolute(tokenizer)?));

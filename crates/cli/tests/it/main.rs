@@ -9,6 +9,8 @@ mod completions;
 mod distributed;
 mod finetune;
 mod forward;
+mod init;
+mod lasting;
 mod models;
 mod output;
 mod presets;

@@ -49,7 +49,7 @@ pub(crate) fn write_gpt(sandbox: &Sandbox) {
 }
 
 /// A random T5 in the folder `t5`.
-fn write_t5(sandbox: &Sandbox) {
+pub(crate) fn write_t5(sandbox: &Sandbox) {
     tokenizer(sandbox, "t5", "t5");
     let config = T5Config {
         vocab_size: 300,

@@ -49,6 +49,9 @@ impl SpecialTokens {
     /// Their texts, in the order of the ids that a trained tokenizer gives them.
     pub const TEXTS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
+    /// The same of RoBERTa and XLM-R.
+    pub const ROBERTA_TEXTS: [&str; 5] = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"];
+
     /// Whether `id` is one of them.
     pub fn contains(&self, id: u32) -> bool {
         [self.pad, self.unk, self.cls, self.sep, self.mask].contains(&id)

@@ -73,7 +73,11 @@ impl TextTokenizer {
     /// # Errors
     /// A tokenizer that lacks one of [`SpecialTokens::TEXTS`].
     pub fn vocabulary(&self) -> Result<Vocabulary> {
-        let [pad, unk, cls, sep, mask] = SpecialTokens::TEXTS.map(|text| {
+        // RoBERTa's tokenizer has the same five under other names.
+        let is_robertas = self.id(SpecialTokens::TEXTS[4]).is_none()
+            && SpecialTokens::ROBERTA_TEXTS.iter().all(|text| self.id(text).is_some());
+        let texts = if is_robertas { SpecialTokens::ROBERTA_TEXTS } else { SpecialTokens::TEXTS };
+        let [pad, unk, cls, sep, mask] = texts.map(|text| {
             let need = format!("masked language modelling needs all of {:?}", SpecialTokens::TEXTS);
             self.need(text, &need)
         });

@@ -5,7 +5,7 @@
 
 use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::{Init, ParamPath, Role};
-use bert4rs_tensor_core::{Kind, Tensor};
+use bert4rs_tensor_core::{Kind, Tensor, no_grad_guard};
 
 use super::transform::{Pooler, Transform};
 use super::{BertConfig, BertInput, BertModel};
@@ -13,7 +13,7 @@ use crate::checkpointing::ActivationCheckpointing;
 use crate::error::Result;
 use crate::input::{self, check_masked};
 use crate::layers::{AttentionBackend, Biased, Linear};
-use crate::loss::{self, LossOptions, OutputLayer};
+use crate::loss::{self, LossOptions, OutputLayer, PredictionScore};
 
 /// The MLM head; its output matrix is the table of tokens.
 #[derive(Debug)]
@@ -138,6 +138,24 @@ impl BertForMaskedLm {
         check_masked(positions_m, labels_m)?;
         let hidden_btd = self.encode(input, train)?;
         self.masked_loss(&hidden_btd, positions_m, labels_m, how.into())
+    }
+
+    /// How well the masked tokens are predicted, as [`mlm_loss`](Self::mlm_loss) reads them. Without
+    /// dropout and gradients.
+    ///
+    /// # Errors
+    /// As [`mlm_loss`](Self::mlm_loss).
+    pub fn mlm_score(
+        &self,
+        input: &BertInput,
+        positions_m: &Tensor,
+        labels_m: &Tensor,
+    ) -> Result<PredictionScore> {
+        let _guard = no_grad_guard();
+        check_masked(positions_m, labels_m)?;
+        let hidden_nd = self.encode(input, false)?.flatten(0, 1);
+        let features_md = self.features(&hidden_nd.index_select(0, positions_m))?;
+        self.output().score(&features_md, labels_m)
     }
 
     fn masked_loss(

@@ -8,7 +8,7 @@ mod config;
 use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::varlen::AttentionWindow;
-use bert4rs_tensor_core::{Device, Tensor};
+use bert4rs_tensor_core::{Device, Tensor, no_grad_guard};
 
 pub use classification::GptForSequenceClassification;
 pub use config::{GptConfig, GptSize};
@@ -23,7 +23,7 @@ use crate::layers::{
     KeyValueCache, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual,
     ResidualStream,
 };
-use crate::loss::{Labels, LossOptions, OutputLayer};
+use crate::loss::{Labels, LossOptions, OutputLayer, PredictionScore};
 use crate::mask::{self, AttentionMask};
 use crate::visible_pairs::mean_visible_keys;
 
@@ -380,6 +380,24 @@ impl Gpt {
         let hidden_nd = hidden_btd.narrow(1, 0, t - 1).flatten(0, 1);
         let next_n = labels_bt.narrow(1, 1, t - 1).flatten(0, 1);
         self.output().cross_entropy(&hidden_nd, &next_n, None, options)
+    }
+
+    /// How well the next tokens are predicted, as [`next_token_loss`](Self::next_token_loss) reads
+    /// them. Without dropout and gradients.
+    ///
+    /// # Errors
+    /// As [`next_token_loss`](Self::next_token_loss).
+    pub fn next_token_score<'a>(
+        &self,
+        input: &GptInput,
+        next: impl Into<Labels<'a>>,
+    ) -> Result<PredictionScore> {
+        let _guard = no_grad_guard();
+        let next = next.into();
+        let (b, t) = input::batch_and_time("input_ids", input.input_ids)?;
+        input::check_ids("next tokens", next.ids_bt, &[[b, t]])?;
+        let (hidden_nd, next_n) = next.select(self.forward(input, false)?.flatten(0, 1));
+        self.output().score(&hidden_nd, &next_n)
     }
 
     /// Cross-entropy of the token that is to follow each position, a scalar in FP32: the mean,

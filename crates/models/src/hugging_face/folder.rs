@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 pub struct Folder {
     path: PathBuf,
     config: Value,
-    tensors: BTreeMap<String, Tensor>,
+    pub(super) tensors: BTreeMap<String, Tensor>,
 }
 
 /// What [`Folder::load`] did beside setting parameters.
@@ -85,7 +85,10 @@ impl Folder {
     }
 
     /// The family: what `model_type` says or, in the first BERTs, the class or the weights' names.
-    fn model_type(&self) -> Result<Option<ModelType>> {
+    ///
+    /// # Errors
+    /// A `model_type` that is no text.
+    pub fn model_type(&self) -> Result<Option<ModelType>> {
         match &self.config["model_type"] {
             Value::Null => {
                 let named = self.config["architectures"][0].as_str().and_then(Architecture::named);
@@ -339,7 +342,7 @@ fn as_held<C: PretrainedConfig>(config: &C, name: &str, stored: &Tensor) -> Tens
 }
 
 /// The names under which files may hold the parameter `name`.
-fn names_of<C: PretrainedConfig>(config: &C, name: &str) -> Vec<String> {
+pub(super) fn names_of<C: PretrainedConfig>(config: &C, name: &str) -> Vec<String> {
     let (base, mut names) = (config.base(), vec![name.to_owned()]);
     if !base.is_empty() {
         names.push(match name.strip_prefix(&base) {

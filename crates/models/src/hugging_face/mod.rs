@@ -10,6 +10,7 @@ mod files;
 mod folder;
 mod heads;
 mod save;
+mod vocabulary;
 
 pub use architecture::{Architecture, HeadKind, ModelType};
 pub use config::PretrainedConfig;

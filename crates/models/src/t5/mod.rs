@@ -12,7 +12,7 @@ mod stack;
 use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::varlen::AttentionWindow;
-use bert4rs_tensor_core::{Device, Tensor};
+use bert4rs_tensor_core::{Device, Tensor, no_grad_guard};
 
 pub use config::{T5Config, T5Size, T5Version};
 pub use encoder::T5Encoder;
@@ -25,7 +25,7 @@ use crate::layers::{
     AttentionBackend, Biased, Dropout, FeedForwardConfig, KeyValueCache, Linear, MultiHeadConfig,
     Norm, NormKind, Placement,
 };
-use crate::loss::{self, Labels, LossOptions, OutputLayer};
+use crate::loss::{self, Labels, LossOptions, OutputLayer, PredictionScore};
 use crate::mask::{self, AttentionMask};
 use crate::visible_pairs::mean_visible_keys;
 use stack::{Memory, Stack};
@@ -327,6 +327,25 @@ impl T5 {
         let features_nd = self.features(&self.forward(input, train)?.flatten(0, 1));
         let (features_nd, labels_n) = labels.select(features_nd);
         self.output().cross_entropy(&features_nd, &labels_n, labels.divisor, options)
+    }
+
+    /// How well the labels are predicted, as [`lm_loss`](Self::lm_loss) reads them. Without dropout
+    /// and gradients.
+    ///
+    /// # Errors
+    /// As [`lm_loss`](Self::lm_loss).
+    pub fn lm_score<'a>(
+        &self,
+        input: &T5Input,
+        labels: impl Into<Labels<'a>>,
+    ) -> Result<PredictionScore> {
+        let _guard = no_grad_guard();
+        let labels = labels.into();
+        let (b, t) = input::batch_and_time("decoder_input_ids", input.decoder_input_ids)?;
+        input::check_ids("labels", labels.ids_bt, &[[b, t]])?;
+        let features_nd = self.features(&self.forward(input, false)?.flatten(0, 1));
+        let (features_nd, labels_n) = labels.select(features_nd);
+        self.output().score(&features_nd, &labels_n)
     }
 
     /// The decoder's tokens for `labels_bt`: each label one position later, after the padding token

@@ -16,6 +16,7 @@ use crate::clip::GradScale;
 use crate::error::Result;
 use crate::implementation::{kernel_grad, uses_kernels};
 use crate::masters;
+use crate::param_group::Tuning;
 use crate::verdict::Verdict;
 
 pub use config::{AdamwConfig, RoleScale};
@@ -53,16 +54,21 @@ impl Adamw {
         policy: &Policy,
         params: &[Param],
         mine: &[bool],
+        tunings: &[Tuning],
         device: Device,
     ) -> Result<Self> {
         let setting = ("adamw.implementation", config.implementation);
         let fused = uses_kernels(setting, (policy, Op::AdamwStep), params, mine)?;
-        let lr = |param: &Param| config.lr * config.lr_scale.of(param.role);
-        let weight_decay = |param: &Param| config.weight_decay_of(param.role);
+        let lr = |(param, tuning): (&Param, &Tuning)| {
+            config.lr * config.lr_scale.of(param.role) * tuning.lr_scale
+        };
+        let weight_decay = |(param, tuning): (&Param, &Tuning)| {
+            tuning.weight_decay.unwrap_or_else(|| config.weight_decay_of(param.role))
+        };
         let scalars = AdamwScalars::new(
             config,
-            &params.iter().map(lr).collect::<Vec<_>>(),
-            &params.iter().map(weight_decay).collect::<Vec<_>>(),
+            &params.iter().zip(tunings).map(lr).collect::<Vec<_>>(),
+            &params.iter().zip(tunings).map(weight_decay).collect::<Vec<_>>(),
             device,
         )?;
         Ok(Self { config: config.clone(), fused, scalars })

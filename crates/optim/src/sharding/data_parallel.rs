@@ -109,6 +109,14 @@ impl DataParallel {
         }
     }
 
+    /// Which of all parameters stay as they are; see [`Optimizer::frozen`].
+    pub fn frozen(&self) -> Vec<bool> {
+        match self {
+            Self::Replicated(optimizer, _) => optimizer.frozen(),
+            Self::Sharded(sharded, _) => sharded.whole.iter().map(|whole| whole.frozen).collect(),
+        }
+    }
+
     /// Whether each batch's gradients are to be reduced before the next one.
     pub fn shards_gradients(&self) -> bool {
         matches!(self, Self::Sharded(_, Sharding::StatesAndGradients))

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::group::{self, UpdateRule, device_of};
 use crate::masters::Masters;
 use crate::optimizer::{Optimizer, StepReport};
+use crate::param_group::{Tuning, tunings};
 
 const OP: &str = "sharded optimizer";
 
@@ -67,6 +68,7 @@ pub(super) struct Whole {
     pub(super) name: String,
     pub(super) shape: Vec<i64>,
     pub(super) rule: UpdateRule,
+    pub(super) frozen: bool,
 }
 
 impl ShardedOptimizer {
@@ -91,21 +93,25 @@ impl ShardedOptimizer {
             .map(|piece| piece_of(&params[piece.param], piece))
             .collect::<Result<Vec<_>>>()?;
         let piece_rules: Vec<UpdateRule> = own.iter().map(|piece| rules[piece.param]).collect();
+        let tunings = tunings(params, &rules, &config.groups)?;
+        let piece_tunings: Vec<Tuning> = own.iter().map(|piece| tunings[piece.param]).collect();
+        let known = (&piece_rules[..], &piece_tunings[..]);
         let device = device_of(params);
-        let inner = Optimizer::with_rules(of_pieces(config), &mut pieces, &piece_rules, device)?;
+        let inner = Optimizer::with_rules(of_pieces(config), &mut pieces, known, device)?;
         let low_precision = params.iter().any(|param| param.master.is_some());
         let is_residual = config.masters == Masters::Bf16Residual;
         let exact_kind =
             params.first().map_or(Kind::Float, |param| param.master_or_weight().kind());
         params.iter_mut().for_each(|param| param.master = None);
-        let whole = |(param, rule): (&Param, &UpdateRule)| Whole {
+        let whole = |((param, rule), tuning): ((&Param, &UpdateRule), &Tuning)| Whole {
             name: param.name.clone(),
             shape: param.weight.size(),
             rule: *rule,
+            frozen: tuning.frozen,
         };
         Ok(Self {
             config: config.clone(),
-            whole: params.iter().zip(&rules).map(whole).collect(),
+            whole: params.iter().zip(&rules).zip(&tunings).map(whole).collect(),
             plan,
             rank: group.rank(),
             device,
@@ -277,6 +283,7 @@ pub(crate) fn plan(
 fn of_pieces(config: &OptimizerConfig) -> OptimizerConfig {
     let mut config = config.clone();
     config.assignments.clear();
+    config.groups.clear();
     if let Some(muon) = &mut config.muon {
         muon.splits.clear();
     }

@@ -76,8 +76,9 @@ fn they_equal_steps_that_the_host_looks_at() {
                 let labels = accumulate * rows as u64;
                 let (loss, norm) = captured.step(&mut left, &batches, labels, factor).unwrap();
                 let divisor = divisor(labels, Device::Cpu).unwrap();
-                let (expected, report) = right.step(&batches, &divisor, factor).unwrap();
-                assert_eq!(report.skipped, step == 3);
+                let (expected, report) =
+                    right.step(&batches, &divisor, factor, |_| Ok(true)).unwrap();
+                assert_eq!(report.unwrap().skipped, step == 3);
                 assert_eq!(norm.double_value(&[]).is_finite(), step != 3);
                 assert!(step == 3 || distance(&loss, &expected) < 1e-5, "{config:?} step {step}");
             }
@@ -102,7 +103,7 @@ fn batches_of_many_shapes_train_too() {
         let batches = batches(step, 1, 3 + step as i64);
         let (loss, _) = captured.step(&mut left, &batches, 3 + step, 1.0).unwrap();
         let divisor = divisor(3 + step, Device::Cpu).unwrap();
-        let (expected, _) = right.step(&batches, &divisor, 1.0).unwrap();
+        let (expected, _) = right.step(&batches, &divisor, 1.0, |_| Ok(true)).unwrap();
         assert!(distance(&loss, &expected) < 1e-6);
     }
     assert_eq!(captured.usage(), CaptureUsage { shapes: 4, graphs: 0, replays: 0 });
@@ -125,7 +126,7 @@ fn what_can_not_be_captured_runs_without_and_says_so() {
         let batches = batches(step, 1, 4);
         let (loss, _) = captured.step(&mut left, &batches, 4, 1.0).unwrap();
         let divisor = divisor(4, Device::Cpu).unwrap();
-        let (expected, _) = right.step(&batches, &divisor, 1.0).unwrap();
+        let (expected, _) = right.step(&batches, &divisor, 1.0, |_| Ok(true)).unwrap();
         assert!(distance(&loss, &expected) < 1e-6);
         assert_eq!(captured.take_warning().is_some(), step == u64::from(WARM_UP));
     }

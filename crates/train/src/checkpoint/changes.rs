@@ -6,10 +6,11 @@ use crate::config::leaves;
 use crate::error::Result;
 
 /// Keys, or sections, that may differ without a bit of the run being another.
-const HARMLESS: [&str; 8] = [
+const HARMLESS: [&str; 9] = [
     "train.log_every",
     "train.eval_every",
     "train.tensorboard",
+    "train.update_ratio_every",
     "train.eval_sequences",
     "data.prefetch",
     "data.workers",
@@ -17,12 +18,18 @@ const HARMLESS: [&str; 8] = [
     "distributed",
 ];
 /// Those that may differ, though bits may then differ too.
-const ALLOWED: [&str; 9] = [
+const ALLOWED: [&str; 15] = [
     "train.max_steps",
     "train.epochs",
     // Of more or fewer processes: their product may not change.
     "train.accumulate",
     "optimizer.sharding",
+    "train.max_minutes",
+    "train.patience",
+    "train.min_delta",
+    "train.on_nan",
+    "train.on_spike",
+    "train.spike_nats",
     "compute.device",
     "compute.threads",
     "compute.execution",

@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const BUFFERS: &str = "buffers.safetensors";
+/// Only of a run that averages its weights.
+const AVERAGE: &str = "average.safetensors";
 const CONFIG: &str = "config.toml";
 const STATE: &str = "state.json";
 /// Written last.
@@ -71,16 +73,22 @@ impl Checkpoint {
         let io = Error::io;
         remove(&partial)?;
         fs::create_dir_all(&partial).map_err(io(&partial))?;
-        for (name, tensors) in
-            [(WEIGHTS, &state.weights), (OPTIMIZER, &state.optimizer), (BUFFERS, &state.buffers)]
-        {
+        let mut tensors = vec![
+            (WEIGHTS, &state.weights),
+            (OPTIMIZER, &state.optimizer),
+            (BUFFERS, &state.buffers),
+        ];
+        tensors.extend((!state.average.is_empty()).then_some((AVERAGE, &state.average)));
+        let mut names = vec![CONFIG, STATE];
+        for (name, tensors) in tensors {
+            names.push(name);
             let named: Vec<_> = tensors.iter().map(|(n, tensor)| (n.clone(), tensor)).collect();
             safetensors::save(&partial.join(name), &named, None)?;
         }
         write_atomic(&partial.join(CONFIG), settings.as_bytes())?;
         write_atomic(&partial.join(STATE), &to_json(&partial, &state.progress)?)?;
         let mut files = BTreeMap::new();
-        for name in [WEIGHTS, OPTIMIZER, BUFFERS, CONFIG, STATE] {
+        for name in names {
             files.insert(name.to_owned(), entry(&partial.join(name))?);
         }
         let program = env!("CARGO_PKG_VERSION").to_owned();
@@ -160,7 +168,12 @@ impl Checkpoint {
         let load = |name: &str| -> Result<BTreeMap<String, Tensor>> {
             Ok(safetensors::load(&self.path.join(name))?)
         };
+        let average = match self.path.join(AVERAGE).exists() {
+            true => load(AVERAGE)?,
+            false => BTreeMap::new(),
+        };
         Ok(TrainState {
+            average,
             progress: self.progress()?,
             weights: load(WEIGHTS)?,
             optimizer: load(OPTIMIZER)?,

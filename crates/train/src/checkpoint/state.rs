@@ -10,8 +10,11 @@ use bert4rs_tensor_core::random::{self, RandomState};
 use bert4rs_tensor_core::{Device, Error as Core, TchError, Tensor, no_grad};
 use serde::{Deserialize, Serialize};
 
+use crate::average::WeightAverage;
 use crate::distributed::{MeteredGroup, seed_of_rank};
+use crate::early_stopping::BestLoss;
 use crate::error::Result;
+use crate::trouble::Incident;
 
 /// What the states of the CPU's and the GPU's random generators are called among the buffers.
 const CPU_RANDOM: &str = "random.cpu";
@@ -36,6 +39,19 @@ pub struct RunProgress {
     /// The loss on held-out text after this step, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out_loss: Option<f64>,
+    /// Seconds of training so far, of a run whose length is a time; else 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub trained_s: f64,
+    /// The best held-out loss, of a run that ends where it gets no better.
+    #[serde(default, skip_serializing_if = "BestLoss::is_empty")]
+    pub best: BestLoss,
+    /// Steps whose batches are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incidents: Vec<Incident>,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 /// The whole state of a training run, on the CPU.
@@ -49,6 +65,8 @@ pub struct TrainState {
     pub optimizer: BTreeMap<String, Tensor>,
     /// What the model keeps beside its parameters, and the random generators' states.
     pub buffers: BTreeMap<String, Tensor>,
+    /// Averages of the weights; empty where there are none.
+    pub average: BTreeMap<String, Tensor>,
 }
 
 impl TrainState {
@@ -60,7 +78,7 @@ impl TrainState {
     pub fn capture(
         progress: RunProgress,
         params: &ParamStore,
-        optimizer: &DataParallel,
+        (optimizer, average): (&DataParallel, Option<&WeightAverage>),
         group: &MeteredGroup,
     ) -> Result<Self> {
         let masters = optimizer.gather_masters(group)?;
@@ -84,6 +102,7 @@ impl TrainState {
             progress,
             weights: copies(weights)?,
             optimizer: copies(optimizer.state(group)?)?,
+            average: copies(average.into_iter().flat_map(WeightAverage::state))?,
             buffers,
         })
     }

@@ -50,6 +50,25 @@ pub fn newest_whole(run: &Path) -> Result<(Checkpoint, Vec<String>)> {
     Err(Error::RunFolder { path: run.to_owned(), reason })
 }
 
+/// The checkpoint that somebody asked for, if it is as it was written.
+///
+/// # Errors
+/// What is wrong with it, and which the newest whole one is.
+pub fn whole_or_next(run: &Path, asked: Checkpoint) -> Result<Checkpoint> {
+    let Err(error) = asked.verify() else { return Ok(asked) };
+    let whole = newest_whole(run).ok().map(|(checkpoint, _)| checkpoint.path);
+    match whole {
+        Some(path) => {
+            let reason = format!(
+                "{error}; the newest whole checkpoint is {}, which --resume auto takes",
+                path.display()
+            );
+            Err(Error::RunFolder { path: run.to_owned(), reason })
+        }
+        None => Err(error),
+    }
+}
+
 /// The run that `path` belongs to, and the checkpoint that it names, if it is one rather than a
 /// run.
 ///
@@ -75,6 +94,7 @@ pub fn locate(path: &Path) -> Result<(PathBuf, Option<Checkpoint>)> {
 /// # Errors
 /// What the system says.
 pub(super) fn prune(run: &Path, keep: usize) -> Result<()> {
+    remove_partial(&run.join(CHECKPOINTS))?;
     let all = list(run)?;
     let loss = |checkpoint: &Checkpoint| {
         checkpoint.progress().ok().and_then(|progress| progress.held_out_loss)
@@ -83,6 +103,19 @@ pub(super) fn prune(run: &Path, keep: usize) -> Result<()> {
     let best = measured.min_by(|left, right| left.0.total_cmp(&right.0)).map(|(_, step)| step);
     let superfluous = all.iter().skip(keep).filter(|checkpoint| Some(checkpoint.step) != best);
     superfluous.into_iter().try_for_each(Checkpoint::remove)
+}
+
+/// Removes what was being written to `folder` when a process, or a disk, ended it.
+fn remove_partial(folder: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let stem = path.file_stem().map(|stem| folder.join(stem));
+        let is_ours = stem.is_some_and(|stem| Checkpoint::at(&stem).is_some());
+        if is_ours && path.extension().is_some_and(|extension| extension == "partial") {
+            fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the checkpoints after `step`, which a run that goes on from there writes anew.

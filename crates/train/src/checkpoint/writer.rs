@@ -65,6 +65,8 @@ impl From<Interval> for toml::Value {
 pub struct Retention {
     /// The newest ones, beside the best by held-out loss; at least 1.
     pub keep: usize,
+    /// Whether training ends where one can't be written.
+    pub must_write: bool,
 }
 
 /// Writes the checkpoints of one run.
@@ -80,6 +82,7 @@ pub struct Checkpointer {
     writing: Option<JoinHandle<Result<Checkpoint>>>,
     /// Time that training waited for copies and for writes.
     paused: Duration,
+    begun: u64,
 }
 
 impl Checkpointer {
@@ -92,8 +95,8 @@ impl Checkpointer {
         retention: Retention,
     ) -> Self {
         let (run, last) = (run.to_owned(), Instant::now());
-        let (writing, paused) = (None, Duration::ZERO);
-        Self { run, settings, dataset, interval, retention, last, writing, paused }
+        let (writing, paused, begun) = (None, Duration::ZERO, 0);
+        Self { run, settings, dataset, interval, retention, last, writing, paused, begun }
     }
 
     /// Whether one is due after `step` steps.
@@ -107,33 +110,61 @@ impl Checkpointer {
         }
     }
 
-    /// Starts writing the state that `capture` copies, once the one before is written. What
-    /// happened to that one is the result, if there was one.
+    /// Starts writing the state that `capture` copies; none may be being written. Training waits
+    /// for it since `began`.
     ///
     /// # Errors
     /// What `capture` refuses; the system gives no thread.
     pub(crate) fn begin(
         &mut self,
+        began: Instant,
         capture: impl FnOnce() -> Result<TrainState>,
-    ) -> Result<Option<Result<Checkpoint>>> {
-        let began = Instant::now();
-        let before = self.finish();
+    ) -> Result<()> {
         let mut state = capture()?;
         state.progress.dataset = self.dataset.clone();
         let (run, settings, keep) = (self.run.clone(), self.settings.clone(), self.retention.keep);
         let write = move || {
             let began = Instant::now();
-            let written = Checkpoint::write(&run.join(CHECKPOINTS), &state, &settings)?;
+            let written = Checkpoint::write(&run.join(CHECKPOINTS), &state, &settings);
             let (step, took) = (state.progress.step, began.elapsed());
-            tracing::debug!(step, ?took, "checkpoint written");
-            prune(&run, keep)?;
-            Ok(written)
+            tracing::debug!(step, ?took, is_whole = written.is_ok(), "checkpoint written");
+            // What a full disk cut off must not take its place for ever.
+            let pruned = prune(&run, keep);
+            let written = written?;
+            pruned.map(|()| written)
         };
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(write);
         self.writing = Some(thread.map_err(Error::io(&self.run))?);
         self.last = Instant::now();
         self.paused += began.elapsed();
-        Ok(before)
+        self.begun += 1;
+        Ok(())
+    }
+
+    /// What happened to the checkpoint that was being written, if it is no longer.
+    pub(crate) fn poll(&mut self) -> Option<Result<Checkpoint>> {
+        let ended = self.writing.as_ref().is_some_and(JoinHandle::is_finished);
+        if ended { self.finish() } else { None }
+    }
+
+    /// Whether training ends where one can't be written.
+    pub(crate) fn must_write(&self) -> bool {
+        self.retention.must_write
+    }
+
+    /// The run that they belong to.
+    pub(crate) fn run(&self) -> &Path {
+        &self.run
+    }
+
+    /// The run is in `folder` now. None may be being written.
+    pub(crate) fn moved(&mut self, folder: &Path) {
+        self.run = folder.to_owned();
+    }
+
+    /// Checkpoints begun.
+    pub fn count(&self) -> u64 {
+        self.begun
     }
 
     /// Waits for the checkpoint that is being written, if any: what happened to it.

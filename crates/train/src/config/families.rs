@@ -7,12 +7,22 @@ use bert4rs_models::layers::{FeedForwardKind, Rotary, Yarn};
 use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_models::t5::{T5Config, T5Size, T5Version};
 
+use super::pretrained;
 use super::{Biases, Config, Family, Head, ModelConfig, Positions, T5Form};
 
 impl Config {
     /// The BERT that is asked for.
     pub fn bert(&self, pad: u32) -> BertConfig {
         let model = &self.model;
+        if let Some(found) = pretrained::read::<BertConfig>(&model.file) {
+            return BertConfig {
+                vocab_size: model.vocab_size.into(),
+                hidden_dropout_prob: model.dropout,
+                attention_probs_dropout_prob: model.attention_dropout,
+                pad_token_id: Some(pad.into()),
+                ..found
+            };
+        }
         BertConfig {
             vocab_size: model.vocab_size.into(),
             hidden_size: model.hidden_size.into(),
@@ -31,6 +41,17 @@ impl Config {
     /// The GPT that is asked for.
     pub fn gpt(&self, end_of_text: u32) -> GptConfig {
         let model = &self.model;
+        if let Some(found) = pretrained::read::<GptConfig>(&model.file) {
+            return GptConfig {
+                vocab_size: model.vocab_size.into(),
+                resid_pdrop: model.dropout,
+                embd_pdrop: model.dropout,
+                attn_pdrop: model.attention_dropout,
+                bos_token_id: Some(end_of_text.into()),
+                eos_token_id: Some(end_of_text.into()),
+                ..found
+            };
+        }
         GptConfig {
             vocab_size: model.vocab_size.into(),
             n_positions: self.max_positions().into(),
@@ -51,6 +72,15 @@ impl Config {
     /// The T5 that is asked for.
     pub fn t5(&self, pad: u32, end: u32) -> T5Config {
         let model = &self.model;
+        if let Some(found) = pretrained::read::<T5Config>(&model.file) {
+            return T5Config {
+                vocab_size: model.vocab_size.into(),
+                dropout_rate: model.dropout,
+                pad_token_id: pad.into(),
+                eos_token_id: end.into(),
+                ..found
+            };
+        }
         let version = model.t5_form().version();
         let published = T5Config::published(version, T5Size::Small);
         let decoder =

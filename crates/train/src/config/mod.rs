@@ -9,8 +9,10 @@ mod families;
 mod fuzz;
 mod idle;
 mod limits;
+mod loop_rules;
 mod model;
 mod overlays;
+mod pretrained;
 mod processor;
 pub(crate) mod validate;
 mod words;
@@ -36,6 +38,7 @@ use crate::checkpoint::Interval;
 use crate::distributed::DistributedConfig;
 use crate::error::{Error, Result};
 use crate::execution::Execution;
+use crate::trouble::Remedy;
 
 /// All that decides a run. Written whole to the run's folder, it repeats the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -161,6 +164,22 @@ pub struct LoopConfig {
     pub tensorboard: bool,
     /// Steps between two measurements; 0 measures at the end alone.
     pub eval_every: u64,
+    /// Minutes of training, in which the schedule runs; 0 means that steps or epochs decide.
+    pub max_minutes: f64,
+    /// Measurements without a better held-out loss that end training; 0 never ends it.
+    pub patience: u32,
+    /// How much lower a held-out loss must be to be better, in nats.
+    pub min_delta: f64,
+    /// What is done where a loss is not finite.
+    pub on_nan: Remedy,
+    /// What is done where a loss is a spike.
+    pub on_spike: Remedy,
+    /// How far above the median of those before it a loss is a spike, in nats; 0 looks for none.
+    pub spike_nats: f64,
+    /// How much of an average of the weights each step keeps; 0 keeps no average.
+    pub ema_decay: f64,
+    /// Steps between two comparisons of an update with the weights, by layer; 0 makes none.
+    pub update_ratio_every: u64,
 }
 
 /// Saving a run's whole state.
@@ -171,6 +190,8 @@ pub struct CheckpointConfig {
     pub every: Interval,
     /// The newest ones that stay, beside the best by held-out loss.
     pub keep: u32,
+    /// Whether training ends where one can't be written.
+    pub must_write: bool,
 }
 
 impl Config {

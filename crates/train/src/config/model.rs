@@ -3,6 +3,7 @@
 use bert4rs_models::layers::{FeedForwardKind, NormKind, Placement};
 use serde::de::{DeserializeOwned, Error as _, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use toml::Table;
 
 /// A family of models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,10 @@ impl Family {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
+    /// The folder of the model whose weights training begins with; empty where they are drawn.
+    pub init: String,
+    /// The keys of that folder's `config.json`, and its `model_type`.
+    pub file: Table,
     /// The family.
     pub family: Family,
     /// Entries of the vocabulary.

@@ -43,6 +43,15 @@ impl Overlay {
     pub fn single(origin: impl Into<String>, key: &str, value: impl Into<Value>) -> Self {
         Self { origin: origin.into(), values: nested(key, value.into()) }
     }
+
+    /// Its value of `key`, if it has one.
+    fn value(&self, key: &str) -> Option<&Value> {
+        let (first, rest) = key.split_once('.').unwrap_or((key, ""));
+        let found = self.values.get(first)?;
+        rest.split('.')
+            .filter(|part| !part.is_empty())
+            .try_fold(found, |value, part| value.get(part))
+    }
 }
 
 /// A parser's message shows the line at fault, which may be long.
@@ -92,6 +101,7 @@ fn nested(key: &str, value: Value) -> Table {
 /// The first unknown key with the nearest valid one, value of a wrong type, or value that can't
 /// be used, and the overlay that it came from.
 pub fn resolve(overlays: &[Overlay]) -> Result<Config> {
+    let overlays = &with_init(overlays)?[..];
     let config: Config = lay_over(&PRETRAINING, overlays)?;
     config.validate().map_err(|fault| fault_in(&PRETRAINING, overlays, fault))?;
     Ok(config)
@@ -135,10 +145,36 @@ pub(crate) fn lay_over<C: DeserializeOwned>(
 ) -> Result<C> {
     let mut merged = defaults.values()?;
     for overlay in overlays {
+        if let Some(file) = value_at(&mut merged, "model.file")
+            && overlay.value("model.file").is_some()
+        {
+            // Another model's keys don't go with those of this one.
+            *file = Table::new().into();
+        }
         merge(&mut merged, &overlay.values);
         deserialize::<C>(defaults, &overlay.origin, &merged)?;
     }
     deserialize(defaults, defaults.origin, &merged)
+}
+
+/// The overlays with what the folder that `model.init` names brings with it: over presets and
+/// files, and below flags, which may ask for a larger vocabulary. A run's own `config.toml` has it
+/// already.
+fn with_init(overlays: &[Overlay]) -> Result<Vec<Overlay>> {
+    let mut all = overlays.to_vec();
+    let Some(from) = overlays.iter().rposition(|overlay| overlay.value("model.init").is_some())
+    else {
+        return Ok(all);
+    };
+    let Some(Value::String(init)) = overlays[from].value("model.init") else { return Ok(all) };
+    let file = overlays[from].value("model.file").and_then(Value::as_table);
+    if init.is_empty() || file.is_some_and(|file| !file.is_empty()) {
+        return Ok(all);
+    }
+    let is_flag = |overlay: &Overlay| overlay.origin.starts_with("--");
+    let place = overlays.iter().position(is_flag).unwrap_or(overlays.len());
+    all.insert(place, super::pretrained::overlay(init)?);
+    Ok(all)
 }
 
 /// The same for a run on this machine.

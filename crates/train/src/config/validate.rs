@@ -4,12 +4,9 @@ use std::str::FromStr;
 
 use bert4rs_data::packing::Framing;
 use bert4rs_data::{Noise, Objective};
-use bert4rs_optim::schedule::Horizon;
 use bert4rs_tensor_core::attention;
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::precision::Precision;
-
-use crate::checkpoint::Interval;
 
 use super::{Config, Family, leaves};
 
@@ -29,6 +26,7 @@ impl Config {
     /// Checks every value; the first that can't be used is the error.
     pub(super) fn validate(&self) -> Result<(), Fault> {
         self.validate_numbers()?;
+        self.check_init()?;
         self.validate_model()?;
         self.validate_compute()?;
         self.validate_data()?;
@@ -242,22 +240,10 @@ impl Config {
     /// The optimizer and its schedule know their own rules.
     fn validate_optimizer(&self) -> Result<(), Fault> {
         self.optimizer.validate().map_err(|error| fault_of_optimizer("optimizer.", error))?;
-        let horizon = Horizon::Steps(self.train.max_steps);
-        self.schedule.resolve(horizon).map(drop).map_err(|error| fault_of_optimizer("", error))
-    }
-
-    fn validate_loop(&self) -> Result<(), Fault> {
-        let train = &self.train;
-        at_least("train.max_steps", train.max_steps, 1)?;
-        at_least("train.accumulate", train.accumulate.into(), 1)?;
-        at_least("train.log_every", train.log_every, 1)?;
-        at_least("distributed.timeout_s", self.distributed.timeout_s, 1)?;
-        at_least("checkpoint.keep", self.checkpoint.keep.into(), 1)?;
-        match self.checkpoint.every {
-            Interval::Never => Ok(()),
-            Interval::Steps(steps) => at_least("checkpoint.every.steps", steps, 1),
-            Interval::Minutes(minutes) => at_least("checkpoint.every.minutes", minutes, 1),
-        }
+        self.schedule
+            .resolve(self.horizon(self.train.max_steps))
+            .map(drop)
+            .map_err(|error| fault_of_optimizer("", error))
     }
 }
 
@@ -313,7 +299,7 @@ pub(crate) fn probability(key: &'static str, value: f64) -> Result<(), Fault> {
     }
 }
 
-fn within(key: &'static str, value: f64, least: f64, most: f64) -> Result<(), Fault> {
+pub(crate) fn within(key: &'static str, value: f64, least: f64, most: f64) -> Result<(), Fault> {
     if (least..=most).contains(&value) {
         Ok(())
     } else {

@@ -106,7 +106,8 @@ impl Ranks {
         stop: &StopSignal,
     ) -> Result<Option<u8>> {
         let [signal] = agree_on(&self.group, [stop.received().unwrap_or(0).into()])?;
-        if signal != 0 && trainer.steps() < trainer.max_steps() {
+        let is_whole = trainer.steps() >= trainer.max_steps() || trainer.ended_early().is_some();
+        if signal != 0 && !is_whole {
             return Ok(Some(signal as u8));
         }
         trainer.gather_masters()?;

@@ -133,7 +133,13 @@ fn receive(group: &MeteredGroup) -> Result<Option<(TrainState, Vec<StepRecord>)>
         }
     }
     let [weights, optimizer, buffers] = sections;
-    let state = TrainState { progress: header.progress, weights, optimizer, buffers };
+    let state = TrainState {
+        progress: header.progress,
+        weights,
+        optimizer,
+        buffers,
+        average: BTreeMap::new(),
+    };
     Ok(Some((state, header.records)))
 }
 

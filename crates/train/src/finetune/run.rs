@@ -355,6 +355,8 @@ impl<T: FinetuneTask> Work<'_, T> {
             accumulate: config.train.accumulate,
             log_every: config.train.log_every,
             eval_every,
+            max_time: None,
+            update_ratio_every: 0,
             execution: Execution::Eager,
         };
         let learner = Box::new(Learner(Rc::clone(&self.task)));

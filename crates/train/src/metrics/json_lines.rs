@@ -3,12 +3,13 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::{MetricSink, StepRecord};
 use crate::error::{Error, Result, is_storage_full};
+use crate::run_folder::keep_until;
 
 /// The file, and the lines that the disk has had no room for.
 #[derive(Debug)]
@@ -66,6 +67,19 @@ impl MetricSink for JsonLinesSink {
             true => format!("{path}: the disk is full; training goes on, and its metrics wait"),
             false => format!("{path}: the disk has room again, and nothing was lost"),
         })
+    }
+
+    fn rewind(&mut self, step: u64) -> Result<()> {
+        // Lines that the disk had no room for would come after those that are cut off.
+        self.write_waiting().map_err(Error::io(&self.path))?;
+        self.file = keep_until(&self.path, step)?;
+        Ok(())
+    }
+
+    fn moved(&mut self, folder: &Path) {
+        if let Some(name) = self.path.file_name() {
+            self.path = folder.join(name);
+        }
     }
 
     fn flush(&mut self) -> Result<()> {

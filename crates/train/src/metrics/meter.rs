@@ -82,6 +82,8 @@ impl Meter {
             time_s: since_start.as_secs_f64(),
             data_wait_s: outcome.waited.as_secs_f64(),
             held_out: None,
+            update_ratio: outcome.update_ratio.clone(),
+            trouble: Vec::new(),
             resident_bytes: resident,
             device_bytes: outcome.device_bytes,
             ranks: outcome.ranks,
@@ -102,6 +104,20 @@ impl Meter {
         self.steps = records.iter().map(|r| (time(r).unwrap_or_default(), size(r))).collect();
         self.losses = records.iter().map(|record| record.loss).collect();
         self.fingerprint = fingerprint;
+    }
+
+    /// Forgets all steps after `step`, whose batches have this fingerprint with those before.
+    pub(crate) fn rewind(&mut self, step: u64, fingerprint: Fingerprint) {
+        let step = usize::try_from(step).unwrap_or(usize::MAX);
+        self.pending.clear();
+        self.steps.truncate(step);
+        self.losses.truncate(step);
+        self.fingerprint = fingerprint;
+    }
+
+    /// The losses of all steps that were flushed.
+    pub(crate) fn losses(&self) -> &[f64] {
+        &self.losses
     }
 
     /// Reads the losses of the steps since the last call, for which it waits for the device: the
@@ -170,11 +186,15 @@ impl Meter {
         tokens as f64 / time.as_secs_f64().max(1e-9)
     }
 
-    /// Mean loss of the last tenth of the flushed steps, at least one.
+    /// Mean loss of the last tenth of the flushed steps, at least one, without those that were not
+    /// finite and skipped.
     pub fn final_loss(&self) -> f64 {
         let count = self.losses.len().div_ceil(10);
-        let last = &self.losses[self.losses.len() - count..];
-        last.iter().sum::<f64>() / count.max(1) as f64
+        let last = self.losses[self.losses.len() - count..].iter();
+        let (sum, count) = last
+            .filter(|loss| loss.is_finite())
+            .fold((0.0, 0.0), |(sum, count), loss| (sum + loss, count + 1.0));
+        sum / count
     }
 
     /// What each step since the process began cost in communication; empty for a process alone.

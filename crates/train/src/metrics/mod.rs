@@ -23,6 +23,7 @@ pub use sink::MetricSink;
 
 use crate::batch::{BatchDigest, BatchSize};
 use crate::distributed::RankTimes;
+use crate::trouble::Incident;
 
 /// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +57,13 @@ pub struct StepRecord {
     /// What was measured on held-out text after the step, by name; absent where nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<BTreeMap<String, f64>>,
+    /// How far the step moved the weights of each layer, relative to their norm; absent where it was
+    /// not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update_ratio: Option<BTreeMap<String, f64>>,
+    /// What went wrong at this step, and what was done; absent where nothing did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trouble: Vec<Incident>,
     /// Resident memory of the process in bytes.
     pub resident_bytes: u64,
     /// Bytes in tensors on the GPU after the step; absent on a CPU.
@@ -68,7 +76,9 @@ pub struct StepRecord {
 }
 
 /// JSON has no NaN: serde_json writes `null` for it.
-fn null_is_nan<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+pub(crate) fn null_is_nan<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<f64, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
@@ -93,4 +103,6 @@ pub struct StepOutcome {
     pub digests: Vec<BatchDigest>,
     /// What it cost in communication, if there are other processes.
     pub ranks: Option<RankTimes>,
+    /// How far it moved the weights of each layer, relative to their norm, if that was measured.
+    pub update_ratio: Option<BTreeMap<String, f64>>,
 }

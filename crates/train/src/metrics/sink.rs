@@ -1,5 +1,7 @@
 //! Where records go.
 
+use std::path::Path;
+
 use super::StepRecord;
 use crate::error::Result;
 
@@ -21,6 +23,21 @@ pub trait MetricSink {
     /// What a person should know of the outlet itself, once; every outlet is told.
     fn take_warning(&mut self) -> Option<String> {
         None
+    }
+
+    /// Forgets the steps after `step`: the run went back, and takes them anew. Ignored unless
+    /// implemented.
+    ///
+    /// # Errors
+    /// What keeps the outlet from it.
+    fn rewind(&mut self, step: u64) -> Result<()> {
+        let _ = step;
+        Ok(())
+    }
+
+    /// The run's folder is `folder` now; files that are open stay so. Ignored unless implemented.
+    fn moved(&mut self, folder: &Path) {
+        let _ = folder;
     }
 
     /// Writes what waits, so that it lasts: a checkpoint follows, or the run ends.

@@ -12,7 +12,7 @@ use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::profile::{self, span};
 use bert4rs_tensor_core::safetensors::write_atomic;
 
-use crate::build;
+use crate::build::{self, WeightSource};
 use crate::config::Config;
 use crate::console::Console;
 use crate::description::describe;
@@ -40,7 +40,7 @@ pub fn run(
     console: &Console,
 ) -> Result<()> {
     let machine = build::machine(config)?;
-    let parts = build::parts(config, &machine, &mut console.preparation())?;
+    let parts = build::parts(config, &machine, WeightSource::Initial, &mut console.preparation())?;
     console.end();
     let mut run = folder.begin(config)?;
     describe(config, &machine, &parts).iter().for_each(|line| console.line(line));

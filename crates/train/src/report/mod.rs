@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use bert4rs_charts::chart::{MOST_LINES, escape, line, lines};
 use bert4rs_charts::page;
 
-pub use recorded::{RecordedRun, RecordedStep, find_runs};
+pub use recorded::{RecordedMeasurement, RecordedRun, RecordedStep, find_runs};
 
 use crate::config::leaves;
 use crate::error::in_units;
@@ -27,8 +27,14 @@ struct Curve {
     value: fn(&RecordedStep) -> f64,
 }
 
-const CURVES: [Curve; 5] = [
+const CURVES: [Curve; 7] = [
     Curve { title: "Loss", unit: "nats", value: |step| step.loss },
+    Curve { title: "Held-out loss", unit: "nats", value: |step| step.held_out.loss },
+    Curve {
+        title: "Held-out accuracy",
+        unit: "% of the labels",
+        value: |step| 100.0 * step.held_out.accuracy,
+    },
     Curve { title: "Tokens a second", unit: "tokens/s", value: |step| step.tokens_per_s },
     Curve { title: "Learning rate", unit: "of AdamW", value: |step| step.lr },
     Curve { title: "Gradient norm", unit: "before clipping", value: |step| step.grad_norm },

@@ -35,6 +35,27 @@ pub struct RecordedStep {
     /// Of the process.
     #[serde(default, deserialize_with = "absent_is_nan")]
     pub resident_bytes: f64,
+    /// What was measured on held-out text after it, if anything was.
+    #[serde(default)]
+    pub held_out: RecordedMeasurement,
+}
+
+/// What is read of a measurement on held-out text; what is absent or no number is NaN.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default)]
+pub struct RecordedMeasurement {
+    /// In nats.
+    #[serde(deserialize_with = "absent_is_nan")]
+    pub loss: f64,
+    /// Share of labels that were predicted.
+    #[serde(deserialize_with = "absent_is_nan")]
+    pub accuracy: f64,
+}
+
+impl Default for RecordedMeasurement {
+    fn default() -> Self {
+        Self { loss: f64::NAN, accuracy: f64::NAN }
+    }
 }
 
 fn absent_is_nan<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {

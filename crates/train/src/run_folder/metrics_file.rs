@@ -16,7 +16,7 @@ pub(super) fn create(path: &Path) -> Result<File> {
 
 /// Opens the file at `path` to append to, without the lines after `last_step` and one that was
 /// being written when the process ended.
-pub(super) fn keep_until(path: &Path, last_step: u64) -> Result<File> {
+pub(crate) fn keep_until(path: &Path, last_step: u64) -> Result<File> {
     #[derive(Deserialize)]
     struct Line {
         step: u64,

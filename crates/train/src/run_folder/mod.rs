@@ -24,7 +24,8 @@ use serde::Serialize;
 
 pub use claim::{ClaimedFolder, default_path};
 use lock::FolderLock;
-pub use names::{CHECKPOINTS, CONFIG, METRICS, STATE, SUMMARY, TENSORBOARD, holds_run};
+pub(crate) use metrics_file::keep_until;
+pub use names::{AVERAGE, CHECKPOINTS, CONFIG, METRICS, STATE, SUMMARY, TENSORBOARD, holds_run};
 pub use state::{Ended, RunOutcome, RunState, Status};
 
 use crate::error::{Error, Result};

@@ -14,6 +14,8 @@ pub const SUMMARY: &str = "summary.json";
 pub const STATE: &str = "run.json";
 /// Folders of training states, one a step.
 pub const CHECKPOINTS: &str = "checkpoints";
+/// The average of the weights, as a model folder.
+pub const AVERAGE: &str = "model-ema";
 /// TensorBoard's event files.
 pub const TENSORBOARD: &str = "tensorboard";
 /// Marks a folder as a run, and is locked while a process writes it.
@@ -47,7 +49,7 @@ const FILES: [&str; 21] = [
     CONFIG,
 ];
 
-const FOLDERS: [&str; 2] = [CHECKPOINTS, TENSORBOARD];
+const FOLDERS: [&str; 3] = [CHECKPOINTS, TENSORBOARD, AVERAGE];
 
 /// Whether `name` is that of a file that was being written when a process ended:
 /// `FILE.PROCESS-NUMBER.partial`.

@@ -37,37 +37,25 @@ impl CausalLm {
         model.set_activation_checkpointing(config.compute.activation_checkpointing);
         Ok(Self { model, tokenizer, options: config.loss })
     }
+}
 
-    fn loss_of(
-        &self,
-        batch: &NamedTensors,
-        divisor: &Tensor,
-        options: &LossOptions,
-        train: bool,
-    ) -> Result<Tensor> {
-        let input = GptInput {
-            input_ids: batch.get("input_ids")?,
-            position_ids: Some(batch.get("position_ids")?),
-            mask: Some(batch.get("document_ids")?),
-        };
+impl Task for CausalLm {
+    fn loss(&self, batch: &NamedTensors, divisor: &Tensor) -> Result<Tensor> {
+        let input = input(batch)?;
         let next = Labels {
             ids_bt: batch.get("next_ids")?,
             counted_n: batch.find("counted"),
             divisor: Some(divisor),
         };
-        Ok(self.model.next_token_loss(&input, next, options, train)?)
+        Ok(self.model.next_token_loss(&input, next, &self.options, true)?)
     }
-}
-
-impl Task for CausalLm {
-    fn loss(&self, batch: &NamedTensors, divisor: &Tensor) -> Result<Tensor> {
-        self.loss_of(batch, divisor, &self.options, true)
-    }
-
     fn evaluate(&self, batch: &NamedTensors) -> Result<Vec<(&'static str, Tensor)>> {
-        let one = super::divisor(1, batch.get("next_ids")?.device())?;
-        let plain = self.options.without_regularization();
-        Ok(vec![("loss", self.loss_of(batch, &one, &plain, false)?)])
+        let next = Labels {
+            ids_bt: batch.get("next_ids")?,
+            counted_n: batch.find("counted"),
+            divisor: None,
+        };
+        Ok(super::sums(self.model.next_token_score(&input(batch)?, next)?))
     }
 
     fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
@@ -80,6 +68,15 @@ impl Task for CausalLm {
     fn attention_backend(&self) -> Option<AttentionBackend> {
         self.model.attention_backend()
     }
+}
+
+/// What the model reads of a batch.
+fn input(batch: &NamedTensors) -> Result<GptInput<'_>> {
+    Ok(GptInput {
+        input_ids: batch.get("input_ids")?,
+        position_ids: Some(batch.get("position_ids")?),
+        mask: Some(batch.get("document_ids")?),
+    })
 }
 
 /// Batches of next tokens, and what is known of them.

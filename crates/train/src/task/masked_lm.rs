@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use bert4rs_data::{Dataset, MlmBatches, MlmOptions, TextTokenizer};
 use bert4rs_models::bert::{self, BertForMaskedLm, BertInput, MlmLoss};
-use bert4rs_models::hugging_face;
+use bert4rs_models::hugging_face::{self, Architecture, HeadKind};
 use bert4rs_models::layers::AttentionBackend;
 use bert4rs_models::loss::LossOptions;
+use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Tensor};
+use serde_json::json;
 
 use super::Task;
 use crate::batch::NamedTensors;
@@ -42,13 +44,18 @@ impl MaskedLm {
         Ok(Self { model, tokenizer, logits_of, options: config.loss })
     }
 
+    /// Positions as the model counts them: RoBERTa's begin after that of padding.
+    fn position_ids(&self, batch: &NamedTensors) -> Result<Tensor> {
+        let counted = batch.get("position_ids")?;
+        match self.model.config().first_position() {
+            0 => Ok(counted.shallow_clone()),
+            first => Ok(counted.f_add_scalar(first).during("positions")?),
+        }
+    }
+
     fn loss_of(&self, batch: &NamedTensors, how: MlmLoss, train: bool) -> Result<Tensor> {
-        let input = BertInput {
-            input_ids: batch.get("input_ids")?,
-            token_type_ids: None,
-            position_ids: Some(batch.get("position_ids")?),
-            mask: Some(batch.get("document_ids")?),
-        };
+        let position_ids = self.position_ids(batch)?;
+        let input = input(batch, &position_ids)?;
         let (positions, labels) = (batch.get("masked_positions")?, batch.get("masked_labels")?);
         Ok(self.model.mlm_loss(&input, positions, labels, how, train)?)
     }
@@ -61,20 +68,33 @@ impl Task for MaskedLm {
     }
 
     fn evaluate(&self, batch: &NamedTensors) -> Result<Vec<(&'static str, Tensor)>> {
-        let one = super::divisor(1, batch.get("masked_labels")?.device())?;
-        let how = MlmLoss { divisor: Some(&one), ..bert::LogitsOf::MaskedOnly.into() };
-        Ok(vec![("loss", self.loss_of(batch, how, false)?)])
+        let position_ids = self.position_ids(batch)?;
+        let input = input(batch, &position_ids)?;
+        let (positions, labels) = (batch.get("masked_positions")?, batch.get("masked_labels")?);
+        Ok(super::sums(self.model.mlm_score(&input, positions, labels)?))
     }
 
     fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
-        let longest = self.model.config().max_position_embeddings;
-        self.tokenizer.save_folder(folder, longest as usize)?;
-        Ok(hugging_face::save_bert_for_masked_lm(folder, self.model.config(), params)?)
+        let config = self.model.config();
+        self.tokenizer.save_folder(folder, config.longest() as usize)?;
+        let class = config.variant.model_type().with(HeadKind::MaskedLm);
+        let class = class.unwrap_or(Architecture::BERT_FOR_MASKED_LM);
+        Ok(hugging_face::save(folder, config, class, params, json!({}))?)
     }
 
     fn attention_backend(&self) -> Option<AttentionBackend> {
         self.model.attention_backend()
     }
+}
+
+/// What the model reads of a batch.
+fn input<'a>(batch: &'a NamedTensors, position_ids: &'a Tensor) -> Result<BertInput<'a>> {
+    Ok(BertInput {
+        input_ids: batch.get("input_ids")?,
+        token_type_ids: None,
+        position_ids: Some(position_ids),
+        mask: Some(batch.get("document_ids")?),
+    })
 }
 
 /// Batches of masked tokens, and what is known of them.

@@ -7,6 +7,7 @@ pub mod span_corruption;
 use std::path::Path;
 
 use bert4rs_models::layers::AttentionBackend;
+use bert4rs_models::loss::PredictionScore;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
@@ -58,4 +59,9 @@ pub trait Task {
 pub(crate) fn divisor(labels: u64, device: Device) -> Result<Tensor> {
     let place = (Kind::Int64, device);
     Ok(Tensor::f_full([0i64; 0], labels as i64, place).during("count labels")?)
+}
+
+/// What [`Task::evaluate`] gives of a language model: sums over labels.
+pub(crate) fn sums(score: PredictionScore) -> Vec<(&'static str, Tensor)> {
+    vec![("loss", score.loss), ("accuracy", score.correct)]
 }

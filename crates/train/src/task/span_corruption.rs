@@ -39,40 +39,25 @@ impl SpanCorruption {
         model.set_activation_checkpointing(config.compute.activation_checkpointing);
         Ok(Self { model, tokenizer, options: config.loss, seq_len: config.data.seq_len })
     }
+}
 
-    fn loss_of(
-        &self,
-        batch: &NamedTensors,
-        divisor: &Tensor,
-        options: &LossOptions,
-        train: bool,
-    ) -> Result<Tensor> {
-        let source = batch.get("document_ids")?;
-        let input = T5Input {
-            input_ids: batch.get("input_ids")?,
-            mask: Some(source),
-            decoder_input_ids: batch.get("decoder_input_ids")?,
-            decoder_mask: Some(batch.get("decoder_document_ids")?),
-            cross_mask: Some(source),
-        };
+impl Task for SpanCorruption {
+    fn loss(&self, batch: &NamedTensors, divisor: &Tensor) -> Result<Tensor> {
+        let input = input(batch)?;
         let labels = Labels {
             ids_bt: batch.get("labels")?,
             counted_n: batch.find("counted"),
             divisor: Some(divisor),
         };
-        Ok(self.model.lm_loss(&input, labels, options, train)?)
+        Ok(self.model.lm_loss(&input, labels, &self.options, true)?)
     }
-}
-
-impl Task for SpanCorruption {
-    fn loss(&self, batch: &NamedTensors, divisor: &Tensor) -> Result<Tensor> {
-        self.loss_of(batch, divisor, &self.options, true)
-    }
-
     fn evaluate(&self, batch: &NamedTensors) -> Result<Vec<(&'static str, Tensor)>> {
-        let one = super::divisor(1, batch.get("labels")?.device())?;
-        let plain = self.options.without_regularization();
-        Ok(vec![("loss", self.loss_of(batch, &one, &plain, false)?)])
+        let labels = Labels {
+            ids_bt: batch.get("labels")?,
+            counted_n: batch.find("counted"),
+            divisor: None,
+        };
+        Ok(super::sums(self.model.lm_score(&input(batch)?, labels)?))
     }
 
     fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
@@ -85,6 +70,18 @@ impl Task for SpanCorruption {
     fn attention_backend(&self) -> Option<AttentionBackend> {
         self.model.attention_backend()
     }
+}
+
+/// What the model reads of a batch.
+fn input(batch: &NamedTensors) -> Result<T5Input<'_>> {
+    let source = batch.get("document_ids")?;
+    Ok(T5Input {
+        input_ids: batch.get("input_ids")?,
+        mask: Some(source),
+        decoder_input_ids: batch.get("decoder_input_ids")?,
+        decoder_mask: Some(batch.get("decoder_document_ids")?),
+        cross_mask: Some(source),
+    })
 }
 
 /// Batches of corrupted spans, and what is known of them.
