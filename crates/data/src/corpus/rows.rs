@@ -119,6 +119,9 @@ struct TextRows<R> {
     places: Vec<Option<usize>>,
     required: usize,
     row: StringRecord,
+    /// How many lines the reader's count is behind: with `\r\n` it sees a row's end only when it
+    /// reads the next.
+    lag: u64,
 }
 
 impl<R: Read> TextRows<R> {
@@ -132,8 +135,10 @@ impl<R: Read> TextRows<R> {
         if let Some(missing) = places.iter().take(required).position(Option::is_none) {
             return Err(lacks(path, None, columns[missing], &names.join(", ")));
         }
+        let inner: usize = names.iter().map(|name| name.matches('\n').count()).sum();
+        let lag = (2 + inner as u64).saturating_sub(rows.position().line());
         let (path, row) = (path.to_owned(), StringRecord::new());
-        Ok(Self { rows, path, names, places, required, row })
+        Ok(Self { rows, path, names, places, required, row, lag })
     }
 }
 
@@ -144,7 +149,7 @@ impl<R: Read> RowSource for TextRows<R> {
         if !read.map_err(|error| table_error(&self.path, &error))? {
             return Ok(None);
         }
-        let line = self.row.position().map_or(0, csv::Position::line);
+        let line = self.row.position().map_or(0, csv::Position::line) + self.lag;
         let value = |(index, place): (usize, &Option<usize>)| {
             let found = place.and_then(|place| self.row.get(place));
             match (found, *place) {
@@ -194,6 +199,10 @@ mod tests {
         assert_eq!(rows("t.csv", csv, 2).unwrap(), expected);
         let tsv = "label\ttext\nx\t\"a, \"\"b\"\"\"\ny\t\"c\nd\"\nx\te\n";
         assert_eq!(rows("t.tsv", tsv, 2).unwrap(), expected);
+        let windows = "text,label\r\na,x\r\nb,y\r\n";
+        let lines: Vec<u64> =
+            rows("t.csv", windows, 2).unwrap().into_iter().map(|(line, _)| line).collect();
+        assert_eq!(lines, [2, 3]);
         let json_lines =
             "{\"text\":\"t\",\"label\":3}\n\n{\"label\":[1],\"text\":\"u\",\"more\":1}";
         let expected = [

@@ -2,8 +2,8 @@
 //! token is of.
 
 use tokenizers::{
-    EncodeInput, InputSequence, PreTokenizerWrapper, TruncationDirection, TruncationParams,
-    TruncationStrategy,
+    EncodeInput, Encoding, InputSequence, PreTokenizerWrapper, TruncationDirection,
+    TruncationParams, TruncationStrategy,
 };
 
 use super::{ModelTokenizer, bad};
@@ -66,7 +66,8 @@ impl PairTokenizer {
             Some(second) => EncodeInput::Dual(first.into(), second.into()),
             None => EncodeInput::Single(first.into()),
         });
-        self.encode_inputs(inputs.collect())
+        let inner = &self.tokenizer.inner;
+        self.encoded(inner.encode_batch_fast(inputs.collect(), true))
     }
 
     /// The tokens of texts that are given as words.
@@ -87,16 +88,15 @@ impl PairTokenizer {
             let words: Vec<String> = words.iter().map(word).collect();
             EncodeInput::Single(InputSequence::from(words))
         };
-        self.encode_inputs(texts.iter().map(input).collect())
+        // The fast way does not tell words.
+        let inputs: Vec<_> = texts.iter().map(input).collect();
+        self.encoded(self.tokenizer.inner.encode_batch(inputs, true))
     }
 
-    fn encode_inputs(&self, inputs: Vec<EncodeInput<'_>>) -> Result<Vec<EncodedText>> {
-        let encoded = self
-            .tokenizer
-            .inner
-            .encode_batch_fast(inputs, true)
+    fn encoded(&self, outcome: tokenizers::Result<Vec<Encoding>>) -> Result<Vec<EncodedText>> {
+        let encoded = outcome
             .map_err(|error| bad(&self.tokenizer.origin, format!("can't encode: {error}")))?;
-        let text = |encoding: &tokenizers::Encoding| EncodedText {
+        let text = |encoding: &Encoding| EncodedText {
             ids: encoding.get_ids().to_vec(),
             types: encoding.get_type_ids().iter().map(|&kind| u8::from(kind > 0)).collect(),
             words: encoding.get_word_ids().to_vec(),
@@ -108,5 +108,29 @@ impl PairTokenizer {
     /// The tokenizer itself.
     pub fn tokenizer(&self) -> &ModelTokenizer {
         &self.tokenizer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_and_words_are_told_apart_and_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let vocabulary = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n##c\nd\n";
+        std::fs::write(folder.path().join("vocab.txt"), vocabulary).unwrap();
+        let tokenizer = ModelTokenizer::load(folder.path()).unwrap();
+        let pairs = tokenizer.with_longest(6).unwrap();
+        let found = pairs.encode(&[("a bc", Some("d")), ("a b a b a b", None)]).unwrap();
+        assert_eq!(found[0].ids.len(), 6, "{found:?}");
+        assert!(found[0].is_cut && found[1].is_cut);
+        assert_eq!(found[0].types, [0, 0, 0, 0, 1, 1]);
+        let words = ["a", "bc", "d"].map(str::to_owned);
+        let found = pairs.encode_words(&[&words]).unwrap();
+        let expected = [None, Some(0), Some(1), Some(1), Some(2), None];
+        assert_eq!(found[0].words, expected, "{found:?}");
+        assert!(!found[0].is_cut);
+        assert!(tokenizer.with_longest(3).is_err());
     }
 }

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use bert4rs_models::bert::{BertConfig, BertForMaskedLm};
-use bert4rs_models::hugging_face::{Folder, save};
-use bert4rs_models::pretrained::{Inputs, LoadOptions, Outputs, Pretrained};
+use bert4rs_models::hugging_face::{Folder, HeadKind, save};
+use bert4rs_models::pretrained::{
+    Inputs, LoadOptions, Model, OldHead, Outputs, Pretrained, SequenceRows,
+};
 use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, safetensors};
@@ -61,6 +63,39 @@ fn check_gradients(model: &Pretrained, loss: &Tensor, wanted: &BTreeMap<String, 
     }
 }
 
+/// Holds a head for classes against the recorded logits where its sequences lie side by side in one
+/// row, without their padding; other heads are left out.
+fn check_packed(model: &Pretrained, wanted: &BTreeMap<String, Tensor>) {
+    let (ids, keep) = (&wanted["input_ids"], &wanted["attention_mask"]);
+    let t = ids.size()[1];
+    let places = keep.flatten(0, 1).nonzero().squeeze_dim(1);
+    let row = |grid: &Tensor| grid.reshape([-1]).index_select(0, &places).unsqueeze(0);
+    let sequences = Tensor::arange(ids.size()[0], (Kind::Int64, Device::Cpu));
+    let lengths = keep.sum_dim_intlist(1i64, false, Kind::Int64);
+    let positions = Tensor::arange(t, (Kind::Int64, Device::Cpu)) + model.first_position();
+    let types = wanted.get("token_type_ids").map(row);
+    let rows = SequenceRows {
+        input_ids: &row(ids),
+        token_type_ids: types.as_ref(),
+        position_ids: &row(&positions.expand_as(ids)),
+        sequence_ids: &row(&sequences.unsqueeze(1).expand_as(ids)),
+        first: &(lengths.cumsum(0, Kind::Int64) - &lengths),
+        lengths: &lengths,
+    };
+    match model.model() {
+        Model::Classes(..) => {
+            let found = model.sequence_logits(&rows, false).unwrap();
+            assert_close("packed classes", &found, &wanted["logits"], 1e-5);
+        }
+        Model::TokenClasses(_) => {
+            let found = model.token_logits(&rows, false).unwrap();
+            let logits = wanted["logits"].flatten(0, 1).index_select(0, &places);
+            assert_close("packed tags", &found, &logits, 1e-5);
+        }
+        _ => {}
+    }
+}
+
 /// The model that is pretrained, then each of its heads.
 fn check(family: &str, heads: &[&str]) {
     let vectors = Vectors::load(family);
@@ -96,6 +131,7 @@ fn check(family: &str, heads: &[&str]) {
                     _ => assert_close_where(&what, found, wanted, &keep, 1e-5),
                 }
             }
+            check_packed(&model, &wanted);
             let loss = outputs.loss.unwrap();
             // These two losses count ModernBERT's padding too.
             let counts_padding =
@@ -212,4 +248,35 @@ fn a_class_named_nowhere_is_told_by_the_weights() {
         let found = Folder::open(path.path()).unwrap().architecture().unwrap();
         assert_eq!(found.to_string(), wanted);
     }
+}
+
+#[test]
+fn a_new_head_stands_on_the_old_encoder_and_what_fits_is_kept() {
+    let attention = AttentionImplementation::Fused;
+    let store = || ParamStore::new(Device::Cpu, Kind::Float);
+    let vectors = Vectors::load("relative_roberta");
+    let head = HeadKind::SequenceClassification;
+    let path = folder(&vectors, None);
+    let pretrained = Folder::open(path.path()).unwrap();
+    let (_, loaded) =
+        Pretrained::with_head(&pretrained, head, OldHead::Kept, attention, store()).unwrap();
+    let drawn = ["dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias"];
+    assert_eq!(loaded.fresh, drawn.map(|name| format!("classifier.{name}")));
+    assert!(loaded.unused.iter().any(|name| name.starts_with("lm_head.")), "{loaded:?}");
+
+    let path = folder(&vectors, Some("classes"));
+    let mut classifier = Folder::open(path.path()).unwrap();
+    let fresh = |folder: &Folder, old| {
+        Pretrained::with_head(folder, head, old, attention, store()).unwrap().1.fresh
+    };
+    assert!(fresh(&classifier, OldHead::Kept).is_empty());
+    let outputs = ["classifier.out_proj.weight", "classifier.out_proj.bias"];
+    assert_eq!(fresh(&classifier, OldHead::NewOutputs), outputs);
+    // One class more than the folder's head has.
+    let names = serde_json::json!({ "0": "a", "1": "b", "2": "c", "3": "d" });
+    classifier.set("id2label", names);
+    assert_eq!(fresh(&classifier, OldHead::Kept), outputs);
+    let wrong = HeadKind::CausalLm;
+    let error = Pretrained::with_head(&classifier, wrong, OldHead::Kept, attention, store());
+    assert!(error.unwrap_err().to_string().contains("GPT2LMHeadModel"));
 }

@@ -29,6 +29,7 @@ pub mod labels;
 pub mod learner;
 pub mod loader;
 pub mod measure;
+mod prepare;
 pub mod preview;
 pub mod rows;
 pub mod run;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
-use bert4rs_models::hugging_face::{Folder, HeadKind};
 use bert4rs_optim::schedule::Horizon;
 use bert4rs_optim::{Optimizer, OptimizerConfig};
 use bert4rs_tensor_core::error::catch_torch_error;
@@ -13,16 +12,12 @@ use bert4rs_tensor_core::policy::Policy;
 use serde::{Deserialize, Serialize};
 
 use super::best::BestWeights;
-use super::causal::CausalCompletion;
-use super::classify::{ClassLabel, ClassProblem, Classify, read_texts, settle};
-use super::config::{ClassWeights, FinetuneConfig, TaskName};
-use super::example::{Example, bad_file};
-use super::head::{HeadRequest, TaskModel};
-use super::labels::LabelNames;
+use super::config::{FinetuneConfig, TaskName};
+use super::example::Example;
 use super::learner::Learner;
 use super::loader::{BatchOptions, ExampleLoader};
 use super::measure::{ScoreMeasure, predict, scores};
-use super::tag::{Tag, read_words};
+use super::prepare::{self, Start};
 use super::{FinetuneTask, preview};
 use crate::clock::ProcessClock;
 use crate::console::Console;
@@ -89,136 +84,28 @@ pub fn finetune(
         .with_policy(policy.clone());
     let start = Start { config, folder, surroundings, machine, policy };
     match config.task.name {
-        TaskName::Classify => classify(start, params),
-        TaskName::Tag => tag(start, params),
-        TaskName::Causal => causal(start, params),
+        TaskName::Classify => prepare::classify(start, params),
+        TaskName::Tag => prepare::tag(start, params),
+        TaskName::Causal => prepare::causal(start, params),
     }
-}
-
-/// What a run begins with.
-struct Start<'a> {
-    config: &'a FinetuneConfig,
-    folder: ClaimedFolder,
-    surroundings: Surroundings<'a>,
-    machine: Machine,
-    policy: Policy,
-}
-
-impl Start<'_> {
-    /// The model that the task asks for.
-    fn model(&self, request: &HeadRequest, params: ParamStore) -> Result<TaskModel> {
-        let config = self.config;
-        let dropouts = config.model.dropouts();
-        let sizes = (params, config.task.max_length);
-        TaskModel::load(&config.task.model, request, dropouts, config.compute.attention, sizes)
-    }
-
-    /// The folder's classes where it has all of `found`, else `found`.
-    fn labels(&self, found: LabelNames, head: HeadKind) -> Result<LabelNames> {
-        let folder = Folder::open(&self.config.task.model)?;
-        let has_head = folder.architecture().is_ok_and(|found| found.head() == head);
-        let had = LabelNames::of_config(folder.raw_config());
-        Ok(had.filter(|had| has_head && had.include(&found)).unwrap_or(found))
-    }
-}
-
-fn classify(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
-    let (config, path) = (start.config, &start.config.task.train);
-    let columns = config.columns.of_texts();
-    let texts = read_texts(path, &columns, true)?;
-    let (problem, labels) = settle(path, &texts, &columns, config.task.problem.said())?;
-    if problem != ClassProblem::Regression && labels.len() < 2 {
-        let reason = format!("has one label, {}: there is nothing to learn", labels.list());
-        return Err(bad_file(path, reason));
-    }
-    let head = HeadKind::SequenceClassification;
-    let labels = match problem {
-        ClassProblem::Regression => labels,
-        _ => start.labels(labels, head)?,
-    };
-    let problem_name = Some(problem.type_name());
-    let request = HeadRequest { head, labels: labels.clone(), problem: problem_name };
-    let model = start.model(&request, params)?;
-    let classes = labels.len();
-    let mut task = Classify::new(model, columns, problem, labels);
-    let examples = task.examples(path, texts)?;
-    if config.task.class_weights == ClassWeights::Balanced {
-        let weights = balanced(&examples, classes);
-        task = task.with_weights(&weights, start.machine.device);
-    }
-    let params = task.model_mut().model.take_params();
-    let notes = std::mem::take(&mut task.model_mut().notes);
-    let longest = task.model().longest;
-    let problem = format!("problem    {}", problem.type_name());
-    let notes = [vec![problem], notes].concat();
-    Run { start, task: Rc::new(task), params, notes, longest }.train(examples)
-}
-
-/// The weight of each class, by the inverse of its share; 1 on average over the examples.
-fn balanced(examples: &[Example<ClassLabel>], classes: usize) -> Vec<f64> {
-    let mut counts = vec![0usize; classes];
-    for label in examples.iter().filter_map(|example| example.label.as_ref()) {
-        match label {
-            ClassLabel::Class(class) => counts[*class] += 1,
-            ClassLabel::Classes(flags) => {
-                flags.iter().zip(&mut counts).for_each(|(&flag, n)| *n += usize::from(flag));
-            }
-            ClassLabel::Number(_) => {}
-        }
-    }
-    let present = counts.iter().filter(|&&count| count > 0).count() as f64;
-    let all: usize = counts.iter().sum();
-    let weight = |&count: &usize| match count {
-        0 => 1.0,
-        count => all as f64 / (present * count as f64),
-    };
-    counts.iter().map(weight).collect()
-}
-
-fn tag(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
-    let (config, path) = (start.config, &start.config.task.train);
-    let columns = config.columns.of_words();
-    let texts = read_words(path, &columns, true)?;
-    let tags = texts.iter().flat_map(|text| text.tags.iter().flatten());
-    let found = LabelNames::of(tags.map(String::as_str));
-    let head = HeadKind::TokenClassification;
-    let labels = start.labels(found, head)?;
-    let request = HeadRequest { head, labels: labels.clone(), problem: None };
-    let mut task = Tag::new(start.model(&request, params)?, columns, labels);
-    let examples = task.examples(path, texts)?;
-    let params = task.model_mut().model.take_params();
-    let notes = std::mem::take(&mut task.model_mut().notes);
-    let longest = task.model().longest;
-    Run { start, task: Rc::new(task), params, notes, longest }.train(examples)
-}
-
-fn causal(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
-    let config = start.config;
-    let (path, dropouts) = (&config.task.model, config.model.dropouts());
-    let sizes = (params, config.task.max_length);
-    let attention = config.compute.attention;
-    let model = TaskModel::load_as_is(path, HeadKind::CausalLm, dropouts, attention, sizes)?;
-    let mut task = CausalCompletion::new(model, config.columns.of_completions());
-    let examples = task.read(&config.task.train, true)?;
-    let params = task.model_mut().model.take_params();
-    let longest = task.model().longest;
-    Run { start, task: Rc::new(task), params, notes: Vec::new(), longest }.train(examples)
 }
 
 /// A run whose task is made.
-struct Run<'a, T: FinetuneTask> {
-    start: Start<'a>,
-    task: Rc<T>,
-    params: ParamStore,
-    notes: Vec<String>,
-    longest: usize,
+pub(super) struct Run<'a, T: FinetuneTask> {
+    pub(super) start: Start<'a>,
+    pub(super) task: Rc<T>,
+    pub(super) params: ParamStore,
+    /// What a person should know of the model.
+    pub(super) notes: Vec<String>,
+    /// The most tokens of a text.
+    pub(super) longest: usize,
 }
 
 /// Examples to be measured on.
 type Held<T> = Option<Rc<[Example<<T as FinetuneTask>::Label>]>>;
 
 impl<T: FinetuneTask> Run<'_, T> {
-    fn train(self, examples: Vec<Example<T::Label>>) -> Result<FinetuneSummary> {
+    pub(super) fn train(self, examples: Vec<Example<T::Label>>) -> Result<FinetuneSummary> {
         let Self { start, task, params, notes, longest } = self;
         let Start { config, folder, surroundings, machine, policy } = start;
         let (console, _, stop) = surroundings;

@@ -1,0 +1,130 @@
+//! What each task makes of a configuration: its model, its labels, its examples.
+
+use std::rc::Rc;
+
+use bert4rs_models::hugging_face::{Folder, HeadKind};
+use bert4rs_tensor_core::param::ParamStore;
+use bert4rs_tensor_core::policy::Policy;
+
+use super::FinetuneTask;
+use super::causal::CausalCompletion;
+use super::classify::{ClassLabel, ClassProblem, Classify, read_texts, settle};
+use super::config::{ClassWeights, FinetuneConfig};
+use super::example::{Example, bad_file};
+use super::head::{HeadRequest, TaskModel};
+use super::labels::LabelNames;
+use super::run::{FinetuneSummary, Run, Surroundings};
+use super::tag::{Tag, read_words};
+use crate::error::Result;
+use crate::machine::Machine;
+use crate::run_folder::ClaimedFolder;
+
+/// What a run begins with.
+pub(super) struct Start<'a> {
+    pub(super) config: &'a FinetuneConfig,
+    pub(super) folder: ClaimedFolder,
+    pub(super) surroundings: Surroundings<'a>,
+    pub(super) machine: Machine,
+    pub(super) policy: Policy,
+}
+
+impl Start<'_> {
+    /// The model that the task asks for.
+    fn model(&self, request: &HeadRequest, params: ParamStore) -> Result<TaskModel> {
+        let config = self.config;
+        let dropouts = config.model.dropouts();
+        let sizes = (params, config.task.max_length);
+        TaskModel::load(&config.task.model, request, dropouts, config.compute.attention, sizes)
+    }
+
+    /// The folder's classes where it has all of `found`, else `found`.
+    fn labels(&self, found: LabelNames, head: HeadKind) -> Result<LabelNames> {
+        let folder = Folder::open(&self.config.task.model)?;
+        let has_head = folder.architecture().is_ok_and(|found| found.head() == head);
+        let had = LabelNames::of_config(folder.raw_config());
+        Ok(had.filter(|had| has_head && had.include(&found)).unwrap_or(found))
+    }
+}
+
+pub(super) fn classify(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+    let (config, path) = (start.config, &start.config.task.train);
+    let columns = config.columns.of_texts();
+    let texts = read_texts(path, &columns, true)?;
+    let (problem, labels) = settle(path, &texts, &columns, config.task.problem.said())?;
+    if problem != ClassProblem::Regression && labels.len() < 2 {
+        let reason = format!("has one label, {}: there is nothing to learn", labels.list());
+        return Err(bad_file(path, reason));
+    }
+    let head = HeadKind::SequenceClassification;
+    let labels = match problem {
+        ClassProblem::Regression => labels,
+        _ => start.labels(labels, head)?,
+    };
+    let problem_name = Some(problem.type_name());
+    let request = HeadRequest { head, labels: labels.clone(), problem: problem_name };
+    let model = start.model(&request, params)?;
+    let classes = labels.len();
+    let mut task = Classify::new(model, columns, problem, labels);
+    let examples = task.examples(path, texts)?;
+    if config.task.class_weights == ClassWeights::Balanced {
+        let weights = balanced(&examples, classes);
+        task = task.with_weights(&weights, start.machine.device);
+    }
+    let params = task.model_mut().model.take_params();
+    let notes = std::mem::take(&mut task.model_mut().notes);
+    let longest = task.model().longest;
+    let problem = format!("problem    {}", problem.type_name());
+    let notes = [vec![problem], notes].concat();
+    Run { start, task: Rc::new(task), params, notes, longest }.train(examples)
+}
+
+/// The weight of each class, by the inverse of its share; 1 on average over the examples.
+fn balanced(examples: &[Example<ClassLabel>], classes: usize) -> Vec<f64> {
+    let mut counts = vec![0usize; classes];
+    for label in examples.iter().filter_map(|example| example.label.as_ref()) {
+        match label {
+            ClassLabel::Class(class) => counts[*class] += 1,
+            ClassLabel::Classes(flags) => {
+                flags.iter().zip(&mut counts).for_each(|(&flag, n)| *n += usize::from(flag));
+            }
+            ClassLabel::Number(_) => {}
+        }
+    }
+    let present = counts.iter().filter(|&&count| count > 0).count() as f64;
+    let all: usize = counts.iter().sum();
+    let weight = |&count: &usize| match count {
+        0 => 1.0,
+        count => all as f64 / (present * count as f64),
+    };
+    counts.iter().map(weight).collect()
+}
+
+pub(super) fn tag(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+    let (config, path) = (start.config, &start.config.task.train);
+    let columns = config.columns.of_words();
+    let texts = read_words(path, &columns, true)?;
+    let tags = texts.iter().flat_map(|text| text.tags.iter().flatten());
+    let found = LabelNames::of(tags.map(String::as_str));
+    let head = HeadKind::TokenClassification;
+    let labels = start.labels(found, head)?;
+    let request = HeadRequest { head, labels: labels.clone(), problem: None };
+    let mut task = Tag::new(start.model(&request, params)?, columns, labels);
+    let examples = task.examples(path, texts)?;
+    let params = task.model_mut().model.take_params();
+    let notes = std::mem::take(&mut task.model_mut().notes);
+    let longest = task.model().longest;
+    Run { start, task: Rc::new(task), params, notes, longest }.train(examples)
+}
+
+pub(super) fn causal(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+    let config = start.config;
+    let (path, dropouts) = (&config.task.model, config.model.dropouts());
+    let sizes = (params, config.task.max_length);
+    let attention = config.compute.attention;
+    let model = TaskModel::load_as_is(path, HeadKind::CausalLm, dropouts, attention, sizes)?;
+    let mut task = CausalCompletion::new(model, config.columns.of_completions());
+    let examples = task.read(&config.task.train, true)?;
+    let params = task.model_mut().model.take_params();
+    let longest = task.model().longest;
+    Run { start, task: Rc::new(task), params, notes: Vec::new(), longest }.train(examples)
+}
