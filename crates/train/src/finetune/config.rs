@@ -242,6 +242,10 @@ pub struct FinetuneLoopConfig {
     pub keep_best: bool,
     /// Measurements without a better score before training stops; 0 never stops early.
     pub patience: u32,
+    /// The learning rate of a block over that of the next above; 1 lets all learn alike.
+    pub layer_decay: f64,
+    /// Embeddings and so many of the lowest blocks stay as they are; -1 freezes nothing.
+    pub freeze: i64,
     /// Whether TensorBoard's event files are written too.
     pub tensorboard: bool,
 }
@@ -282,6 +286,14 @@ impl FinetuneConfig {
             probability("model.dropout", self.model.dropout)?;
         }
         probability("model.attention_dropout", self.model.attention_dropout)?;
+        let decay = self.train.layer_decay;
+        if !(decay > 0.0 && decay <= 1.0) {
+            return Err(("train.layer_decay".into(), format!("{decay} is not above 0, at most 1")));
+        }
+        if self.train.freeze < -1 {
+            let reason = format!("{} is below -1, which freezes nothing", self.train.freeze);
+            return Err(("train.freeze".into(), reason));
+        }
         self.compute
             .device
             .parse::<DeviceChoice>()
@@ -360,6 +372,8 @@ mod tests {
             ("data.group_by_length = true", "data.packing"),
             ("task.problem = \"single\"", "did you mean single-label?"),
             ("model.seq_len = 3", "no such key"),
+            ("train.layer_decay = 0.0", "test: train.layer_decay: 0 is not above 0"),
+            ("train.freeze = -2", "test: train.freeze: -2 is below -1"),
         ] {
             let error = with(values).unwrap_err().to_string();
             assert!(error.contains(told), "{error}");

@@ -9,6 +9,7 @@
 //! | [`example`], [`labels`] | an example in tokens; which classes there are |
 //! | [`rows`] | examples laid into rows, side by side or padded |
 //! | [`loader`] | the order of examples, and batches of them |
+//! | [`layers`] | how fast each block learns |
 //! | [`learner`] | a task of this kind as a task of the trainer |
 //! | [`measure`] | predictions on a file, in its order, and their scores while training |
 //! | [`best`] | the best weights so far, and when to stop |
@@ -26,6 +27,7 @@ pub mod config;
 pub mod example;
 pub mod head;
 pub mod labels;
+pub mod layers;
 pub mod learner;
 pub mod loader;
 pub mod measure;

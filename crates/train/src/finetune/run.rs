@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use bert4rs_optim::schedule::Horizon;
-use bert4rs_optim::{Optimizer, OptimizerConfig};
+use bert4rs_optim::{Optimizer, OptimizerConfig, ParamGroup};
 use bert4rs_tensor_core::error::catch_torch_error;
 use bert4rs_tensor_core::param::{ParamStore, Role};
 use bert4rs_tensor_core::policy::Policy;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::best::BestWeights;
 use super::config::{FinetuneConfig, TaskName};
 use super::example::Example;
+use super::layers::{ParamSpeed, speeds};
 use super::learner::Learner;
 use super::loader::{BatchOptions, ExampleLoader};
 use super::measure::{ScoreMeasure, predict, scores};
@@ -234,7 +235,9 @@ impl<T: FinetuneTask> Work<'_, T> {
             (every, _) => every,
         };
         let policy = self.policy.clone();
-        let optimizer = OptimizerConfig { policy, ..config.optimizer.clone() };
+        let mut optimizer = OptimizerConfig { policy, ..config.optimizer.clone() };
+        // Before the user's own groups, which count where both name a parameter.
+        optimizer.groups.splice(0..0, layer_groups(config, &params));
         let optimizer = Optimizer::new(optimizer, params.params_mut())?;
         let schedule = config.schedule.resolve(Horizon::Steps(max_steps))?;
         let loop_options = TrainOptions {
@@ -272,6 +275,19 @@ impl<T: FinetuneTask> Work<'_, T> {
         all.extend(found.loss.map(|loss| ("loss".to_owned(), loss)));
         Ok(all)
     }
+}
+
+/// The groups of parameters that do not learn at full speed.
+fn layer_groups(config: &FinetuneConfig, params: &ParamStore) -> Vec<ParamGroup> {
+    let names: Vec<String> = params.params().iter().map(|param| param.name.clone()).collect();
+    let frozen = usize::try_from(config.train.freeze).ok();
+    let group = |speed: ParamSpeed| ParamGroup {
+        names: speed.name,
+        lr_scale: speed.lr_scale,
+        weight_decay: None,
+        frozen: speed.frozen,
+    };
+    speeds(&names, config.train.layer_decay, frozen).into_iter().map(group).collect()
 }
 
 /// Matrix products of one token, forward and backward: two FLOPs a weight and three passes.
