@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bert4rs_train::console::{Console, ConsoleOptions, LogFormat};
 use bert4rs_train::presets::RECOMMENDED;
 use clap::builder::RangedU64ValueParser;
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::finetune_flags::{EvaluateFlags, FinetuneFlags, PredictFlags};
@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Forward(ForwardFlags),
     /// Make tokens of a corpus ahead of a run, or say what it is like.
     Data(DataFlags),
+    /// Train a tokenizer by itself, or hold one against another.
+    Tokenizer(TokenizerFlags),
     /// Write the batches that a run is trained on.
     Batches(Box<BatchesFlags>),
     /// Train a few steps and tell where the time goes.
@@ -119,9 +121,97 @@ pub(crate) struct DataFlags {
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
     /// Make tokens of a corpus, which `train` with the same flags starts from.
+    /// --out DIR also copies the result to a folder that any machine trains from by --corpus DIR.
     Prepare(Box<TrainFlags>),
     /// Say how many documents and tokens there are, how long, which ones, and show some.
-    Inspect(Box<TrainFlags>),
+    Inspect(Box<InspectFlags>),
+}
+
+/// Flags of `data inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct InspectFlags {
+    /// Show what the model is given in this batch instead, counted from 0: pieces of documents
+    /// parted by |, what is hidden with what is to be predicted in ‹›, spans and their target.
+    #[arg(long, value_name = "N")]
+    pub(crate) batch: Option<u64>,
+    /// Documents to show the beginnings of.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) samples: usize,
+    /// Of which run.
+    #[command(flatten)]
+    pub(crate) run: TrainFlags,
+}
+
+/// Flags of `tokenizer`.
+#[derive(Debug, Args)]
+pub(crate) struct TokenizerFlags {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: TokenizerCommand,
+}
+
+/// What `tokenizer` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenizerCommand {
+    /// Train one on text, into a folder that transformers reads too.
+    Train(TrainTokenizerFlags),
+    /// Give a text in many scripts to two tokenizers, and tell where their ids differ; the exit code
+    /// is then 1.
+    Check(CheckTokenizerFlags),
+}
+
+/// Kinds of tokenizers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenizerKind {
+    /// BERT's, of lower-cased text.
+    Wordpiece,
+    /// GPT's pairs of bytes.
+    Bpe,
+    /// T5's.
+    Unigram,
+}
+
+/// Flags of `tokenizer train`.
+#[derive(Debug, Args)]
+pub(crate) struct TrainTokenizerFlags {
+    /// Files of text or folders of them, as `train --corpus` takes.
+    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+    pub(crate) corpus: Vec<PathBuf>,
+    /// The field or column of JSON lines, tables and Parquet that holds the text.
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    pub(crate) text_field: String,
+    /// wordpiece for BERT, bpe for GPT, unigram for T5.
+    #[arg(long, value_enum)]
+    pub(crate) kind: TokenizerKind,
+    /// The most tokens it may have.
+    #[arg(long, value_name = "N")]
+    pub(crate) vocab_size: usize,
+    /// Share of the text's characters that it spells at least, where there is room.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.9995)]
+    pub(crate) character_coverage: f64,
+    /// Spell unknown characters by their bytes; of unigram alone.
+    #[arg(long)]
+    pub(crate) byte_fallback: bool,
+    /// Tokens of the longest text that transformers is to take.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) max_length: usize,
+    /// The folder to write, which does not exist.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+/// Flags of `tokenizer check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckTokenizerFlags {
+    /// The tokenizer's file or folder.
+    pub(crate) tokenizer: PathBuf,
+    /// Another tokenizer's file or folder, or a JSON file with the ids that another program gave:
+    /// [{"text": "…", "ids": [1, 2]}, …].
+    #[arg(long, value_name = "PATH", required_unless_present = "ids")]
+    pub(crate) against: Option<PathBuf>,
+    /// Write the text and its ids in that form, to be held against another program.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ids: Option<PathBuf>,
 }
 
 /// Flags of `train` alone.
@@ -183,10 +273,14 @@ fn log_format(name: &str) -> Result<LogFormat, String> {
 pub(crate) struct TrainFlags {
     #[command(flatten)]
     pub(crate) config: ConfigFlags,
-    /// Files of text or folders of them: .txt, .md, .jsonl, .csv, .tsv, also compressed.
+    /// Files of text or folders of them: .txt, .md, .jsonl, .csv, .tsv, .parquet, also compressed;
+    /// 'a/*.txt', @FILE with a path a line, - for standard input, or a folder of `data prepare`.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub(crate) corpus: Vec<PathBuf>,
-    /// The field or column of JSON lines and tables that holds the text; default: text.
+    /// Where the documents of plain text begin: blank-line (default), line or file.
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) document: Option<String>,
+    /// The field or column of JSON lines, tables and Parquet that holds the text; default: text.
     #[arg(long, value_name = "NAME")]
     pub(crate) text_field: Option<String>,
     /// Files or folders to measure the loss on; default: a share of the corpus.

@@ -50,6 +50,7 @@ fn run(command: Command, clock: ProcessClock) -> Result<ExitCode, Error> {
         Command::Embed(flags) => commands::embed::run(&flags),
         Command::Forward(flags) => commands::forward::run(&flags),
         Command::Data(flags) => commands::data::run(&flags),
+        Command::Tokenizer(flags) => commands::tokenizer::run(&flags),
         Command::Batches(flags) => commands::batches::run(&flags),
         Command::Profile(flags) => commands::profile::run(&flags),
         Command::Presets(flags) => commands::presets::run(&flags),

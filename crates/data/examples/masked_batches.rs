@@ -22,11 +22,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         tokenizer: TokenizerChoice::Train(TokenizerTraining::new(100)),
         held_out: HeldOut::Share(0.1),
         cache: folder.path().join("cache"),
+        shard_tokens: bert4rs_data::SHARD_TOKENS,
+        duplicates: bert4rs_data::Duplicates::Keep,
     };
     let dataset = prepare(&options, &mut |_progress| {})?;
     let layout = Layout::Packed;
-    let options =
-        MlmOptions { batch_size: 2, sequence_length: 64, mask_rate: 0.15, layout, seed: 1 };
+    let options = MlmOptions {
+        batch_size: 2,
+        sequence_length: 64,
+        mask_rate: 0.15,
+        unit: bert4rs_data::MaskUnit::Tokens,
+        layout,
+        fit: bert4rs_data::Fit::EndToEnd,
+        seed: 1,
+    };
     let batches = MlmBatches::train(dataset.train, dataset.tokenizer.vocabulary()?, options)?;
 
     let mut prefetcher = Prefetcher::new(Arc::new(batches), 0, 4, 2)?;

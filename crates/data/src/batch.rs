@@ -34,6 +34,9 @@ pub trait TokenBatch: Send {
 
     /// Positions that the model computes, padding included.
     fn positions(&self) -> usize;
+
+    /// Of the positions that are not padding, those of each corpus, where there are several.
+    fn part_tokens(&self) -> &[u64];
 }
 
 /// A batch for masked language modelling, in plain memory.
@@ -57,6 +60,8 @@ pub struct MlmBatch {
     pub masked_labels: Vec<i64>,
     /// Positions that are not padding.
     pub real_tokens: usize,
+    /// Of these, those of each corpus.
+    pub part_tokens: Vec<u64>,
 }
 
 impl TokenBatch for MlmBatch {
@@ -85,6 +90,10 @@ impl TokenBatch for MlmBatch {
         self.real_tokens
     }
 
+    fn part_tokens(&self) -> &[u64] {
+        &self.part_tokens
+    }
+
     fn positions(&self) -> usize {
         self.rows * self.columns
     }
@@ -108,6 +117,8 @@ pub struct CausalBatch {
     pub next_ids: Vec<i64>,
     /// Positions that are not padding.
     pub real_tokens: usize,
+    /// Of these, those of each corpus.
+    pub part_tokens: Vec<u64>,
 }
 
 impl TokenBatch for CausalBatch {
@@ -133,6 +144,10 @@ impl TokenBatch for CausalBatch {
 
     fn real_tokens(&self) -> usize {
         self.real_tokens
+    }
+
+    fn part_tokens(&self) -> &[u64] {
+        &self.part_tokens
     }
 
     fn positions(&self) -> usize {
@@ -162,6 +177,8 @@ pub struct SpanBatch {
     pub labels: Vec<i64>,
     /// Positions of encoder and decoder that are not padding.
     pub real_tokens: usize,
+    /// Of these, those of each corpus.
+    pub part_tokens: Vec<u64>,
 }
 
 impl TokenBatch for SpanBatch {
@@ -189,6 +206,10 @@ impl TokenBatch for SpanBatch {
 
     fn real_tokens(&self) -> usize {
         self.real_tokens
+    }
+
+    fn part_tokens(&self) -> &[u64] {
+        &self.part_tokens
     }
 
     fn positions(&self) -> usize {

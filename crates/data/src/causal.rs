@@ -10,10 +10,11 @@ use std::sync::Arc;
 use crate::batch::{CausalBatch, IGNORED};
 use crate::error::Result;
 use crate::layout::{Grid, Layout, Padding};
-use crate::packing::Framing;
+use crate::mixture::Mixture;
+use crate::packing::{Fit, Framing, PackingReport};
 use crate::prefetch::BatchSource;
-use crate::sequences::{Sequences, Shown};
-use crate::shard::TokenShard;
+use crate::sequences::{SequenceOptions, Sequences, Shown};
+use crate::shard::TokenStore;
 
 /// How batches are made.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,6 +25,8 @@ pub struct CausalOptions {
     pub sequence_length: usize,
     /// How the pieces of a sequence lie in rows.
     pub layout: Layout,
+    /// Where documents are split.
+    pub fit: Fit,
     /// Decides the order.
     pub seed: u64,
 }
@@ -43,10 +46,12 @@ impl CausalBatches {
     ///
     /// # Errors
     /// Options that can't be used, and a file without tokens.
-    pub fn train(shard: Arc<TokenShard>, end_of_text: u32, options: CausalOptions) -> Result<Self> {
-        let CausalOptions { batch_size, sequence_length, seed, .. } = options;
-        let framing = Framing::Bos;
-        let sequences = Sequences::train(shard, framing, sequence_length, batch_size, seed)?;
+    pub fn train(
+        tokens: impl Into<Mixture>,
+        end_of_text: u32,
+        options: CausalOptions,
+    ) -> Result<Self> {
+        let sequences = Sequences::train(&tokens.into(), of_sequences(&options))?;
         Ok(Self { sequences, end_of_text, options })
     }
 
@@ -56,13 +61,11 @@ impl CausalBatches {
     /// # Errors
     /// As [`train`](Self::train).
     pub fn held_out(
-        shard: Arc<TokenShard>,
+        shard: Arc<TokenStore>,
         end_of_text: u32,
         options: CausalOptions,
     ) -> Result<Self> {
-        let CausalOptions { batch_size, sequence_length, seed, .. } = options;
-        let framing = Framing::Bos;
-        let sequences = Sequences::held_out(shard, framing, sequence_length, batch_size, seed)?;
+        let sequences = Sequences::held_out(shard, of_sequences(&options))?;
         Ok(Self { sequences, end_of_text, options })
     }
 
@@ -77,11 +80,16 @@ impl CausalBatches {
         self.sequences.batches_per_epoch()
     }
 
+    /// What packing did to the documents of each corpus.
+    pub fn packing_reports(&self) -> Vec<PackingReport> {
+        self.sequences.reports()
+    }
+
     /// Appends one sequence: what the model sees to `grid`, what is to follow to `next`.
     fn push_sequence(&self, shown: Shown, grid: &mut Grid, next: &mut Grid) -> Result<()> {
         let end = i64::from(self.end_of_text);
-        let shard = self.sequences.shard();
-        for piece in self.sequences.pieces(shown.sequence) {
+        let shard = self.sequences.store(shown.part);
+        for piece in self.sequences.pieces(shown) {
             let (start, stop) = (piece.start, piece.end);
             let ends = shard.offsets().binary_search(&(stop as u64)).is_ok();
             grid.push_piece(piece.len() + 1, |ids| {
@@ -100,6 +108,11 @@ impl CausalBatches {
     }
 }
 
+fn of_sequences(options: &CausalOptions) -> SequenceOptions {
+    let &CausalOptions { batch_size, sequence_length: length, fit, seed, .. } = options;
+    SequenceOptions { framing: Framing::Bos, length, batch_size, fit, seed }
+}
+
 impl BatchSource for CausalBatches {
     type Batch = CausalBatch;
 
@@ -107,8 +120,11 @@ impl BatchSource for CausalBatches {
         let CausalOptions { sequence_length: columns, layout, .. } = self.options;
         let mut grid = Grid::new(layout, Padding::Apart, columns, self.end_of_text.into());
         let mut next = Grid::new(layout, Padding::Apart, columns, IGNORED);
+        let mut part_tokens = vec![0; self.sequences.part_count()];
         for shown in self.sequences.of_batch(index)? {
+            let before = grid.real;
             self.push_sequence(shown, &mut grid, &mut next)?;
+            part_tokens[shown.part] += (grid.real - before) as u64;
         }
         Ok(CausalBatch {
             rows: grid.rows,
@@ -118,6 +134,7 @@ impl BatchSource for CausalBatches {
             document_ids: grid.documents,
             next_ids: next.ids,
             real_tokens: grid.real,
+            part_tokens,
         })
     }
 }

@@ -50,6 +50,29 @@ pub enum Error {
         /// What is wrong with it and what was expected.
         reason: String,
     },
+    /// The folder of prepared data can't be written to.
+    #[error("can't write to the cache {}: {source}; choose another by XDG_CACHE_HOME",
+            folder.display())]
+    CacheNotWritable {
+        /// The folder.
+        folder: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The disk has no room for prepared data.
+    #[error("the disk of {} is full: preparing this corpus needs about {needed} more, and there \
+             are {available}; free space, or choose another place by XDG_CACHE_HOME (what was \
+             done so far is kept, and the next try goes on from it)", folder.display())]
+    DiskFull {
+        /// The folder that is being made.
+        folder: PathBuf,
+        /// About how much is still to be written, in words.
+        needed: String,
+        /// How much there is, in words.
+        available: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// A dataset in the cache can't be used as it is.
     #[error("{reason} (delete the folder {} to have this dataset made anew)", folder.display())]
     Cache {

@@ -3,6 +3,7 @@
 //! Devlin et al. 2018, <https://arxiv.org/abs/1810.04805>, section 3.1: of the tokens, 15% are to
 //! be predicted; of these, 80% are replaced by `[MASK]`, 10% by a random token, 10% are kept.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rand::Rng;
@@ -10,10 +11,12 @@ use rand::Rng;
 use crate::batch::{IGNORED, MlmBatch};
 use crate::error::{Error, Result};
 use crate::layout::{Grid, Layout, Padding};
-use crate::packing::Framing;
+use crate::masking::{MaskUnit, rate_at, spans, whole_words};
+use crate::mixture::Mixture;
+use crate::packing::{Fit, Framing, PackingReport};
 use crate::prefetch::BatchSource;
-use crate::sequences::{Sequences, Shown};
-use crate::shard::TokenShard;
+use crate::sequences::{SequenceOptions, Sequences, Shown};
+use crate::shard::TokenStore;
 use crate::tokenizer::Vocabulary;
 
 /// How batches are made.
@@ -25,8 +28,12 @@ pub struct MlmOptions {
     pub sequence_length: usize,
     /// The share of a sequence's positions that is to be predicted: above 0, at most 1.
     pub mask_rate: f64,
+    /// What is hidden together.
+    pub unit: MaskUnit,
     /// How the pieces of a sequence lie in rows.
     pub layout: Layout,
+    /// Where documents are split.
+    pub fit: Fit,
     /// Decides order and masks.
     pub seed: u64,
 }
@@ -47,6 +54,11 @@ impl MlmOptions {
         Ok(())
     }
 
+    fn of_sequences(&self) -> SequenceOptions {
+        let &Self { batch_size, sequence_length: length, fit, seed, .. } = self;
+        SequenceOptions { framing: Framing::ClsSep, length, batch_size, fit, seed }
+    }
+
     /// Positions to predict in a sequence, unless it has too few that can be.
     pub fn masked_per_sequence(&self) -> usize {
         (self.mask_rate * self.sequence_length as f64).round() as usize
@@ -59,6 +71,11 @@ impl MlmOptions {
 pub struct MlmBatches {
     sequences: Sequences,
     vocabulary: Vocabulary,
+    /// Which tokens go on with the word before them.
+    continuations: Arc<[bool]>,
+    /// Where the mask rate changes: its last value, of how many batches, and how many of these come
+    /// before the first here.
+    schedule: Option<(f64, u64, u64)>,
     options: MlmOptions,
     fixed_shapes: bool,
 }
@@ -71,15 +88,13 @@ impl MlmBatches {
     /// # Errors
     /// Options that can't be used, and a file without tokens.
     pub fn train(
-        shard: Arc<TokenShard>,
+        tokens: impl Into<Mixture>,
         vocabulary: Vocabulary,
         options: MlmOptions,
     ) -> Result<Self> {
         options.check(vocabulary)?;
-        let MlmOptions { batch_size, sequence_length, seed, .. } = options;
-        let framing = Framing::ClsSep;
-        let sequences = Sequences::train(shard, framing, sequence_length, batch_size, seed)?;
-        Ok(Self { sequences, vocabulary, options, fixed_shapes: false })
+        let sequences = Sequences::train(&tokens.into(), options.of_sequences())?;
+        Ok(Self::of(sequences, vocabulary, options))
     }
 
     /// Batches for evaluation: every sequence once, in order, with the same masks each time. The
@@ -88,15 +103,18 @@ impl MlmBatches {
     /// # Errors
     /// Options that can't be used, and a file without tokens.
     pub fn held_out(
-        shard: Arc<TokenShard>,
+        shard: Arc<TokenStore>,
         vocabulary: Vocabulary,
         options: MlmOptions,
     ) -> Result<Self> {
         options.check(vocabulary)?;
-        let MlmOptions { batch_size, sequence_length, seed, .. } = options;
-        let framing = Framing::ClsSep;
-        let sequences = Sequences::held_out(shard, framing, sequence_length, batch_size, seed)?;
-        Ok(Self { sequences, vocabulary, options, fixed_shapes: false })
+        let sequences = Sequences::held_out(shard, options.of_sequences())?;
+        Ok(Self::of(sequences, vocabulary, options))
+    }
+
+    fn of(sequences: Sequences, vocabulary: Vocabulary, options: MlmOptions) -> Self {
+        let continuations = Arc::from([]);
+        Self { sequences, vocabulary, continuations, schedule: None, options, fixed_shapes: false }
     }
 
     /// The same with as many labels in each batch, so that all have one shape where rows are
@@ -104,6 +122,28 @@ impl MlmBatches {
     /// [`IGNORED`] labels of the first position, which no batch masks.
     pub fn with_fixed_shapes(self) -> Self {
         Self { fixed_shapes: true, ..self }
+    }
+
+    /// Tells which tokens go on with the word before them, as
+    /// [`TextTokenizer::continuations`](crate::TextTokenizer::continuations) has it, for words and
+    /// spans; without, each token is a word.
+    pub fn with_words(self, continuations: Arc<[bool]>) -> Self {
+        Self { continuations, ..self }
+    }
+
+    /// The same with a mask rate that goes from that of the options to `last` in a straight line,
+    /// over `batches` batches, of which `before` come before the first of these.
+    ///
+    /// # Errors
+    /// A rate that can't be used.
+    pub fn with_mask_rate_to(self, last: f64, batches: u64, before: u64) -> Result<Self> {
+        MlmOptions { mask_rate: last, ..self.options }.check(self.vocabulary)?;
+        Ok(Self { schedule: Some((last, batches, before)), ..self })
+    }
+
+    /// What packing did to the documents of each corpus.
+    pub fn packing_reports(&self) -> Vec<PackingReport> {
+        self.sequences.reports()
     }
 
     /// Number of sequences that the documents give.
@@ -127,31 +167,79 @@ impl MlmBatches {
         &self.options
     }
 
-    /// Appends one sequence.
-    fn push_sequence(&self, shown: Shown, grid: &mut Grid, masked: &mut Masked) -> Result<()> {
-        let start = grid.ids.len();
-        self.lay_out(shown.sequence, grid)?;
+    /// The share to predict in a batch.
+    fn mask_rate(&self, batch: u64) -> f64 {
+        let first = self.options.mask_rate;
+        self.schedule.map_or(first, |(last, batches, before)| {
+            rate_at(batch.saturating_add(before), batches, first, last)
+        })
+    }
+
+    /// Appends one sequence, of whose positions the share `rate` is to be predicted.
+    fn push_sequence(
+        &self,
+        shown: Shown,
+        rate: f64,
+        grid: &mut Grid,
+        masked: &mut Masked,
+    ) -> Result<()> {
+        let (start, before) = (grid.ids.len(), grid.real);
+        self.lay_out(shown, grid)?;
         let mut random = self.sequences.mask_stream(shown);
-        let count = self.options.masked_per_sequence();
+        // Of sequences that documents don't fill, a share of what they hold.
+        let positions = match self.sequences.fit() {
+            Fit::EndToEnd => self.options.sequence_length,
+            Fit::Best => grid.real - before,
+        };
+        let count = ((rate * positions as f64).round() as usize).max(1);
         // Padding between pieces is special and takes no random numbers, so that the masks are
         // the same in any layout.
-        for (position, label) in mask(&mut grid.ids[start..], count, &self.vocabulary, &mut random)
-        {
+        let (ids, vocabulary) = (&mut grid.ids[start..], &self.vocabulary);
+        let hidden = match self.options.unit {
+            MaskUnit::Tokens => mask(ids, count, vocabulary, &mut random),
+            MaskUnit::Words => {
+                let groups = whole_words(&self.words(ids), count, &mut random);
+                mask_groups(ids, groups, vocabulary, &mut random)
+            }
+            MaskUnit::Spans => {
+                let groups = spans(&self.words(ids), count, &mut random);
+                mask_groups(ids, groups, vocabulary, &mut random)
+            }
+        };
+        for (position, label) in hidden {
             masked.positions.push((start + position) as i64);
             masked.labels.push(label);
         }
         Ok(())
     }
 
-    /// Appends the positions of one sequence, unmasked.
-    fn lay_out(&self, sequence: usize, grid: &mut Grid) -> Result<()> {
+    /// The words in `ids`: runs of ordinary tokens, of which each but the first goes on with the
+    /// word.
+    fn words(&self, ids: &[i64]) -> Vec<Range<usize>> {
         let special = &self.vocabulary.special;
-        for piece in self.sequences.pieces(sequence) {
+        let mut words: Vec<Range<usize>> = Vec::new();
+        for (position, &id) in ids.iter().enumerate() {
+            if special.contains(id as u32) {
+                continue;
+            }
+            let goes_on = self.continuations.get(id as usize).is_some_and(|goes_on| *goes_on);
+            match words.last_mut() {
+                Some(word) if goes_on && word.end == position => word.end += 1,
+                _ => words.push(position..position + 1),
+            }
+        }
+        words
+    }
+
+    /// Appends the positions of one sequence, unmasked.
+    fn lay_out(&self, shown: Shown, grid: &mut Grid) -> Result<()> {
+        let special = &self.vocabulary.special;
+        for piece in self.sequences.pieces(shown) {
             let last = piece.len() + 1;
             grid.push_piece(last + 1, |ids| {
                 ids[0] = i64::from(special.cls);
                 ids[last] = i64::from(special.sep);
-                self.sequences.shard().read(piece, &mut ids[1..last])
+                self.sequences.store(shown.part).read(piece, &mut ids[1..last])
             })?;
         }
         grid.end_sequence();
@@ -174,8 +262,12 @@ impl BatchSource for MlmBatches {
         let pad = self.vocabulary.special.pad;
         let mut grid = Grid::new(self.options.layout, Padding::Apart, columns, pad.into());
         let mut masked = Masked::default();
+        let mut part_tokens = vec![0; self.sequences.part_count()];
+        let rate = self.mask_rate(index);
         for shown in self.sequences.of_batch(index)? {
-            self.push_sequence(shown, &mut grid, &mut masked)?;
+            let before = grid.real;
+            self.push_sequence(shown, rate, &mut grid, &mut masked)?;
+            part_tokens[shown.part] += (grid.real - before) as u64;
         }
         if self.fixed_shapes {
             let count = self.options.batch_size * self.options.masked_per_sequence();
@@ -191,6 +283,7 @@ impl BatchSource for MlmBatches {
             masked_positions: masked.positions,
             masked_labels: masked.labels,
             real_tokens: grid.real,
+            part_tokens,
         })
     }
 }
@@ -229,9 +322,33 @@ fn mask(
     masked
 }
 
+/// Hides groups of positions, as [`mask`] does: of a group, all tokens are hidden, replaced or kept.
+fn mask_groups(
+    ids: &mut [i64],
+    groups: Vec<Vec<usize>>,
+    vocabulary: &Vocabulary,
+    random: &mut impl Rng,
+) -> Vec<(usize, i64)> {
+    let mut masked = Vec::new();
+    for group in groups {
+        let kind = random.random_range(0..10u32);
+        for position in group {
+            masked.push((position, ids[position]));
+            ids[position] = replace_by(kind, ids[position], vocabulary, random);
+        }
+    }
+    masked
+}
+
 /// What stands in the place of a token that is to be predicted.
 fn replacement(id: i64, vocabulary: &Vocabulary, random: &mut impl Rng) -> i64 {
-    match random.random_range(0..10u32) {
+    let kind = random.random_range(0..10u32);
+    replace_by(kind, id, vocabulary, random)
+}
+
+/// What `kind`, a number below 10, puts in the place of a token.
+fn replace_by(kind: u32, id: i64, vocabulary: &Vocabulary, random: &mut impl Rng) -> i64 {
+    match kind {
         0..8 => i64::from(vocabulary.special.mask),
         8 => loop {
             let other = random.random_range(0..vocabulary.size as u32);

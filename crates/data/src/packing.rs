@@ -1,4 +1,5 @@
-//! Which tokens go into which sequence: documents packed end to end, with nothing lost.
+//! Which tokens go into which sequence: documents packed end to end, or so that few are split, with
+//! nothing lost.
 //!
 //! A sequence of `t` positions holds pieces of documents, each [framed](Framing). A document that
 //! does not fit goes on as another piece in the next sequence. Fewer than [`MIN_PIECE`] positions
@@ -6,6 +7,9 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
+use crate::best_fit::BestFit;
 use crate::error::{Error, Result};
 use crate::noise::Noise;
 
@@ -52,12 +56,45 @@ pub enum LastSequence {
     Pad,
 }
 
-/// Where each sequence begins; the rest follows from the documents. 8 bytes a sequence.
+/// Where documents are split.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fit {
+    /// Wherever a sequence ends: nothing is left over.
+    #[default]
+    EndToEnd,
+    /// Only where they are longer than a sequence: sequences end in padding.
+    Best,
+}
+
+/// What packing did to documents.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PackingReport {
+    /// Documents with tokens.
+    pub documents: u64,
+    /// Those that are in more than one piece.
+    pub split: u64,
+    /// Those that are longer than a sequence, and so are split in any case.
+    pub too_long: u64,
+    /// Share of positions that hold no token.
+    pub padding: f64,
+}
+
+/// Which pieces each sequence holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Packing {
     framing: Framing,
     sequence_length: usize,
-    starts: Vec<u64>,
+    plan: Plan,
+    report: PackingReport,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Plan {
+    /// Where each sequence begins; the rest follows from the documents. 8 bytes a sequence.
+    EndToEnd(Vec<u64>),
+    /// All pieces. 16 bytes a piece.
+    BestFit(BestFit),
 }
 
 impl Packing {
@@ -69,44 +106,40 @@ impl Packing {
         offsets: &[u64],
         framing: Framing,
         sequence_length: usize,
+        fit: Fit,
         last: LastSequence,
     ) -> Result<Self> {
         if sequence_length < MIN_PIECE {
             let expected = format!("at least {MIN_PIECE}");
             return Err(Error::setting("the sequence length", sequence_length, expected));
         }
-        let mut starts = Vec::new();
-        let mut left = 0;
-        for document in offsets.windows(2) {
-            let (mut token, end) = (document[0], document[1]);
-            while token < end {
-                if left < MIN_PIECE as u64 {
-                    starts.push(token);
-                    left = sequence_length as u64;
-                }
-                let piece = framing.max_tokens(left).min(end - token);
-                token += piece;
-                left -= framing.length(piece);
-            }
-        }
-        if starts.is_empty() && last == LastSequence::DropPartial {
+        let (plan, report) = match fit {
+            Fit::EndToEnd => end_to_end(offsets, framing, sequence_length, last),
+            Fit::Best => best_fit(offsets, framing, sequence_length),
+        };
+        let packing = Self { framing, sequence_length, plan, report };
+        if packing.is_empty() && last == LastSequence::DropPartial {
             return Err(Error::setting("the number of tokens", 0, "at least 1"));
         }
-        let partial = left >= MIN_PIECE as u64;
-        if partial && last == LastSequence::DropPartial && starts.len() > 1 {
-            starts.pop();
-        }
-        Ok(Self { framing, sequence_length, starts })
+        Ok(packing)
+    }
+
+    /// What it did to the documents.
+    pub fn report(&self) -> PackingReport {
+        self.report
     }
 
     /// Number of sequences.
     pub fn len(&self) -> usize {
-        self.starts.len()
+        match &self.plan {
+            Plan::EndToEnd(starts) => starts.len(),
+            Plan::BestFit(sequences) => sequences.len(),
+        }
     }
 
     /// Whether there is none: of documents without a token, where the last sequence is padded.
     pub fn is_empty(&self) -> bool {
-        self.starts.is_empty()
+        self.len() == 0
     }
 
     /// Positions of a sequence.
@@ -119,12 +152,19 @@ impl Packing {
     /// # Panics
     /// If there is no such sequence.
     pub fn pieces<'a>(
-        &self,
+        &'a self,
         offsets: &'a [u64],
         sequence: usize,
-    ) -> impl Iterator<Item = Range<usize>> + use<'a> {
+    ) -> Box<dyn Iterator<Item = Range<usize>> + 'a> {
+        match &self.plan {
+            Plan::BestFit(sequences) => Box::new(sequences.pieces(sequence)),
+            Plan::EndToEnd(starts) => Box::new(self.pieces_from(offsets, starts[sequence])),
+        }
+    }
+
+    /// The pieces of a sequence that begins with `token` and ends where it is full.
+    fn pieces_from(&self, offsets: &[u64], mut token: u64) -> impl Iterator<Item = Range<usize>> {
         let framing = self.framing;
-        let mut token = self.starts[sequence];
         let mut left = self.sequence_length as u64;
         // The first offset beyond the token: where its document ends.
         let mut end = offsets.partition_point(|&offset| offset <= token);
@@ -141,4 +181,61 @@ impl Packing {
             Some(piece.start as usize..piece.end as usize)
         })
     }
+}
+
+fn end_to_end(
+    offsets: &[u64],
+    framing: Framing,
+    length: usize,
+    last: LastSequence,
+) -> (Plan, PackingReport) {
+    let mut starts = Vec::new();
+    let (mut left, mut filled) = (0, 0);
+    let mut report = PackingReport::default();
+    let most = framing.max_tokens(length as u64);
+    for document in offsets.windows(2) {
+        let (mut token, end) = (document[0], document[1]);
+        report.documents += u64::from(token < end);
+        report.too_long += u64::from(end - token > most);
+        let mut pieces = 0u32;
+        while token < end {
+            if left < MIN_PIECE as u64 {
+                starts.push(token);
+                left = length as u64;
+            }
+            let piece = framing.max_tokens(left).min(end - token);
+            token += piece;
+            left -= framing.length(piece);
+            filled += framing.length(piece);
+            pieces += 1;
+        }
+        report.split += u64::from(pieces > 1);
+    }
+    report.padding = padding(filled, starts.len(), length);
+    let partial = left >= MIN_PIECE as u64;
+    if partial && last == LastSequence::DropPartial && starts.len() > 1 {
+        starts.pop();
+    }
+    (Plan::EndToEnd(starts), report)
+}
+
+fn best_fit(offsets: &[u64], framing: Framing, length: usize) -> (Plan, PackingReport) {
+    let most = framing.max_tokens(length as u64);
+    let sequences = BestFit::new(offsets, length, most, |tokens| framing.length(tokens));
+    let mut report = PackingReport::default();
+    let mut filled = 0;
+    for document in offsets.windows(2).map(|pair| pair[1] - pair[0]) {
+        report.documents += u64::from(document > 0);
+        report.too_long += u64::from(document > most);
+        let rest = document % most;
+        filled += document / most * framing.length(most);
+        filled += if rest > 0 { framing.length(rest) } else { 0 };
+    }
+    report.split = report.too_long;
+    report.padding = padding(filled, sequences.len(), length);
+    (Plan::BestFit(sequences), report)
+}
+
+fn padding(filled: u64, sequences: usize, length: usize) -> f64 {
+    1.0 - filled as f64 / (sequences as f64 * length as f64).max(1.0)
 }

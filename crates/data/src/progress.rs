@@ -7,6 +7,8 @@ use std::cell::Cell;
 pub enum Phase {
     /// Another process prepares the same data.
     WaitForOther,
+    /// Looking for documents that occur more than once, in bytes of text.
+    Compare,
     /// Counting the words to train a tokenizer on, in bytes of text.
     CountWords,
     /// Building a vocabulary, in tokens.
@@ -22,6 +24,7 @@ impl Phase {
     pub fn label(self) -> &'static str {
         match self {
             Self::WaitForOther => "waiting for another process that prepares the same data",
+            Self::Compare => "looking for duplicates",
             Self::CountWords => "counting words",
             Self::TrainTokenizer => "training the tokenizer",
             Self::Tokenize => "tokenizing",

@@ -12,6 +12,10 @@ pub(crate) enum Purpose {
     TrainMask = 2,
     /// The masks of held-out sequences.
     HeldOutMask = 3,
+    /// Which corpus of several each position shows.
+    Mixture = 4,
+    /// The order of an epoch's sequences where there are too many to shuffle in memory.
+    LargeOrder = 5,
 }
 
 /// The stream for one purpose, seed, epoch and sequence.
@@ -30,14 +34,18 @@ pub(crate) fn unit_hash_of_text(text: &str) -> f64 {
     unit(u64::from_le_bytes(bytes))
 }
 
-/// A number in `[0, 1)` that looks random and depends on `index` alone (SplitMix64's output
-/// function, <https://prng.di.unimi.it/splitmix64.c>).
+/// A number in `[0, 1)` that looks random and depends on `index` alone.
 pub(crate) fn unit_hash(index: u64) -> f64 {
+    unit(split_mix(index))
+}
+
+/// SplitMix64's output function, <https://prng.di.unimi.it/splitmix64.c>: a permutation of 64-bit
+/// numbers that looks random.
+pub(crate) fn split_mix(index: u64) -> u64 {
     let mut z = index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
-    unit(z)
+    z ^ (z >> 31)
 }
 
 /// The upper 53 bits as a fraction.

@@ -11,14 +11,18 @@
 
 use std::sync::Arc;
 
+use rand::Rng;
+
 use crate::batch::{IGNORED, SpanBatch};
+use crate::denoisers::{Denoiser, Denoising, UL2};
 use crate::error::{Error, Result};
 use crate::layout::{Grid, Layout, Padding};
+use crate::mixture::Mixture;
 use crate::noise::Noise;
-use crate::packing::Framing;
+use crate::packing::{Fit, Framing, PackingReport};
 use crate::prefetch::BatchSource;
-use crate::sequences::{Sequences, Shown};
-use crate::shard::TokenShard;
+use crate::sequences::{SequenceOptions, Sequences, Shown};
+use crate::shard::TokenStore;
 use crate::tokenizer::SpanTokens;
 use crate::unigram;
 
@@ -32,10 +36,14 @@ pub struct SpanOptions {
     pub batch_size: usize,
     /// Positions of a sequence of the encoder.
     pub sequence_length: usize,
-    /// What is to be filled in.
+    /// What is to be filled in; of UL2's mixture, how much text a sequence holds.
     pub noise: Noise,
+    /// Whether that is all, or one of UL2's denoisers.
+    pub denoising: Denoising,
     /// How the pieces of a sequence lie in rows.
     pub layout: Layout,
+    /// Where documents are split.
+    pub fit: Fit,
     /// Decides order and noise.
     pub seed: u64,
 }
@@ -66,10 +74,13 @@ impl SpanBatches {
     /// # Errors
     /// Options that can't be used, a sequence with more spans than there are sentinels, and a
     /// file without tokens.
-    pub fn train(shard: Arc<TokenShard>, tokens: SpanTokens, options: SpanOptions) -> Result<Self> {
-        let framing = framing(&tokens, &options)?;
-        let SpanOptions { batch_size, sequence_length, seed, .. } = options;
-        let sequences = Sequences::train(shard, framing, sequence_length, batch_size, seed)?;
+    pub fn train(
+        corpora: impl Into<Mixture>,
+        tokens: SpanTokens,
+        options: SpanOptions,
+    ) -> Result<Self> {
+        let of_sequences = of_sequences(&tokens, &options)?;
+        let sequences = Sequences::train(&corpora.into(), of_sequences)?;
         Ok(Self { sequences, tokens, options, least_columns: 0 })
     }
 
@@ -79,13 +90,11 @@ impl SpanBatches {
     /// # Errors
     /// As [`train`](Self::train).
     pub fn held_out(
-        shard: Arc<TokenShard>,
+        shard: Arc<TokenStore>,
         tokens: SpanTokens,
         options: SpanOptions,
     ) -> Result<Self> {
-        let framing = framing(&tokens, &options)?;
-        let SpanOptions { batch_size, sequence_length, seed, .. } = options;
-        let sequences = Sequences::held_out(shard, framing, sequence_length, batch_size, seed)?;
+        let sequences = Sequences::held_out(shard, of_sequences(&tokens, &options)?)?;
         Ok(Self { sequences, tokens, options, least_columns: 0 })
     }
 
@@ -93,8 +102,8 @@ impl SpanBatches {
     /// all have one shape where rows are packed.
     pub fn with_fixed_shapes(mut self) -> Self {
         let length = |piece: std::ops::Range<usize>| self.options.noise.target_length(piece.len());
-        let width = |sequence| self.width(self.sequences.pieces(sequence).map(length));
-        self.least_columns = (0..self.sequences.len()).map(width).max().unwrap_or(0);
+        let width = |shown| self.width(self.sequences.pieces(shown).map(length));
+        self.least_columns = self.sequences.all().map(width).max().unwrap_or(0);
         self
     }
 
@@ -116,9 +125,10 @@ impl SpanBatches {
     pub fn target_entropy(&self, of_text: f64) -> f64 {
         let mut text = 0;
         let mut others = vec![0; self.tokens.sentinels.len() + 1];
-        for sequence in 0..self.sequences.len() {
-            for piece in self.sequences.pieces(sequence) {
-                let (noise, spans) = self.options.noise.counts(piece.len());
+        for shown in self.sequences.all() {
+            let mut random = self.sequences.mask_stream(shown);
+            for piece in self.sequences.pieces(shown) {
+                let (noise, spans) = self.denoiser(piece.len(), &mut random).counts(piece.len());
                 text += noise as u64;
                 others[..=spans].iter_mut().for_each(|count| *count += 1);
             }
@@ -126,16 +136,30 @@ impl SpanBatches {
         unigram::entropy_with(of_text, text, &others)
     }
 
+    /// What packing did to the documents of each corpus.
+    pub fn packing_reports(&self) -> Vec<PackingReport> {
+        self.sequences.reports()
+    }
+
+    /// What is to be learned from a piece of `tokens` tokens.
+    fn denoiser(&self, tokens: usize, random: &mut impl Rng) -> Denoiser {
+        match self.options.denoising {
+            Denoising::Spans => Denoiser::Spans(self.options.noise),
+            Denoising::Ul2 => Denoiser::choose(tokens, self.tokens.sentinels.len(), random),
+        }
+    }
+
     /// The corrupted pieces of a sequence.
     fn corrupted(&self, shown: Shown) -> Result<Vec<Corrupted>> {
         let mut random = self.sequences.mask_stream(shown);
         let corrupt = |piece: std::ops::Range<usize>| {
             let mut text = vec![0; piece.len()];
-            self.sequences.shard().read(piece, &mut text)?;
-            let lengths = self.options.noise.draw(text.len(), &mut random);
+            self.sequences.store(shown.part).read(piece, &mut text)?;
+            let denoiser = self.denoiser(text.len(), &mut random);
+            let lengths = denoiser.draw(text.len(), &mut random);
             Ok(corrupt(&text, &lengths, &self.tokens))
         };
-        self.sequences.pieces(shown.sequence).map(corrupt).collect()
+        self.sequences.pieces(shown).map(corrupt).collect()
     }
 
     /// Length of the decoder's rows, for all of these sequences.
@@ -154,9 +178,13 @@ impl SpanBatches {
     }
 }
 
-/// The framing that fills sequences, if there are enough sentinels for it.
-fn framing(tokens: &SpanTokens, options: &SpanOptions) -> Result<Framing> {
+/// How sequences are filled, if there are enough sentinels for it.
+fn of_sequences(tokens: &SpanTokens, options: &SpanOptions) -> Result<SequenceOptions> {
     options.noise.check()?;
+    if options.denoising == Denoising::Ul2 && UL2[0] != Denoiser::Spans(options.noise) {
+        let expected = "0.15 with a mean span of 3, which UL2's denoisers take the place of";
+        return Err(Error::setting("the share of noise", options.noise.rate, expected));
+    }
     let longest = options.noise.max_tokens(options.sequence_length);
     let (_, spans) = options.noise.counts(longest);
     if spans > tokens.sentinels.len() {
@@ -166,7 +194,8 @@ fn framing(tokens: &SpanTokens, options: &SpanOptions) -> Result<Framing> {
         );
         return Err(Error::setting("the sequence length", options.sequence_length, expected));
     }
-    Ok(Framing::Spans(options.noise))
+    let &SpanOptions { batch_size, sequence_length: length, fit, seed, .. } = options;
+    Ok(SequenceOptions { framing: Framing::Spans(options.noise), length, batch_size, fit, seed })
 }
 
 /// `text` cut into parts of text and noise in turn: each noise is one sentinel in the source, and
@@ -192,8 +221,14 @@ impl BatchSource for SpanBatches {
 
     fn batch(&self, index: u64) -> Result<SpanBatch> {
         let shown = self.sequences.of_batch(index)?;
-        let sequences =
-            shown.into_iter().map(|shown| self.corrupted(shown)).collect::<Result<Vec<_>>>()?;
+        let mut part_tokens = vec![0; self.sequences.part_count()];
+        let mut sequences = Vec::new();
+        for shown in shown {
+            let pieces = self.corrupted(shown)?;
+            let tokens = |piece: &Corrupted| (piece.source.len() + piece.target.len()) as u64;
+            part_tokens[shown.part] += pieces.iter().map(tokens).sum::<u64>();
+            sequences.push(pieces);
+        }
         let (layout, pad) = (self.options.layout, i64::from(self.tokens.pad));
         let (columns, target_columns) =
             (self.options.sequence_length, self.target_columns(&sequences));
@@ -232,6 +267,7 @@ impl BatchSource for SpanBatches {
             decoder_document_ids: decoder.documents,
             labels: labels.ids,
             real_tokens: source.real + decoder.real,
+            part_tokens,
         })
     }
 }

@@ -1,11 +1,8 @@
 //! What is known of a dataset without reading its tokens.
 
-use std::fs;
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::duplicates::DuplicateCounts;
 
 /// Above this share of unknown tokens, a model learns too little of the text.
 const UNKNOWN_WARNING: f64 = 0.01;
@@ -23,20 +20,12 @@ pub struct DatasetSummary {
     pub unknown_share: Option<f64>,
     /// Whether the corpus is one document, of which the end is held out.
     pub split_within_document: bool,
-}
-
-/// A summary as it is kept, with what tells that it is damaged.
-#[derive(Serialize, Deserialize)]
-struct Sealed {
-    summary: DatasetSummary,
-    blake3: String,
-}
-
-impl Sealed {
-    fn new(summary: DatasetSummary) -> serde_json::Result<Self> {
-        let blake3 = blake3::hash(&serde_json::to_vec(&summary)?).to_hex().to_string();
-        Ok(Self { summary, blake3 })
-    }
+    /// Documents that occur more than once; `None` where they were not looked for.
+    pub duplicates: Option<DuplicateCounts>,
+    /// Files with tokens to train on.
+    pub train_shards: u32,
+    /// Files with held-out tokens.
+    pub held_out_shards: u32,
 }
 
 impl DatasetSummary {
@@ -50,6 +39,21 @@ impl DatasetSummary {
                     .into(),
             );
         }
+        if let Some(found) = self.duplicates {
+            let what = if found.dropped { "were dropped" } else { "are there, and stay" };
+            let forgot = match found.forgot {
+                true => {
+                    "; there were more documents than are remembered, and later ones may occur \
+                         twice"
+                }
+                false => "",
+            };
+            notes.push(format!(
+                "duplicates: {} equal documents and {} near ones {what}; duplicates.jsonl in the \
+                 dataset's folder lists them{forgot}",
+                found.equal, found.near
+            ));
+        }
         if let Some(share) = self.unknown_share.filter(|&share| share > UNKNOWN_WARNING) {
             notes.push(format!(
                 "{:.1}% of the tokens are unknown to the vocabulary, and nothing is learned of \
@@ -59,25 +63,5 @@ impl DatasetSummary {
             ));
         }
         notes
-    }
-
-    /// Reads what [`write`](Self::write) wrote.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
-        let fail = |error: serde_json::Error| Error::io("read", path)(error.into());
-        let json = fs::read(path).map_err(Error::io("read", path))?;
-        let sealed: Sealed = serde_json::from_slice(&json).map_err(fail)?;
-        if Sealed::new(sealed.summary).map_err(fail)?.blake3 != sealed.blake3 {
-            let reason = "does not match its checksum".to_owned();
-            return Err(Error::Shard { path: path.to_owned(), reason });
-        }
-        Ok(sealed.summary)
-    }
-
-    /// Writes it as JSON.
-    pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        let json = Sealed::new(*self)
-            .and_then(|sealed| serde_json::to_vec_pretty(&sealed))
-            .map_err(|error| Error::io("write", path)(error.into()))?;
-        Ok(bert4rs_tensor_core::safetensors::write_atomic(path, &json)?)
     }
 }

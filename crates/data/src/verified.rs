@@ -8,10 +8,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::shard::TokenShard;
+use crate::shard::ShardFile;
 
 /// The file, in a dataset's folder, that remembers it.
-const FILE: &str = "verified.json";
+pub(crate) const FILE: &str = "verified.json";
 
 /// What changes whenever somebody writes to a file: its length and its times, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,10 +39,10 @@ impl Stamp {
 /// changed since. `report` hears how many tokens were read, and how many there are to read.
 ///
 /// # Errors
-/// As [`TokenShard::verify`].
+/// As [`TokenStore::verify`](crate::TokenStore::verify).
 pub(crate) fn verify_changed(
     folder: &Path,
-    shards: &[&TokenShard],
+    shards: &[&ShardFile],
     vocab_size: usize,
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
@@ -62,11 +62,11 @@ pub(crate) fn verify_changed(
         }
         stamps.insert(name, stamp);
     }
-    let total = changed.iter().map(|shard| shard.token_count() as u64).sum();
+    let total = changed.iter().map(|shard| shard.tokens()).sum();
     let mut done = 0;
     for shard in &changed {
         shard.verify(vocab_size)?;
-        done += shard.token_count() as u64;
+        done += shard.tokens();
         report(done, total);
     }
     if !changed.is_empty()

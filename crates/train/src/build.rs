@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use bert4rs_data::{BatchSource, Dataset, Layout, Progress, TextTokenizer, TokenBatch};
+use bert4rs_data::{
+    BatchSource, Fit, Layout, MaskUnit, Progress, Staged, TextTokenizer, TokenBatch,
+};
 use bert4rs_models::checkpointing::ActivationCheckpointing;
 use bert4rs_optim::schedule::Schedule;
 use bert4rs_optim::{DataParallel, OptimizerConfig};
@@ -15,15 +17,15 @@ use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::policy::{CudaKernels, Policy};
 use bert4rs_tensor_core::{Device, graph};
 
-use crate::config::{BackendChoice, Config, Family};
-use crate::dataset;
+use crate::config::{BackendChoice, Config, Family, Prefetch};
+use crate::dataset::{self, Corpora};
 use crate::distributed::Ranks;
 use crate::error::{Error, Result};
-use crate::evaluation::Validation;
+use crate::evaluation::{Validation, ValidationPart};
 use crate::execution::Execution;
 use crate::facts::Facts;
 use crate::init;
-use crate::loader::{Loader, LoaderOptions, TokenLoader};
+use crate::loader::{Ahead, Loader, LoaderOptions, TokenLoader};
 use crate::machine::{Machine, MachineOptions};
 use crate::task::Task;
 use crate::task::causal_lm::{self, CausalLm};
@@ -75,10 +77,11 @@ pub struct TrainingData {
 
 /// Where an objective's batches come from.
 pub(crate) struct Sources<S> {
-    pub(crate) train: S,
-    pub(crate) held_out: S,
-    /// Batches that show all held-out text once.
-    pub(crate) held_out_batches: u64,
+    pub(crate) train: Staged<S>,
+    /// What is held out of each corpus: its batches, and how many show all of it once.
+    pub(crate) held_out: Vec<(S, u64)>,
+    /// What the corpora are called.
+    pub(crate) names: Vec<String>,
     /// Batches that show all text to train on once.
     pub(crate) epoch_batches: u64,
     /// The token of padding.
@@ -158,8 +161,8 @@ pub fn parts_of(
     refuse_fp8(&config.compute.fp8, device)?;
     refuse_int8(&config.compute.int8, device)?;
     let cuda_kernels = cuda_kernels(config, device)?;
-    let dataset = dataset::prepare(config, progress)?;
-    let data = data(config, &dataset, device)?;
+    let corpora = dataset::prepare(config, progress)?;
+    let data = data(config, &corpora, device)?;
     let policy = Policy::new(config.compute.kernels, cuda_kernels)
         .with_choices(&machine.backends)
         .with_overrides(&config.compute.backends.overrides());
@@ -167,7 +170,7 @@ pub fn parts_of(
         .with_fp8(config.compute.fp8.clone())
         .with_int8(config.compute.int8.clone())
         .with_policy(policy.clone());
-    let task = task(config, dataset.tokenizer, &params)?;
+    let task = task(config, corpora.tokenizer().clone(), &params)?;
     let init = match weights {
         WeightSource::Initial => init::load(config, &mut params)?,
         WeightSource::Restored => Vec::new(),
@@ -222,12 +225,12 @@ pub fn training_data(config: &Config, progress: &mut dyn FnMut(Progress)) -> Res
     data(config, &dataset::prepare(config, progress)?, Device::Cpu)
 }
 
-/// Batches of `dataset` for training and validation.
-pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result<TrainingData> {
+/// Batches of `corpora` for training and validation.
+pub(crate) fn data(config: &Config, corpora: &Corpora, device: Device) -> Result<TrainingData> {
     match config.model.family {
-        Family::Bert => masked_lm::data(config, dataset, device),
-        Family::Gpt => causal_lm::data(config, dataset, device),
-        Family::T5 => span_corruption::data(config, dataset, device),
+        Family::Bert => masked_lm::data(config, corpora, device),
+        Family::Gpt => causal_lm::data(config, corpora, device),
+        Family::T5 => span_corruption::data(config, corpora, device),
     }
 }
 
@@ -255,21 +258,31 @@ impl TrainingData {
     where
         S: BatchSource<Batch: TokenBatch> + 'static,
     {
-        let Sources { train, held_out, held_out_batches, epoch_batches, pad } = sources;
+        let Sources { train, held_out, names, epoch_batches, pad } = sources;
         let (execution, _) = execution(config, device);
         let options = LoaderOptions {
             device,
             pad,
             counted: config.leaves_padding_out(execution),
-            prefetch: config.data.prefetch as usize,
+            prefetch: ahead(config, device),
             workers: config.data.workers as usize,
         };
-        let wanted = config.train.eval_sequences.div_ceil(config.data.batch_size);
-        let held_out_options = LoaderOptions { counted: true, prefetch: 0, ..options };
-        let held_out = TokenLoader::new(held_out, held_out_options)?;
+        let held_out_options =
+            LoaderOptions { counted: true, prefetch: Ahead::Batches(0), ..options };
+        let several = held_out.len() > 1;
+        let of_each = config.train.eval_sequences.div_ceil(held_out.len().max(1) as u32);
+        let wanted = u64::from(of_each.div_ceil(config.data.batch_size));
+        let mut parts = Vec::new();
+        for ((source, batches), name) in held_out.into_iter().zip(&names) {
+            parts.push(ValidationPart {
+                name: several.then(|| name.clone()),
+                loader: Box::new(TokenLoader::new(source, held_out_options)?),
+                batches: batches.min(wanted),
+            });
+        }
         Ok(Self {
-            loader: Box::new(TokenLoader::new(train, options)?),
-            validation: Validation::new(Box::new(held_out), held_out_batches.min(wanted.into())),
+            loader: Box::new(TokenLoader::new(train, options)?.with_names(names)),
+            validation: Validation::of(parts),
             facts,
             epoch_batches,
         })
@@ -284,6 +297,19 @@ impl TrainingData {
                 let per_step = u64::from(config.train.accumulate) * ranks as u64;
                 batches.div_ceil(per_step).max(1)
             }
+        }
+    }
+}
+
+/// How many batches are made ahead.
+fn ahead(config: &Config, device: Device) -> Ahead {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = config.compute.threads as usize;
+    match config.data.prefetch {
+        Prefetch::Batches(count) => Ahead::Batches(count as usize),
+        Prefetch::Auto(_) => {
+            let has_free_core = device != Device::Cpu || (threads > 0 && threads < cores);
+            Ahead::Auto { has_free_core }
         }
     }
 }
@@ -304,6 +330,10 @@ pub(crate) fn execution(config: &Config, device: Device) -> (Execution, Option<&
             if config.compute.attention == AttentionImplementation::Varlen =>
         {
             "the host reads where documents begin; choose compute.attention = \"fused\""
+        }
+        (Execution::CudaGraphs, Device::Cuda(_)) if masks_differ(config) => {
+            "the number of masked tokens differs from batch to batch; choose data.mask_unit = \
+             \"tokens\", data.fit = \"end-to-end\" and no data.final_mask_rate"
         }
         (Execution::CudaGraphs, Device::Cuda(_)) if drops && recomputes => {
             "a block computed again draws its dropout anew; choose \
@@ -354,6 +384,14 @@ fn refuse_unread_spikes(config: &Config, execution: Execution) -> Result<()> {
 pub(crate) fn policy(config: &Config) -> TroublePolicy {
     let train = &config.train;
     TroublePolicy { on_nan: train.on_nan, on_spike: train.on_spike, spike_nats: train.spike_nats }
+}
+
+/// Whether BERT's batches differ in how many tokens are masked.
+fn masks_differ(config: &Config) -> bool {
+    let data = &config.data;
+    let varies =
+        data.mask_unit != MaskUnit::Tokens || data.final_mask_rate > 0.0 || data.fit == Fit::Best;
+    config.model.family == Family::Bert && varies
 }
 
 /// Refuses FP8 where the device can't multiply in it.

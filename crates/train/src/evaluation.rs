@@ -41,8 +41,17 @@ pub trait Measure {
 
 /// Held-out batches, always the same.
 pub struct Validation {
-    loader: Box<dyn Loader>,
-    batches: u64,
+    parts: Vec<ValidationPart>,
+}
+
+/// Those of one corpus.
+pub struct ValidationPart {
+    /// What it is called; its own loss is then measured too.
+    pub name: Option<String>,
+    /// Its batches.
+    pub loader: Box<dyn Loader>,
+    /// How many of them are used.
+    pub batches: u64,
 }
 
 /// Means over the labels of held-out batches.
@@ -53,7 +62,7 @@ pub struct Evaluation {
     /// Labels that the means are over.
     pub labels: u64,
     /// What [`Task::evaluate`] names, in nats where it is a loss, and `perplexity`, the exponential
-    /// of the loss.
+    /// of the loss; of one corpus among several, `NAME of CORPUS`.
     pub means: BTreeMap<String, f64>,
 }
 
@@ -67,7 +76,12 @@ impl Evaluation {
 impl Validation {
     /// The first `batches` batches of `loader`.
     pub fn new(loader: Box<dyn Loader>, batches: u64) -> Self {
-        Self { loader, batches }
+        Self::of(vec![ValidationPart { name: None, loader, batches }])
+    }
+
+    /// Batches of several corpora.
+    pub fn of(parts: Vec<ValidationPart>) -> Self {
+        Self { parts }
     }
 }
 
@@ -79,9 +93,42 @@ impl Measure for Validation {
         step: u64,
         group: &MeteredGroup,
     ) -> Result<Option<Evaluation>> {
-        if self.batches == 0 {
+        let (mut all, mut labels) = (BTreeMap::<String, f64>::new(), 0.0);
+        let mut of_parts = BTreeMap::new();
+        for part in self.parts.iter_mut().filter(|part| part.batches > 0) {
+            let (sums, count) = part.sums(task, group)?;
+            labels += count;
+            for (name, sum) in sums {
+                if let Some(corpus) = part.name.as_ref().filter(|_| count > 0.0) {
+                    of_parts.insert(format!("{name} of {corpus}"), sum / count);
+                }
+                *all.entry(name).or_default() += sum;
+            }
+        }
+        if labels == 0.0 {
             return Ok(None);
         }
+        let mut means = of_parts;
+        means.extend(all.into_iter().map(|(name, sum)| (name, sum / labels)));
+        let mut evaluation = Evaluation { step, labels: labels as u64, means };
+        if let Some(loss) = evaluation.loss() {
+            evaluation.means.insert(PERPLEXITY.to_owned(), loss.exp());
+        }
+        Ok(Some(evaluation))
+    }
+
+    fn divide(&mut self, group: &MeteredGroup) -> Result<()> {
+        self.parts.iter_mut().try_for_each(|part| part.loader.divide(group.rank(), group.size()))
+    }
+}
+
+impl ValidationPart {
+    /// Sums over the labels that all ranks measure, by name, and how many labels these are.
+    fn sums(
+        &mut self,
+        task: &dyn Task,
+        group: &MeteredGroup,
+    ) -> Result<(BTreeMap<String, f64>, f64)> {
         let mut sums: BTreeMap<String, f64> = BTreeMap::new();
         let mut labels = 0;
         self.loader.seek(0)?;
@@ -99,19 +146,11 @@ impl Measure for Validation {
         }
         let own: Vec<f64> = sums.values().copied().chain([labels as f64]).collect();
         let all = sum_over_ranks(group, &own)?;
-        let Some((count, totals)) = all.split_last().filter(|(count, _)| **count > 0.0) else {
-            return Ok(None);
+        let (count, totals) = match all.split_last() {
+            Some((count, totals)) => (*count, totals),
+            None => (0.0, &[][..]),
         };
-        let means = sums.into_keys().zip(totals.iter().map(|total| total / count)).collect();
-        let mut evaluation = Evaluation { step, labels: *count as u64, means };
-        if let Some(loss) = evaluation.loss() {
-            evaluation.means.insert(PERPLEXITY.to_owned(), loss.exp());
-        }
-        Ok(Some(evaluation))
-    }
-
-    fn divide(&mut self, group: &MeteredGroup) -> Result<()> {
-        self.loader.divide(group.rank(), group.size())
+        Ok((sums.into_keys().zip(totals.iter().copied()).collect(), count))
     }
 }
 

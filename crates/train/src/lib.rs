@@ -82,6 +82,7 @@ pub mod report;
 pub mod run;
 pub mod run_folder;
 pub mod scores;
+mod stages;
 pub mod stop;
 pub mod summary;
 pub mod task;

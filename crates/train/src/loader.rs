@@ -1,7 +1,8 @@
 //! Where batches come from.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bert4rs_data::{BatchDigest, BatchSource, Prefetcher, TokenBatch};
 use bert4rs_tensor_core::{Device, Error as Core};
@@ -45,6 +46,38 @@ pub trait Loader {
     fn waited(&self) -> Duration {
         Duration::ZERO
     }
+
+    /// Of several corpora, how much of what was handed over is of each, by name.
+    fn shares(&self) -> Option<BTreeMap<String, f64>> {
+        None
+    }
+
+    /// What a person should know of how batches are made, once.
+    fn take_note(&mut self) -> Option<String> {
+        None
+    }
+}
+
+/// Batches that are made ahead where it pays to.
+pub(crate) const AUTO_DEPTH: usize = 4;
+/// Batches before those that are timed, and those.
+const AUTO_WARM_UP: u32 = 2;
+const AUTO_TIMED: u32 = 8;
+/// Shares of a step's time that batches take, above which it pays: on a GPU or with an idle core,
+/// and where a thread ahead takes time from those that compute.
+const PAYS_BESIDE: f64 = 0.005;
+const PAYS_WITHIN: f64 = 0.1;
+
+/// How many batches are made ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ahead {
+    /// So many; 0 makes each when it is asked for.
+    Batches(usize),
+    /// As the first batches show what pays: whether a core is free for it is told.
+    Auto {
+        /// Whether threads that make batches take no time from those that compute.
+        has_free_core: bool,
+    },
 }
 
 /// Every `ranks`-th batch of a source, from number `rank` on.
@@ -73,8 +106,8 @@ pub struct LoaderOptions {
     /// Whether batches name the positions that count, where others don't: models then compute no
     /// logits for these. The number of positions differs from batch to batch.
     pub counted: bool,
-    /// Batches made ahead; 0 makes each when it is asked for.
-    pub prefetch: usize,
+    /// Batches made ahead.
+    pub prefetch: Ahead,
     /// Threads that make batches ahead.
     pub workers: usize,
 }
@@ -86,6 +119,20 @@ pub struct TokenLoader<S: BatchSource> {
     batches: Prefetcher<RankBatches<S>>,
     /// Before the last seek.
     waited_before: Duration,
+    /// What was handed over of each corpus.
+    names: Vec<String>,
+    tokens: Vec<u64>,
+    /// Until it is known what pays.
+    trial: Option<Trial>,
+    note: Option<String>,
+}
+
+/// Batches that are timed.
+#[derive(Debug)]
+struct Trial {
+    taken: u32,
+    /// When the first that is timed was asked for, and how long was waited until then.
+    began: Option<(Instant, Duration)>,
 }
 
 impl<S: BatchSource + 'static> TokenLoader<S> {
@@ -95,22 +142,75 @@ impl<S: BatchSource + 'static> TokenLoader<S> {
     /// The system gives no thread.
     pub fn new(source: S, options: LoaderOptions) -> Result<Self> {
         let source = Arc::new(RankBatches { source: Arc::new(source), rank: 0, ranks: 1 });
-        let batches = start(&source, &options, 0)?;
-        Ok(Self { source, options, batches, waited_before: Duration::ZERO })
+        let batches = start(&source, options.prefetch, options.workers, 0)?;
+        let trial = match options.prefetch {
+            Ahead::Auto { .. } => Some(Trial { taken: 0, began: None }),
+            Ahead::Batches(_) => None,
+        };
+        let (waited_before, names, tokens) = (Duration::ZERO, Vec::new(), Vec::new());
+        Ok(Self { source, options, batches, waited_before, names, tokens, trial, note: None })
+    }
+
+    /// The same for batches of several corpora of these names.
+    pub fn with_names(self, names: Vec<String>) -> Self {
+        Self { names, ..self }
+    }
+
+    /// Times batches, and decides when enough were.
+    fn measure(&mut self) -> Result<()> {
+        let Some(trial) = &mut self.trial else { return Ok(()) };
+        let waited = self.waited_before + self.batches.waited();
+        trial.taken += 1;
+        if trial.taken == AUTO_WARM_UP {
+            trial.began = Some((Instant::now(), waited));
+        }
+        let (Some((began, before)), true) = (trial.began, trial.taken == AUTO_WARM_UP + AUTO_TIMED)
+        else {
+            return Ok(());
+        };
+        let share = (waited - before).as_secs_f64() / began.elapsed().as_secs_f64().max(1e-9);
+        let has_free_core = self.options.prefetch == Ahead::Auto { has_free_core: true };
+        let pays = share > if has_free_core { PAYS_BESIDE } else { PAYS_WITHIN };
+        self.trial = None;
+        let how = if pays {
+            format!("{AUTO_DEPTH} are made ahead")
+        } else {
+            "the loop makes them".into()
+        };
+        let percent = 100.0 * share;
+        self.note = Some(format!("batches    take {percent:.2}% of the first steps: {how}"));
+        self.options.prefetch = Ahead::Batches(if pays { AUTO_DEPTH } else { 0 });
+        self.restart(self.batches.next_index())
+    }
+
+    /// Goes on with the rank's batch `index`.
+    fn restart(&mut self, index: u64) -> Result<()> {
+        self.waited_before += self.batches.waited();
+        let Self { source, options, .. } = self;
+        self.batches = start(source, options.prefetch, options.workers, index)?;
+        Ok(())
     }
 }
 
 fn start<S: BatchSource + 'static>(
     source: &Arc<RankBatches<S>>,
-    options: &LoaderOptions,
-    position: u64,
+    prefetch: Ahead,
+    workers: usize,
+    index: u64,
 ) -> Result<Prefetcher<RankBatches<S>>> {
-    Ok(Prefetcher::new(Arc::clone(source), position, options.prefetch, options.workers)?)
+    let depth = match prefetch {
+        Ahead::Batches(count) => count,
+        Ahead::Auto { .. } => 0,
+    };
+    Ok(Prefetcher::new(Arc::clone(source), index, depth, workers)?)
 }
 
 impl<S: BatchSource<Batch: TokenBatch> + 'static> Loader for TokenLoader<S> {
     fn next(&mut self) -> Result<Batch> {
         let batch = self.batches.next()?;
+        self.measure()?;
+        self.tokens.resize(batch.part_tokens().len(), 0);
+        self.tokens.iter_mut().zip(batch.part_tokens()).for_each(|(sum, tokens)| *sum += tokens);
         let labels = batch.labels();
         let size = BatchSize {
             tokens: batch.real_tokens() as u64,
@@ -128,9 +228,17 @@ impl<S: BatchSource<Batch: TokenBatch> + 'static> Loader for TokenLoader<S> {
     }
 
     fn seek(&mut self, position: u64) -> Result<()> {
-        self.waited_before += self.batches.waited();
-        self.batches = start(&self.source, &self.options, position / self.source.ranks)?;
-        Ok(())
+        self.restart(position / self.source.ranks)
+    }
+
+    fn shares(&self) -> Option<BTreeMap<String, f64>> {
+        let total = self.tokens.iter().sum::<u64>().max(1) as f64;
+        let share = |(name, tokens): (&String, &u64)| (name.clone(), *tokens as f64 / total);
+        (self.names.len() > 1).then(|| self.names.iter().zip(&self.tokens).map(share).collect())
+    }
+
+    fn take_note(&mut self) -> Option<String> {
+        self.note.take()
     }
 
     fn divide(&mut self, rank: usize, ranks: usize) -> Result<()> {

@@ -98,8 +98,10 @@ pub fn train(
     }
     lines.iter().for_each(|line| console.line(line));
     // A cache that can't be written to is no reason not to train.
-    if let Err(error) = cache::note_use(&facts.dataset, folder.final_path()) {
-        console.warning(&error.to_string());
+    for dataset in &facts.datasets {
+        if let Err(error) = cache::note_use(dataset, folder.final_path()) {
+            console.warning(&error.to_string());
+        }
     }
     let run = Run { config, ranks, machine, facts, export_bytes };
     let folder = Rc::new(RefCell::new(folder));

@@ -113,6 +113,10 @@ impl MetricSink for Terminal {
     fn warning(&mut self, text: &str) {
         self.console.warning(text);
     }
+
+    fn note(&mut self, text: &str) {
+        self.console.line(text);
+    }
 }
 
 impl Hook for Terminal {

@@ -396,7 +396,13 @@ impl Trainer {
         if due.evaluate && trouble.is_none() {
             self.evaluate_in_loop(&mut records, control)?;
         }
+        if let Some(latest) = records.last_mut() {
+            latest.corpora = self.loader.shares();
+        }
         self.sinks.iter_mut().try_for_each(|sink| sink.steps(&records))?;
+        if let Some(note) = self.loader.take_note() {
+            self.sinks.iter_mut().for_each(|sink| sink.note(&note));
+        }
         let mut warnings: Vec<String> =
             self.sinks.iter_mut().filter_map(|sink| sink.take_warning()).collect();
         warnings.extend(self.captured.as_mut().and_then(CapturedSteps::take_warning));

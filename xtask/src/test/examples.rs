@@ -1,4 +1,4 @@
-//! Every example of every crate that needs no model runs to its end.
+//! Every example of every crate that needs no files runs to its end.
 
 use std::fs;
 use std::path::Path;
@@ -8,8 +8,13 @@ use crate::checkout::{Checkout, shown};
 use crate::error::{Error, Result};
 use crate::program;
 
-/// Those that read a model's folder, which their first argument names.
-const NEED_A_MODEL: [&str; 2] = ["embed_texts", "generate_text"];
+/// Those that read what their arguments name, and what that is.
+const NEED_FILES: [(&str, &str); 4] = [
+    ("embed_texts", "a published model"),
+    ("generate_text", "a published model"),
+    ("prepare_rate", "a text and a tokenizer"),
+    ("unknown_share", "two texts"),
+];
 
 /// Builds all examples as the tests were built, and runs them one by one; returns those left out.
 pub(crate) fn run(checkout: &Checkout) -> Result<Vec<Skip>> {
@@ -19,9 +24,9 @@ pub(crate) fn run(checkout: &Checkout) -> Result<Vec<Skip>> {
     let built = program::build_all(checkout, &["--workspace", "--examples"])?;
     let mut skips = Vec::new();
     for example in built.iter().filter(|built| built.kinds.iter().any(|kind| kind == "example")) {
-        if NEED_A_MODEL.contains(&example.name.as_str()) {
+        if let Some((_, needs)) = NEED_FILES.iter().find(|(name, _)| *name == example.name) {
             let what = format!("example {}", example.name);
-            skips.push(Skip::new(what, "it needs a published model"));
+            skips.push(Skip::new(what, format!("it needs {needs}")));
             continue;
         }
         let mut cargo = checkout.cargo();

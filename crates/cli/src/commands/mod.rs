@@ -18,6 +18,7 @@ pub(crate) mod profile;
 pub(crate) mod report;
 pub(crate) mod runs;
 mod sweep;
+pub(crate) mod tokenizer;
 pub(crate) mod train;
 
 use std::io::Write;

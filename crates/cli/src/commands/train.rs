@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use bert4rs_data::corpus::keep_stream;
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::distributed::Launch;
 use bert4rs_train::checkpoint::{self, Interval};
@@ -15,7 +16,7 @@ use bert4rs_train::presets::note_on_speed;
 use bert4rs_train::run::{self, Start};
 use bert4rs_train::run_folder::{ClaimedFolder, default_path, holds_run};
 use bert4rs_train::stop::StopSignal;
-use bert4rs_train::{Error, Result, rehearsal};
+use bert4rs_train::{Error, Result, cache, rehearsal};
 use toml::{Table, Value};
 
 use super::config::config_overlays;
@@ -273,6 +274,9 @@ pub(crate) fn overlays(flags: &TrainFlags) -> Result<Vec<Overlay>> {
     if !flags.corpus.is_empty() {
         overlays.push(Overlay::single("--corpus", "data.corpus", all_absolute(&flags.corpus)?));
     }
+    if let Some(document) = &flags.document {
+        overlays.push(Overlay::single("--document", "data.document", document.clone()));
+    }
     if let Some(field) = &flags.text_field {
         overlays.push(Overlay::single("--text-field", "data.text_field", field.clone()));
     }
@@ -284,7 +288,19 @@ pub(crate) fn overlays(flags: &TrainFlags) -> Result<Vec<Overlay>> {
 }
 
 fn all_absolute(paths: &[PathBuf]) -> Result<Vec<String>> {
-    paths.iter().map(|path| absolute(path)).collect()
+    paths.iter().map(|path| of_corpus(path)).collect()
+}
+
+/// Where text is found again later: standard input is kept in the cache first.
+pub(super) fn of_corpus(path: &Path) -> Result<String> {
+    if path == Path::new("-") {
+        let folder = cache::root()?.join("standard-input");
+        return absolute(&keep_stream(std::io::stdin().lock(), &folder)?);
+    }
+    match path.to_str().and_then(|path| path.strip_prefix('@')) {
+        Some(list) => Ok(format!("@{}", absolute(Path::new(list))?)),
+        None => absolute(path),
+    }
 }
 
 /// The path from the root, so that the run's config.toml works from any folder.

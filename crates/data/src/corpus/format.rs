@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use flate2::read::MultiGzDecoder;
 use liblzma::read::XzDecoder;
 
 use super::lines::{LineRule, Lines, heading_level};
+use super::parquet::Parquet;
 use super::records::{JsonLinesReader, Table};
 use super::{CorpusReading, Documents};
 use crate::error::{Error, Result};
@@ -32,6 +34,8 @@ pub(super) enum TextFormat {
         /// What stands between columns.
         separator: u8,
     },
+    /// A table by columns, compressed in itself.
+    Parquet,
 }
 
 /// Endings of compressed files, which stand behind that of the text.
@@ -49,42 +53,60 @@ impl TextFormat {
             "jsonl" | "ndjson" => Some(Self::JsonLines),
             "csv" => Some(Self::Table { separator: b',' }),
             "tsv" => Some(Self::Table { separator: b'\t' }),
+            "parquet" => Some(Self::Parquet),
             _ => None,
         }
     }
 
-    /// What a text is whose name says nothing, or no more than that it is text.
-    fn of_content(begin: &[u8]) -> Self {
+    /// What a text is whose name says nothing, or no more than that it is text. Only where it says
+    /// nothing, a first line of several columns with one named `field` is that of a table.
+    fn of_content(begin: &[u8], name: Option<Self>, field: &str) -> Self {
+        let begin = begin.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(begin);
         let text = String::from_utf8_lossy(begin);
         let first = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+        let names_field = |separator: char| {
+            let mut columns = first.split(separator).map(|name| name.trim_matches('"'));
+            first.contains(separator) && columns.any(|name| name == field)
+        };
         let is_object = first.starts_with('{') && first.ends_with('}');
         if is_object && serde_json::from_str::<serde_json::Value>(first).is_ok() {
             Self::JsonLines
         } else if heading_level(first) == Some(1) {
             Self::WikiText
+        } else if name.is_none() && names_field('\t') {
+            Self::Table { separator: b'\t' }
+        } else if name.is_none() && names_field(',') {
+            Self::Table { separator: b',' }
         } else {
             Self::Plain
         }
     }
 }
 
+/// The documents of a file, and a count of its bytes that were read.
+type Opened = (Box<dyn Documents>, Arc<AtomicU64>);
+
 /// Opens a file of a corpus. The number counts the bytes of the file that were read.
 ///
 /// # Errors
 /// A file that can't be read, or a table without the text's column.
-pub(super) fn open(
-    path: &Path,
-    reading: &CorpusReading,
-) -> Result<(Box<dyn Documents>, Arc<AtomicU64>)> {
+pub(super) fn open(path: &Path, reading: &CorpusReading) -> Result<Opened> {
     let io = || Error::io("read the corpus", path);
-    let count = Arc::new(AtomicU64::new(0));
-    let file = Counted { file: File::open(path).map_err(io())?, count: Arc::clone(&count) };
+    let (count, field) = (Arc::new(AtomicU64::new(0)), &reading.text_field);
+    let file = File::open(path).map_err(io())?;
+    let name = TextFormat::of_name(path);
+    if name == Some(TextFormat::Parquet) || begins_as_parquet(&file).map_err(io())? {
+        let rows = Parquet::new(file, path, field, Arc::clone(&count))?;
+        return Ok((Box::new(rows), count));
+    }
+    let file = Counted { file, count: Arc::clone(&count) };
     let mut text = BufReader::new(decompress(file).map_err(io())?);
-    let format = match TextFormat::of_name(path) {
-        None | Some(TextFormat::Plain) => TextFormat::of_content(text.fill_buf().map_err(io())?),
+    let format = match name {
+        None | Some(TextFormat::Plain) => {
+            TextFormat::of_content(text.fill_buf().map_err(io())?, name, field)
+        }
         Some(format) => format,
     };
-    let field = &reading.text_field;
     let documents: Box<dyn Documents> = match format {
         TextFormat::Plain => {
             Box::new(Lines::new(text, path, LineRule::Plain(reading.document_break)))
@@ -93,8 +115,14 @@ pub(super) fn open(
         TextFormat::WikiText => Box::new(Lines::new(text, path, LineRule::WikiText)),
         TextFormat::JsonLines => Box::new(JsonLinesReader::new(text, path, field)),
         TextFormat::Table { separator } => Box::new(Table::new(text, path, separator, field)?),
+        TextFormat::Parquet => return Err(Error::corpus(path, "is no Parquet file")),
     };
     Ok((documents, count))
+}
+
+fn begins_as_parquet(file: &File) -> io::Result<bool> {
+    let mut begin = [0; 4];
+    Ok(file.read_at(&mut begin, 0)? == 4 && &begin == b"PAR1")
 }
 
 /// A file, and how much of it was read.

@@ -4,8 +4,11 @@ mod find;
 mod format;
 mod fragment;
 mod lines;
+mod parquet;
+mod paths;
 mod records;
 mod rows;
+mod stream;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +21,7 @@ pub use find::CorpusFile;
 use find::{LeftOut, find};
 pub(crate) use fragment::Fragment;
 pub use rows::{TableReader, TableRow};
+pub use stream::keep_stream;
 
 /// Text is handed out in pieces of about this size, the unit of parallel work.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -56,6 +60,8 @@ pub struct Corpus {
     files: Vec<CorpusFile>,
     left_out: LeftOut,
     reading: CorpusReading,
+    /// Numbers of documents that are passed over, ascending.
+    dropped: Arc<[u64]>,
 }
 
 /// The documents of a file, in fragments.
@@ -71,15 +77,20 @@ impl Corpus {
     /// Finds the files: each path is a file, or a folder of which all files with an ending of text
     /// are taken, at any depth, sorted by path, whatever the case of the ending. Hidden files and
     /// folders, what is no file, and links that lead to nothing or to folders are left out, and
-    /// [noted](Self::notes).
+    /// [noted](Self::notes). A path that does not exist and holds `*`, `?` or `[` is a pattern, of
+    /// which all matches are taken, sorted; `@FILE` stands for the paths and patterns in that file,
+    /// one a line, from its own folder on, where blank lines and those that begin with `#` count
+    /// nothing.
     ///
     /// | ending | is read as |
     /// | --- | --- |
-    /// | `.txt`, `.text`, and any other of a file that is named itself | by content, else plain |
+    /// | `.txt`, `.text` | JSON lines or WikiText by content, else plain |
+    /// | none of these, of a file that is named itself | the same, Parquet or a table by content |
     /// | `.md`, `.markdown` | Markdown: a document a heading |
     /// | `.tokens`, `.raw` of `wiki.…` | WikiText: a document an article |
     /// | `.jsonl`, `.ndjson` | JSON lines: a document an object |
     /// | `.csv`, `.tsv` | a table with a row of names: a document a row |
+    /// | `.parquet` | the same by columns |
     ///
     /// Each may be compressed by gzip, zstd, xz or bzip2, in a folder with `.gz`, `.zst`, `.xz` or
     /// `.bz2` behind its ending.
@@ -91,11 +102,11 @@ impl Corpus {
         if paths.is_empty() {
             return Err(Error::setting("the corpus", "empty", "one or more files or folders"));
         }
-        let (files, left_out) = find(paths)?;
+        let (files, left_out) = find(&paths::expand(paths)?)?;
         if files.iter().all(|file| file.bytes == 0) {
             return Err(Error::corpus(&files[0].path, "is empty; expected lines of text"));
         }
-        Ok(Self { files, left_out, reading })
+        Ok(Self { files, left_out, reading, dropped: Arc::from([]) })
     }
 
     /// The files, in the order in which they are read.
@@ -132,9 +143,22 @@ impl Corpus {
         Ok(())
     }
 
+    /// The same without the documents of these numbers, which ascend.
+    pub(crate) fn without(&self, dropped: &[u64]) -> Self {
+        Self { dropped: dropped.into(), ..self.clone() }
+    }
+
     /// The text, in chunks.
     pub(crate) fn chunks(&self) -> Chunks<'_> {
-        Chunks { corpus: self, next_file: 0, current: None, failed: false }
+        Chunks {
+            corpus: self,
+            next_file: 0,
+            current: None,
+            failed: false,
+            next_document: 0,
+            next_dropped: 0,
+            drops: false,
+        }
     }
 
     /// The error for a corpus of which nothing can be held out.
@@ -165,6 +189,11 @@ pub(crate) struct Chunks<'a> {
     next_file: usize,
     current: Option<OpenFile>,
     failed: bool,
+    /// The number of the next document, and the next place in the list of those passed over.
+    next_document: u64,
+    next_dropped: usize,
+    /// Whether the document that is open is passed over.
+    drops: bool,
 }
 
 struct OpenFile {
@@ -189,6 +218,17 @@ impl Iterator for Chunks<'_> {
 }
 
 impl Chunks<'_> {
+    /// Whether a fragment is of a document that is passed over.
+    fn is_dropped(&mut self, fragment: &Fragment) -> bool {
+        if fragment.begins_document {
+            let dropped = self.corpus.dropped.get(self.next_dropped);
+            self.drops = dropped == Some(&self.next_document);
+            self.next_dropped += usize::from(self.drops);
+            self.next_document += 1;
+        }
+        self.drops
+    }
+
     fn next_chunk(&mut self) -> Result<Option<Chunk>> {
         let mut chunk = Chunk { fragments: Vec::new(), bytes: 0 };
         let mut text = 0;
@@ -206,11 +246,13 @@ impl Chunks<'_> {
             match fragment {
                 Some(fragment) => {
                     text += fragment.text.len();
-                    chunk.fragments.push(fragment);
+                    if !self.is_dropped(&fragment) {
+                        chunk.fragments.push(fragment);
+                    }
                 }
                 None => self.current = None,
             }
         }
-        Ok((!chunk.fragments.is_empty() || chunk.bytes > 0).then_some(chunk))
+        Ok((text > 0 || chunk.bytes > 0).then_some(chunk))
     }
 }

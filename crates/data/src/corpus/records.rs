@@ -15,7 +15,7 @@ use crate::text::{LineBlocks, TextBlocks};
 /// The most bytes of a record, which has to be in memory as a whole.
 const MAX_RECORD_BYTES: usize = 256 << 20;
 
-fn whole_record() -> LineJoiner {
+pub(super) fn whole_record() -> LineJoiner {
     LineJoiner::new(LineRule::Plain(DocumentBreak::File))
 }
 

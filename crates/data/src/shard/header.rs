@@ -7,7 +7,9 @@ pub(super) const HEADER_BYTES: usize = 128;
 /// What a header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    pub(super) token_bytes: u32,
+    pub(super) token_bytes: u16,
+    /// Whether the first document goes on with the last one of the file before.
+    pub(super) goes_on: bool,
     pub(super) tokens: u64,
     pub(super) documents: u64,
     pub(super) fingerprint: [u8; 32],
@@ -19,7 +21,8 @@ impl Header {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0..8].copy_from_slice(MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[12..16].copy_from_slice(&self.token_bytes.to_le_bytes());
+        bytes[12..14].copy_from_slice(&self.token_bytes.to_le_bytes());
+        bytes[14] = self.goes_on.into();
         bytes[16..24].copy_from_slice(&self.tokens.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.documents.to_le_bytes());
         bytes[32..64].copy_from_slice(&self.fingerprint);
@@ -44,12 +47,13 @@ impl Header {
         if blake3::hash(&bytes[..96]).as_bytes() != &bytes[96..128] {
             return Err("has a damaged header".into());
         }
-        let token_bytes = u32_at(bytes, 12);
+        let token_bytes = u16::from_le_bytes([bytes[12], bytes[13]]);
         if token_bytes != 2 && token_bytes != 4 {
             return Err(format!("has tokens of {token_bytes} bytes, expected 2 or 4"));
         }
         let mut header = Self {
             token_bytes,
+            goes_on: bytes[14] != 0,
             tokens: u64_at(bytes, 16),
             documents: u64_at(bytes, 24),
             fingerprint: [0; 32],

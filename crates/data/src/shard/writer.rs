@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::TokenShard;
+use super::TokenStore;
 use super::header::{HEADER_BYTES, Header};
 use crate::error::{Error, Result};
 
@@ -25,13 +25,29 @@ impl ShardWriter {
     /// # Errors
     /// A place that can't be written.
     pub fn create(path: &Path, vocab_size: usize, fingerprint: [u8; 32]) -> Result<Self> {
+        Self::begin(path, vocab_size, fingerprint, false)
+    }
+
+    /// The same; `goes_on` says whether the first document goes on with that of the file before.
+    pub(super) fn begin(
+        path: &Path,
+        vocab_size: usize,
+        fingerprint: [u8; 32],
+        goes_on: bool,
+    ) -> Result<Self> {
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let file = File::create(&partial).map_err(Error::io("create", &partial))?;
         let token_bytes = if vocab_size <= 1 << 16 { 2 } else { 4 };
-        let header =
-            Header { token_bytes, tokens: 0, documents: 0, fingerprint, contents: [0; 32] };
+        let header = Header {
+            token_bytes,
+            goes_on,
+            tokens: 0,
+            documents: 0,
+            fingerprint,
+            contents: [0; 32],
+        };
         let mut writer = Self {
             path: path.to_owned(),
             partial,
@@ -81,16 +97,23 @@ impl ShardWriter {
         self.offsets.push(self.header.tokens);
     }
 
-    /// Number of documents so far.
-    pub fn document_count(&self) -> usize {
-        self.header.documents as usize
+    /// Number of tokens so far.
+    pub(super) fn token_count(&self) -> u64 {
+        self.header.tokens
     }
 
     /// Writes what is left, gives the file its name, and opens it.
     ///
     /// # Errors
     /// A full disk.
-    pub fn finish(mut self) -> Result<TokenShard> {
+    pub fn finish(self) -> Result<TokenStore> {
+        let path = self.path.clone();
+        self.close()?;
+        TokenStore::open(&path)
+    }
+
+    /// Writes what is left and gives the file its name.
+    pub(super) fn close(mut self) -> Result<()> {
         let written = self.header.tokens * u64::from(self.header.token_bytes);
         let filling = written.next_multiple_of(8) - written;
         self.write_contents(&[0; 8][..filling as usize])?;
@@ -105,8 +128,7 @@ impl ShardWriter {
             self.file.get_ref().sync_all()
         };
         write_header().map_err(Error::io("write", &self.partial))?;
-        fs::rename(&self.partial, &self.path).map_err(Error::io("rename", &self.partial))?;
-        TokenShard::open(&self.path)
+        fs::rename(&self.partial, &self.path).map_err(Error::io("rename", &self.partial))
     }
 
     fn write_contents(&mut self, bytes: &[u8]) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::random::unit_hash_of_text;
 const CACHE_WORDS: usize = 1 << 20;
 
 /// Cuts at ASCII spaces, tabs and line ends; nothing else is a space to every normalizer.
-pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split([' ', '\t', '\n', '\r']).filter(|word| !word.is_empty())
 }
 

@@ -9,6 +9,7 @@ mod model_folder;
 mod objective;
 mod pairs;
 mod sentence_piece;
+mod stress;
 mod train;
 mod vocab_txt;
 
@@ -22,12 +23,13 @@ use tokenizers::{ModelWrapper, NormalizerWrapper, Tokenizer};
 
 use crate::error::{Error, Result};
 
-pub(crate) use encoder::{CacheStore, EncodedFragment, encode_fragments};
+pub(crate) use encoder::{CacheStore, EncodedFragment, encode_fragments, words};
 pub use export::CONFIG_FILE;
 pub(crate) use files::TokenizerFiles;
 pub use model_folder::{ModelTokenizer, SpecialNames, TextStream};
 pub use objective::{Objective, SpanTokens};
 pub use pairs::{EncodedText, PairTokenizer};
+pub use stress::{STRESS_TEXT, TokenizerDifference};
 pub use train::{SAMPLE_BYTES, TokenizerTraining, train_tokenizer};
 
 /// Ids of the tokens that are no text.
@@ -143,6 +145,19 @@ impl TextTokenizer {
     /// for, if its corpus is small.
     pub fn vocab_size(&self) -> usize {
         self.size
+    }
+
+    /// Of each id, whether its token goes on with the word before it: `##` begins such tokens of
+    /// WordPiece; other kinds mark words' begins instead, by what stands for the space.
+    pub fn continuations(&self) -> Vec<bool> {
+        let is_word_piece = matches!(self.inner.get_model(), ModelWrapper::WordPiece(_));
+        let goes_on = |id: u32| {
+            self.token(id).is_some_and(|token| match is_word_piece {
+                true => token.starts_with("##") && token.len() > 2,
+                false => !token.starts_with(['\u{120}', '\u{2581}']),
+            })
+        };
+        (0..self.size as u32).map(goes_on).collect()
     }
 
     /// The token that stands for text that the vocabulary can't spell, unless it spells everything.

@@ -2,14 +2,19 @@ use std::sync::Arc;
 
 use bert4rs_data::batch::IGNORED;
 use bert4rs_data::{
-    BatchSource, CausalBatch, CausalBatches, CausalOptions, Dataset, Layout, Objective,
+    BatchSource, CausalBatch, CausalBatches, CausalOptions, Dataset, Fit, Layout, Objective,
 };
 use tempfile::tempdir;
 
 use crate::sample::dataset_for;
 
-const OPTIONS: CausalOptions =
-    CausalOptions { batch_size: 4, sequence_length: 64, layout: Layout::Packed, seed: 11 };
+const OPTIONS: CausalOptions = CausalOptions {
+    batch_size: 4,
+    sequence_length: 64,
+    layout: Layout::Packed,
+    fit: Fit::EndToEnd,
+    seed: 11,
+};
 
 fn train(dataset: &Dataset, options: CausalOptions) -> CausalBatches {
     let end = dataset.tokenizer.end_of_text().unwrap();

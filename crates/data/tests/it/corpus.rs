@@ -105,7 +105,7 @@ fn pieces_never_split_a_document() {
     let dataset = prepare(&options(folder.path(), corpus), &mut |_| {}).unwrap();
     let documents = dataset.train.document_count() + dataset.held_out.document_count();
     assert_eq!(documents, 200_002);
-    let lengths = |shard: &bert4rs_data::TokenShard| -> Vec<u64> {
+    let lengths = |shard: &bert4rs_data::TokenStore| -> Vec<u64> {
         shard.offsets().windows(2).map(|pair| pair[1] - pair[0]).collect()
     };
     let longest = lengths(&dataset.train).into_iter().chain(lengths(&dataset.held_out)).max();

@@ -99,6 +99,93 @@ fn what_the_name_does_not_say_the_content_does() {
 }
 
 #[test]
+fn a_table_without_an_ending_is_known_by_its_first_line() {
+    let folder = tempdir().unwrap();
+    let found = |name: &str, contents: &str| {
+        let file = write(folder.path(), name, contents);
+        documents(folder.path(), vec![file], CorpusReading::default())
+    };
+    assert_eq!(found("comma", "id,\"text\"\n1,the cat\n2,sat.\n"), ["the cat", "sat."]);
+    assert_eq!(found("tab", "text\tid\nthe cat\t1\n"), ["the cat"]);
+    assert_eq!(found("comma.txt", "the mat,text\n1,the cat\n").len(), 1, "plain by its name");
+}
+
+#[test]
+fn patterns_and_lists_name_files_of_any_format() {
+    let folder = tempdir().unwrap();
+    let root = folder.path();
+    write(root, "a/1.txt", DOCUMENTS[0]);
+    write(root, "a/2.jsonl", json_lines());
+    write(root, "a/.hidden.txt", "birds");
+    write(root, "b/3.md", "# dogs, barked");
+    let paths =
+        |list: &[&str]| -> Vec<PathBuf> { list.iter().map(|path| root.join(path)).collect() };
+    let read = |corpus| documents(root, corpus, CorpusReading::default());
+    let all = read(paths(&["a", "b"]));
+    assert_eq!(all.len(), 5);
+    assert_eq!(read(paths(&["a/*", "b/?.md"])), all);
+    assert_eq!(read(paths(&["a/[12].*", "b"])), all);
+    let list = write(root, "lists/all.txt", "\u{feff}# first\n../a/*\n\n  ../b/3.md  \n");
+    assert_eq!(read(vec![PathBuf::from(format!("@{}", list.display()))]), all);
+}
+
+#[test]
+fn patterns_and_lists_that_name_nothing_are_refused() {
+    let folder = tempdir().unwrap();
+    let root = folder.path();
+    let check = |corpus: PathBuf, parts: &[&str]| {
+        assert_error(prepare(&options(root, corpus), &mut |_| {}), parts);
+    };
+    check(root.join("no*.txt"), &["no*.txt", "as a pattern it matches none"]);
+    check(root.join("no[.txt"), &["no[.txt", "is no pattern"]);
+    let list = |text: &str| {
+        let path = write(root, "list", text);
+        PathBuf::from(format!("@{}", path.display()))
+    };
+    check(list("# nothing\n"), &["is a list without a path"]);
+    check(list("@list\n"), &["a list holds paths and patterns alone"]);
+    check(list("a.txt\n"), &["a.txt", "No such file"]);
+    check(PathBuf::from("@/nowhere"), &["/nowhere", "No such file"]);
+}
+
+#[test]
+fn a_stream_is_kept_under_the_name_of_its_contents() {
+    let folder = tempdir().unwrap();
+    let keep = |text: &[u8]| bert4rs_data::corpus::keep_stream(text, &folder.path().join("kept"));
+    let path = keep(json_lines().as_bytes()).unwrap();
+    assert_eq!(documents(folder.path(), vec![path.clone()], CorpusReading::default()), SPELLED);
+    assert_eq!(keep(json_lines().as_bytes()).unwrap(), path);
+    assert_ne!(keep(b"the cat").unwrap(), path);
+    assert_error(keep(b""), &["standard input", "is empty"]);
+    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_prepared_folder_is_a_corpus_of_its_own() {
+    let folder = tempdir().unwrap();
+    let made = dataset(folder.path(), 50);
+    let copy = folder.path().join("prepared");
+    made.copy_to(&copy).unwrap();
+    assert_error(made.copy_to(&copy), &["prepared", "exists"]);
+    let options = options(folder.path(), copy.clone());
+    let opened = prepare(&options, &mut |_| {}).unwrap();
+    assert_eq!(opened.folder, copy);
+    assert_eq!(opened.summary, made.summary);
+    let tokens = |dataset: &bert4rs_data::Dataset| {
+        dataset.train.tokens(0..dataset.train.token_count()).unwrap()
+    };
+    assert_eq!(tokens(&opened), tokens(&made));
+    let tokenizer = TokenizerChoice::Load(made.folder);
+    prepare(&DatasetOptions { tokenizer, ..options.clone() }, &mut |_| {}).unwrap();
+    let held_out = HeldOut::Files(vec![folder.path().join("corpus.txt")]);
+    let refused = prepare(&DatasetOptions { held_out, ..options.clone() }, &mut |_| {});
+    assert_error(refused, &["was prepared", "--held-out"]);
+    let objective = bert4rs_data::Objective::Spans;
+    let refused = prepare(&DatasetOptions { objective, ..options }, &mut |_| {});
+    assert_error(refused, &["tokenizer.json", "lacks the token"]);
+}
+
+#[test]
 fn the_field_and_the_end_of_documents_can_be_chosen() {
     let folder = tempdir().unwrap();
     let reading =

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use bert4rs_data::tokenizer::TokenizerTraining;
 use bert4rs_data::{
-    DatasetOptions, ModelTokenizer, Objective, TextTokenizer, TokenShard, TokenizerChoice, prepare,
-    read_text,
+    Corpus, CorpusReading, Dataset, DatasetOptions, Duplicates, ModelTokenizer, Objective,
+    TextTokenizer, TokenStore, TokenizerChoice, prepare, read_text,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -155,26 +155,31 @@ fn text() {
     }
 }
 
-#[test]
-fn corpora() {
+/// Prepares a corpus of the file `name`, which holds changes of `good`, and gives what came of it to
+/// `check`.
+fn check_corpus(
+    name: &str,
+    good: &[u8],
+    choices: impl Fn(DatasetOptions) -> DatasetOptions,
+    check: impl Fn(Dataset),
+) {
     let folder = tempdir().unwrap();
-    let tokenizer = dataset(folder.path(), 20).folder;
-    let good = "The cat sat.\r\n\r\nDogs  barked\nat night\n\n \n中文\u{a0}x".as_bytes();
     check_reader(good, |bytes| {
-        let corpus = write(folder.path(), "fuzz.txt", bytes);
+        let corpus = write(folder.path(), name, bytes);
         let cache = folder.path().join("fuzz");
-        let tokenizer = TokenizerChoice::Load(tokenizer.clone());
-        let options =
-            DatasetOptions { tokenizer, cache: cache.clone(), ..options(folder.path(), corpus) };
+        let options = DatasetOptions { cache, ..options(folder.path(), corpus) };
+        let options = choices(options);
         if let Ok(dataset) = prepare(&options, &mut |_| {}) {
-            assert!(dataset.train.document_count() > 0 && dataset.held_out.document_count() > 0);
+            check(dataset);
         }
-        let _ = fs::remove_dir_all(cache);
+        let _ = fs::remove_dir_all(options.cache);
+        let inside: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().collect();
+        assert_eq!(inside.len(), 1, "written outside of the cache: {inside:?}");
     });
 }
 
 #[test]
-fn corpora_in_other_formats() {
+fn corpora_in_all_formats() {
     let folder = tempdir().unwrap();
     let tokenizer = dataset(folder.path(), 20).folder;
     let json = "{\"text\": \"The cat\\n sat.\"}\n{\"text\": \"Dogs\"}\n".as_bytes();
@@ -182,47 +187,59 @@ fn corpora_in_other_formats() {
     let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
     std::io::Write::write_all(&mut xz, json).unwrap();
     let xz = xz.finish().unwrap();
+    let rows = folder.path().join("rows.parquet");
+    let groups: [&[Option<&str>]; 2] = [&[Some("The cat"), None], &[Some("sat.\n\nDogs")]];
+    crate::parquet::write(&rows, parquet::basic::Compression::SNAPPY, &groups);
+    let rows = fs::read(rows).unwrap();
     for (name, good) in [
+        ("fuzz.txt", "The cat sat.\r\n\r\nDogs  barked\nat night\n\n \n中文\u{a0}x".as_bytes()),
         ("fuzz.jsonl", json),
         ("fuzz.csv", b"id,text\n1,\"The cat\nsat.\"\n2,Dogs\n"),
+        ("fuzz", b"id\ttext\n1\tThe cat\n2\tDogs\n"),
         ("fuzz.md", b"# One\n\ntext\n```\n# Two\n```\n"),
         ("wiki.a.tokens", b" = One = \n a @-@ b \n = = Two = = \n"),
         ("fuzz.jsonl.zst", &zstd),
         ("fuzz.jsonl.xz", &xz),
+        ("fuzz.parquet", &rows),
     ] {
-        check_reader(good, |bytes| {
-            let corpus = write(folder.path(), name, bytes);
-            let cache = folder.path().join("fuzz");
-            let tokenizer = TokenizerChoice::Load(tokenizer.clone());
-            let options = DatasetOptions {
-                tokenizer,
-                cache: cache.clone(),
-                ..options(folder.path(), corpus)
-            };
-            let _ = prepare(&options, &mut |_| {});
-            let _ = fs::remove_dir_all(cache);
-        });
+        let tokenizer = || TokenizerChoice::Load(tokenizer.clone());
+        let drop_near = Duplicates::DropNear;
+        check_corpus(
+            name,
+            good,
+            |options| DatasetOptions { tokenizer: tokenizer(), duplicates: drop_near, ..options },
+            |dataset| {
+                let (train, held_out) = (&dataset.train, &dataset.held_out);
+                assert!(train.document_count() > 0 && held_out.document_count() > 0);
+            },
+        );
     }
 }
 
 #[test]
 fn corpora_to_train_a_tokenizer_on() {
-    let folder = tempdir().unwrap();
     for objective in [Objective::MaskedTokens, Objective::NextTokens, Objective::Spans] {
-        check_reader("aaaa bb 中文中文\n\nab abc\n\n".as_bytes(), |bytes| {
-            let corpus = write(folder.path(), "fuzz.txt", bytes);
-            let cache = folder.path().join("fuzz");
-            let tokenizer = TokenizerChoice::Train(TokenizerTraining::new(340));
-            let options = DatasetOptions {
-                objective,
-                tokenizer,
-                cache: cache.clone(),
-                ..options(folder.path(), corpus)
-            };
-            let _ = prepare(&options, &mut |_| {});
-            let _ = fs::remove_dir_all(cache);
-        });
+        let good = "aaaa bb 中文中文\n\nab abc\n\n".as_bytes();
+        let tokenizer = || TokenizerChoice::Train(TokenizerTraining::new(340));
+        check_corpus(
+            "fuzz.txt",
+            good,
+            |options| DatasetOptions { objective, tokenizer: tokenizer(), ..options },
+            drop,
+        );
     }
+}
+
+#[test]
+fn lists_of_paths() {
+    let folder = tempdir().unwrap();
+    write(folder.path(), "a/one.txt", "The cat sat.");
+    let list = folder.path().join("list");
+    let listed = std::path::PathBuf::from(format!("@{}", list.display()));
+    check_reader(b"# all\na/*.txt\na/[o]ne.txt\n./a\n", |bytes| {
+        fs::write(&list, bytes).unwrap();
+        let _ = Corpus::open(std::slice::from_ref(&listed), CorpusReading::default());
+    });
 }
 
 #[test]
@@ -246,11 +263,11 @@ fn tokenizer_files_of_older_models() {
 #[test]
 fn token_files() {
     let folder = tempdir().unwrap();
-    let good = fs::read(dataset(folder.path(), 20).train.path()).unwrap();
+    let good = fs::read(dataset(folder.path(), 20).train.paths().next().unwrap()).unwrap();
     let path = folder.path().join("fuzz.tokens");
     check_reader(&good, |bytes| {
         fs::write(&path, bytes).unwrap();
-        if let Ok(shard) = TokenShard::open(&path) {
+        if let Ok(shard) = TokenStore::open(&path) {
             assert!(bytes == good || shard.verify(120).is_err(), "a changed file is refused");
             assert!((0..shard.document_count()).all(|index| shard.document(index).is_ok()));
         }
@@ -265,7 +282,7 @@ fn files_of_the_cache() {
     let tokens = |dataset: &bert4rs_data::Dataset| {
         dataset.train.tokens(0..dataset.train.token_count()).unwrap()
     };
-    for name in ["summary.json", "tokenizer.json", "train.tokens", "verified.json"] {
+    for name in ["summary.json", "tokenizer.json", "train-00000.tokens", "verified.json"] {
         let path = made.folder.join(name);
         let good = fs::read(&path).unwrap();
         check_reader(&good, |bytes| {

@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use bert4rs_data::{BatchSource, Dataset, Layout, MlmBatch, MlmBatches, MlmOptions, TokenBatch};
+use bert4rs_data::{
+    BatchSource, Dataset, Fit, Layout, MaskUnit, MlmBatch, MlmBatches, MlmOptions, TokenBatch,
+};
 use bert4rs_tensor_core::{Device, Kind};
 use tempfile::tempdir;
 
@@ -12,6 +14,8 @@ const OPTIONS: MlmOptions = MlmOptions {
     mask_rate: 0.15,
     layout: Layout::Packed,
     seed: 11,
+    unit: MaskUnit::Tokens,
+    fit: Fit::EndToEnd,
 };
 
 fn train(dataset: &Dataset, options: MlmOptions) -> MlmBatches {

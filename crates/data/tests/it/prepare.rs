@@ -7,14 +7,14 @@ use bert4rs_data::shard::ShardWriter;
 use bert4rs_data::unigram::{cross_entropy, entropy};
 use bert4rs_data::{
     CorpusReading, Dataset, DatasetOptions, DocumentBreak, HeldOut, Layout, MlmBatches, MlmOptions,
-    Objective, Phase, TokenShard, TokenizerChoice, TokenizerTraining, prepare,
+    Objective, Phase, TokenStore, TokenizerChoice, TokenizerTraining, prepare,
 };
 use tempfile::tempdir;
 
 use crate::sample::{assert_error, options, text, write};
 
 fn files(dataset: &Dataset) -> Vec<Vec<u8>> {
-    let names = ["tokenizer.json", "train.tokens", "held_out.tokens", "summary.json"];
+    let names = ["tokenizer.json", "train-00000.tokens", "held_out-00000.tokens", "summary.json"];
     names.map(|name| fs::read(dataset.folder.join(name)).unwrap()).into()
 }
 
@@ -38,7 +38,7 @@ fn a_dataset_is_made_once_with_progress() {
     let opened = prepare(&options, &mut |_| panic!("made again")).unwrap();
     assert_eq!(opened.folder, made.folder);
     assert_eq!(opened.summary, made.summary);
-    let tokens = |shard: &TokenShard| shard.tokens(0..shard.token_count()).unwrap();
+    let tokens = |shard: &TokenStore| shard.tokens(0..shard.token_count()).unwrap();
     assert_eq!(tokens(&opened.train), tokens(&made.train));
 }
 
@@ -138,7 +138,7 @@ fn a_loaded_tokenizer_gives_the_tokens_that_it_gave_when_trained() {
 fn unigram_losses_are_those_of_the_tokens() {
     let folder = tempdir().unwrap();
     let dataset = silent(&options(folder.path(), write(folder.path(), "corpus.txt", text(300))));
-    let count = |shard: &TokenShard| {
+    let count = |shard: &TokenStore| {
         let mut counts = vec![0; dataset.tokenizer.vocab_size()];
         for id in shard.tokens(0..shard.token_count()).unwrap() {
             counts[id as usize] += 1;
@@ -163,7 +163,7 @@ fn what_an_interrupted_preparation_left_is_not_trusted() {
     let expected = files(&first);
     let partial = first.folder.with_extension("partial");
     fs::rename(&first.folder, &partial).unwrap();
-    fs::write(partial.join("train.tokens"), "half").unwrap();
+    fs::write(partial.join("train-00000.tokens"), "half").unwrap();
     let again = silent(&options);
     assert_eq!(files(&again), expected);
     assert!(!partial.exists());
@@ -199,19 +199,22 @@ fn damage_in_the_cache_is_named_with_what_to_delete() {
         let bytes = fs::read(folder.join(name)).unwrap();
         fs::write(folder.join(name), &bytes[..bytes.len() - 1]).unwrap();
     };
-    check_damage(|at| cut(at, "train.tokens"), &["train.tokens", "bytes, expected"]);
-    check_damage(|at| cut(at, "held_out.tokens"), &["held_out.tokens", "bytes, expected"]);
+    check_damage(|at| cut(at, "train-00000.tokens"), &["train-00000.tokens", "bytes, expected"]);
+    check_damage(
+        |at| cut(at, "held_out-00000.tokens"),
+        &["held_out-00000.tokens", "bytes, expected"],
+    );
     check_damage(|at| cut(at, "summary.json"), &["summary.json", "EOF"]);
     check_damage(|at| cut(at, "tokenizer.json"), &["tokenizer.json"]);
     let remove = |folder: &Path, name: &str| fs::remove_file(folder.join(name)).unwrap();
     check_damage(|at| remove(at, "summary.json"), &["summary.json", "No such file"]);
-    check_damage(|at| remove(at, "train.tokens"), &["train.tokens", "No such file"]);
+    check_damage(|at| remove(at, "train-00000.tokens"), &["train-00000.tokens", "No such file"]);
     let space = |at: &Path| {
         let path = at.join("tokenizer.json");
         let json = fs::read_to_string(&path).unwrap();
         fs::write(path, json + " ").unwrap();
     };
-    check_damage(space, &["train.tokens was not made with", "tokenizer.json"]);
+    check_damage(space, &["train-00000.tokens was not made with", "tokenizer.json"]);
 }
 
 #[test]
@@ -251,13 +254,13 @@ fn a_tokenizer_that_lacks_what_the_objective_needs_is_refused() {
 fn a_dataset_that_was_changed_is_refused() {
     let change = |change: fn(&mut [u8])| {
         move |folder: &Path| {
-            let path = folder.join("train.tokens");
+            let path = folder.join("train-00000.tokens");
             let mut bytes = fs::read(&path).unwrap();
             change(&mut bytes[128..]);
             fs::write(path, bytes).unwrap();
         }
     };
-    let damaged = ["train.tokens", "does not match its checksum"];
+    let damaged = ["train-00000.tokens", "does not match its checksum"];
     check_damage(change(|tokens| tokens[7] ^= 1), &damaged);
     check_damage(change(|tokens| tokens[..200].rotate_left(100)), &damaged);
     let number = |folder: &Path| {
@@ -271,23 +274,26 @@ fn a_dataset_that_was_changed_is_refused() {
 #[test]
 fn a_token_that_the_vocabulary_lacks_is_refused() {
     let replace = |folder: &Path| {
-        let good = TokenShard::open(&folder.join("train.tokens")).unwrap();
-        let path = folder.join("train.tokens");
+        let good = TokenStore::open(&folder.join("train-00000.tokens")).unwrap();
+        let path = folder.join("train-00000.tokens");
         let mut writer = ShardWriter::create(&path, 120, *good.fingerprint()).unwrap();
         writer.push(&[7, 8, 60_000]).unwrap();
         writer.finish().unwrap();
     };
-    check_damage(replace, &["train.tokens has the token 60000", "the vocabulary is"]);
+    check_damage(replace, &["train-00000.tokens has the token 60000", "the vocabulary is"]);
 }
 
 #[test]
 fn a_token_file_that_is_cut_short_while_it_is_used_is_an_error() {
     let folder = tempdir().unwrap();
     let dataset = silent(&options(folder.path(), write(folder.path(), "c.txt", text(1000))));
-    let file = fs::File::options().write(true).open(dataset.train.path()).unwrap();
+    let file = fs::File::options().write(true).open(dataset.train.paths().next().unwrap()).unwrap();
     file.set_len(1000).unwrap();
     let count = dataset.train.token_count();
-    assert_error(dataset.train.tokens(0..count), &["train.tokens was cut short while it was in"]);
+    assert_error(
+        dataset.train.tokens(0..count),
+        &["train-00000.tokens was cut short while it was in"],
+    );
 }
 
 #[test]
@@ -346,6 +352,8 @@ fn nothing_held_out_is_a_choice() {
         mask_rate: 0.15,
         layout: Layout::Packed,
         seed: 1,
+        unit: bert4rs_data::MaskUnit::Tokens,
+        fit: bert4rs_data::Fit::EndToEnd,
     };
     let vocabulary = dataset.tokenizer.vocabulary().unwrap();
     let batches = MlmBatches::held_out(dataset.held_out, vocabulary, options).unwrap();

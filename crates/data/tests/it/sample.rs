@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use bert4rs_data::{
-    CorpusReading, Dataset, DatasetOptions, Error, HeldOut, Objective, TokenizerChoice,
-    TokenizerTraining, prepare,
+    CorpusReading, Dataset, DatasetOptions, Duplicates, Error, HeldOut, Objective, SHARD_TOKENS,
+    TokenizerChoice, TokenizerTraining, prepare,
 };
 
 const WORDS: [&str; 16] = [
@@ -55,6 +55,8 @@ pub(crate) fn options(folder: &Path, corpus: PathBuf) -> DatasetOptions {
         tokenizer: TokenizerChoice::Train(TokenizerTraining::new(120)),
         held_out: HeldOut::Share(0.1),
         cache: folder.join("cache"),
+        shard_tokens: SHARD_TOKENS,
+        duplicates: Duplicates::Keep,
     }
 }
 

@@ -1,14 +1,14 @@
 use std::fs;
 use std::path::Path;
 
-use bert4rs_data::TokenShard;
+use bert4rs_data::TokenStore;
 use bert4rs_data::shard::ShardWriter;
 use proptest::prelude::*;
 use tempfile::tempdir;
 
 use crate::sample::assert_error;
 
-fn write(path: &Path, vocab_size: usize, documents: &[Vec<u32>]) -> TokenShard {
+fn write(path: &Path, vocab_size: usize, documents: &[Vec<u32>]) -> TokenStore {
     let mut writer = ShardWriter::create(path, vocab_size, [7; 32]).unwrap();
     for document in documents {
         writer.push(document).unwrap();
@@ -20,7 +20,7 @@ fn check_round_trip(vocab_size: usize, documents: &[Vec<u32>]) {
     let folder = tempdir().unwrap();
     let path = folder.path().join("x.tokens");
     write(&path, vocab_size, documents);
-    let shard = TokenShard::open(&path).unwrap();
+    let shard = TokenStore::open(&path).unwrap();
     shard.verify(vocab_size).unwrap();
     assert_eq!(shard.document_count(), documents.len());
     assert_eq!(shard.token_count(), documents.iter().map(Vec::len).sum::<usize>());
@@ -57,7 +57,7 @@ fn check_refused(change: impl FnOnce(&mut Vec<u8>), parts: &[&str]) {
     let mut bytes = fs::read(&path).unwrap();
     change(&mut bytes);
     fs::write(&path, bytes).unwrap();
-    let opened = TokenShard::open(&path).and_then(|shard| shard.verify(100));
+    let opened = TokenStore::open(&path).and_then(|shard| shard.verify(100));
     assert_error(opened, &[&["x.tokens"], parts].concat());
 }
 
@@ -68,7 +68,7 @@ fn damaged_files_are_refused() {
     check_refused(|bytes| bytes.truncate(150), &["has 150 bytes, expected 168"]);
     check_refused(|bytes| bytes.push(0), &["has 169 bytes, expected 168"]);
     check_refused(|bytes| bytes[0] = b'x', &["is no token file of bert4rs"]);
-    check_refused(|bytes| bytes[8] = 9, &["format version 9, expected 1"]);
+    check_refused(|bytes| bytes[8] = 9, &["format version 9, expected 2"]);
     check_refused(|bytes| bytes[16] = 9, &["damaged header"]);
     check_refused(|bytes| bytes[130] ^= 1, &["does not match its checksum"]);
     check_refused(|bytes| bytes[144] = 1, &["documents out of order"]);
@@ -83,7 +83,7 @@ fn an_unfinished_file_has_no_name_yet() {
     writer.push(&[1, 2]).unwrap();
     drop(writer);
     assert!(!path.exists());
-    assert_error(TokenShard::open(&path), &["x.tokens", "No such file"]);
+    assert_error(TokenStore::open(&path), &["x.tokens", "No such file"]);
 }
 
 #[test]

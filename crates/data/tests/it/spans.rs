@@ -3,8 +3,8 @@ use std::sync::Arc;
 use bert4rs_data::batch::IGNORED;
 use bert4rs_data::packing::{Framing, LastSequence, Packing};
 use bert4rs_data::{
-    BatchSource, Dataset, Layout, Noise, Objective, SpanBatch, SpanBatches, SpanOptions,
-    SpanTokens, TokenBatch,
+    BatchSource, Dataset, Denoising, Fit, Layout, Noise, Objective, SpanBatch, SpanBatches,
+    SpanOptions, SpanTokens, TokenBatch,
 };
 use proptest::prelude::*;
 use tempfile::tempdir;
@@ -18,6 +18,8 @@ const OPTIONS: SpanOptions = SpanOptions {
     noise: NOISE,
     layout: Layout::Packed,
     seed: 11,
+    denoising: Denoising::Spans,
+    fit: Fit::EndToEnd,
 };
 
 fn tokens(dataset: &Dataset) -> SpanTokens {
@@ -212,7 +214,7 @@ proptest! {
             .collect();
         let noise = Noise { rate, mean_span };
         let packing =
-            Packing::new(&offsets, Framing::Spans(noise), positions, LastSequence::Pad).unwrap();
+            Packing::new(&offsets, Framing::Spans(noise), positions, Fit::EndToEnd, LastSequence::Pad).unwrap();
         let mut next = 0;
         for sequence in 0..packing.len() {
             let mut left = positions as i64;

@@ -18,7 +18,7 @@ impl Config {
             ),
             (self.compute.tf32 && !is_fp32, "compute.tf32: the products are not in FP32"),
             (
-                data.workers > 1 && data.prefetch == 0,
+                data.workers > 1 && data.prefetch.most() == 0,
                 "data.workers: with data.prefetch = 0 the loop makes each batch itself",
             ),
             (

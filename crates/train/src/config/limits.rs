@@ -76,12 +76,12 @@ impl Config {
         let of_batches = [
             ("data.seq_len", data.seq_len),
             ("data.batch_size", data.batch_size),
-            ("data.prefetch", data.prefetch),
+            ("data.prefetch", data.prefetch.most()),
             ("train.accumulate", self.train.accumulate),
         ];
         let (key, value) =
             of_batches.into_iter().max_by_key(|(_, value)| *value).unwrap_or_default();
-        let batches = 1 + u128::from(data.prefetch) + u128::from(self.train.accumulate);
+        let batches = 1 + u128::from(data.prefetch.most()) + u128::from(self.train.accumulate);
         let mut needs = vec![need(key, value, batch.saturating_mul(batches))];
         // What a GPU holds is not this machine's.
         if !self.is_on_cpu() {

@@ -3,6 +3,7 @@
 //! Defaults are not written here: they are `presets/baseline.toml`, which [`resolve`] lays
 //! presets, files and flags over.
 
+mod corpus;
 mod eight_bits;
 mod families;
 #[cfg(test)]
@@ -15,14 +16,16 @@ mod overlays;
 mod pretrained;
 mod processor;
 pub(crate) mod validate;
+mod validate_text;
 mod words;
 
+pub use corpus::{Auto, CorpusEntry, Prefetch, WeightedCorpus};
 pub use model::{Biases, Family, Head, ModelConfig, OrPublished, Positions, T5Form};
 pub(crate) use overlays::{Defaults, fault_in, lay_over};
 pub use overlays::{Overlay, known_keys, leaves, parse_assignment, resolve, resolve_to_run};
 pub use processor::{BackendChoice, BackendsConfig};
 
-use bert4rs_data::{DocumentBreak, Layout};
+use bert4rs_data::{Denoising, DocumentBreak, Duplicates, Fit, Layout, MaskUnit};
 use bert4rs_models::checkpointing::ActivationCheckpointing;
 use bert4rs_models::loss::LossOptions;
 use bert4rs_optim::OptimizerConfig;
@@ -114,8 +117,10 @@ pub struct ComputeConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Files of text, or folders of them.
-    pub corpus: Vec<String>,
+    /// Files of text, or folders of them; or several corpora with a weight each.
+    pub corpus: Vec<CorpusEntry>,
+    /// What becomes of documents that occur more than once.
+    pub duplicates: Duplicates,
     /// The field or column of JSON lines and tables that holds the text.
     pub text_field: String,
     /// Where the documents of plain text begin.
@@ -132,16 +137,28 @@ pub struct DataConfig {
     pub batch_size: u32,
     /// How the pieces of documents lie in the model's rows.
     pub packing: Layout,
+    /// Where documents are split.
+    pub fit: Fit,
+    /// Tokens of the sequences that a run begins with; 0 means none.
+    pub short_seq_len: u32,
+    /// The share of a run's batches that have such sequences.
+    pub short_share: f64,
     /// Share of tokens to predict, of BERT and T5.
     pub mask_rate: f64,
+    /// The share at the end of the run, of BERT; 0 means that it stays as it is.
+    pub final_mask_rate: f64,
+    /// What BERT's masks hide together.
+    pub mask_unit: MaskUnit,
+    /// What T5 fills in.
+    pub denoising: Denoising,
     /// Mean tokens of T5's spans.
     pub mean_span: f64,
     /// Share of documents kept apart.
     pub held_out: f64,
     /// Files or folders to measure the loss on, instead of that share.
     pub held_out_corpus: Vec<String>,
-    /// Batches made ahead; 0 makes each in the loop.
-    pub prefetch: u32,
+    /// Batches made ahead.
+    pub prefetch: Prefetch,
     /// Threads that make batches ahead.
     pub workers: u32,
 }

@@ -150,6 +150,9 @@ impl Config {
             let reason = format!("{} of {} tokens is none", data.mask_rate, data.seq_len);
             return Err(("data.mask_rate".into(), reason));
         }
+        self.validate_corpus()?;
+        self.validate_stages()?;
+        self.validate_masks()?;
         self.validate_spans()?;
         self.validate_tokenizer()?;
         self.validate_vocabulary()?;

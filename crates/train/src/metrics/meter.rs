@@ -84,6 +84,7 @@ impl Meter {
             held_out: None,
             update_ratio: outcome.update_ratio.clone(),
             trouble: Vec::new(),
+            corpora: None,
             resident_bytes: resident,
             device_bytes: outcome.device_bytes,
             ranks: outcome.ranks,

@@ -64,6 +64,10 @@ pub struct StepRecord {
     /// What went wrong at this step, and what was done; absent where nothing did.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trouble: Vec<Incident>,
+    /// Of several corpora, how much of the tokens until here is of each, since the process began;
+    /// absent in most steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corpora: Option<BTreeMap<String, f64>>,
     /// Resident memory of the process in bytes.
     pub resident_bytes: u64,
     /// Bytes in tensors on the GPU after the step; absent on a CPU.

@@ -20,6 +20,11 @@ pub trait MetricSink {
         let _ = text;
     }
 
+    /// Takes something that a person may want to know. Ignored unless implemented.
+    fn note(&mut self, text: &str) {
+        let _ = text;
+    }
+
     /// What a person should know of the outlet itself, once; every outlet is told.
     fn take_warning(&mut self) -> Option<String> {
         None

@@ -1,7 +1,6 @@
 //! GPT learning the next token (Radford et al. 2019).
 
 use std::path::Path;
-use std::sync::Arc;
 
 use bert4rs_data::{CausalBatches, CausalOptions, Dataset, TextTokenizer, unigram};
 use bert4rs_models::gpt::{Gpt, GptInput};
@@ -16,8 +15,10 @@ use super::Task;
 use crate::batch::NamedTensors;
 use crate::build::{Sources, TrainingData};
 use crate::config::Config;
+use crate::dataset::Corpora;
 use crate::error::Result;
 use crate::facts::Facts;
+use crate::stages::staged;
 
 /// A GPT and its loss.
 pub struct CausalLm {
@@ -83,31 +84,42 @@ fn input(batch: &NamedTensors) -> Result<GptInput<'_>> {
 ///
 /// # Errors
 /// A tokenizer or sizes that can't be used.
-pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result<TrainingData> {
-    let end = dataset.tokenizer.end_of_text()?;
+pub(crate) fn data(config: &Config, corpora: &Corpora, device: Device) -> Result<TrainingData> {
+    let end = corpora.tokenizer().end_of_text()?;
     let options = CausalOptions {
         batch_size: config.data.batch_size as usize,
         sequence_length: config.data.seq_len as usize,
         layout: config.data.packing,
+        fit: config.data.fit,
         seed: config.seed,
     };
-    let held_out = CausalBatches::held_out(Arc::clone(&dataset.held_out), end, options)?;
-    let train = CausalBatches::train(Arc::clone(&dataset.train), end, options)?;
-    let pieces = train.piece_lengths();
-    let sources = Sources {
-        epoch_batches: train.batches_per_epoch(),
-        train,
-        held_out_batches: held_out.batches_per_epoch(),
-        held_out,
-        pad: end.into(),
+    let mut held_out = Vec::new();
+    for (_, store) in corpora.held_out() {
+        let batches = CausalBatches::held_out(store, end, options)?;
+        let count = batches.batches_per_epoch();
+        held_out.push((batches, count));
+    }
+    let mixture = corpora.train()?;
+    let of_length = |sequence_length| {
+        let options = CausalOptions { sequence_length, ..options };
+        Ok(CausalBatches::train(mixture.clone(), end, options)?)
     };
+    let full = of_length(options.sequence_length)?;
+    let pieces = full.piece_lengths();
+    let (epoch_batches, reports) = (full.batches_per_epoch(), full.packing_reports());
+    let train = staged(config, full, epoch_batches, of_length, |batches, _, _| Ok(batches))?;
+    let names = corpora.parts().iter().map(|part| part.name.clone()).collect();
+    let sources = Sources { epoch_batches, train, held_out, names, pad: end.into() };
     // Each document's end is predicted too.
-    let (tokens, documents) = (dataset.train.token_count(), dataset.train.document_count());
-    let of_text = dataset.summary.unigram_entropy;
+    let entropy = |dataset: &Dataset| {
+        let (tokens, documents) = (dataset.train.token_count(), dataset.train.document_count());
+        let of_text = dataset.summary.unigram_entropy;
+        unigram::entropy_with(of_text, tokens as u64, &[documents as u64])
+    };
     let facts = Facts {
         flops_per_token: config.gpt(end).flops_per_token(&pieces),
-        unigram_entropy: unigram::entropy_with(of_text, tokens as u64, &[documents as u64]),
+        unigram_entropy: corpora.mean(entropy),
         ..Facts::default()
     };
-    TrainingData::new(config, device, sources, facts.describing(dataset)?)
+    TrainingData::new(config, device, sources, facts.describing(corpora, &reports)?)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bert4rs_data::{Dataset, MlmBatches, MlmOptions, TextTokenizer};
+use bert4rs_data::{MaskUnit, MlmBatches, MlmOptions, TextTokenizer};
 use bert4rs_models::bert::{self, BertForMaskedLm, BertInput, MlmLoss};
 use bert4rs_models::hugging_face::{self, Architecture, HeadKind};
 use bert4rs_models::layers::AttentionBackend;
@@ -17,8 +17,10 @@ use super::Task;
 use crate::batch::NamedTensors;
 use crate::build::{self, Sources, TrainingData};
 use crate::config::{ComputedLogits, Config};
+use crate::dataset::Corpora;
 use crate::error::Result;
 use crate::facts::Facts;
+use crate::stages::staged;
 
 /// A BERT and its loss.
 pub struct MaskedLm {
@@ -101,34 +103,53 @@ fn input<'a>(batch: &'a NamedTensors, position_ids: &'a Tensor) -> Result<BertIn
 ///
 /// # Errors
 /// A tokenizer or sizes that can't be used.
-pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result<TrainingData> {
-    let vocabulary = dataset.tokenizer.vocabulary()?;
+pub(crate) fn data(config: &Config, corpora: &Corpora, device: Device) -> Result<TrainingData> {
+    let vocabulary = corpora.tokenizer().vocabulary()?;
     let pad = vocabulary.special.pad;
     let options = MlmOptions {
         batch_size: config.data.batch_size as usize,
         sequence_length: config.data.seq_len as usize,
         mask_rate: config.data.mask_rate,
+        unit: config.data.mask_unit,
         layout: config.data.packing,
+        fit: config.data.fit,
         seed: config.seed,
     };
-    let held_out = MlmBatches::held_out(Arc::clone(&dataset.held_out), vocabulary, options)?;
-    let mut train = MlmBatches::train(Arc::clone(&dataset.train), vocabulary, options)?;
-    if config.fixes_shapes(build::execution(config, device).0) {
-        train = train.with_fixed_shapes();
-    }
-    let pieces = train.piece_lengths();
-    let sources = Sources {
-        epoch_batches: train.batches_per_epoch(),
-        train,
-        held_out_batches: held_out.batches_per_epoch(),
-        held_out,
-        pad: pad.into(),
+    let words: Arc<[bool]> = match options.unit {
+        MaskUnit::Tokens => Arc::from([]),
+        MaskUnit::Words | MaskUnit::Spans => corpora.tokenizer().continuations().into(),
     };
+    let mut held_out = Vec::new();
+    for (_, store) in corpora.held_out() {
+        let batches = MlmBatches::held_out(store, vocabulary, options)?;
+        let count = batches.batches_per_epoch();
+        held_out.push((batches.with_words(Arc::clone(&words)), count));
+    }
+    let mixture = corpora.train()?;
+    let fixed = config.fixes_shapes(build::execution(config, device).0);
+    let of_length = |sequence_length| {
+        let options = MlmOptions { sequence_length, ..options };
+        let batches = MlmBatches::train(mixture.clone(), vocabulary, options)?;
+        let batches = batches.with_words(Arc::clone(&words));
+        Ok(if fixed { batches.with_fixed_shapes() } else { batches })
+    };
+    let full = of_length(options.sequence_length)?;
+    let pieces = full.piece_lengths();
+    let (epoch_batches, reports) = (full.batches_per_epoch(), full.packing_reports());
+    let train =
+        staged(config, full, epoch_batches, of_length, |batches, total, before| {
+            match config.data.final_mask_rate {
+                0.0 => Ok(batches),
+                last => Ok(batches.with_mask_rate_to(last, total, before)?),
+            }
+        })?;
+    let names = corpora.parts().iter().map(|part| part.name.clone()).collect();
+    let sources = Sources { epoch_batches, train, held_out, names, pad: pad.into() };
     let (masked, length) = (options.masked_per_sequence() as f64, options.sequence_length);
     let facts = Facts {
         flops_per_token: config.bert(pad).flops_per_token(&pieces, masked / length as f64),
-        unigram_entropy: dataset.summary.unigram_entropy,
+        unigram_entropy: corpora.mean(|dataset| dataset.summary.unigram_entropy),
         ..Facts::default()
     };
-    TrainingData::new(config, device, sources, facts.describing(dataset)?)
+    TrainingData::new(config, device, sources, facts.describing(corpora, &reports)?)
 }

@@ -1,9 +1,8 @@
 //! T5 learning to fill in spans (arXiv 1910.10683).
 
 use std::path::Path;
-use std::sync::Arc;
 
-use bert4rs_data::{Dataset, Noise, SpanBatches, SpanOptions, TextTokenizer};
+use bert4rs_data::{Noise, SpanBatches, SpanOptions, TextTokenizer};
 use bert4rs_models::hugging_face::{self, Architecture};
 use bert4rs_models::layers::AttentionBackend;
 use bert4rs_models::loss::{Labels, LossOptions};
@@ -16,8 +15,10 @@ use super::Task;
 use crate::batch::NamedTensors;
 use crate::build::{self, Sources, TrainingData};
 use crate::config::Config;
+use crate::dataset::Corpora;
 use crate::error::Result;
 use crate::facts::Facts;
+use crate::stages::staged;
 
 /// A T5 and its loss.
 pub struct SpanCorruption {
@@ -88,34 +89,48 @@ fn input(batch: &NamedTensors) -> Result<T5Input<'_>> {
 ///
 /// # Errors
 /// A tokenizer or sizes that can't be used.
-pub(crate) fn data(config: &Config, dataset: &Dataset, device: Device) -> Result<TrainingData> {
-    let tokens = dataset.tokenizer.span_tokens()?;
+pub(crate) fn data(config: &Config, corpora: &Corpora, device: Device) -> Result<TrainingData> {
+    let tokens = corpora.tokenizer().span_tokens()?;
     let noise = Noise { rate: config.data.mask_rate, mean_span: config.data.mean_span };
     let options = SpanOptions {
         batch_size: config.data.batch_size as usize,
         sequence_length: config.data.seq_len as usize,
         noise,
+        denoising: config.data.denoising,
         layout: config.data.packing,
+        fit: config.data.fit,
         seed: config.seed,
     };
     let t5 = config.t5(tokens.pad, tokens.end);
     let pad = tokens.pad.into();
-    let mut train = SpanBatches::train(Arc::clone(&dataset.train), tokens.clone(), options)?;
-    if config.fixes_shapes(build::execution(config, device).0) {
-        train = train.with_fixed_shapes();
+    let mut held_out = Vec::new();
+    for (_, store) in corpora.held_out() {
+        let batches = SpanBatches::held_out(store, tokens.clone(), options)?;
+        let count = batches.batches_per_epoch();
+        held_out.push((batches, count));
     }
-    let held_out = SpanBatches::held_out(Arc::clone(&dataset.held_out), tokens, options)?;
+    let mixture = corpora.train()?;
+    let fixed = config.fixes_shapes(build::execution(config, device).0);
+    let of_length = |sequence_length| {
+        let options = SpanOptions { sequence_length, ..options };
+        let batches = SpanBatches::train(mixture.clone(), tokens.clone(), options)?;
+        Ok(if fixed { batches.with_fixed_shapes() } else { batches })
+    };
+    let full = of_length(options.sequence_length)?;
+    let pieces = full.piece_lengths();
+    let (epoch_batches, reports) = (full.batches_per_epoch(), full.packing_reports());
+    // Sentinels and ends are predicted too.
+    let of_text = corpora.mean(|dataset| dataset.summary.unigram_entropy);
+    let unigram_entropy = full.target_entropy(of_text);
+    let train = staged(config, full, epoch_batches, of_length, |batches, _, _| Ok(batches))?;
     // Shared out over the tokens in encoder and decoder.
-    let pieces = train.piece_lengths();
-    let tokens: i64 = pieces.iter().map(|(source, target)| source + target).sum();
+    let positions: i64 = pieces.iter().map(|(source, target)| source + target).sum();
     let facts = Facts {
-        flops_per_token: t5.flops_of(&pieces)? / tokens.max(1) as f64,
-        // Sentinels and ends are predicted too.
-        unigram_entropy: train.target_entropy(dataset.summary.unigram_entropy),
+        flops_per_token: t5.flops_of(&pieces)? / positions.max(1) as f64,
+        unigram_entropy,
         ..Facts::default()
     };
-    let held_out_batches = held_out.batches_per_epoch();
-    let epoch_batches = train.batches_per_epoch();
-    let sources = Sources { train, held_out, held_out_batches, epoch_batches, pad };
-    TrainingData::new(config, device, sources, facts.describing(dataset)?)
+    let names = corpora.parts().iter().map(|part| part.name.clone()).collect();
+    let sources = Sources { train, held_out, names, epoch_batches, pad };
+    TrainingData::new(config, device, sources, facts.describing(corpora, &reports)?)
 }

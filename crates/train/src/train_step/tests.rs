@@ -15,6 +15,7 @@ use crate::batch::Batch;
 use crate::build;
 use crate::captured_steps::CapturedSteps;
 use crate::config::{ComputedLogits, Config, Overlay, resolve};
+use crate::dataset::Corpora;
 use crate::execution::Execution;
 use crate::task::divisor;
 
@@ -35,6 +36,8 @@ fn dataset(folder: &Path, objective: Objective) -> Dataset {
         tokenizer: TokenizerChoice::Train(TokenizerTraining::new(340)),
         held_out: HeldOut::Share(0.1),
         cache: folder.join(format!("{objective:?}")),
+        shard_tokens: bert4rs_data::SHARD_TOKENS,
+        duplicates: bert4rs_data::Duplicates::Keep,
     };
     bert4rs_data::prepare(&options, &mut |_| {}).unwrap()
 }
@@ -64,10 +67,11 @@ fn relative_error(found: &[Tensor], expected: &[Tensor]) -> f64 {
 }
 
 fn check(dataset: Dataset, family: &str, packing: &str, loss: &str) {
+    let corpora = Corpora::one(dataset);
     // Sequences 0 to 3 as one batch, and as one of three and one of one.
     let batch = |size: u32, position: u64| -> Batch {
         let config = config(family, packing, loss, size);
-        let mut loader = build::data(&config, &dataset, Device::Cpu).unwrap().loader;
+        let mut loader = build::data(&config, &corpora, Device::Cpu).unwrap().loader;
         loader.seek(position).unwrap();
         loader.next().unwrap()
     };
@@ -77,7 +81,8 @@ fn check(dataset: Dataset, family: &str, packing: &str, loss: &str) {
     assert_ne!(parts[0].size.labels, parts[1].size.labels, "they are unlike");
 
     let mut params = ParamStore::new(Device::Cpu, Kind::Float);
-    let task = build::task(&config(family, packing, loss, 4), dataset.tokenizer, &params).unwrap();
+    let task = build::task(&config(family, packing, loss, 4), corpora.tokenizer().clone(), &params)
+        .unwrap();
     let optimizer = Optimizer::new(OptimizerConfig::adamw(1e-3), params.params_mut()).unwrap();
     let work = TrainStep::new(task, params, optimizer.into());
     let divisor = divisor(labels, Device::Cpu).unwrap();
@@ -119,8 +124,8 @@ fn batches_that_are_to_be_captured_have_few_shapes() {
         let mut config = config(family, "packed", "chunked", 4);
         config.compute.execution = Execution::Capturable;
         config.compute.logits = ComputedLogits::Masked;
-        let dataset = dataset(folder.path(), objective);
-        let mut data = build::data(&config, &dataset, Device::Cpu).unwrap();
+        let corpora = Corpora::one(dataset(folder.path(), objective));
+        let mut data = build::data(&config, &corpora, Device::Cpu).unwrap();
         let mut shapes: Vec<NamedTensors> = Vec::new();
         for _ in 0..200 {
             let batch = data.loader.next().unwrap().tensors;
@@ -163,9 +168,10 @@ const NO_LAUNCH: [&str; 24] = [
 /// How many operations of a captured step would each launch a kernel on a GPU: those with no other
 /// operation inside.
 fn launches(config: &Config, dataset: Dataset) -> usize {
-    let mut loader = build::data(config, &dataset, Device::Cpu).unwrap().loader;
+    let corpora = Corpora::one(dataset);
+    let mut loader = build::data(config, &corpora, Device::Cpu).unwrap().loader;
     let mut params = ParamStore::new(Device::Cpu, Kind::Float);
-    let task = build::task(config, dataset.tokenizer, &params).unwrap();
+    let task = build::task(config, corpora.tokenizer().clone(), &params).unwrap();
     let optimizer = Optimizer::new(config.optimizer.clone(), params.params_mut()).unwrap();
     let mut work = TrainStep::new(task, params, optimizer.into());
     let mut captured = CapturedSteps::new(Execution::Capturable, Device::Cpu).unwrap();

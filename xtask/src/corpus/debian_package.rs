@@ -1,0 +1,133 @@
+//! Text in Debian packages: a dictionary, the kernel's documentation, RFCs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::debian::{apt_options, run};
+use super::read_text;
+use crate::console;
+use crate::error::{Error, Result};
+
+/// Has apt fetch packages into a folder of ours and unpacks them there; nothing is installed.
+pub(super) fn fetch(folder: &Path, packages: &[&str]) -> Result<()> {
+    console::note(format_args!("fetching {} from this machine's Debian", packages.join(", ")));
+    fs::create_dir_all(folder).map_err(Error::at(folder))?;
+    let mut update = Command::new("apt-get");
+    run(apt_options(&mut update, folder)?.arg("update").stdin(Stdio::null()))?;
+    let mut download = Command::new("apt-get");
+    apt_options(&mut download, folder)?.arg("download").args(packages);
+    run(download.current_dir(folder).stdin(Stdio::null()))?;
+    for package in files_below(folder, &|path| has_ending(path, "deb"))? {
+        let mut unpack = Command::new("dpkg-deb");
+        run(unpack.arg("-x").arg(&package).arg(folder.join("unpacked")))?;
+        fs::remove_file(&package).map_err(Error::at(&package))?;
+    }
+    Ok(())
+}
+
+/// The entries of the dictionary.
+pub(super) fn read_gcide(folder: &Path) -> Result<Vec<String>> {
+    let path = folder.join("unpacked/usr/share/dictd/gcide.dict.dz");
+    Ok(entries(&unzipped(&path)?))
+}
+
+/// Entries begin at the left, after a blank line; their definitions are indented.
+fn entries(text: &str) -> Vec<String> {
+    let mut entries: Vec<String> = Vec::new();
+    let mut after_blank = true;
+    for line in text.lines() {
+        let begins = after_blank && line.starts_with(|c: char| !c.is_whitespace());
+        after_blank = line.trim().is_empty();
+        match entries.last_mut() {
+            Some(entry) if !begins => *entry += line,
+            _ => entries.push(line.to_owned()),
+        }
+        if let Some(entry) = entries.last_mut() {
+            entry.push('\n');
+        }
+    }
+    entries
+}
+
+/// The pages of the kernel's documentation, without its translations.
+pub(super) fn read_linux(folder: &Path) -> Result<Vec<String>> {
+    let is_page = |path: &Path| {
+        let name = path.to_string_lossy();
+        name.ends_with(".rst.txt") && !name.contains("/translations/")
+    };
+    let pages = files_below(&folder.join("unpacked/usr/share/doc"), &is_page)?;
+    pages.iter().map(|path| read_text(path)).collect()
+}
+
+/// The RFCs, each a document.
+pub(super) fn read_rfc(folder: &Path) -> Result<Vec<String>> {
+    let is_rfc = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("rfc") && name.ends_with(".txt.gz")
+    };
+    let all = files_below(&folder.join("unpacked/usr/share/doc"), &is_rfc)?;
+    all.iter().map(|path| unzipped(path)).collect()
+}
+
+fn has_ending(path: &Path, ending: &str) -> bool {
+    path.extension().is_some_and(|found| found == ending)
+}
+
+/// What gzip makes of a file; old texts have a few broken bytes.
+fn unzipped(path: &Path) -> Result<String> {
+    fs::metadata(path).map_err(Error::at(path))?;
+    let mut unzip = Command::new("gzip");
+    let output = unzip.args(["-dcq", "--"]).arg(path).stdin(Stdio::null()).output();
+    let output = output.map_err(Error::at(path))?;
+    if !output.status.success() {
+        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Error::Malformed { path: path.to_owned(), reason });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The files below a folder that `wanted` picks, sorted.
+fn files_below(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::at(folder))? {
+        let path = entry.map_err(Error::at(folder))?.path();
+        let kind = fs::symlink_metadata(&path).map_err(Error::at(&path))?.file_type();
+        if kind.is_dir() {
+            found.extend(files_below(&path, wanted)?);
+        } else if kind.is_file() && wanted(&path) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::corpus::tidy;
+
+    #[test]
+    fn entries_begin_at_the_left_after_a_blank_line() {
+        let text =
+            "A \\A\\\n   The first letter.\n\n   2. (Mus.) A tone.\n\nAa \\Aa\\, n.\n   Lava.\n";
+        let found: Vec<String> = entries(text).iter().map(|entry| tidy(entry)).collect();
+        let expected = ["A \\A\\\nThe first letter.\n2. (Mus.) A tone.", "Aa \\Aa\\, n.\nLava."];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn pages_are_found_at_any_depth_and_translations_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("unpacked/usr/share/doc/linux-doc-6.1/html/_sources");
+        for (name, text) in
+            [("a.rst.txt", "one"), ("b/c.rst.txt", "two"), ("translations/de/a.rst.txt", "eins")]
+        {
+            let path = base.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        assert_eq!(read_linux(folder.path()).unwrap(), ["one", "two"]);
+    }
+}
