@@ -8,11 +8,12 @@ use bert4rs_kernels::norm::{self, FusedWith, NormArgs, NormKind};
 use bert4rs_tensor_core::attention::{
     self, AttentionImplementation, AttentionOptions, MaskView, Scores,
 };
+use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::policy::{Backend, Op, OpCall, Policy, SizeClass};
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor, no_grad};
 
-/// TimedWork, to be timed. It is known to succeed.
-type TimedWork = Box<dyn FnMut()>;
+/// Work, to be timed. What fails is no choice.
+pub(super) type TimedWork = Box<dyn FnMut() -> Result<()>>;
 
 /// An operation, done by own kernels and by libtorch.
 pub(crate) struct Contender {
@@ -84,9 +85,8 @@ fn train(
     let inputs: Vec<Tensor> =
         inputs.into_iter().map(|input| input.detach().set_requires_grad(true)).collect();
     Box::new(move || {
-        if let Ok(result) = forward(&inputs) {
-            let _ = Tensor::f_run_backward(&[result.sum(Kind::Float)], &inputs, false, false);
-        }
+        let sum = [forward(&inputs)?.sum(Kind::Float)];
+        Tensor::f_run_backward(&sum, &inputs, false, false).during("backward").map(drop)
     })
 }
 
@@ -203,12 +203,11 @@ fn symmetric_product(kind: Kind, sizes: Sizes) -> Contender {
     Contender {
         call,
         own: Box::new(move || {
-            let _ = no_grad(|| {
-                gemm::product(1.0, &own, Rhs::Transposed(&own), None, OutputStructure::Symmetric)
-            });
+            let rhs = Rhs::Transposed(&own);
+            no_grad(|| gemm::product(1.0, &own, rhs, None, OutputStructure::Symmetric)).map(drop)
         }),
         libtorch: Box::new(move || {
-            let _ = no_grad(|| libtorch.f_bmm(&libtorch.transpose(1, 2)));
+            no_grad(|| libtorch.f_bmm(&libtorch.transpose(1, 2))).during("product").map(drop)
         }),
     }
 }

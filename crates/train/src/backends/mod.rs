@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bert4rs_tensor_core::policy::{Choice, SizeClass};
 use bert4rs_tensor_core::precision::Precision;
 
-use contenders::Contender;
+use contenders::{Contender, TimedWork};
 pub use kept::{FILE, from_cache, read, write};
 
 /// What all measurements may take.
@@ -32,13 +32,17 @@ pub fn choices(precision: Precision) -> Vec<Choice> {
     if let Some(kept) = kept::from_cache(precision) {
         return kept;
     }
-    let measured = measure_all(precision);
-    // The next run measures again.
-    let _ = kept::to_cache(precision, &measured);
+    let (measured, is_whole) = measure_all(precision);
+    if is_whole {
+        // Where it can't be written, the next run measures again.
+        let _ = kept::to_cache(precision, &measured);
+    }
     measured
 }
 
-fn measure_all(precision: Precision) -> Vec<Choice> {
+/// All choices, and whether the time sufficed for them: on a machine with other work it may not, and
+/// what is left stays in the order.
+fn measure_all(precision: Precision) -> (Vec<Choice>, bool) {
     let mut clock = |work: &mut dyn FnMut()| {
         let start = Instant::now();
         work();
@@ -53,21 +57,22 @@ fn measure_all(precision: Precision) -> Vec<Choice> {
             let share = left / (2 * (count - at as u32));
             choices.extend(measure(contender, share, &mut clock));
             left = left.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return (choices, false);
+            }
         }
     }
-    choices
+    (choices, true)
 }
 
 /// What is faster of both: in rounds in which they take turns, as long as `budget` lasts, but at
-/// least one. None where the first try alone takes more than all that is there.
-fn measure(
-    mut contender: Contender,
-    budget: Duration,
-    clock: &mut Stopwatch<'_>,
-) -> Option<Choice> {
-    let Contender { call, own, libtorch } = &mut contender;
+/// least one. None where one fails, or where the first try alone takes more than all that is there.
+fn measure(contender: Contender, budget: Duration, clock: &mut Stopwatch<'_>) -> Option<Choice> {
+    let Contender { call, mut own, mut libtorch } = contender;
+    let mut failed = false;
+    let mut time = |work: &mut TimedWork| clock(&mut || failed |= work().is_err());
     // The first try also sets buffers up, and is not counted.
-    let mut spent = clock(own) + clock(libtorch);
+    let mut spent = time(&mut own) + time(&mut libtorch);
     if Duration::from_nanos(spent) > BUDGET {
         return None;
     }
@@ -77,17 +82,17 @@ fn measure(
             break;
         }
         let times = match round % 2 {
-            0 => [clock(own), clock(libtorch)],
+            0 => [time(&mut own), time(&mut libtorch)],
             _ => {
-                let second = clock(libtorch);
-                [clock(own), second]
+                let second = time(&mut libtorch);
+                [time(&mut own), second]
             }
         };
         own_ns = own_ns.min(times[0]);
         libtorch_ns = libtorch_ns.min(times[1]);
         spent += times[0] + times[1];
     }
-    Some(Choice::by_times(call, own_ns, libtorch_ns))
+    (!failed).then(|| Choice::by_times(&call, own_ns, libtorch_ns))
 }
 
 #[cfg(test)]
@@ -106,8 +111,14 @@ mod tests {
         let mut tries = own.iter().cycle();
         let contender = Contender {
             call: OpCall { op, device: Device::Cpu, kind: Kind::Float, shape: vec![512, 256] },
-            own: Box::new(move || TIME.set(TIME.get() + tries.next().unwrap())),
-            libtorch: Box::new(move || TIME.set(TIME.get() + libtorch)),
+            own: Box::new(move || {
+                TIME.set(TIME.get() + tries.next().unwrap());
+                Ok(())
+            }),
+            libtorch: Box::new(move || {
+                TIME.set(TIME.get() + libtorch);
+                Ok(())
+            }),
         };
         let mut clock = |work: &mut dyn FnMut()| {
             let start = TIME.get();
@@ -141,14 +152,44 @@ mod tests {
     }
 
     #[test]
-    fn all_is_measured_within_the_budget_for_both_sizes() {
-        let choices = measure_all(Precision::Fp32);
-        for size in [SizeClass::Small, SizeClass::Large] {
-            for op in [Op::Attention, Op::SumLayerNorm, Op::GatedGeluTanh, Op::LinearCrossEntropy] {
-                let is_it = |choice: &&Choice| choice.op == op && choice.size == size;
-                let choice = choices.iter().find(is_it).unwrap();
-                assert!(choice.own_ns > 0 && choice.libtorch_ns > 0, "{choice:?}");
+    fn everything_that_is_measured_works_in_both_dtypes() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let all = contenders::contenders(kind, SizeClass::Small);
+            assert!(all.len() >= 14, "{}", all.len());
+            for mut contender in all {
+                (contender.own)().unwrap();
+                (contender.libtorch)().unwrap();
+                assert_eq!(SizeClass::of(&contender.call.shape), SizeClass::Small);
+            }
+            for contender in contenders::contenders(kind, SizeClass::Large) {
+                assert_eq!(SizeClass::of(&contender.call.shape), SizeClass::Large);
             }
         }
+    }
+
+    #[test]
+    fn what_fails_is_no_choice() {
+        let contender = Contender {
+            call: OpCall {
+                op: Op::Silu,
+                device: Device::Cpu,
+                kind: Kind::Float,
+                shape: vec![8, 8],
+            },
+            own: Box::new(|| {
+                Err(bert4rs_tensor_core::Error::Unsupported {
+                    what: "it".into(),
+                    reason: "none".into(),
+                })
+            }),
+            libtorch: Box::new(|| Ok(())),
+        };
+        assert_eq!(
+            measure(contender, Duration::from_millis(1), &mut |work| {
+                work();
+                1
+            }),
+            None
+        );
     }
 }
