@@ -275,8 +275,11 @@ impl Trainer {
         let every = |steps: u64| steps > 0 && self.steps.is_multiple_of(steps);
         let evaluate = std::mem::take(&mut control.evaluate) || every(eval_every);
         let asked = std::mem::take(&mut control.checkpoint);
-        let is_due = |checkpointer: &Checkpointer| asked || checkpointer.is_due(self.steps);
-        let checkpoint = self.checkpointer.as_ref().is_some_and(is_due);
+        // A rank that writes none may still be the one that a signal reached.
+        let checkpoint = match &self.checkpointer {
+            Some(checkpointer) => asked || checkpointer.is_due(self.steps),
+            None => asked && self.work.group.rank() > 0,
+        };
         let wishes = [control.stop, evaluate, checkpoint].map(i64::from);
         let agreed = distributed::agree_on(&self.work.group, wishes)?;
         let [stop, evaluate, checkpoint] = agreed.map(|wish| wish > 0);

@@ -70,8 +70,9 @@ fn train_together(
         return Err(refuse(flag, "is for one process; start it without a launcher"));
     }
     let config = config_to_run(&with_tensorboard(overlays(run_flags)?, flags))?;
-    let stop = listen()?;
+    // While it waits for the others there is nothing to save: a signal ends it at once.
     let ranks = Ranks::join(&config, launch)?;
+    let stop = listen()?;
     let train = || {
         if !ranks.leads() {
             return follow(&config, &ranks, &stop);

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a process may take to end after another has failed: enough to find out which one and to
 /// say so.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(8);
 /// What is added to a signal's number in an exit code, as shells have it.
 const BY_SIGNAL: i32 = 128;
 
