@@ -364,6 +364,12 @@ fn refuse_shared(config: &Config) -> Result<()> {
     if config.train.ema_decay > 0.0 {
         return of_one("train.ema_decay", "weights are averaged");
     }
+    if config.data.short_seq_len > 0 {
+        return of_one("data.short_seq_len", "sequences are short at first");
+    }
+    if config.data.final_mask_rate > 0.0 {
+        return of_one("data.final_mask_rate", "the mask rate changes");
+    }
     if policy(config).acts() {
         return of_one("train.on_nan", "losses that are trouble are skipped or gone back from");
     }
