@@ -50,13 +50,17 @@ impl From<Arc<TokenStore>> for Mixture {
     }
 }
 
+/// Of each position in a block, its corpus, and which of the corpus' positions there it is.
+type Block = Arc<[(u16, u16)]>;
+
 /// Which corpus each position shows, and which of its sequences in turn.
 #[derive(Debug)]
 pub(crate) struct Turns {
     seed: u64,
     /// Of each corpus, its positions in a block.
     counts: Vec<usize>,
-    recent: Mutex<Vec<(u64, Arc<[(u16, u16)]>)>>,
+    /// Blocks that were looked at last, by number.
+    recent: Mutex<Vec<(u64, Block)>>,
 }
 
 impl Turns {
@@ -75,7 +79,7 @@ impl Turns {
         (part.into(), u64::try_from(before).unwrap_or(u64::MAX).saturating_add(rank.into()))
     }
 
-    fn order(&self, block: u64) -> Arc<[(u16, u16)]> {
+    fn order(&self, block: u64) -> Block {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, order)) = recent.iter().find(|(known, _)| *known == block) {
             return Arc::clone(order);
@@ -89,7 +93,7 @@ impl Turns {
             *rank += 1;
             (part, *rank - 1)
         };
-        let order: Arc<[(u16, u16)]> = parts.into_iter().map(ranked).collect();
+        let order: Block = parts.into_iter().map(ranked).collect();
         if recent.len() == KEPT_BLOCKS {
             recent.remove(0);
         }

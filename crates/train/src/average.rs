@@ -124,7 +124,7 @@ mod tests {
 
     fn store(kind: Kind) -> ParamStore {
         let params = ParamStore::new(Device::Cpu, kind);
-        params.root().param("w", &[2], Role::Matrix, Init::Ones).unwrap();
+        drop(params.root().param("w", &[2], Role::Matrix, Init::Ones).unwrap());
         params
     }
 

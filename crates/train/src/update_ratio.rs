@@ -80,9 +80,9 @@ mod tests {
     fn the_ratio_is_that_of_norms_over_a_layer() {
         let mut params = ParamStore::new(Device::Cpu, Kind::Float);
         let root = params.root();
-        (&root / "h" / 0).param("a", &[4], Role::Matrix, Init::Ones).unwrap();
-        (&root / "h" / 0).param("b", &[5], Role::Matrix, Init::Ones).unwrap();
-        root.param("still", &[2], Role::Matrix, Init::Ones).unwrap();
+        drop((&root / "h" / 0).param("a", &[4], Role::Matrix, Init::Ones).unwrap());
+        drop((&root / "h" / 0).param("b", &[5], Role::Matrix, Init::Ones).unwrap());
+        drop(root.param("still", &[2], Role::Matrix, Init::Ones).unwrap());
         let before = WeightsBefore::take(&params);
         let moved = Tensor::full([4], 1.5, (Kind::Float, Device::Cpu));
         params.params_mut()[0].set(&moved).unwrap();

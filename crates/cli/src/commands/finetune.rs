@@ -1,7 +1,7 @@
 //! `bert4rs finetune`: flags become overlays of configuration, then the task trains.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use bert4rs_tensor_core::Error as Core;
@@ -167,7 +167,7 @@ fn run_overlays(flags: &FinetuneRunFlags) -> Result<Vec<Overlay>> {
 }
 
 /// The path from the root, of something that is there.
-fn existing(path: &PathBuf) -> Result<Value> {
+fn existing(path: &Path) -> Result<Value> {
     if !path.exists() {
         return Err(refuse(path, "does not exist"));
     }

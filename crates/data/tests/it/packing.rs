@@ -106,6 +106,7 @@ fn best(lengths: &[u64], sequence_length: usize) -> (Packing, Vec<u64>) {
 }
 
 #[test]
+#[expect(clippy::single_range_in_vec_init, reason = "pieces are ranges")]
 fn best_fit_splits_only_what_is_longer_than_a_sequence() {
     // Of 16 positions, 14 tokens: 30 are two full pieces and 2. The 8 tokens and the 4 fill a
     // sequence, as do 6 with 2 and 2.

@@ -35,11 +35,10 @@ fn contents(dataset: &Dataset) -> [(Vec<u64>, Vec<u32>); 2] {
 fn set_up(folder: &Path, mebibytes: usize) {
     let some = text(8_000);
     let mut all = some.replace('\n', " ").repeat((3 << 20) / some.len()) + "\n\n";
-    for number in 0..mebibytes << 20 / some.len().max(1) {
+    let mut number = 0;
+    while all.len() <= mebibytes << 20 {
         all += &format!("document {number}\n\n{some}");
-        if all.len() > mebibytes << 20 {
-            break;
-        }
+        number += 1;
     }
     write(folder, "long.txt", all);
     dataset(folder, 200).copy_to(&folder.join("tokenizer")).unwrap();

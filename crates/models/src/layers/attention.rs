@@ -89,6 +89,7 @@ pub enum MultiHeadPaths<'a> {
 
 /// The maps to queries, keys and values.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one an attention layer, never moved")]
 enum Projections {
     Separate { query: Linear, key: Linear, value: Linear },
     Joint(Linear),

@@ -92,17 +92,15 @@ impl Heads<'_> {
             return Ok(AttentionBackend::Math);
         }
         let scores = Scores { visible: mask.borrow(self.q_bhte.kind()), scale };
-        Ok(
-            match {
-                let Self { q_bhte, k_bgse, v_bgse, .. } = self;
-                attention::sdpa_backend(q_bhte, k_bgse, v_bgse, &scores, options.implementation)?
-            } {
-                attention::SdpaBackend::Math => AttentionBackend::Math,
-                attention::SdpaBackend::Flash => AttentionBackend::Flash,
-                attention::SdpaBackend::Efficient => AttentionBackend::Efficient,
-                attention::SdpaBackend::Cudnn => AttentionBackend::Cudnn,
-            },
-        )
+        let Self { q_bhte, k_bgse, v_bgse, .. } = self;
+        let chosen =
+            attention::sdpa_backend(q_bhte, k_bgse, v_bgse, &scores, options.implementation)?;
+        Ok(match chosen {
+            attention::SdpaBackend::Math => AttentionBackend::Math,
+            attention::SdpaBackend::Flash => AttentionBackend::Flash,
+            attention::SdpaBackend::Efficient => AttentionBackend::Efficient,
+            attention::SdpaBackend::Cudnn => AttentionBackend::Cudnn,
+        })
     }
 
     /// What flash attention by documents needs, where that is asked for and fits.

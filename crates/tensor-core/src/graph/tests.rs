@@ -104,7 +104,7 @@ fn a_graph_owns_what_it_touches_and_sees_that_it_moved() {
     // SAFETY: the point of the test: the graph still owns it.
     assert_eq!(unsafe { *place }, 3.0);
     graph.replay().unwrap();
-    let _ = weight.set_data(&Tensor::ones([4], options));
+    weight.set_data(&Tensor::ones([4], options));
     let error = graph.replay().unwrap_err().to_string();
     assert!(error.contains("lies elsewhere"), "{error}");
     let place = graph.touched[0].place as *const f32;
