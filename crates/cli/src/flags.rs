@@ -155,8 +155,8 @@ pub(crate) struct TokenizerFlags {
 pub(crate) enum TokenizerCommand {
     /// Train one on text, into a folder that transformers reads too.
     Train(TrainTokenizerFlags),
-    /// Give a text in many scripts to two tokenizers, and tell where their ids differ; the exit code
-    /// is then 1.
+    /// Give a text in many scripts to two tokenizers, and tell where their ids differ; the exit
+    /// code is then 1.
     Check(CheckTokenizerFlags),
 }
 
@@ -289,7 +289,8 @@ pub(crate) struct TrainFlags {
     /// A tokenizer's file or folder; default: trained on the corpus.
     #[arg(long, value_name = "PATH")]
     pub(crate) tokenizer: Option<PathBuf>,
-    /// Begin with the weights and the tokenizer of a published model's folder, or of a run. A larger
+    /// Begin with the weights and the tokenizer of a published model's folder, or of a run. A
+    /// larger
     /// --vocab-size gives the model new tokens.
     #[arg(long, value_name = "DIR")]
     pub(crate) init: Option<PathBuf>,

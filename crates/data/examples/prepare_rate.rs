@@ -35,7 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let ours = bytes / started.elapsed().as_secs_f64();
         let theirs = bytes / batches_of_the_crate(text, &inner)?;
         say(&format!(
-            "round {round}: prepared {ours:.1} MB/s, encode_batch_fast {theirs:.1} MB/s, ratio {:.2}",
+            "round {round}: prepared {ours:.1} MB/s, encode_batch_fast {theirs:.1} MB/s, \
+             ratio {:.2}",
             ours / theirs
         ));
         prepared = Some((cache, dataset));

@@ -285,7 +285,8 @@ mod tests {
         (0..words).map(|word| format!("w{}", split_mix(seed * 10_000 + word) % 5000)).collect()
     }
 
-    /// Of pairs that have about the share `alike` of their shingles in common, those that are found.
+    /// Of pairs that have about the share `alike` of their shingles in common, those that are
+    /// found.
     fn found_share(changed: u64) -> f64 {
         let mut found = 0;
         for pair in 0..200 {

@@ -36,7 +36,8 @@
 //! use std::sync::Arc;
 //!
 //! use bert4rs_data::{
-//!     CorpusReading, DatasetOptions, Duplicates, Fit, HeldOut, Layout, MaskUnit, MlmBatches, MlmOptions, Objective,
+//!     CorpusReading, DatasetOptions, Duplicates, Fit, HeldOut, Layout, MaskUnit, MlmBatches,
+//! MlmOptions, Objective,
 //!     Prefetcher, SHARD_TOKENS, TokenizerChoice, TokenizerTraining, prepare,
 //! };
 //!

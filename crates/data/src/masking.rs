@@ -53,8 +53,8 @@ pub(crate) fn whole_words(
 }
 
 /// Spans that begin at any word with the same chance, of a geometric number of words up to
-/// [`LONGEST_SPAN`], until `count` tokens are hidden. A span ends before what is hidden already, and
-/// where the next word is too much. All of its tokens are treated alike.
+/// [`LONGEST_SPAN`], until `count` tokens are hidden. A span ends before what is hidden already,
+/// and where the next word is too much. All of its tokens are treated alike.
 pub(crate) fn spans(
     words: &[std::ops::Range<usize>],
     count: usize,

@@ -322,7 +322,8 @@ fn mask(
     masked
 }
 
-/// Hides groups of positions, as [`mask`] does: of a group, all tokens are hidden, replaced or kept.
+/// Hides groups of positions, as [`mask`] does: of a group, all tokens are hidden, replaced or
+/// kept.
 fn mask_groups(
     ids: &mut [i64],
     groups: Vec<Vec<usize>>,

@@ -76,7 +76,8 @@ impl Texts {
         Ok(Self { corpus, held_out })
     }
 
-    /// The same without what `options` wants to be left out, which is listed and kept in the folder.
+    /// The same without what `options` wants to be left out, which is listed and kept in the
+    /// folder.
     fn without_duplicates(
         &self,
         options: &DatasetOptions,

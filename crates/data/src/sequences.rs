@@ -56,9 +56,9 @@ struct Part {
 }
 
 impl Sequences {
-    /// Endless, for full batches: each epoch of a corpus shows every sequence of it once, in another
-    /// order, and batches cross from epoch to epoch. A last sequence that the documents don't fill
-    /// is left out, unless it is the only one.
+    /// Endless, for full batches: each epoch of a corpus shows every sequence of it once, in
+    /// another order, and batches cross from epoch to epoch. A last sequence that the documents
+    /// don't fill is left out, unless it is the only one.
     ///
     /// # Errors
     /// Sizes that can't be used, and a corpus without tokens.

@@ -1,7 +1,8 @@
 //! Short sequences first, then long ones.
 //!
 //! Devlin et al. 2018, <https://arxiv.org/abs/1810.04805>, appendix A.2: BERT was trained with 128
-//! tokens a sequence for nine tenths of its steps, and with 512 for the rest, to learn the positions.
+//! tokens a sequence for nine tenths of its steps, and with 512 for the rest, to learn the
+//! positions.
 
 use crate::error::Result;
 use crate::prefetch::BatchSource;

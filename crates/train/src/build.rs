@@ -476,8 +476,9 @@ mod tests {
         assert_eq!(on_gpu(""), (Execution::CudaGraphs, None));
         let again = "compute.activation_checkpointing = \"blocks\"";
         assert_eq!(on_gpu(again), (Execution::CudaGraphs, None), "nothing drops");
+        let varlen = "compute.precision = \"bf16\"\ncompute.attention = \"varlen\"";
         for (settings, word) in [
-            ("compute.attention = \"varlen\"".to_owned(), "documents"),
+            (varlen.to_owned(), "documents"),
             (format!("{again}\nmodel.dropout = 0.1"), "dropout"),
             ("data.packing = \"padded\"".to_owned(), "shape"),
         ] {

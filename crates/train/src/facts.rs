@@ -24,7 +24,8 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The same with lines about `corpora`, of which packing did what `reports` say, and their hash.
+    /// The same with lines about `corpora`, of which packing did what `reports` say, and their
+    /// hash.
     ///
     /// # Errors
     /// A tokenizer that can't be written as JSON.
@@ -70,7 +71,8 @@ fn describe(dataset: &Dataset, report: &PackingReport) -> [String; 2] {
     );
     let share = |count: u64| 100.0 * count as f64 / report.documents.max(1) as f64;
     let packing = format!(
-        "packing    {:.1}% of the documents are split, {:.1}% are longer than a sequence; {:.2}% of \
+        "packing    {:.1}% of the documents are split, {:.1}% are longer than a sequence; {:.2}% \
+         of \
          the positions are left over",
         share(report.split),
         share(report.too_long),

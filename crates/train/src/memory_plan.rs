@@ -20,8 +20,8 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// The plan of a run of `config` on so many processes, for the one that holds most, by the formulas of [`bert4rs_optim::memory`]. Activations
-    /// come on top; they depend on the batch.
+    /// The plan of a run of `config` on so many processes, for the one that holds most, by the
+    /// formulas of [`bert4rs_optim::memory`]. Activations come on top; they depend on the batch.
     ///
     /// # Errors
     /// A device or model that can't be had.

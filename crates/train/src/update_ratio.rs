@@ -22,8 +22,8 @@ impl WeightsBefore {
         Self(params.params().iter().map(copy).collect())
     }
 
-    /// Of each layer, the norm of what was added since over the norm of what was there before; 0 where
-    /// all was 0. Waits for the device.
+    /// Of each layer, the norm of what was added since over the norm of what was there before; 0
+    /// where all was 0. Waits for the device.
     pub(crate) fn ratios(&self, params: &ParamStore) -> Result<BTreeMap<String, f64>> {
         let square = |tensor: &Tensor| -> Result<f64> {
             let norm = tensor.f_norm_scalaropt_dtype(2, Kind::Double).during(OP)?;
@@ -44,8 +44,8 @@ impl WeightsBefore {
     }
 }
 
-/// The layer that a parameter belongs to: its block, or, outside of blocks, what its name has before
-/// the last part.
+/// The layer that a parameter belongs to: its block, or, outside of blocks, what its name has
+/// before the last part.
 fn layer_of(name: &str) -> String {
     let parts: Vec<&str> = name.split('.').collect();
     let is_number = |part: &&str| part.parse::<u32>().is_ok();

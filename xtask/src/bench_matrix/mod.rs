@@ -64,14 +64,15 @@ pub(crate) struct Args {
     /// auto, cpu or cuda:N; auto is a GPU where there is one
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Keep programs and peers to a lesser class of processor: avx2, avx2-vnni, avx512, avx512-vnni,
-    /// avx512-bf16 or amx
+    /// Keep programs and peers to a lesser class of processor: avx2, avx2-vnni, avx512,
+    /// avx512-vnni, avx512-bf16 or amx
     #[arg(long, value_name = "CLASS")]
     cpu_isa: Option<String>,
     /// Also run Hugging Face's and a hand-tuned PyTorch model (needs python3; fetches 2 GB once)
     #[arg(long)]
     peers: bool,
-    /// Numbers of processes: for each above 1, presets on as many, which have the batch of one together
+    /// Numbers of processes: for each above 1, presets on as many, which have the batch of one
+    /// together
     #[arg(long, value_delimiter = ',', value_name = "N")]
     processes: Vec<u32>,
     /// Rounds over all cells

@@ -1,4 +1,5 @@
-//! Runs that last: when they end, what they do about trouble, what they measure and keep on the way.
+//! Runs that last: when they end, what they do about trouble, what they measure and keep on the
+//! way.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;

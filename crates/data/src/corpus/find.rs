@@ -94,7 +94,8 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<(Vec<CorpusFile>, LeftOut)> {
                 let notes = left_out.notes();
                 let notes = notes.iter().map(|note| format!("; {note}"));
                 let reason =
-                    "this folder holds no text file (.txt, .md, .jsonl, .csv, .parquet, ...), at any depth"
+                    "this folder holds no text file (.txt, .md, .jsonl, .csv, .parquet, ...), at \
+                     any depth"
                         .to_owned();
                 return Err(Error::corpus(path, reason + &notes.collect::<String>()));
             }

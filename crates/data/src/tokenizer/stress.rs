@@ -42,7 +42,8 @@ pub const STRESS_TEXT: &[&str] = &[
     "😀 😃 🎉 👍🏽 👩‍👩‍👧‍👦 🏳️‍🌈 🇩🇪🇫🇷 1️⃣ ☺️ ☺ 🧑🏿‍🚀 \u{1fae8}",
     "ACGTACGTTAGCCGATNNNNACGTTTAGGCATCGATCGGGATATCCGATCGA",
     "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQ",
-    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\
+     aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "0000000000000000000000000000000000000000 ................................ ||||||||||||||||",
     "[CLS] [SEP] [MASK] [PAD] [UNK] <s> </s> <pad> <unk> <mask> <|endoftext|> <extra_id_0>",
     "##ing ##s Ġword Ċ ▁piece ▁▁ <0x0A> \\n \\u0041 &amp; &#233;",

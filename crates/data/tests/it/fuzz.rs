@@ -155,8 +155,8 @@ fn text() {
     }
 }
 
-/// Prepares a corpus of the file `name`, which holds changes of `good`, and gives what came of it to
-/// `check`.
+/// Prepares a corpus of the file `name`, which holds changes of `good`, and gives what came of it
+/// to `check`.
 fn check_corpus(
     name: &str,
     good: &[u8],

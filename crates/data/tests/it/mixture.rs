@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bert4rs_data::{
     BatchSource, Dataset, DatasetOptions, Fit, Layout, MaskUnit, Mixture, MlmBatches, MlmOptions,
-    TokenizerChoice, prepare,
+    TokenizerChoice, TokenizerTraining, prepare,
 };
 use tempfile::tempdir;
 
@@ -99,7 +99,10 @@ fn weights_that_can_not_be_used_are_refused() {
 #[test]
 fn words_are_masked_whole_in_batches() {
     let folder = tempdir().unwrap();
-    let made = dataset(folder.path(), 300);
+    let corpus = write(folder.path(), "corpus.txt", text(300));
+    let tokenizer = TokenizerChoice::Train(TokenizerTraining::new(60));
+    let small = DatasetOptions { tokenizer, ..options(folder.path(), corpus) };
+    let made = prepare(&small, &mut |_| {}).unwrap();
     let vocabulary = made.tokenizer.vocabulary().unwrap();
     let goes_on: Arc<[bool]> = made.tokenizer.continuations().into();
     let mut several = 0;

@@ -213,8 +213,9 @@ proptest! {
             .chain(lengths.iter().scan(0, |end, length| { *end += length; Some(*end) }))
             .collect();
         let noise = Noise { rate, mean_span };
+        let framing = Framing::Spans(noise);
         let packing =
-            Packing::new(&offsets, Framing::Spans(noise), positions, Fit::EndToEnd, LastSequence::Pad).unwrap();
+            Packing::new(&offsets, framing, positions, Fit::EndToEnd, LastSequence::Pad).unwrap();
         let mut next = 0;
         for sequence in 0..packing.len() {
             let mut left = positions as i64;
@@ -239,7 +240,8 @@ proptest! {
 fn batches_of_fixed_shapes_have_one_and_show_the_same() {
     let folder = tempdir().unwrap();
     let dataset = dataset_for(Objective::Spans, folder.path(), 200);
-    let (plain, fixed) = (train(&dataset, OPTIONS), train(&dataset, OPTIONS).with_fixed_shapes());
+    let options = SpanOptions { layout: Layout::Padded, ..OPTIONS };
+    let (plain, fixed) = (train(&dataset, options), train(&dataset, options).with_fixed_shapes());
     let shape = |batch: &SpanBatch| (batch.rows, batch.columns, batch.target_columns);
     let (mut of_plain, mut of_fixed) = (Vec::new(), Vec::new());
     for index in 0..200 {

@@ -140,8 +140,8 @@ impl BertForMaskedLm {
         self.masked_loss(&hidden_btd, positions_m, labels_m, how.into())
     }
 
-    /// How well the masked tokens are predicted, as [`mlm_loss`](Self::mlm_loss) reads them. Without
-    /// dropout and gradients.
+    /// How well the masked tokens are predicted, as [`mlm_loss`](Self::mlm_loss) reads them.
+    /// Without dropout and gradients.
     ///
     /// # Errors
     /// As [`mlm_loss`](Self::mlm_loss).

@@ -145,8 +145,8 @@ impl GptConfig {
     /// products alone, at two a multiply-add.
     ///
     /// `3 · 2 · [layers · (4 d² + 2 d f + 2 k d) + d v]` with features `d`, inner features `f`,
-    /// vocabulary `v` and `k` keys that a query sees on average in rows of `pieces`, which don't see
-    /// one another. A gate, grouped heads and a window count as what they are.
+    /// vocabulary `v` and `k` keys that a query sees on average in rows of `pieces`, which don't
+    /// see one another. A gate, grouped heads and a window count as what they are.
     pub fn flops_per_token(&self, pieces: &[i64]) -> f64 {
         let window = AttentionWindow { causal: true, window: self.overrides.window };
         let keys = mean_visible_keys(pieces.iter().copied(), window);

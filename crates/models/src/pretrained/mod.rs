@@ -138,7 +138,8 @@ impl Pretrained {
     }
 
     /// The model of `architecture` in `params`. Those that `may_be_fresh` names keep their start
-    /// where the folder has nothing for them that fits, and those that `replaced` names in any case.
+    /// where the folder has nothing for them that fits, and those that `replaced` names in any
+    /// case.
     fn assemble(
         folder: &Folder,
         architecture: Architecture,

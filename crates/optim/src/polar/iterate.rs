@@ -205,8 +205,8 @@ impl Engine {
     }
 }
 
-/// Scales each row of `X`, whose Gram matrix `a_knn` is, by `1 / sqrt(Σ |A|)` over its row there, which
-/// bounds all singular values by 1; and `A` alike, which thus costs no other product.
+/// Scales each row of `X`, whose Gram matrix `a_knn` is, by `1 / sqrt(Σ |A|)` over its row there,
+/// which bounds all singular values by 1; and `A` alike, which thus costs no other product.
 fn scale_rows(x_knm: &mut Tensor, a_knn: &mut Tensor) -> Result<()> {
     let sums = a_knn.f_abs().during(OP)?.f_sum_dim_intlist([2i64].as_slice(), true, Kind::Float);
     let sums = sums.during(OP)?.f_clamp_min(f64::from(f32::MIN_POSITIVE)).during(OP)?;

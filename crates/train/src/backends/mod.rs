@@ -1,7 +1,7 @@
 //! Backends of operations chosen by what is faster on this machine.
 //!
-//! Measured are [`contenders`](mod@contenders), the operations at two sizes, small and large: once for
-//! a processor, version, number of threads and dtype, in a second at most. The result is
+//! Measured are [`contenders`](mod@contenders), the operations at two sizes, small and large: once
+//! for a processor, version, number of threads and dtype, in a second at most. The result is
 //! [kept](mod@kept) in the cache, written to each run's folder, and taken from there by a run that
 //! goes on, so that its bits stay the same.
 
@@ -25,8 +25,8 @@ const ROUNDS: usize = 5;
 /// How many nanoseconds something takes.
 type Stopwatch<'a> = dyn FnMut(&mut dyn FnMut()) -> u64 + 'a;
 
-/// The choices for `precision` on this processor, from the cache or measured now. Draws random numbers:
-/// seed afterwards.
+/// The choices for `precision` on this processor, from the cache or measured now. Draws random
+/// numbers: seed afterwards.
 /// A cache that can't be read or written is done without.
 pub fn choices(precision: Precision) -> Vec<Choice> {
     if let Some(kept) = kept::from_cache(precision) {
@@ -40,8 +40,8 @@ pub fn choices(precision: Precision) -> Vec<Choice> {
     measured
 }
 
-/// All choices, and whether the time sufficed for them: on a machine with other work it may not, and
-/// what is left stays in the order.
+/// All choices, and whether the time sufficed for them: on a machine with other work it may not,
+/// and what is left stays in the order.
 fn measure_all(precision: Precision) -> (Vec<Choice>, bool) {
     let mut clock = |work: &mut dyn FnMut()| {
         let start = Instant::now();

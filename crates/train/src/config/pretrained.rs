@@ -1,8 +1,8 @@
 //! A published model's shape as values of `[model]`: what `model.init` brings with it.
 //!
-//! `model.file` keeps the keys of the folder's `config.json`, so that a run's `config.toml` says all
-//! of its model, and goes on without that folder's. The other keys of the section repeat what can
-//! be said in them.
+//! `model.file` keeps the keys of the folder's `config.json`, so that a run's `config.toml` says
+//! all of its model, and goes on without that folder's. The other keys of the section repeat what
+//! can be said in them.
 
 use std::path::Path;
 
@@ -221,7 +221,8 @@ impl Config {
         let tokens = expected.get("vocab_size").and_then(Value::as_integer).unwrap_or(0);
         if i64::from(model.vocab_size) < tokens {
             let reason = format!(
-                "{} is less than the {tokens} tokens of the model in {}; a vocabulary can only grow",
+                "{} is less than the {tokens} tokens of the model in {}; a vocabulary can only \
+                 grow",
                 model.vocab_size, model.init
             );
             return Err((key("vocab_size"), reason));

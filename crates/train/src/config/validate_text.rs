@@ -30,7 +30,8 @@ impl Config {
             ));
         }
         if !self.data.held_out_corpus.is_empty() {
-            let reason = "would be held out of each of several corpora; leave it out, and a share of \
+            let reason = "would be held out of each of several corpora; leave it out, and a share \
+                          of \
                           each is held out";
             return Err(("data.held_out_corpus".into(), reason.into()));
         }

@@ -1,5 +1,5 @@
-//! How deep in a model each parameter is, and so how fast it learns: lower blocks, which know most of a
-//! language already, slower than those above (Howard and Ruder 2018), or not at all.
+//! How deep in a model each parameter is, and so how fast it learns: lower blocks, which know most
+//! of a language already, slower than those above (Howard and Ruder 2018), or not at all.
 
 /// Where a parameter stands, from below: tables of embeddings are 0, the first block's are 1, and a
 /// head's are one more than the last block's.
@@ -27,8 +27,8 @@ pub struct ParamSpeed {
     pub frozen: bool,
 }
 
-/// How each of the parameters `names` learns that does not learn at full speed: the rate of a block is
-/// `decay` times that of the next above, and embeddings with the lowest `frozen` blocks stay as
+/// How each of the parameters `names` learns that does not learn at full speed: the rate of a block
+/// is `decay` times that of the next above, and embeddings with the lowest `frozen` blocks stay as
 /// they are, if any is said.
 pub fn speeds(names: &[String], decay: f64, frozen: Option<usize>) -> Vec<ParamSpeed> {
     let blocks = names.iter().filter_map(|name| block(name)).max().map_or(0, |last| last + 1);

@@ -1,5 +1,5 @@
-//! Which examples a batch shows: a function of the seed and the batch's number, so that a run can go
-//! on anywhere.
+//! Which examples a batch shows: a function of the seed and the batch's number, so that a run can
+//! go on anywhere.
 
 use std::rc::Rc;
 

@@ -1,5 +1,5 @@
-//! What is printed before training: labels and their shares, how much is cut off, and examples as the
-//! model sees them.
+//! What is printed before training: labels and their shares, how much is cut off, and examples as
+//! the model sees them.
 
 use super::FinetuneTask;
 use super::example::Example;

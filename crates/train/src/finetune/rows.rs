@@ -1,5 +1,5 @@
-//! Examples laid into the rows of a batch: all side by side in one, without padding, or each in a row
-//! of its own, filled up to the longest. No example sees another, so that both give the same.
+//! Examples laid into the rows of a batch: all side by side in one, without padding, or each in a
+//! row of its own, filled up to the longest. No example sees another, so that both give the same.
 
 use bert4rs_data::{EncodedText, Layout};
 use bert4rs_models::pretrained::SequenceRows;

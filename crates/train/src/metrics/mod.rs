@@ -57,8 +57,8 @@ pub struct StepRecord {
     /// What was measured on held-out text after the step, by name; absent where nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<BTreeMap<String, f64>>,
-    /// How far the step moved the weights of each layer, relative to their norm; absent where it was
-    /// not measured.
+    /// How far the step moved the weights of each layer, relative to their norm; absent where it
+    /// was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update_ratio: Option<BTreeMap<String, f64>>,
     /// What went wrong at this step, and what was done; absent where nothing did.

@@ -1,6 +1,8 @@
-//! BLEU of a whole corpus (Papineni et al. 2002): the geometric mean of the precisions of one to four
-//! words, times `e^(1 - r/c)` where the translations' length `c` is below the references' `r`.
+//! BLEU of a whole corpus (Papineni et al. 2002): the geometric mean of the precisions of one to
+//! four words, times `e^(1 - r/c)` where the translations' length `c` is below the references' `r`.
 //! Reference: sacreBLEU's `corpus_bleu` with its tokenizer `13a` and exponential smoothing.
+
+use std::ops::RangeInclusive;
 
 use super::ngrams;
 
@@ -60,7 +62,9 @@ fn unescape(text: &str) -> String {
 
 /// Puts spaces around ASCII's marks but `'`, `,`, `-` and `.`.
 fn apart(text: &[char]) -> Vec<char> {
-    let is_mark = |letter: char| matches!(letter, '{'..='~' | '['..='`' | ' '..='&' | '('..='+' | ':'..='@' | '/');
+    const RANGES: [RangeInclusive<char>; 6] =
+        ['{'..='~', '['..='`', ' '..='&', '('..='+', ':'..='@', '/'..='/'];
+    let is_mark = |letter: char| RANGES.iter().any(|range| range.contains(&letter));
     let part = |&letter: &char| if is_mark(letter) { vec![' ', letter, ' '] } else { vec![letter] };
     text.iter().flat_map(part).collect()
 }

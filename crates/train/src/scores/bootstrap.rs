@@ -10,8 +10,8 @@ pub struct ScoreInterval {
     pub high: f64,
 }
 
-/// Draws `samples` samples of `examples` examples with replacement, and gives each to `visit` by the
-/// examples' numbers. The same for the same `seed`.
+/// Draws `samples` samples of `examples` examples with replacement, and gives each to `visit` by
+/// the examples' numbers. The same for the same `seed`.
 pub fn samples(examples: usize, samples: usize, seed: u64, mut visit: impl FnMut(&[usize])) {
     if examples == 0 {
         return;

@@ -1,6 +1,6 @@
-//! What a task's predictions are worth, as its field counts it: pure functions of what was predicted
-//! and what was right. Each file names its formula and the reference implementation that its tests'
-//! vectors are from (`tests/vectors/make_scores.py`).
+//! What a task's predictions are worth, as its field counts it: pure functions of what was
+//! predicted and what was right. Each file names its formula and the reference implementation that
+//! its tests' vectors are from (`tests/vectors/make_scores.py`).
 //!
 //! | module | holds |
 //! | --- | --- |

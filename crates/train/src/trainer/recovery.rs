@@ -71,8 +71,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Looks at the losses of `records`, and notes in them what happened. The first that the run can't
-    /// go on from is the result; records after it are dropped.
+    /// Looks at the losses of `records`, and notes in them what happened. The first that the run
+    /// can't go on from is the result; records after it are dropped.
     pub(super) fn judge(&mut self, records: &mut Vec<StepRecord>) -> Option<Incident> {
         let policy = self.recovery.watch.policy;
         let mut worst = None;

@@ -34,8 +34,8 @@ pub(super) struct Ended {
 }
 
 impl Children {
-    /// Starts rank `rank`. It is in a group of its own, so that a terminal's Ctrl-C reaches it once,
-    /// through the launcher.
+    /// Starts rank `rank`. It is in a group of its own, so that a terminal's Ctrl-C reaches it
+    /// once, through the launcher.
     ///
     /// # Errors
     /// The system does not start it; those that run are killed when this is dropped.

@@ -53,7 +53,8 @@ pub fn read_words(path: &Path, columns: &WordColumns, labelled: bool) -> Result<
     let texts = match ending {
         "jsonl" | "ndjson" => of_json(path, columns, labelled)?,
         "csv" | "parquet" => {
-            let reason = "holds no words with tags by its name; expected .jsonl with lists of both, \
+            let reason = "holds no words with tags by its name; expected .jsonl with lists of \
+                          both, \
                           or a file of columns, a word a line";
             return Err(bad_file(path, reason));
         }
