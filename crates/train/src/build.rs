@@ -464,8 +464,8 @@ mod tests {
     /// How steps would run on a GPU.
     fn on_gpu(settings: &str) -> (Execution, Option<&'static str>) {
         let graphs = "compute.execution = \"cuda_graphs\"\ndata.packing = \"packed\"";
-        let overlay = Overlay::parse("test", &format!("{graphs}\n{settings}")).unwrap();
-        execution(&resolve(&[overlay]).unwrap(), Device::Cuda(0))
+        let overlays = [graphs, settings].map(|text| Overlay::parse("test", text).unwrap());
+        execution(&resolve(&overlays).unwrap(), Device::Cuda(0))
     }
 
     #[test]
