@@ -39,7 +39,7 @@ pub enum Duplicates {
     DropNear,
 }
 
-/// Keys that are remembered, of 16 bytes: one a document for equal ones, [`BANDS`] for near ones.
+/// Keys that are remembered, of 16 bytes: one a document for equal ones, `BANDS` for near ones.
 pub const MOST_KEYS: usize = 1 << 25;
 const BANDS: usize = 14;
 const ROWS: usize = 8;

@@ -1,8 +1,8 @@
 //! Backends of operations chosen by what is faster on this machine.
 //!
-//! Measured are [`contenders`](mod@contenders), the operations at two sizes, small and large: once
+//! Measured are `contenders`, the operations at two sizes, small and large: once
 //! for a processor, version, number of threads and dtype, in a second at most. The result is
-//! [kept](mod@kept) in the cache, written to each run's folder, and taken from there by a run that
+//! kept in the cache, written to each run's folder, and taken from there by a run that
 //! goes on, so that its bits stay the same.
 
 mod contenders;
