@@ -73,9 +73,11 @@ fn inspect_shows_a_batch_of_each_family() {
         assert!(bert.contains(part), "no {part:?} in: {bert}");
     }
     assert!(!bert.contains('\x1b'), "colours where nobody watches: {bert}");
-    let padded = ["--model", "gpt", "--set", "data.packing=padded"];
-    let gpt = sandbox.run(&args(&inspect, &padded)).succeeds().stdout;
-    assert!(gpt.contains("row 0    <|endoftext|> ") && gpt.contains(" of padding)"), "{gpt}");
+    let gpt = sandbox.run(&args(&inspect, &["--model", "gpt"])).succeeds().stdout;
+    assert!(
+        gpt.contains("row 0    <|endoftext|> ") && gpt.contains("% padding, 64 to predict"),
+        "{gpt}"
+    );
     let t5 = sandbox.run(&args(&inspect, &T5)).succeeds().stdout;
     assert!(t5.contains("<extra_id_0>") && t5.contains("target <extra_id_0> "), "{t5}");
     assert!(t5.contains("</s>"), "{t5}");
