@@ -119,6 +119,17 @@ pub(super) fn to_device(tensors: Vec<(&'static str, Tensor)>, device: Device) ->
     moved.collect::<Vec<_>>().into()
 }
 
+/// A batch's values text by text, of which each has so many, in order.
+pub(crate) fn split_by_counts<'a, T>(values: &'a [T], counts: &[i64]) -> Vec<&'a [T]> {
+    let mut rest = values;
+    let next = |&count: &i64| {
+        let (these, others) = rest.split_at((count as usize).min(rest.len()));
+        rest = others;
+        these
+    };
+    counts.iter().map(next).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

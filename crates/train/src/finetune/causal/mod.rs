@@ -16,7 +16,7 @@ pub use read::{CompletionColumns, PromptedText, read_prompted};
 
 use super::example::{Example, bad_line};
 use super::head::TaskModel;
-use super::rows::{RowFrame, Rows, sequence_rows};
+use super::rows::{RowFrame, Rows, sequence_rows, split_by_counts};
 use super::{FinetuneTask, NamedScores};
 use crate::batch::NamedTensors;
 use crate::error::Result;
@@ -146,14 +146,12 @@ impl FinetuneTask for CausalCompletion {
         let values = Vec::<f32>::try_from(losses_m.to_device(Device::Cpu));
         let values = values.during("read losses")?;
         let counts = Vec::<i64>::try_from(batch.get("label_counts")?.to_device(Device::Cpu));
-        let mut rest = &values[..];
-        let mut predictions = Vec::new();
-        for count in counts.during("read counts")? {
-            let (these, others) = rest.split_at((count as usize).min(rest.len()));
-            let loss = these.iter().map(|&loss| f64::from(loss)).sum();
-            predictions.push(CompletionLoss { loss, tokens: these.len() });
-            rest = others;
-        }
+        let summed = |losses: &[f32]| CompletionLoss {
+            loss: losses.iter().map(|&loss| f64::from(loss)).sum(),
+            tokens: losses.len(),
+        };
+        let of_texts = split_by_counts(&values, &counts.during("read counts")?);
+        let predictions = of_texts.into_iter().map(summed).collect();
         Ok((predictions, Some(losses_m.sum(Kind::Float))))
     }
 

@@ -16,7 +16,7 @@ pub use read::{TaggedText, WordColumns, read_words};
 use super::example::{Example, bad_line};
 use super::head::TaskModel;
 use super::labels::LabelNames;
-use super::rows::{RowFrame, Rows, sequence_rows};
+use super::rows::{RowFrame, Rows, sequence_rows, split_by_counts};
 use super::{FinetuneTask, NamedScores};
 use crate::batch::NamedTensors;
 use crate::error::Result;
@@ -191,14 +191,9 @@ impl FinetuneTask for Tag {
             Vec::<i64>::try_from(tensor.to_device(Device::Cpu)).during("read predictions")
         };
         let tags = read(&logits_mc.argmax(-1, false))?;
-        let mut rest = &tags[..];
-        let mut predictions = Vec::new();
-        for count in read(batch.get("word_counts")?)? {
-            let (these, others) = rest.split_at((count as usize).min(rest.len()));
-            predictions.push(these.iter().map(|&tag| tag as usize).collect());
-            rest = others;
-        }
-        Ok((predictions, loss))
+        let of_texts = split_by_counts(&tags, &read(batch.get("word_counts")?)?);
+        let numbers = |tags: &[i64]| tags.iter().map(|&tag| tag as usize).collect();
+        Ok((of_texts.into_iter().map(numbers).collect(), loss))
     }
 
     fn scores(&self, pairs: &[(&WordTags, &WordTags)]) -> NamedScores {
