@@ -1,5 +1,9 @@
 //! What the tests of this crate share.
 
+use std::cell::Cell;
+use std::sync::{Mutex, PoisonError};
+
+use bert4rs_tensor_core::random::seed;
 use bert4rs_tensor_core::{Device, Kind, Tensor, get_num_threads, set_num_threads};
 
 use crate::weight::{Weight, split_tensor};
@@ -15,8 +19,15 @@ pub(crate) fn assert_same_on_one_thread(run: impl Fn() -> Vec<Tensor>) {
     assert!(many.iter().zip(&one).all(|(many, one)| many.equal(one)));
 }
 
-/// Normal numbers of `kind`.
+/// Normal numbers of `kind`. A test draws the same ones each time, whatever runs beside it: bounds on
+/// errors of rounding that hold once hold always.
 pub(crate) fn random(shape: &[i64], kind: Kind) -> Tensor {
+    /// libtorch has one generator for all threads.
+    static DRAWING: Mutex<()> = Mutex::new(());
+    thread_local! { static DRAWN: Cell<u64> = const { Cell::new(0) }; }
+
+    let _guard = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
+    seed(DRAWN.replace(DRAWN.get() + 1));
     Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind)
 }
 

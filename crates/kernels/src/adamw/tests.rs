@@ -43,7 +43,7 @@ fn numbers_that_change_nothing_change_nothing() {
 }
 
 fn random(kind: Kind) -> Tensor {
-    Tensor::randn([3, 20_001], (Kind::Float, Device::Cpu)).to_kind(kind)
+    testing::random(&[3, 20_001], kind)
 }
 
 /// One step in FP64: both moments and the weight after it.

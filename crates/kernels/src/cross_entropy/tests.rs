@@ -4,13 +4,13 @@ use bert4rs_tensor_core::policy::Backend;
 use bert4rs_tensor_core::{Kind, Reduction};
 
 use super::*;
-use crate::testing::distance;
+use crate::testing::{distance, random};
 
 const NONE: CrossEntropyOptions =
     CrossEntropyOptions { label_smoothing: 0.0, z_loss: 0.0, soft_cap: None, ignored: -100 };
 
 fn leaf(shape: &[i64], kind: Kind) -> Tensor {
-    let x = Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 0.7;
+    let x = random(shape, Kind::Float) * 0.7;
     x.to_kind(kind).set_requires_grad(true)
 }
 

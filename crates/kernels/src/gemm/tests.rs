@@ -4,7 +4,7 @@ use super::*;
 use crate::testing::{distance, random as random_of};
 
 fn random(shape: [i64; 3], kind: Kind) -> Tensor {
-    Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind)
+    random_of(&shape, kind)
 }
 
 fn assert_close(found: &Tensor, expected: &Tensor, kind: Kind) {

@@ -6,14 +6,14 @@ use super::product::{product_by_plain, product_on};
 use super::quantize::quantize_on;
 use super::*;
 use crate::cpu::isa::Isa;
-use crate::testing::distance;
+use crate::testing::{distance, random as random_of};
 
 const NEAREST: Int8Rounding = Int8Rounding::Nearest;
 
 /// Rows of unlike sizes, a row of zeros and one with an outlier.
 fn matrix(rows: i64, cols: i64, kind: Kind) -> Tensor {
-    let x = Tensor::randn([rows, cols], (Kind::Float, Device::Cpu));
-    let scales = Tensor::randn([rows, 1], (Kind::Float, Device::Cpu)).exp();
+    let x = random_of(&[rows, cols], Kind::Float);
+    let scales = random_of(&[rows, 1], Kind::Float).exp();
     let _ = scales.get(0).fill_(0.0);
     let x = x * scales;
     let _ = x.get(rows - 1).get(cols / 2).fill_(1000.0);
@@ -55,7 +55,7 @@ fn every_isa_multiplies_to_the_references_bits() {
     for (m, n, k) in [(1, 1, 1), (16, 32, 64), (37, 50, 45), (70, 270, 130), (65, 17, 1030)] {
         for kind in [Kind::Float, Kind::BFloat16] {
             let (x, w) = (matrix(m, k, kind), matrix(n, k, kind));
-            let bias = Tensor::randn([n], (Kind::Float, Device::Cpu)).to_kind(kind);
+            let bias = random_of(&[n], kind);
             let [exact_x, exact_w] = [&x, &w].map(|x| reference::quantize_rows(x).unwrap());
             let (x, w) = (rows(&x), rows(&w));
             for bias in [None, Some(&bias)] {
@@ -129,7 +129,7 @@ fn stochastic_rounding_is_right_in_the_mean_and_repeats_itself() {
 }
 
 fn random(shape: &[i64], kind: Kind) -> Tensor {
-    Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind).set_requires_grad(true)
+    random_of(shape, kind).set_requires_grad(true)
 }
 
 fn grads(y: &Tensor, weights: &Tensor, inputs: &[&Tensor]) -> Vec<Tensor> {

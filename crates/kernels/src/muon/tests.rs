@@ -31,7 +31,7 @@ fn a_factor_of_0_hides_what_is_not_finite() {
 }
 
 fn random(rows: i64, cols: i64, kind: Kind) -> Tensor {
-    Tensor::randn([rows, cols], (Kind::Float, Device::Cpu)).to_kind(kind)
+    random_of(&[rows, cols], kind)
 }
 
 fn double(tensor: &Tensor) -> Tensor {

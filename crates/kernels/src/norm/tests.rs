@@ -9,9 +9,8 @@ use crate::testing::{assert_same_on_one_thread, distance, random};
 type NormInputs = [Tensor; 4];
 
 fn inputs(rows: i64, features: i64, kind: Kind) -> NormInputs {
-    let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
-    let [x, y] = [1.5, 0.5].map(|mean| random(&[rows, features]) * 2.0 + mean);
-    let [weight, bias] = [1.0, 0.2].map(|mean| random(&[features]) * 0.3 + mean);
+    let [x, y] = [1.5, 0.5].map(|mean| random(&[rows, features], Kind::Float) * 2.0 + mean);
+    let [weight, bias] = [1.0, 0.2].map(|mean| random(&[features], Kind::Float) * 0.3 + mean);
     [x, y, weight, bias].map(|x| x.to_kind(kind).set_requires_grad(true))
 }
 

@@ -14,11 +14,10 @@ struct RotaryInputs {
 
 /// Heads within wider rows, as where one map gives queries, keys and values.
 fn inputs([b, t, h, e]: [i64; 4], rows: i64, kind: Kind) -> RotaryInputs {
-    let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
-    let wide = random(&[b, t, h * e + 6]).to_kind(kind);
+    let wide = random(&[b, t, h * e + 6], Kind::Float).to_kind(kind);
     let x = wide.narrow(2, 3, h * e).unflatten(2, [h, e]).set_requires_grad(true);
-    let weight = (random(&[e]) * 0.3 + 1.0).to_kind(kind).set_requires_grad(true);
-    let angles = random(&[rows, e]) * 2.0;
+    let weight = (random(&[e], Kind::Float) * 0.3 + 1.0).to_kind(kind).set_requires_grad(true);
+    let angles = random(&[rows, e], Kind::Float) * 2.0;
     let shape = [rows / t, t, 1, e];
     let [cos, sin] = [angles.cos() * 1.2, angles.sin() * 1.2];
     let [cos, sin] = [cos, sin].map(|table| table.to_kind(kind).reshape(shape));
@@ -73,7 +72,7 @@ fn check_one(name: &str, inputs: &RotaryInputs, normed: bool) {
     let expected = plain(&x64, &double(cos), &double(sin), normed.then_some(&weight64));
     assert_close(name, &found, &expected);
     // The gradient lies as attention leaves it: heads before time.
-    let grad = Tensor::randn(found.transpose(1, 2).size(), (Kind::Float, Device::Cpu));
+    let grad = random(&found.transpose(1, 2).size(), Kind::Float);
     let grad = grad.to_kind(found.kind()).transpose(1, 2);
     let loss = (&found * &grad).sum(Kind::Double);
     let exact = (&expected * double(&grad)).sum(Kind::Double);

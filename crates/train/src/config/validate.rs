@@ -197,7 +197,7 @@ impl Config {
                 absent("mean_span", data.mean_span, 3.0, "hides no tokens")
             }
             Family::T5 => {
-                // More noise than text can't be parted by it.
+                // Text stands between spans of noise, so there is at least as much of it.
                 within("data.mask_rate", data.mask_rate, 0.0, 0.5)?;
                 within("data.mean_span", data.mean_span, 1.0, 100.0)?;
                 self.validate_sentinels()

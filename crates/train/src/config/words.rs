@@ -38,7 +38,7 @@ pub(super) fn explain(
     Ok(format!("{found} is not what it takes: {expected}"))
 }
 
-/// "x`, expected one of `a`, `b`": names stand at the odd places.
+/// About a key that there is not, from "x`, expected one of `a`, `b`".
 fn no_such_key(rest: &str, defaults: &Defaults) -> Result<String> {
     let unknown = rest.split('`').next().unwrap_or_default();
     let keys = defaults.keys()?;

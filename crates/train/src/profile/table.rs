@@ -20,7 +20,7 @@ pub struct Row {
     pub share: f64,
 }
 
-/// The spans of `steps` steps, in the order in which they first end up costing most.
+/// The spans of `steps` steps, the most costly first.
 pub fn part_rows(events: &[Event], steps: u64) -> Vec<Row> {
     rows(&of_kind(events, |kind| kind == EventKind::Span), steps, |_| true)
 }

@@ -6,8 +6,8 @@ use crate::testing::{random as random_of, same_bits};
 const FORMATS: [Format; 2] = [Format::E4M3, Format::E5M2];
 
 fn random(rows: i64, cols: i64, kind: Kind) -> Tensor {
-    let x = Tensor::randn([rows, cols], (Kind::Float, Device::Cpu)) * 3.0;
-    let spread = Tensor::randn([rows, 1], (Kind::Float, Device::Cpu)).exp();
+    let x = random_of(&[rows, cols], Kind::Float) * 3.0;
+    let spread = random_of(&[rows, 1], Kind::Float).exp();
     (x * spread).to_kind(kind)
 }
 

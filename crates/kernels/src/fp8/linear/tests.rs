@@ -1,12 +1,12 @@
 use bert4rs_tensor_core::Kind;
 
 use super::*;
-use crate::testing::distance;
+use crate::testing::{distance, random as random_of};
 
 const ALL: [Fp8Scaling; 3] = [Fp8Scaling::Tensor, Fp8Scaling::Delayed, Fp8Scaling::Row];
 
 fn random(shape: &[i64], kind: Kind) -> Tensor {
-    Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind).set_requires_grad(true)
+    random_of(shape, kind).set_requires_grad(true)
 }
 
 fn grads(y: &Tensor, weights: &Tensor, inputs: &[&Tensor]) -> Vec<Tensor> {
@@ -24,7 +24,9 @@ fn values_and_gradients_are_near_the_exact_ones() {
             let y = map.forward(&x, &w, Some(&bias)).unwrap();
             assert_eq!((y.size(), y.kind()), (vec![5, 7, 48], kind));
             let exact = x.linear(&w, Some(&bias));
-            assert!(distance(&y, &exact) < 0.045, "{scaling:?}: {}", distance(&y, &exact));
+            // What exceeds everything seen before is cut off.
+            let bound = if scaling == Fp8Scaling::Delayed { 0.08 } else { 0.045 };
+            assert!(distance(&y, &exact) < bound, "{scaling:?}: {}", distance(&y, &exact));
             let weights = random(&[5, 7, 48], kind).detach();
             let found = grads(&y, &weights, &[&x, &w, &bias]);
             let expected = grads(&exact, &weights, &[&x, &w, &bias]);

@@ -1,0 +1,107 @@
+//! Losses read, sinks filled, and the model measured on held-out text.
+
+use super::{Due, Trainer};
+use crate::captured_steps::CapturedSteps;
+use crate::error::Result;
+use crate::evaluation::Evaluation;
+use crate::hook::Control;
+use crate::metrics::StepRecord;
+use crate::task::Task;
+use crate::train_step::TrainStep;
+use bert4rs_tensor_core::param::ParamStore;
+
+impl Trainer {
+    /// Reads the losses since the last report and gives them to the sinks: the loop's one wait for
+    /// the device. Whether the run went back instead.
+    pub(super) fn report(&mut self, due: Due, control: &mut Control) -> Result<bool> {
+        let mut records = self.meter.flush()?;
+        self.work.optimizer.local_mut().sync_counters()?;
+        let trouble = self.judge(&mut records);
+        if let Some(incident) = trouble.as_ref().filter(|incident| self.goes_back(incident)) {
+            return self.go_back(incident, control).map(|()| true);
+        }
+        self.held_out_loss = None;
+        if due.evaluate && trouble.is_none() {
+            self.evaluate_in_loop(&mut records, control)?;
+        }
+        if let Some(latest) = records.last_mut() {
+            latest.corpora = self.loader.shares();
+        }
+        self.sinks.iter_mut().try_for_each(|sink| sink.steps(&records))?;
+        if let Some(note) = self.loader.take_note() {
+            self.sinks.iter_mut().for_each(|sink| sink.note(&note));
+        }
+        let mut warnings: Vec<String> =
+            self.sinks.iter_mut().filter_map(|sink| sink.take_warning()).collect();
+        warnings.extend(self.captured.as_mut().and_then(CapturedSteps::take_warning));
+        warnings.iter().for_each(|warning| self.warn(warning));
+        trouble.map_or(Ok(false), |incident| Err(self.divergence(&incident)))
+    }
+
+    /// Measures the model, and ends training where it gets no better.
+    fn evaluate_in_loop(
+        &mut self,
+        records: &mut [StepRecord],
+        control: &mut Control,
+    ) -> Result<()> {
+        let Some(evaluation) = self.evaluate()? else { return Ok(()) };
+        self.held_out_loss = evaluation.loss();
+        self.hooks.iter_mut().try_for_each(|hook| hook.on_eval(&evaluation, control))?;
+        if let (Some(loss), true) = (evaluation.loss(), self.patience.measurements > 0) {
+            // The best is to be had later.
+            control.checkpoint_now |= self.best.push(loss, self.steps, self.patience.min_delta);
+            if self.best.since >= self.patience.measurements && self.steps < self.options.max_steps
+            {
+                control.stop = true;
+                self.ended_early = Some(format!(
+                    "the held-out loss was no better in {} measurements than {:.4} after step {}",
+                    self.best.since,
+                    self.best.loss.unwrap_or(f64::NAN),
+                    self.best.step
+                ));
+            }
+        }
+        if let Some(latest) = records.last_mut() {
+            latest.held_out = Some(evaluation.means);
+        }
+        Ok(())
+    }
+
+    pub(super) fn warn(&mut self, text: &str) {
+        self.sinks.iter_mut().for_each(|sink| sink.warning(text));
+    }
+
+    /// Measures the model on held-out text; nothing where there is none to be measured on.
+    ///
+    /// # Errors
+    /// What making a batch can meet, and what libtorch throws.
+    pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
+        let Some(validation) = &mut self.validation else { return Ok(None) };
+        validation.measure(&*self.work.task, self.steps, &self.work.group)
+    }
+
+    /// Measures the average of the weights; nothing where there is none, or no held-out text.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    pub fn evaluate_average(&mut self) -> Result<Option<Evaluation>> {
+        let (Some(average), Some(validation)) = (&self.average, &mut self.validation) else {
+            return Ok(None);
+        };
+        let TrainStep { task, params, group, .. } = &mut self.work;
+        average.with_averages(params, |_| validation.measure(&**task, self.steps, group))
+    }
+
+    /// Lets `export` see the average of the weights in place of the weights, if there is one.
+    ///
+    /// # Errors
+    /// What `export` refuses.
+    pub fn export_average(
+        &mut self,
+        export: impl FnOnce(&dyn Task, &ParamStore) -> Result<()>,
+    ) -> Result<()> {
+        let Some(average) = &self.average else { return Ok(()) };
+        let TrainStep { task, params, .. } = &mut self.work;
+        average.with_averages(params, |params| export(&**task, params))
+    }
+}
