@@ -45,9 +45,8 @@ pub(crate) const CHECKS: [CargoCheck; 5] = [
 pub(crate) const LONG_CHECKS: [CargoCheck; 2] = [
     CargoCheck {
         name: "unit tests with overflow checks and debug assertions",
-        // xtask has no library, but asks for features of dependencies that are built already.
         arguments: "test --lib --package bert4rs-data --package bert4rs-kernels \
-                    --package bert4rs-tensor-core --package bert4rs-xtask",
+                    --package bert4rs-tensor-core",
         with: With::DebugChecks,
     },
     CargoCheck {
