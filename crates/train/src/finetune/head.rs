@@ -166,6 +166,14 @@ impl TaskModel {
         Ok(Self { model, tokenizer, frame, longest, notes })
     }
 
+    /// Writes it as a folder, from the exact values in `params`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
+        Ok(self.model.save_params(params, folder)?)
+    }
+
     /// A token's text.
     pub fn token_text(&self, id: u32) -> String {
         self.tokenizer.tokenizer().token(id).unwrap_or_else(|| format!("#{id}"))

@@ -30,6 +30,6 @@ impl<T: FinetuneTask> Task for Learner<T> {
     }
 
     fn attention_backend(&self) -> Option<AttentionBackend> {
-        self.0.attention_backend()
+        self.0.model().model.attention_backend()
     }
 }

@@ -120,7 +120,7 @@ pub fn collate<T: FinetuneTask>(
     options: BatchOptions,
 ) -> Result<Batch> {
     let texts: Vec<&EncodedText> = examples.iter().map(|example| &example.text).collect();
-    let frame = task.frame();
+    let frame = task.model().frame;
     let rows = Rows::new(&texts, options.layout, frame);
     let mut tensors = rows.tensors(frame);
     let (more, count) = task.tensors(examples, &rows)?;

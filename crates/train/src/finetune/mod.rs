@@ -41,7 +41,6 @@ pub mod use_folder;
 
 use std::path::Path;
 
-use bert4rs_models::layers::AttentionBackend;
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::param::ParamStore;
 use serde_json::Value;
@@ -49,7 +48,8 @@ use serde_json::Value;
 use crate::batch::NamedTensors;
 use crate::error::Result;
 use example::Example;
-use rows::{RowFrame, Rows};
+use head::TaskModel;
+use rows::Rows;
 
 /// Scores by name, in the order in which they are told.
 pub type NamedScores = Vec<(String, f64)>;
@@ -70,8 +70,11 @@ pub trait FinetuneTask: 'static {
     /// What the file has wrong, with its line.
     fn read(&self, path: &Path, labelled: bool) -> Result<Vec<Example<Self::Label>>>;
 
-    /// What rows need to know of the model.
-    fn frame(&self) -> RowFrame;
+    /// The model that learns it.
+    fn model(&self) -> &TaskModel;
+
+    /// The model, to be changed.
+    fn model_mut(&mut self) -> &mut TaskModel;
 
     /// What [`loss`](Self::loss) and [`predict`](Self::predict) read beside the tokens of
     /// `examples`, which lie in `rows`, on the CPU; and how many losses their labels make, 0 unless
@@ -120,17 +123,12 @@ pub trait FinetuneTask: 'static {
     /// A prediction, as `predict` writes it.
     fn prediction_json(&self, prediction: &Self::Prediction) -> Value;
 
-    /// A token's text.
-    fn token_text(&self, id: u32) -> String;
-
-    /// Writes the model, from the exact values in `params`, as transformers loads it.
+    /// Writes the model, from the exact values in `params`, as transformers loads it: its folder
+    /// alone, unless implemented.
     ///
     /// # Errors
     /// What the system says.
-    fn export(&self, folder: &Path, params: &ParamStore) -> Result<()>;
-
-    /// The code that computed attention; absent before the first loss.
-    fn attention_backend(&self) -> Option<AttentionBackend> {
-        None
+    fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
+        self.model().export(folder, params)
     }
 }

@@ -1,7 +1,5 @@
 //! What each task makes of a configuration: its model, its labels, its examples.
 
-use std::rc::Rc;
-
 use bert4rs_models::hugging_face::{Folder, HeadKind};
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::policy::Policy;
@@ -70,12 +68,8 @@ pub(super) fn classify(start: Start, params: ParamStore) -> Result<FinetuneSumma
         let weights = balanced(&examples, classes);
         task = task.with_weights(&weights, start.machine.device);
     }
-    let params = task.model_mut().model.take_params();
-    let notes = std::mem::take(&mut task.model_mut().notes);
-    let longest = task.model().longest;
-    let problem = format!("problem    {}", problem.type_name());
-    let notes = [vec![problem], notes].concat();
-    Run { start, task: Rc::new(task), params, notes, longest }.train(examples)
+    task.model_mut().notes.insert(0, format!("problem    {}", problem.type_name()));
+    Run::new(start, task).train(examples)
 }
 
 /// The weight of each class, by the inverse of its share; 1 on average over the examples.
@@ -108,12 +102,9 @@ pub(super) fn tag(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
     let head = HeadKind::TokenClassification;
     let labels = start.labels(found, head)?;
     let request = HeadRequest { head, labels: labels.clone(), problem: None };
-    let mut task = Tag::new(start.model(&request, params)?, columns, labels);
+    let task = Tag::new(start.model(&request, params)?, columns, labels);
     let examples = task.examples(path, texts)?;
-    let params = task.model_mut().model.take_params();
-    let notes = std::mem::take(&mut task.model_mut().notes);
-    let longest = task.model().longest;
-    Run { start, task: Rc::new(task), params, notes, longest }.train(examples)
+    Run::new(start, task).train(examples)
 }
 
 pub(super) fn causal(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
@@ -122,9 +113,7 @@ pub(super) fn causal(start: Start, params: ParamStore) -> Result<FinetuneSummary
     let sizes = (params, config.task.max_length);
     let attention = config.compute.attention;
     let model = TaskModel::load_as_is(path, HeadKind::CausalLm, dropouts, attention, sizes)?;
-    let mut task = CausalCompletion::new(model, config.columns.of_completions());
+    let task = CausalCompletion::new(model, config.columns.of_completions());
     let examples = task.read(&config.task.train, true)?;
-    let params = task.model_mut().model.take_params();
-    let longest = task.model().longest;
-    Run { start, task: Rc::new(task), params, notes: Vec::new(), longest }.train(examples)
+    Run::new(start, task).train(examples)
 }

@@ -11,12 +11,8 @@ const TOKENS: usize = 40;
 /// Labels that are listed.
 const LABELS: usize = 30;
 
-/// Lines about the examples to learn from, of at most `longest` tokens each.
-pub fn lines<T: FinetuneTask>(
-    task: &T,
-    examples: &[Example<T::Label>],
-    longest: usize,
-) -> Vec<String> {
+/// Lines about the examples to learn from.
+pub fn lines<T: FinetuneTask>(task: &T, examples: &[Example<T::Label>]) -> Vec<String> {
     let labels: Vec<&T::Label> =
         examples.iter().filter_map(|example| example.label.as_ref()).collect();
     let balance = task.balance(&labels);
@@ -25,7 +21,7 @@ pub fn lines<T: FinetuneTask>(
     if balance.len() > LABELS {
         lines.push(format!("label      … and {} more", balance.len() - LABELS));
     }
-    lines.push(format!("length     {}", lengths(examples, longest)));
+    lines.push(format!("length     {}", lengths(examples, task.model().longest)));
     for example in examples.iter().take(SHOWN) {
         let label = example.label.as_ref().map(|label| task.label_text(label));
         lines.push(format!("example    line {}: {}", example.line, tokens(task, example)));
@@ -55,7 +51,8 @@ fn lengths<L>(examples: &[Example<L>], longest: usize) -> String {
 
 fn tokens<T: FinetuneTask>(task: &T, example: &Example<T::Label>) -> String {
     let ids = &example.text.ids;
-    let shown: Vec<String> = ids.iter().take(TOKENS).map(|&id| task.token_text(id)).collect();
+    let text = |&id: &u32| task.model().token_text(id);
+    let shown: Vec<String> = ids.iter().take(TOKENS).map(text).collect();
     let rest = if ids.len() > TOKENS { " …" } else { "" };
     format!("{}{rest}", shown.join(" "))
 }

@@ -93,21 +93,23 @@ pub fn finetune(
 
 /// A run whose task is made.
 pub(super) struct Run<'a, T: FinetuneTask> {
-    pub(super) start: Start<'a>,
-    pub(super) task: Rc<T>,
-    pub(super) params: ParamStore,
-    /// What a person should know of the model.
-    pub(super) notes: Vec<String>,
-    /// The most tokens of a text.
-    pub(super) longest: usize,
+    start: Start<'a>,
+    task: Rc<T>,
+    params: ParamStore,
 }
 
 /// Examples to be measured on.
 type Held<T> = Option<Rc<[Example<<T as FinetuneTask>::Label>]>>;
 
-impl<T: FinetuneTask> Run<'_, T> {
+impl<'a, T: FinetuneTask> Run<'a, T> {
+    /// Takes the parameters of the task's model.
+    pub(super) fn new(start: Start<'a>, mut task: T) -> Self {
+        let params = task.model_mut().model.take_params();
+        Self { start, task: Rc::new(task), params }
+    }
+
     pub(super) fn train(self, examples: Vec<Example<T::Label>>) -> Result<FinetuneSummary> {
-        let Self { start, task, params, notes, longest } = self;
+        let Self { start, task, params } = self;
         let Start { config, folder, surroundings, machine, policy } = start;
         let (console, _, stop) = surroundings;
         let read = |path: &Path| -> Result<Held<T>> {
@@ -115,9 +117,9 @@ impl<T: FinetuneTask> Run<'_, T> {
             Ok(if is_given { Some(task.read(path, true)?.into()) } else { None })
         };
         let (validation, test) = (read(&config.task.validation)?, read(&config.task.test)?);
-        notes.iter().for_each(|note| console.line(note));
+        task.model().notes.iter().for_each(|note| console.line(note));
         console.line(&machine.describe());
-        let lines = preview::lines(&*task, &examples, longest);
+        let lines = preview::lines(&*task, &examples);
         lines.iter().for_each(|line| console.line(line));
         let work = Work { config, machine, policy, task, validation, test };
         let mut folder = folder.begin(config)?;

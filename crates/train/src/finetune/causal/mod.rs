@@ -6,9 +6,7 @@ mod read;
 use std::path::Path;
 
 use bert4rs_data::EncodedText;
-use bert4rs_models::layers::AttentionBackend;
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Reduction, Tensor};
 use serde_json::{Value, json};
 
@@ -16,7 +14,7 @@ pub use read::{CompletionColumns, PromptedText, read_prompted};
 
 use super::example::{Example, bad_line};
 use super::head::TaskModel;
-use super::rows::{RowFrame, Rows, sequence_rows, split_by_counts};
+use super::rows::{Rows, sequence_rows, split_by_counts};
 use super::{FinetuneTask, NamedScores};
 use crate::batch::NamedTensors;
 use crate::error::Result;
@@ -47,16 +45,6 @@ impl CausalCompletion {
     /// The task of a model with a head for the next token.
     pub fn new(model: TaskModel, columns: CompletionColumns) -> Self {
         Self { model, columns }
-    }
-
-    /// The model.
-    pub fn model(&self) -> &TaskModel {
-        &self.model
-    }
-
-    /// The model, to be changed.
-    pub fn model_mut(&mut self) -> &mut TaskModel {
-        &mut self.model
     }
 
     fn example(&self, path: &Path, text: &PromptedText) -> Result<Example<CompletionStart>> {
@@ -110,8 +98,12 @@ impl FinetuneTask for CausalCompletion {
         rows.iter().map(|text| self.example(path, text)).collect()
     }
 
-    fn frame(&self) -> RowFrame {
-        self.model.frame
+    fn model(&self) -> &TaskModel {
+        &self.model
+    }
+
+    fn model_mut(&mut self) -> &mut TaskModel {
+        &mut self.model
     }
 
     fn tensors(
@@ -179,17 +171,5 @@ impl FinetuneTask for CausalCompletion {
         let mean = prediction.loss / prediction.tokens.max(1) as f64;
         json!({ "log_likelihood": -prediction.loss, "tokens": prediction.tokens,
                 "perplexity": perplexity(mean) })
-    }
-
-    fn token_text(&self, id: u32) -> String {
-        self.model.token_text(id)
-    }
-
-    fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
-        Ok(self.model.model.save_params(params, folder)?)
-    }
-
-    fn attention_backend(&self) -> Option<AttentionBackend> {
-        self.model.model.attention_backend()
     }
 }

@@ -5,9 +5,7 @@ mod read;
 
 use std::path::Path;
 
-use bert4rs_models::layers::AttentionBackend;
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Reduction, Tensor};
 use serde_json::{Value, json};
 
@@ -17,7 +15,7 @@ pub use read::{LabelledText, TextColumns, read_texts};
 use super::example::{Example, encode};
 use super::head::TaskModel;
 use super::labels::LabelNames;
-use super::rows::{RowFrame, Rows, sequence_rows};
+use super::rows::{Rows, sequence_rows};
 use super::{FinetuneTask, NamedScores};
 use crate::batch::NamedTensors;
 use crate::error::Result;
@@ -54,16 +52,6 @@ impl Classify {
     /// What is learned.
     pub fn problem(&self) -> ClassProblem {
         self.problem
-    }
-
-    /// The model.
-    pub fn model(&self) -> &TaskModel {
-        &self.model
-    }
-
-    /// The model, to be changed.
-    pub fn model_mut(&mut self) -> &mut TaskModel {
-        &mut self.model
     }
 
     /// Examples of what was read.
@@ -137,8 +125,12 @@ impl FinetuneTask for Classify {
         self.examples(path, read_texts(path, &self.columns, labelled)?)
     }
 
-    fn frame(&self) -> RowFrame {
-        self.model.frame
+    fn model(&self) -> &TaskModel {
+        &self.model
+    }
+
+    fn model_mut(&mut self) -> &mut TaskModel {
+        &mut self.model
     }
 
     fn tensors(
@@ -217,17 +209,5 @@ impl FinetuneTask for Classify {
                 json!({ "labels": names, "scores": named().collect::<serde_json::Map<_, _>>() })
             }
         }
-    }
-
-    fn token_text(&self, id: u32) -> String {
-        self.model.token_text(id)
-    }
-
-    fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
-        Ok(self.model.model.save_params(params, folder)?)
-    }
-
-    fn attention_backend(&self) -> Option<AttentionBackend> {
-        self.model.model.attention_backend()
     }
 }

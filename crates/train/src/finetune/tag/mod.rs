@@ -5,9 +5,7 @@ mod read;
 use std::path::Path;
 
 use bert4rs_data::EncodedText;
-use bert4rs_models::layers::AttentionBackend;
 use bert4rs_tensor_core::error::Context;
-use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Reduction, Tensor};
 use serde_json::{Value, json};
 
@@ -16,7 +14,7 @@ pub use read::{TaggedText, WordColumns, read_words};
 use super::example::{Example, bad_line};
 use super::head::TaskModel;
 use super::labels::LabelNames;
-use super::rows::{RowFrame, Rows, sequence_rows, split_by_counts};
+use super::rows::{Rows, sequence_rows, split_by_counts};
 use super::{FinetuneTask, NamedScores};
 use crate::batch::NamedTensors;
 use crate::error::Result;
@@ -47,16 +45,6 @@ impl Tag {
         let names = labels.names();
         let has_entities = names.len() > 1 && names.iter().all(is_entity);
         Self { model, columns, labels, has_entities }
-    }
-
-    /// The model.
-    pub fn model(&self) -> &TaskModel {
-        &self.model
-    }
-
-    /// The model, to be changed.
-    pub fn model_mut(&mut self) -> &mut TaskModel {
-        &mut self.model
     }
 
     /// Examples of what was read.
@@ -147,8 +135,12 @@ impl FinetuneTask for Tag {
         self.examples(path, read_words(path, &self.columns, labelled)?)
     }
 
-    fn frame(&self) -> RowFrame {
-        self.model.frame
+    fn model(&self) -> &TaskModel {
+        &self.model
+    }
+
+    fn model_mut(&mut self) -> &mut TaskModel {
+        &mut self.model
     }
 
     fn tensors(
@@ -252,17 +244,5 @@ impl FinetuneTask for Tag {
 
     fn prediction_json(&self, prediction: &WordTags) -> Value {
         json!({ "tags": self.names(prediction, prediction.len()) })
-    }
-
-    fn token_text(&self, id: u32) -> String {
-        self.model.token_text(id)
-    }
-
-    fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
-        Ok(self.model.model.save_params(params, folder)?)
-    }
-
-    fn attention_backend(&self) -> Option<AttentionBackend> {
-        self.model.model.attention_backend()
     }
 }
