@@ -22,6 +22,8 @@ pub(crate) enum FinetuneTaskFlags {
     Classify(Box<ClassifyFlags>),
     /// A class for each word, such as names or parts of speech.
     Tag(Box<TagFlags>),
+    /// The part of a text that answers a question, or that there is none.
+    Answer(Box<AnswerFlags>),
     /// The next token, of a GPT: texts, or completions after prompts.
     Causal(Box<CausalFlags>),
 }
@@ -50,6 +52,31 @@ pub(crate) struct TagFlags {
     pub(crate) run: FinetuneRunFlags,
     #[command(flatten)]
     pub(crate) columns: WordColumnFlags,
+}
+
+/// Flags of `finetune answer`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct AnswerFlags {
+    #[command(flatten)]
+    pub(crate) run: FinetuneRunFlags,
+    #[command(flatten)]
+    pub(crate) answers: AnswerWindowFlags,
+}
+
+/// How questions are answered.
+#[derive(Debug, Args)]
+pub(crate) struct AnswerWindowFlags {
+    /// Long texts are read in windows; tokens that one shares with the one before [default: 128].
+    #[arg(long, value_name = "N")]
+    pub(crate) stride: Option<u32>,
+    /// The most tokens of an answer [default: 30].
+    #[arg(long, value_name = "N")]
+    pub(crate) longest_answer: Option<u32>,
+    /// How much surer a model must be that there is no answer than of the best one to give none, if
+    /// it learned questions without answers [default: 0, or what the model's folder says].
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) no_answer_threshold: Option<f64>,
 }
 
 /// Flags of `finetune causal`.
@@ -180,6 +207,8 @@ pub(crate) struct TaskModelFlags {
     pub(crate) words: WordColumnFlags,
     #[command(flatten)]
     pub(crate) completions: CompletionColumnFlags,
+    #[command(flatten)]
+    pub(crate) answers: AnswerWindowFlags,
     /// The most tokens of a text; 0 means what the model has positions for.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) max_length: usize,
@@ -197,6 +226,9 @@ pub(crate) struct PredictFlags {
     /// File for an object a line; default: the terminal.
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Answers to list for each question, with their probabilities.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) n_best: usize,
     /// Replace the file that --output names.
     #[arg(long)]
     pub(crate) overwrite: bool,

@@ -143,5 +143,5 @@ pub use summary::DatasetSummary;
 pub use text::read_text;
 pub use tokenizer::{
     EncodedText, ModelTokenizer, Objective, PairTokenizer, SpanTokens, SpecialTokens,
-    TextTokenizer, TokenizerTraining, Vocabulary,
+    TextTokenizer, TextWindow, TokenizerTraining, Vocabulary, WindowTokenizer,
 };

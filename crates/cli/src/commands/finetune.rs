@@ -21,7 +21,8 @@ use toml::Value;
 use super::refuse;
 use super::train::absolute;
 use crate::finetune_flags::{
-    FinetuneFlags, FinetuneRunFlags, FinetuneTaskFlags, TextColumnFlags, WordColumnFlags,
+    AnswerWindowFlags, FinetuneFlags, FinetuneRunFlags, FinetuneTaskFlags, TextColumnFlags,
+    WordColumnFlags,
 };
 
 /// What came of several seeds, in their folder.
@@ -47,6 +48,7 @@ pub(crate) fn run(flags: &FinetuneFlags, clock: ProcessClock) -> Result<ExitCode
             ("causal", &flags.run, columns)
         }
         FinetuneTaskFlags::Tag(flags) => ("tag", &flags.run, words(&flags.columns)),
+        FinetuneTaskFlags::Answer(flags) => ("answer", &flags.run, answers(&flags.answers)),
     };
     let mut all = Vec::new();
     if let Some(path) = &flags.config {
@@ -137,6 +139,21 @@ fn words(flags: &WordColumnFlags) -> Vec<Overlay> {
     ] {
         overlays.extend(value.map(|value| Overlay::single(flag, key, value)));
     }
+    overlays
+}
+
+fn answers(flags: &AnswerWindowFlags) -> Vec<Overlay> {
+    let mut overlays = Vec::new();
+    for (flag, key, value) in [
+        ("--stride", "answer.stride", flags.stride),
+        ("--longest-answer", "answer.longest", flags.longest_answer),
+    ] {
+        overlays.extend(value.map(|value| Overlay::single(flag, key, i64::from(value))));
+    }
+    let threshold = flags
+        .no_answer_threshold
+        .map(|value| Overlay::single("--no-answer-threshold", "answer.no_answer_threshold", value));
+    overlays.extend(threshold);
     overlays
 }
 

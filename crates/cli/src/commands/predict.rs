@@ -5,21 +5,24 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use bert4rs_train::finetune::answer::AnswerOptions;
 use bert4rs_train::finetune::causal::CompletionColumns;
 use bert4rs_train::finetune::classify::TextColumns;
 use bert4rs_train::finetune::tag::WordColumns;
-use bert4rs_train::finetune::use_folder::{FolderUse, evaluate_file, predict_file};
+use bert4rs_train::finetune::use_folder::{AnswerUse, FolderUse, evaluate_file, predict_file};
 use bert4rs_train::output::print_line;
 use bert4rs_train::{Error, Result};
 use serde_json::{Map, Value, json};
 
 use super::{output_file, remark};
 use crate::finetune_flags::{
-    EvaluateFlags, PredictFlags, TaskModelFlags, TextColumnFlags, WordColumnFlags,
+    AnswerWindowFlags, EvaluateFlags, PredictFlags, TaskModelFlags, TextColumnFlags,
+    WordColumnFlags,
 };
 
 pub(crate) fn predict(flags: &PredictFlags) -> Result<ExitCode> {
-    let how = how(&flags.of)?;
+    let mut how = how(&flags.of)?;
+    how.answers.listed = flags.n_best;
     let Some(path) = &flags.output else {
         predict_file(&how, &mut |object| print_line(&object.to_string()))?;
         return Ok(ExitCode::SUCCESS);
@@ -79,6 +82,7 @@ fn how(flags: &TaskModelFlags) -> Result<FolderUse> {
         texts: texts(&flags.texts),
         words: words(&flags.words),
         completions: completions(flags),
+        answers: answers(&flags.answers),
         max_length: flags.max_length,
         batch_size: flags.batch_size,
         device: options.device,
@@ -95,6 +99,17 @@ fn texts(flags: &TextColumnFlags) -> TextColumns {
         text_pair: or(&flags.text_pair_column, default.text_pair),
         label: or(&flags.label_column, default.label),
         label_separator: or(&flags.label_separator, default.label_separator),
+    }
+}
+
+fn answers(flags: &AnswerWindowFlags) -> AnswerUse {
+    let default = AnswerOptions::default();
+    let or = |value: Option<u32>, default: usize| value.map_or(default, |value| value as usize);
+    AnswerUse {
+        stride: or(flags.stride, default.stride),
+        longest: or(flags.longest_answer, default.longest),
+        no_answer_threshold: flags.no_answer_threshold,
+        listed: 0,
     }
 }
 

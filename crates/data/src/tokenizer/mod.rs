@@ -12,6 +12,7 @@ mod sentence_piece;
 mod stress;
 mod train;
 mod vocab_txt;
+mod windows;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -31,6 +32,7 @@ pub use objective::{Objective, SpanTokens};
 pub use pairs::{EncodedText, PairTokenizer};
 pub use stress::{STRESS_TEXT, TokenizerDifference};
 pub use train::{SAMPLE_BYTES, TokenizerTraining, train_tokenizer};
+pub use windows::{TextWindow, WindowTokenizer};
 
 /// Ids of the tokens that are no text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -65,6 +65,18 @@ impl Pretrained {
         }
     }
 
+    /// Logits `[r·t, 2]` of each token being the first of an answer, and the last. Dropout acts if
+    /// `train`.
+    ///
+    /// # Errors
+    /// As [`sequence_logits`](Self::sequence_logits).
+    pub fn answer_logits(&self, rows: &SequenceRows, train: bool) -> Result<Tensor> {
+        match &self.model {
+            Model::Answers(model) => model.spans(&encode(model.bert(), rows, train)?, train),
+            _ => Err(self.lacks_head("answers")),
+        }
+    }
+
     /// Logits `[m, v]` over the tokens that follow the places `before`, I64 `[m]`, of the flattened
     /// rows. Dropout acts if `train`.
     ///
@@ -99,6 +111,7 @@ impl Pretrained {
         match &self.model {
             Model::Gpt(model) => model.attention_backend(),
             Model::GptClasses(model, _) => model.gpt().attention_backend(),
+            Model::T5(model) => model.attention_backend(),
             _ => self.encoder().and_then(BertModel::attention_backend),
         }
     }

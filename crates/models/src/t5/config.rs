@@ -33,6 +33,10 @@ pub struct T5Config {
     pub relative_attention_max_distance: i64,
     /// Probability of dropping a feature or an attention weight, in training.
     pub dropout_rate: f64,
+    /// Of an attention weight alone; `dropout_rate` if absent, as in transformers, which does not
+    /// know this key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_dropout_rate: Option<f64>,
     /// Added to the mean square in norms.
     pub layer_norm_epsilon: f64,
     /// Multiplies all standard deviations at the start.
@@ -127,6 +131,7 @@ impl T5Config {
             relative_attention_num_buckets: 32,
             relative_attention_max_distance: 128,
             dropout_rate: 0.1,
+            attention_dropout_rate: None,
             layer_norm_epsilon: 1e-6,
             initializer_factor: 1.0,
             feed_forward_proj: feed_forward_proj.into(),
@@ -159,7 +164,10 @@ impl T5Config {
             let reason = format!("must be above half of the buckets, {}", buckets / 2);
             return Err(Error::config("relative_attention_max_distance", distance, reason));
         }
-        check_probabilities(&[("dropout_rate", self.dropout_rate)])?;
+        check_probabilities(&[
+            ("dropout_rate", self.dropout_rate),
+            ("attention_dropout_rate", self.attention_dropout()),
+        ])?;
         check_scales(&[
             ("layer_norm_epsilon", self.layer_norm_epsilon),
             ("initializer_factor", self.initializer_factor),
@@ -176,6 +184,11 @@ impl T5Config {
     /// Number of the decoder's blocks.
     pub fn decoder_layers(&self) -> i64 {
         self.num_decoder_layers.unwrap_or(self.num_layers)
+    }
+
+    /// Probability of dropping an attention weight.
+    pub fn attention_dropout(&self) -> f64 {
+        self.attention_dropout_rate.unwrap_or(self.dropout_rate)
     }
 
     /// Whether the decoder's result is scaled down before the output matrix.

@@ -111,7 +111,7 @@ impl T5Config {
             scale: Some(1.0),
             qk_norm: self.overrides.qk_norm.then_some(self.layer_norm_epsilon),
             implementation,
-            dropout: self.dropout_rate,
+            dropout: self.attention_dropout(),
             init: MultiHeadInit {
                 query: self.init(self.d_model * self.d_kv),
                 key_value: self.init(self.d_model),

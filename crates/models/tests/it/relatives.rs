@@ -92,6 +92,13 @@ fn check_packed(model: &Pretrained, wanted: &BTreeMap<String, Tensor>) {
             let logits = wanted["logits"].flatten(0, 1).index_select(0, &places);
             assert_close("packed tags", &found, &logits, 1e-5);
         }
+        Model::Answers(_) => {
+            let found = model.answer_logits(&rows, false).unwrap();
+            for (output, name) in ["start_logits", "end_logits"].into_iter().enumerate() {
+                let logits = wanted[name].flatten(0, 1).index_select(0, &places);
+                assert_close(name, &found.select(1, output as i64), &logits, 1e-5);
+            }
+        }
         _ => {}
     }
 }

@@ -76,6 +76,7 @@ impl Config {
             return T5Config {
                 vocab_size: model.vocab_size.into(),
                 dropout_rate: model.dropout,
+                attention_dropout_rate: None,
                 pad_token_id: pad.into(),
                 eos_token_id: end.into(),
                 ..found

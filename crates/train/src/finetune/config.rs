@@ -11,6 +11,7 @@ use bert4rs_tensor_core::policy::Kernels;
 use bert4rs_tensor_core::precision::Precision;
 use serde::{Deserialize, Serialize};
 
+use super::answer::AnswerOptions;
 use super::causal::CompletionColumns;
 use super::classify::{ClassProblem, TextColumns};
 use super::head::Dropouts;
@@ -35,6 +36,8 @@ pub struct FinetuneConfig {
     pub task: TaskConfig,
     /// Columns of tables.
     pub columns: ColumnsConfig,
+    /// How questions are answered.
+    pub answer: AnswerOptions,
     /// Changes to the model.
     pub model: FinetuneModelConfig,
     /// Where and how numbers are computed.
@@ -57,6 +60,8 @@ pub enum TaskName {
     Classify,
     /// Classes of words.
     Tag,
+    /// Answers to questions, in texts.
+    Answer,
     /// The next tokens of texts, or of completions.
     Causal,
 }
@@ -278,6 +283,7 @@ impl FinetuneConfig {
                 return Err((key.into(), format!("is missing; give {flag}")));
             }
         }
+        at_least("answer.longest", self.answer.longest as u64, 1)?;
         at_least("data.batch_size", self.data.batch_size as u64, 1)?;
         at_least("train.epochs", self.train.epochs.into(), 1)?;
         at_least("train.accumulate", self.train.accumulate.into(), 1)?;
@@ -329,6 +335,11 @@ impl FinetuneConfig {
                 "only classify has them, and not for numbers; leave it out",
             ),
             (
+                "answer",
+                self.task.name != TaskName::Answer && self.answer != AnswerOptions::default(),
+                "only answer reads it; leave it out",
+            ),
+            (
                 "data.group_by_length",
                 self.data.group_by_length && self.data.packing == Layout::Packed,
                 "packed rows have no padding to be saved; set data.packing = \"padded\"",
@@ -373,6 +384,8 @@ mod tests {
             ("task.problem = \"single\"", "did you mean single-label?"),
             ("model.seq_len = 3", "no such key"),
             ("train.layer_decay = 0.0", "test: train.layer_decay: 0 is not above 0"),
+            ("answer.stride = 5", "answer: only answer reads it"),
+            ("task.name = \"answer\"\nanswer.longest = 0", "answer.longest: 0 is below 1"),
             ("train.freeze = -2", "test: train.freeze: -2 is below -1"),
         ] {
             let error = with(values).unwrap_err().to_string();

@@ -10,14 +10,21 @@ use crate::error::{Error, Result};
 /// A text with what is to be learned of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Example<L> {
-    /// Its line in its file, from 1.
+    /// Its line in its file, from 1; in a file that is one JSON value, its number.
     pub line: u64,
+    /// Where a text is read in several parts, which it is: 0 for the first, and for the only one.
+    pub part: usize,
     /// What was read, as an object.
     pub source: Value,
     /// Its tokens.
     pub text: EncodedText,
     /// What is to be learned; absent where a file has none.
     pub label: Option<L>,
+}
+
+/// Examples by what they are of: several, where a text is read in parts.
+pub fn wholes<L>(examples: &[Example<L>]) -> impl Iterator<Item = &[Example<L>]> {
+    examples.chunk_by(|_, next| next.part > 0)
 }
 
 /// The error for a line of a file.

@@ -19,10 +19,18 @@ use crate::error::Result;
 pub struct HeadRequest {
     /// The kind of head.
     pub head: HeadKind,
-    /// The classes; of numbers, one.
-    pub labels: LabelNames,
-    /// `problem_type` of `config.json`, for heads that have one.
-    pub problem: Option<&'static str>,
+    /// The classes; of numbers, one. Absent for a head without classes, which is kept where the
+    /// folder has it.
+    pub labels: Option<LabelNames>,
+    /// Further keys of `config.json` and their values; `null` takes one out.
+    pub settings: Vec<(&'static str, Value)>,
+}
+
+impl HeadRequest {
+    /// A head without classes.
+    pub fn without_classes(head: HeadKind) -> Self {
+        Self { head, labels: None, settings: Vec::new() }
+    }
 }
 
 /// How much is dropped out while training; absent values stay as the folder has them.
@@ -66,7 +74,7 @@ pub struct TaskModel {
 
 impl TaskModel {
     /// The model in the folder `path` under the head of `request`, in `params`. A head that the
-    /// folder has is kept if it has the same classes in the same order.
+    /// folder has is kept if it has the same classes in the same order, or none.
     ///
     /// # Errors
     /// A folder, tokenizer or length that can't be used.
@@ -80,12 +88,15 @@ impl TaskModel {
         let mut folder = Folder::open(path)?;
         let had = LabelNames::of_config(folder.raw_config());
         let has_head = folder.architecture().is_ok_and(|found| found.head() == request.head);
-        let is_same = has_head && had.as_ref() == Some(&request.labels);
-        let (names, numbers) = request.labels.to_config();
-        folder.set("num_labels", Value::Null);
-        folder.set("id2label", names);
-        folder.set("label2id", numbers);
-        folder.set("problem_type", request.problem.map_or(Value::Null, Value::from));
+        let asked = request.labels.as_ref();
+        let is_same = has_head && asked.is_none_or(|asked| had.as_ref() == Some(asked));
+        if let Some(labels) = asked {
+            let (names, numbers) = labels.to_config();
+            folder.set("num_labels", Value::Null);
+            folder.set("id2label", names);
+            folder.set("label2id", numbers);
+        }
+        request.settings.iter().for_each(|(key, value)| folder.set(key, value.clone()));
         set_dropouts(&mut folder, dropouts);
         let tokenizer = ModelTokenizer::load(path)?;
         let pad = pad_token(&mut folder, &tokenizer);
@@ -106,25 +117,6 @@ impl TaskModel {
             notes.push(format!("not used   {count} of the folder's tensors, such as {first}"));
         }
         Self::new(model, &tokenizer, pad, longest, notes)
-    }
-
-    /// The model in the folder `path` under the head `head`, which it has, in `params`.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load); a family without that head.
-    pub fn load_as_is(
-        path: &Path,
-        head: HeadKind,
-        dropouts: Dropouts,
-        attention: AttentionImplementation,
-        (params, longest): (ParamStore, usize),
-    ) -> Result<Self> {
-        let mut folder = Folder::open(path)?;
-        set_dropouts(&mut folder, dropouts);
-        let tokenizer = ModelTokenizer::load(path)?;
-        let pad = pad_token(&mut folder, &tokenizer);
-        let (model, _) = Pretrained::with_head(&folder, head, OldHead::Kept, attention, params)?;
-        Self::new(model, &tokenizer, pad, longest, Vec::new())
     }
 
     /// The model in the folder `path` as it is, to be used.
@@ -195,10 +187,11 @@ fn set_dropouts(folder: &mut Folder, dropouts: Dropouts) {
     }
     // Absent, it is the family's default, not 0.
     if let Some(value) = dropouts.attention {
-        let of_family = match folder.raw_config()["model_type"].as_str() {
+        let family = folder.raw_config()["model_type"].as_str();
+        let of_family = match family.map(|name| name.trim_start_matches("bert4rs-")) {
             Some("distilbert" | "modernbert") => "attention_dropout",
             Some("gpt2") => "attn_pdrop",
-            Some("t5") => return,
+            Some("t5") => "attention_dropout_rate",
             _ => "attention_probs_dropout_prob",
         };
         folder.set(of_family, json!(value));

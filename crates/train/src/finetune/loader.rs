@@ -3,12 +3,12 @@
 
 use std::rc::Rc;
 
-use bert4rs_data::{BatchDigest, EncodedText, Layout};
+use bert4rs_data::{BatchDigest, Layout};
 use bert4rs_tensor_core::Device;
 
 use super::FinetuneTask;
 use super::example::Example;
-use super::rows::{Rows, to_device};
+use super::rows::to_device;
 use crate::batch::{Batch, BatchSize};
 use crate::error::Result;
 use crate::loader::Loader;
@@ -119,9 +119,8 @@ pub fn collate<T: FinetuneTask>(
     examples: &[&Example<T::Label>],
     options: BatchOptions,
 ) -> Result<Batch> {
-    let texts: Vec<&EncodedText> = examples.iter().map(|example| &example.text).collect();
     let frame = task.model().frame;
-    let rows = Rows::new(&texts, options.layout, frame);
+    let rows = task.rows(examples, options.layout);
     let mut tensors = rows.tensors(frame);
     let (more, count) = task.tensors(examples, &rows)?;
     tensors.extend(more);

@@ -7,7 +7,7 @@ use bert4rs_tensor_core::Device;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::no_grad;
 
-use super::example::Example;
+use super::example::{Example, wholes};
 use super::loader::{BatchOptions, collate};
 use super::{FinetuneTask, NamedScores};
 use crate::distributed::MeteredGroup;
@@ -18,7 +18,7 @@ use crate::task::Task;
 /// Predictions in the examples' order.
 #[derive(Debug, Clone)]
 pub struct Predictions<P> {
-    /// One for each example.
+    /// One for each text, of which an example may be a part.
     pub all: Vec<P>,
     /// The mean loss of a label, where the examples have labels.
     pub loss: Option<f64>,
@@ -57,7 +57,11 @@ pub fn predict<T: FinetuneTask>(
         tokens += batch.size.tokens;
     }
     let loss = (labels > 0).then(|| loss / labels as f64);
-    Ok(Predictions { all: found.into_iter().flatten().collect(), loss, positions, tokens })
+    let mut said = found.into_iter().flatten();
+    let all = wholes(examples)
+        .filter_map(|parts| task.finish(parts, said.by_ref().take(parts.len()).collect()))
+        .collect();
+    Ok(Predictions { all, loss, positions, tokens })
 }
 
 /// The scores of predictions, of examples that have labels.
@@ -74,7 +78,8 @@ pub fn pairs<'a, T: FinetuneTask>(
     examples: &'a [Example<T::Label>],
     predictions: &'a [T::Prediction],
 ) -> Vec<(&'a T::Label, &'a T::Prediction)> {
-    let pairs = examples.iter().zip(predictions);
+    let firsts = examples.iter().filter(|example| example.part == 0);
+    let pairs = firsts.zip(predictions);
     pairs.filter_map(|(example, said)| Some((example.label.as_ref()?, said))).collect()
 }
 
@@ -99,6 +104,7 @@ impl<T: FinetuneTask> Measure for ScoreMeasure<T> {
         let mut means: std::collections::BTreeMap<_, _> =
             scores(&*self.task, &self.examples, &found.all).into_iter().collect();
         means.extend(found.loss.map(|loss| ("loss".to_owned(), loss)));
-        Ok(Some(Evaluation { step, labels: self.examples.len() as u64, means }))
+        let labels = found.all.len() as u64;
+        Ok(Some(Evaluation { step, labels, means }))
     }
 }

@@ -14,12 +14,13 @@
 //! | [`measure`] | predictions on a file, in its order, and their scores while training |
 //! | [`best`] | the best weights so far, and when to stop |
 //! | [`head`] | the model, under the head that the task asks for |
-//! | [`classify`], [`tag`], [`causal`] | tasks |
+//! | [`classify`], [`tag`], [`answer`], [`causal`] | tasks |
 //! | [`config`], [`run`] | `bert4rs finetune`: what it is told, and what it does |
 //! | [`preview`] | what is printed before training |
 //! | [`seeds`] | several runs, their mean and spread |
 //! | [`use_folder`] | `bert4rs predict` and `evaluate`: a trained model's folder on a file |
 
+pub mod answer;
 pub mod best;
 pub mod causal;
 pub mod classify;
@@ -41,6 +42,7 @@ pub mod use_folder;
 
 use std::path::Path;
 
+use bert4rs_data::{EncodedText, Layout};
 use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::param::ParamStore;
 use serde_json::Value;
@@ -100,6 +102,24 @@ pub trait FinetuneTask: 'static {
     /// # Errors
     /// What libtorch throws.
     fn predict(&self, batch: &NamedTensors) -> Result<(Vec<Self::Prediction>, Option<Tensor>)>;
+
+    /// How `examples` lie in a batch; their texts side by side or below each other, unless
+    /// implemented.
+    fn rows(&self, examples: &[&Example<Self::Label>], layout: Layout) -> Rows {
+        let texts: Vec<&EncodedText> = examples.iter().map(|example| &example.text).collect();
+        Rows::new(&texts, layout, self.model().frame)
+    }
+
+    /// What is said in the end of a text that `parts` are of, from what the model said of each: the
+    /// same, unless implemented.
+    fn finish(
+        &self,
+        parts: &[Example<Self::Label>],
+        said: Vec<Self::Prediction>,
+    ) -> Option<Self::Prediction> {
+        let _ = parts;
+        said.into_iter().next()
+    }
 
     /// What predictions are worth.
     fn scores(&self, pairs: &[(&Self::Label, &Self::Prediction)]) -> NamedScores;

@@ -4,7 +4,10 @@ use bert4rs_models::hugging_face::{Folder, HeadKind};
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::policy::Policy;
 
+use serde_json::Value;
+
 use super::FinetuneTask;
+use super::answer::{Answer, Question, THRESHOLD_KEY, read_questions};
 use super::causal::CausalCompletion;
 use super::classify::{ClassLabel, ClassProblem, Classify, read_texts, settle};
 use super::config::{ClassWeights, FinetuneConfig};
@@ -13,7 +16,7 @@ use super::head::{HeadRequest, TaskModel};
 use super::labels::LabelNames;
 use super::run::{FinetuneSummary, Run, Surroundings};
 use super::tag::{Tag, read_words};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::run_folder::ClaimedFolder;
 
@@ -58,8 +61,8 @@ pub(super) fn classify(start: Start, params: ParamStore) -> Result<FinetuneSumma
         ClassProblem::Regression => labels,
         _ => start.labels(labels, head)?,
     };
-    let problem_name = Some(problem.type_name());
-    let request = HeadRequest { head, labels: labels.clone(), problem: problem_name };
+    let settings = vec![("problem_type", problem.type_name().into())];
+    let request = HeadRequest { head, labels: Some(labels.clone()), settings };
     let model = start.model(&request, params)?;
     let classes = labels.len();
     let mut task = Classify::new(model, columns, problem, labels);
@@ -101,18 +104,42 @@ pub(super) fn tag(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
     let found = LabelNames::of(tags.map(String::as_str));
     let head = HeadKind::TokenClassification;
     let labels = start.labels(found, head)?;
-    let request = HeadRequest { head, labels: labels.clone(), problem: None };
+    let settings = vec![("problem_type", Value::Null)];
+    let request = HeadRequest { head, labels: Some(labels.clone()), settings };
     let task = Tag::new(start.model(&request, params)?, columns, labels);
     let examples = task.examples(path, texts)?;
     Run::new(start, task).train(examples)
 }
 
+pub(super) fn answer(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+    let config = start.config;
+    let (path, options) = (&config.task.train, config.answer.clone());
+    let questions = read_questions(path, true)?;
+    let has_none = |one: &Question| one.answers.as_ref().is_some_and(Vec::is_empty);
+    let without = questions.iter().filter(|one| has_none(one)).count();
+    if without == questions.len() {
+        return Err(bad_file(path, "has no question with an answer: there is nothing to learn"));
+    }
+    let (may_be_none, threshold) = (without > 0, options.no_answer_threshold);
+    if !may_be_none && threshold != 0.0 {
+        let reason = format!("all questions in {} have answers; leave it out", path.display());
+        let key = format!("answer.{THRESHOLD_KEY}");
+        return Err(Error::Config { origin: "configuration".into(), key, reason });
+    }
+    // Another head's, if the folder has one; two outputs are this head's default.
+    let others = ["id2label", "label2id", "num_labels", "problem_type"];
+    let mut settings: Vec<_> = others.into_iter().map(|key| (key, Value::Null)).collect();
+    settings.push((THRESHOLD_KEY, may_be_none.then_some(threshold).into()));
+    let head = HeadKind::QuestionAnswering;
+    let model = start.model(&HeadRequest { head, labels: None, settings }, params)?;
+    let task = Answer::new(model, options, may_be_none)?;
+    let examples = task.examples(path, questions)?;
+    Run::new(start, task).train(examples)
+}
+
 pub(super) fn causal(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
     let config = start.config;
-    let (path, dropouts) = (&config.task.model, config.model.dropouts());
-    let sizes = (params, config.task.max_length);
-    let attention = config.compute.attention;
-    let model = TaskModel::load_as_is(path, HeadKind::CausalLm, dropouts, attention, sizes)?;
+    let model = start.model(&HeadRequest::without_classes(HeadKind::CausalLm), params)?;
     let task = CausalCompletion::new(model, config.columns.of_completions());
     let examples = task.read(&config.task.train, true)?;
     Run::new(start, task).train(examples)

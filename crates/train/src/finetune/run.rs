@@ -87,6 +87,7 @@ pub fn finetune(
     match config.task.name {
         TaskName::Classify => prepare::classify(start, params),
         TaskName::Tag => prepare::tag(start, params),
+        TaskName::Answer => prepare::answer(start, params),
         TaskName::Causal => prepare::causal(start, params),
     }
 }

@@ -10,6 +10,7 @@ use bert4rs_tensor_core::{Device, Kind};
 use serde_json::{Value, json};
 
 use super::FinetuneTask;
+use super::answer::{Answer, AnswerOptions, THRESHOLD_KEY};
 use super::causal::{CausalCompletion, CompletionColumns};
 use super::classify::{ClassProblem, Classify, TextColumns};
 use super::example::{Example, bad_file};
@@ -33,6 +34,8 @@ pub struct FolderUse {
     pub words: WordColumns,
     /// Columns of prompts and completions.
     pub completions: CompletionColumns,
+    /// How questions are answered.
+    pub answers: AnswerUse,
     /// The most tokens of a text; 0 means what the model has positions for.
     pub max_length: usize,
     /// Examples at once.
@@ -43,6 +46,31 @@ pub struct FolderUse {
     pub kind: Kind,
     /// Which code computes attention.
     pub attention: AttentionImplementation,
+}
+
+/// How a model answers questions.
+#[derive(Debug, Clone, Copy)]
+pub struct AnswerUse {
+    /// As [`AnswerOptions::stride`].
+    pub stride: usize,
+    /// As [`AnswerOptions::longest`].
+    pub longest: usize,
+    /// As [`AnswerOptions::no_answer_threshold`]; if absent, that of the model's folder, and without
+    /// one there is always an answer.
+    pub no_answer_threshold: Option<f64>,
+    /// Answers that are listed for each question.
+    pub listed: usize,
+}
+
+impl AnswerUse {
+    /// The task of `model`, of whose folder this is the configuration.
+    fn task(self, model: TaskModel, config: &Value) -> Result<Answer> {
+        let threshold = self.no_answer_threshold.or_else(|| config[THRESHOLD_KEY].as_f64());
+        let (stride, longest) = (self.stride, self.longest);
+        let no_answer_threshold = threshold.unwrap_or_default();
+        let options = AnswerOptions { stride, longest, no_answer_threshold };
+        Ok(Answer::new(model, options, threshold.is_some())?.listing(self.listed))
+    }
 }
 
 /// Examples that are predicted before any is written: enough for batches of like length, and no
@@ -86,6 +114,7 @@ fn open<V: Visitor>(how: &FolderUse, visitor: V) -> Result<V::Output> {
             let problem = ClassProblem::of(*problem, outputs);
             visitor.visit(&Classify::new(model, how.texts.clone(), problem, labels), how)
         }
+        Model::Answers(_) => visitor.visit(&how.answers.task(model, config)?, how),
         Model::Gpt(_) => visitor.visit(&CausalCompletion::new(model, how.completions.clone()), how),
         Model::TokenClasses(_) => visitor.visit(&Tag::new(model, how.words.clone(), labels), how),
         _ => {
@@ -106,14 +135,25 @@ impl Visitor for Predict<'_> {
     fn visit<T: FinetuneTask>(self, task: &T, how: &FolderUse) -> Result<usize> {
         let examples = task.read(&how.data, false)?;
         let batch = (how.batch_size, Layout::Packed, how.device);
-        for window in examples.chunks(WINDOW * how.batch_size.max(1)) {
-            let found = predict(task, window, batch)?;
-            for (example, prediction) in window.iter().zip(&found.all) {
+        let (mut rest, mut count) = (&examples[..], 0);
+        while !rest.is_empty() {
+            let (these, later) = rest.split_at(end_of_whole(rest, WINDOW * how.batch_size));
+            rest = later;
+            let found = predict(task, these, batch)?;
+            count += found.all.len();
+            let firsts = these.iter().filter(|example| example.part == 0);
+            for (example, prediction) in firsts.zip(&found.all) {
                 (self.0)(object(example, task.prediction_json(prediction)))?;
             }
         }
-        Ok(examples.len())
+        Ok(count)
     }
+}
+
+/// Where the first `about` examples end, with all parts of the last one's text.
+fn end_of_whole<L>(examples: &[Example<L>], about: usize) -> usize {
+    let rest = examples.iter().skip(about).position(|example| example.part == 0);
+    rest.map_or(examples.len(), |more| about + more)
 }
 
 /// What was read and what the model says of it, in one object.
@@ -153,7 +193,7 @@ impl Visitor for Evaluate {
             .collect();
         let scored = scores.iter().zip(intervals);
         Ok(FolderScores {
-            examples: examples.len(),
+            examples: found.all.len(),
             scores: scored.map(|((name, value), at)| (name.clone(), *value, at)).collect(),
             loss: found.loss,
             details: task.details(&pairs),
