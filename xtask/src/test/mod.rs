@@ -14,7 +14,7 @@ use crate::checkout::Checkout;
 use crate::error::Result;
 use crate::{console, setup};
 
-use cargo_check::{CHECKS, CargoCheck, LONG_CHECKS};
+use cargo_check::{CHECKS, CargoCheck, THOROUGH_CHECKS};
 use sanitizer::Sanitizer;
 use short_run::{RUNS, ShortRun};
 use skips::{Skip, Skips};
@@ -22,11 +22,10 @@ use skips::{Skip, Skips};
 /// Run all checks and tests, the cheapest first, and stop at the first that fails
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the short training runs
+    /// Leave out the short training runs, examples, packages, overflow checks and sanitizers
     #[arg(long, conflicts_with = "long")]
     fast: bool,
-    /// Also overflow checks, packages, examples, the CUDA emulator under sanitizers, and projects
-    /// outside the checkout, which compile everything once more
+    /// Also projects outside the checkout, which compile everything once more
     #[arg(long)]
     long: bool,
     /// Only the checks whose names contain this, the long ones too
@@ -93,10 +92,11 @@ fn checks(extent: Extent) -> Vec<Check> {
     let mut checks: Vec<Check> = CHECKS.iter().map(Check::Cargo).collect();
     if extent >= Extent::Usual {
         checks.extend(RUNS.map(Check::ShortRun));
+        checks.extend(THOROUGH_CHECKS.iter().map(Check::Cargo).chain([Check::Examples]));
+        checks.extend(Sanitizer::ALL.map(Check::Sanitizer));
     }
     if extent == Extent::Long {
-        checks.extend(LONG_CHECKS.iter().map(Check::Cargo).chain([Check::Examples]));
-        checks.extend(Sanitizer::ALL.map(Check::Sanitizer).into_iter().chain([Check::Outside]));
+        checks.push(Check::Outside);
     }
     checks
 }
@@ -158,11 +158,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fast_test_trains_nothing_and_only_a_long_one_sanitizes() {
+    fn a_fast_test_trains_nothing_and_a_long_one_leaves_the_checkout() {
         let quick = CHECKS.len();
         assert_eq!(checks(Extent::Fast).len(), quick);
-        assert_eq!(checks(Extent::Usual).len(), quick + RUNS.len());
-        let long = quick + RUNS.len() + LONG_CHECKS.len() + Sanitizer::ALL.len() + 2;
-        assert_eq!(checks(Extent::Long).len(), long);
+        let usual = quick + RUNS.len() + THOROUGH_CHECKS.len() + Sanitizer::ALL.len() + 1;
+        assert_eq!(checks(Extent::Usual).len(), usual);
+        assert_eq!(checks(Extent::Long).len(), usual + 1);
     }
 }

@@ -49,6 +49,9 @@ impl Sandbox {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bert4rs"));
         command.args(args).current_dir(self.folder.path());
         command.env("XDG_CACHE_HOME", self.path("cache"));
+        // Tests run side by side, so that threads had better sleep than spin; and said from the
+        // start, it spares the program to begin anew.
+        command.env("GOMP_SPINCOUNT", "0");
         command
     }
 
