@@ -1,30 +1,27 @@
-"""Fine-tunes with transformers' own Trainer what `bert4rs finetune classify` does, and prints its
-scores and examples a second as one JSON object.
+"""Fine-tunes with transformers' own Trainer what `bert4rs finetune TASK` does, and prints its scores
+and examples a second as one JSON object.
 
-    python finetune.py --model DIR --train train.csv --validation dev.csv --test test.csv \
+    python finetune.py classify --model DIR --train train.csv --validation dev.csv --test test.csv \
         --epochs 3 --lr 5e-5 --batch-size 32 --seed 1 --threads 2
 
 The best setting of transformers on a CPU is meant: batches padded to their longest text, those of
-like length together with --group-by-length. The weights that score best on the validation file are
-kept, as bert4rs does.
+like length together with --group-by-length. Tasks are in finetune_tasks.py. The weights that score
+best on the validation file are kept, as bert4rs does. `pip install accelerate` is needed beside
+transformers, and seqeval, rouge_score and sacrebleu for the tasks whose scores they count.
 """
 
 import argparse
-import csv
 import json
-import sys
 import tempfile
 import time
 
 import torch
-from torch.utils.data import Dataset
-from transformers import (
-    AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer,
-    TrainingArguments, set_seed,
-)
+from transformers import AutoTokenizer, TrainerCallback, set_seed
 
-csv.field_size_limit(sys.maxsize)
+import finetune_tasks
+
 parser = argparse.ArgumentParser()
+parser.add_argument("task", choices=sorted(finetune_tasks.TASKS))
 for name in ["model", "train", "validation", "test"]:
     parser.add_argument(f"--{name}", required=True)
 parser.add_argument("--epochs", type=int, default=3)
@@ -33,75 +30,65 @@ parser.add_argument("--batch-size", type=int, default=32)
 parser.add_argument("--seed", type=int, default=1)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--max-steps", type=int, default=-1)
+parser.add_argument("--max-length", type=int, default=None)
 parser.add_argument("--group-by-length", action="store_true")
+parser.add_argument("--keep", help="folder that the model is saved in")
+finetune_tasks.add_arguments(parser)
 args = parser.parse_args()
 
 torch.set_num_threads(args.threads)
 set_seed(args.seed)
 tokenizer = AutoTokenizer.from_pretrained(args.model)
+task = finetune_tasks.TASKS[args.task](args, tokenizer)
 
 
-def read(path):
-    with open(path, encoding="utf-8", newline="") as file:
-        return [(row["text"], row["label"]) for row in csv.DictReader(file)]
+class Clock(TrainerCallback):
+    """Time in steps alone: measurements left out, as bert4rs leaves them out."""
 
+    def __init__(self):
+        self.spent, self.began = 0.0, 0.0
 
-class Examples(Dataset):
-    def __init__(self, rows, names):
-        self.rows = tokenizer([text for text, _ in rows], truncation=True)["input_ids"]
-        self.labels = [names.index(label) for _, label in rows]
+    def on_step_begin(self, *_, **__):
+        self.began = time.perf_counter()
 
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, index):
-        return {"input_ids": self.rows[index], "labels": self.labels[index]}
-
-
-train_rows = read(args.train)
-names = sorted({label for _, label in train_rows})
-train, validation, test = (Examples(read(path), names)
-                           for path in [args.train, args.validation, args.test])
-model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=len(names))
-
-
-def accuracy(found):
-    return {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())}
+    def on_step_end(self, *_, **__):
+        self.spent += time.perf_counter() - self.began
 
 
 with tempfile.TemporaryDirectory() as folder:
     each = "epoch" if args.max_steps < 0 else "no"
     sampling = {"train_sampling_strategy": "group_by_length"} if args.group_by_length else {}
-    settings = TrainingArguments(
+    settings = task.Arguments(
         output_dir=folder, num_train_epochs=args.epochs, max_steps=args.max_steps,
         learning_rate=args.lr, per_device_train_batch_size=args.batch_size,
         per_device_eval_batch_size=2 * args.batch_size, warmup_steps=0.1, weight_decay=0.01,
         lr_scheduler_type="linear", seed=args.seed, use_cpu=True, report_to="none",
         eval_strategy=each, save_strategy=each, load_best_model_at_end=each == "epoch",
-        metric_for_best_model="accuracy", disable_tqdm=True, logging_strategy="no", **sampling,
+        metric_for_best_model=task.main_score, greater_is_better=True, disable_tqdm=True,
+        logging_strategy="no", **sampling, **task.settings,
     )
-    trainer = Trainer(model=model, args=settings, train_dataset=train, eval_dataset=validation,
-                      data_collator=DataCollatorWithPadding(tokenizer),
-                      compute_metrics=accuracy)
-    spent = 0.0
-    step = trainer.training_step
-
-    def timed(*inputs, **named):
-        global spent
-        began = time.perf_counter()
-        loss = step(*inputs, **named)
-        spent += time.perf_counter() - began
-        return loss
-
-    trainer.training_step = timed
+    clock = Clock()
+    trainer = task.Trainer(
+        model=task.model, args=settings, train_dataset=task.train, eval_dataset=task.validation,
+        data_collator=task.collator, compute_metrics=task.scores, callbacks=[clock],
+        processing_class=tokenizer,
+    )
     began = time.perf_counter()
     trainer.train()
     total = time.perf_counter() - began
     steps = trainer.state.global_step
-    seen = min(steps * args.batch_size, args.epochs * len(train))
+    seen = min(steps * args.batch_size, args.epochs * len(task.train))
+
+    def measured(data):
+        """The scores, under the names that the task gives them."""
+        found = trainer.evaluate(data)
+        found = {name.removeprefix("eval_"): value for name, value in found.items()}
+        return {name: found[name] for name in ["loss", *task.names] if name in found}
+
+    validation, test = measured(task.validation), measured(task.test)
+    if args.keep:
+        trainer.save_model(args.keep)
     print(json.dumps({
-        "validation": trainer.evaluate(validation)["eval_accuracy"],
-        "test": trainer.evaluate(test)["eval_accuracy"],
-        "steps": steps, "examples_per_s": seen / total,
-        "examples_per_s_of_forward_and_backward": seen / spent, "total_time_s": total,
+        "task": args.task, "validation": validation, "test": test, "steps": steps,
+        "examples": len(task.train), "examples_per_s": seen / clock.spent, "total_time_s": total,
     }))

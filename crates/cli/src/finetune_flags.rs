@@ -24,6 +24,9 @@ pub(crate) enum FinetuneTaskFlags {
     Tag(Box<TagFlags>),
     /// The part of a text that answers a question, or that there is none.
     Answer(Box<AnswerFlags>),
+    /// A text after another, of a T5: translations, summaries.
+    #[command(name = "seq2seq")]
+    Seq2Seq(Box<Seq2SeqFlags>),
     /// The next token, of a GPT: texts, or completions after prompts.
     Causal(Box<CausalFlags>),
 }
@@ -77,6 +80,42 @@ pub(crate) struct AnswerWindowFlags {
     /// it learned questions without answers [default: 0, or what the model's folder says].
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) no_answer_threshold: Option<f64>,
+}
+
+/// Flags of `finetune seq2seq`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct Seq2SeqFlags {
+    #[command(flatten)]
+    pub(crate) run: FinetuneRunFlags,
+    #[command(flatten)]
+    pub(crate) writing: WritingFlags,
+    /// The score that decides which weights are best: rouge1, rouge2, rouge_l, bleu, chrf or
+    /// exact_match [default: rouge_l].
+    #[arg(long, value_name = "SCORE")]
+    pub(crate) best_by: Option<String>,
+}
+
+/// How texts are read and others written.
+#[derive(Debug, Args)]
+pub(crate) struct WritingFlags {
+    /// The column or field of what is read [default: source].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) source_column: Option<String>,
+    /// The column or field of what is written [default: target].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) target_column: Option<String>,
+    /// What stands before each source, such as "summarize: " [default: none, or what the model's
+    /// folder says].
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prefix: Option<String>,
+    /// The most tokens that are written [default: 128, or what the model's folder says].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..))]
+    pub(crate) max_target_length: Option<u32>,
+    /// Candidates of a beam search; 1 takes the most probable token each time [default: 1, or what
+    /// the model's folder says].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) beams: Option<u32>,
 }
 
 /// Flags of `finetune causal`.
@@ -209,6 +248,8 @@ pub(crate) struct TaskModelFlags {
     pub(crate) completions: CompletionColumnFlags,
     #[command(flatten)]
     pub(crate) answers: AnswerWindowFlags,
+    #[command(flatten)]
+    pub(crate) writing: WritingFlags,
     /// The most tokens of a text; 0 means what the model has positions for.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) max_length: usize,

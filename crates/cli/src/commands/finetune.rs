@@ -22,7 +22,7 @@ use super::refuse;
 use super::train::absolute;
 use crate::finetune_flags::{
     AnswerWindowFlags, FinetuneFlags, FinetuneRunFlags, FinetuneTaskFlags, TextColumnFlags,
-    WordColumnFlags,
+    WordColumnFlags, WritingFlags,
 };
 
 /// What came of several seeds, in their folder.
@@ -48,6 +48,11 @@ pub(crate) fn run(flags: &FinetuneFlags, clock: ProcessClock) -> Result<ExitCode
             ("causal", &flags.run, columns)
         }
         FinetuneTaskFlags::Tag(flags) => ("tag", &flags.run, words(&flags.columns)),
+        FinetuneTaskFlags::Seq2Seq(flags) => {
+            let mut overlays = writing(&flags.writing);
+            overlays.extend(given([("--best-by", "seq2seq.best_by", &flags.best_by)]));
+            ("seq2seq", &flags.run, overlays)
+        }
         FinetuneTaskFlags::Answer(flags) => ("answer", &flags.run, answers(&flags.answers)),
     };
     let mut all = Vec::new();
@@ -138,6 +143,21 @@ fn words(flags: &WordColumnFlags) -> Vec<Overlay> {
         ("--tag-column", "columns.tag_column", flags.tag_column),
     ] {
         overlays.extend(value.map(|value| Overlay::single(flag, key, value)));
+    }
+    overlays
+}
+
+fn writing(flags: &WritingFlags) -> Vec<Overlay> {
+    let mut overlays = given([
+        ("--source-column", "columns.source", &flags.source_column),
+        ("--target-column", "columns.target", &flags.target_column),
+        ("--prefix", "seq2seq.prefix", &flags.prefix),
+    ]);
+    for (flag, key, value) in [
+        ("--max-target-length", "seq2seq.max_target_length", flags.max_target_length),
+        ("--beams", "seq2seq.beams", flags.beams),
+    ] {
+        overlays.extend(value.map(|value| Overlay::single(flag, key, i64::from(value))));
     }
     overlays
 }

@@ -8,8 +8,11 @@ use std::process::ExitCode;
 use bert4rs_train::finetune::answer::AnswerOptions;
 use bert4rs_train::finetune::causal::CompletionColumns;
 use bert4rs_train::finetune::classify::TextColumns;
+use bert4rs_train::finetune::seq2seq::SourceColumns;
 use bert4rs_train::finetune::tag::WordColumns;
-use bert4rs_train::finetune::use_folder::{AnswerUse, FolderUse, evaluate_file, predict_file};
+use bert4rs_train::finetune::use_folder::{
+    AnswerUse, FolderUse, WritingUse, evaluate_file, predict_file,
+};
 use bert4rs_train::output::print_line;
 use bert4rs_train::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -17,7 +20,7 @@ use serde_json::{Map, Value, json};
 use super::{output_file, remark};
 use crate::finetune_flags::{
     AnswerWindowFlags, EvaluateFlags, PredictFlags, TaskModelFlags, TextColumnFlags,
-    WordColumnFlags,
+    WordColumnFlags, WritingFlags,
 };
 
 pub(crate) fn predict(flags: &PredictFlags) -> Result<ExitCode> {
@@ -83,6 +86,7 @@ fn how(flags: &TaskModelFlags) -> Result<FolderUse> {
         words: words(&flags.words),
         completions: completions(flags),
         answers: answers(&flags.answers),
+        writing: writing(&flags.writing),
         max_length: flags.max_length,
         batch_size: flags.batch_size,
         device: options.device,
@@ -110,6 +114,20 @@ fn answers(flags: &AnswerWindowFlags) -> AnswerUse {
         longest: or(flags.longest_answer, default.longest),
         no_answer_threshold: flags.no_answer_threshold,
         listed: 0,
+    }
+}
+
+fn writing(flags: &WritingFlags) -> WritingUse {
+    let default = SourceColumns::default();
+    let number = |value: Option<u32>| value.map(|value| value as usize);
+    WritingUse {
+        columns: SourceColumns {
+            source: flags.source_column.clone().unwrap_or(default.source),
+            target: flags.target_column.clone().unwrap_or(default.target),
+        },
+        prefix: flags.prefix.clone(),
+        max_target_length: number(flags.max_target_length),
+        beams: number(flags.beams),
     }
 }
 

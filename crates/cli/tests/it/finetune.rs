@@ -18,7 +18,7 @@ fn vocabulary(size: usize) -> String {
 }
 
 /// A model folder with a tokenizer.
-fn model(sandbox: &Sandbox, name: &str, architecture: &str) {
+pub(crate) fn model(sandbox: &Sandbox, name: &str, architecture: &str) {
     write_model(sandbox, name, architecture);
     let config = std::fs::read_to_string(sandbox.path(&format!("{name}/config.json"))).unwrap();
     let config: Value = serde_json::from_str(&config).unwrap();
@@ -38,17 +38,17 @@ fn table(rows: usize) -> String {
     format!("text,label\n{}", (0..rows).map(row).collect::<String>())
 }
 
-const QUICK: [&str; 8] =
+pub(crate) const QUICK: [&str; 8] =
     ["--batch-size", "8", "--lr", "0.02", "--set", "compute.threads=1", "--device", "cpu"];
 
-fn finetune(sandbox: &Sandbox, task: &str, args: &[&str]) -> crate::support::Outcome {
+pub(crate) fn finetune(sandbox: &Sandbox, task: &str, args: &[&str]) -> crate::support::Outcome {
     let mut all = vec!["finetune", task];
     all.extend(QUICK);
     all.extend(args);
     sandbox.run(&all)
 }
 
-fn json(sandbox: &Sandbox, file: &str) -> Value {
+pub(crate) fn json(sandbox: &Sandbox, file: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(sandbox.path(file)).unwrap()).unwrap()
 }
 

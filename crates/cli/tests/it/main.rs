@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod answers;
 mod bad_input;
 mod batches;
 mod cache;
@@ -21,6 +22,7 @@ mod rehearsal;
 mod resume;
 mod run_folder;
 mod runs;
+mod seq2seq;
 mod support;
 mod text;
 mod text_choices;

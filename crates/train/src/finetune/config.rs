@@ -15,6 +15,7 @@ use super::answer::AnswerOptions;
 use super::causal::CompletionColumns;
 use super::classify::{ClassProblem, TextColumns};
 use super::head::Dropouts;
+use super::seq2seq::{SourceColumns, WritingOptions};
 use super::tag::WordColumns;
 use crate::config::validate::{Fault, at_least, fault_of_optimizer, probability};
 use crate::config::{Defaults, Overlay, fault_in, lay_over, to_toml};
@@ -38,6 +39,8 @@ pub struct FinetuneConfig {
     pub columns: ColumnsConfig,
     /// How questions are answered.
     pub answer: AnswerOptions,
+    /// How texts are read and written.
+    pub seq2seq: WritingOptions,
     /// Changes to the model.
     pub model: FinetuneModelConfig,
     /// Where and how numbers are computed.
@@ -62,6 +65,8 @@ pub enum TaskName {
     Tag,
     /// Answers to questions, in texts.
     Answer,
+    /// Texts that are written after others.
+    Seq2seq,
     /// The next tokens of texts, or of completions.
     Causal,
 }
@@ -136,6 +141,10 @@ pub struct ColumnsConfig {
     pub label: String,
     /// What stands between several labels.
     pub label_separator: String,
+    /// What is read, where something is written after it.
+    pub source: String,
+    /// What is written.
+    pub target: String,
     /// What is given before a completion.
     pub prompt: String,
     /// What is learned after a prompt.
@@ -168,6 +177,11 @@ impl ColumnsConfig {
             completion: self.completion.clone(),
             text: self.text.clone(),
         }
+    }
+
+    /// Those of sources and targets.
+    pub fn of_sources(&self) -> SourceColumns {
+        SourceColumns { source: self.source.clone(), target: self.target.clone() }
     }
 
     /// Those of words.
@@ -283,6 +297,11 @@ impl FinetuneConfig {
                 return Err((key.into(), format!("is missing; give {flag}")));
             }
         }
+        at_least("seq2seq.max_target_length", self.seq2seq.max_target_length as u64, 4)?;
+        at_least("seq2seq.beams", self.seq2seq.beams as u64, 1)?;
+        if !self.seq2seq.length_penalty.is_finite() {
+            return Err(("seq2seq.length_penalty".into(), "must be a number".into()));
+        }
         at_least("answer.longest", self.answer.longest as u64, 1)?;
         at_least("data.batch_size", self.data.batch_size as u64, 1)?;
         at_least("train.epochs", self.train.epochs.into(), 1)?;
@@ -340,6 +359,16 @@ impl FinetuneConfig {
                 "only answer reads it; leave it out",
             ),
             (
+                "seq2seq",
+                self.task.name != TaskName::Seq2seq && self.seq2seq != WritingOptions::default(),
+                "only seq2seq reads it; leave it out",
+            ),
+            (
+                "seq2seq.length_penalty",
+                self.seq2seq.beams == 1 && self.seq2seq.length_penalty != 1.0,
+                "only a beam search reads it; set seq2seq.beams above 1",
+            ),
+            (
                 "data.group_by_length",
                 self.data.group_by_length && self.data.packing == Layout::Packed,
                 "packed rows have no padding to be saved; set data.packing = \"padded\"",
@@ -384,6 +413,9 @@ mod tests {
             ("task.problem = \"single\"", "did you mean single-label?"),
             ("model.seq_len = 3", "no such key"),
             ("train.layer_decay = 0.0", "test: train.layer_decay: 0 is not above 0"),
+            ("seq2seq.beams = 5", "seq2seq: only seq2seq reads it"),
+            ("seq2seq.max_target_length = 3", "seq2seq.max_target_length: 3 is below 4"),
+            ("task.name = \"seq2seq\"\nseq2seq.length_penalty = 2.0", "seq2seq.beams above 1"),
             ("answer.stride = 5", "answer: only answer reads it"),
             ("task.name = \"answer\"\nanswer.longest = 0", "answer.longest: 0 is below 1"),
             ("train.freeze = -2", "test: train.freeze: -2 is below -1"),

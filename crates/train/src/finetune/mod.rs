@@ -14,7 +14,7 @@
 //! | [`measure`] | predictions on a file, in its order, and their scores while training |
 //! | [`best`] | the best weights so far, and when to stop |
 //! | [`head`] | the model, under the head that the task asks for |
-//! | [`classify`], [`tag`], [`answer`], [`causal`] | tasks |
+//! | [`classify`], [`tag`], [`answer`], [`seq2seq`], [`causal`] | tasks |
 //! | [`config`], [`run`] | `bert4rs finetune`: what it is told, and what it does |
 //! | [`preview`] | what is printed before training |
 //! | [`seeds`] | several runs, their mean and spread |
@@ -37,6 +37,7 @@ pub mod preview;
 pub mod rows;
 pub mod run;
 pub mod seeds;
+pub mod seq2seq;
 pub mod tag;
 pub mod use_folder;
 

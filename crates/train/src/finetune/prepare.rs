@@ -15,6 +15,7 @@ use super::example::{Example, bad_file};
 use super::head::{HeadRequest, TaskModel};
 use super::labels::LabelNames;
 use super::run::{FinetuneSummary, Run, Surroundings};
+use super::seq2seq::{PREFIX_KEY, Seq2Seq, read_sources};
 use super::tag::{Tag, read_words};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
@@ -134,6 +135,20 @@ pub(super) fn answer(start: Start, params: ParamStore) -> Result<FinetuneSummary
     let model = start.model(&HeadRequest { head, labels: None, settings }, params)?;
     let task = Answer::new(model, options, may_be_none)?;
     let examples = task.examples(path, questions)?;
+    Run::new(start, task).train(examples)
+}
+
+pub(super) fn seq2seq(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+    let config = start.config;
+    let (path, columns) = (&config.task.train, config.columns.of_sources());
+    let texts = read_sources(path, &columns, true)?;
+    let options = config.seq2seq.clone();
+    let prefix = Some(options.prefix.as_str()).filter(|prefix| !prefix.is_empty());
+    let settings = vec![(PREFIX_KEY, prefix.into())];
+    let head = HeadKind::ConditionalGeneration;
+    let model = start.model(&HeadRequest { head, labels: None, settings }, params)?;
+    let task = Seq2Seq::new(model, columns, options)?;
+    let examples = task.examples(path, texts)?;
     Run::new(start, task).train(examples)
 }
 

@@ -40,12 +40,14 @@ fn lengths<L>(examples: &[Example<L>], longest: usize) -> String {
         let place = (share * lengths.len() as f64) as usize;
         lengths.get(place.min(lengths.len().saturating_sub(1))).copied().unwrap_or_default()
     };
+    let cut = match longest {
+        usize::MAX => String::new(),
+        longest => format!("; {cut} of {} cut at {longest}", lengths.len()),
+    };
     format!(
-        "{mean:.1} tokens on average, 95% have at most {}, the longest {}; {cut} of {} cut at \
-         {longest}",
+        "{mean:.1} tokens on average, 95% have at most {}, the longest {}{cut}",
         at(0.95),
-        at(1.0),
-        lengths.len()
+        at(1.0)
     )
 }
 

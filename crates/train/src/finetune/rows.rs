@@ -2,6 +2,7 @@
 //! row of its own, filled up to the longest. No example sees another, so that both give the same.
 
 use bert4rs_data::{EncodedText, Layout};
+use bert4rs_models::loss::IGNORED;
 use bert4rs_models::pretrained::SequenceRows;
 use bert4rs_tensor_core::{Device, Tensor};
 
@@ -35,49 +36,139 @@ pub struct Rows {
     pub first: Vec<i64>,
     /// How many tokens each example has.
     pub lengths: Vec<i64>,
+    /// What is to be written after each example, in as many rows; absent where nothing is, or it is
+    /// not known.
+    pub targets: Option<Box<Rows>>,
+}
+
+/// Tokens of a row that holds several texts, of models that read one and write another.
+const PAIR_ROW: usize = 256;
+
+/// The row of each pair of a text that is read and one that is written, of these lengths: the first
+/// that has room for both, the longest first.
+fn fit(lengths: &[(usize, usize)]) -> Vec<usize> {
+    let room_of = |length: fn(&(usize, usize)) -> usize| {
+        lengths.iter().map(length).max().unwrap_or_default().max(PAIR_ROW)
+    };
+    let (reads, writes) = (room_of(|pair| pair.0), room_of(|pair| pair.1));
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&at| std::cmp::Reverse(lengths[at]));
+    let mut filled: Vec<(usize, usize)> = Vec::new();
+    let mut row_of = vec![0; lengths.len()];
+    for at in order {
+        let (read, written) = lengths[at];
+        let has_room = |row: &(usize, usize)| row.0 + read <= reads && row.1 + written <= writes;
+        let row = filled.iter().position(has_room).unwrap_or(filled.len());
+        if row == filled.len() {
+            filled.push((0, 0));
+        }
+        filled[row] = (filled[row].0 + read, filled[row].1 + written);
+        row_of[at] = row;
+    }
+    row_of
 }
 
 impl Rows {
     /// Lays `texts` into rows.
     pub fn new(texts: &[&EncodedText], layout: Layout, frame: RowFrame) -> Self {
-        let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or_default();
-        let total: usize = texts.iter().map(|text| text.ids.len()).sum();
-        let (rows, columns) = match layout {
-            Layout::Packed => (1, total),
-            Layout::Padded => (texts.len(), longest),
+        let row_of: Vec<usize> = match layout {
+            Layout::Packed => vec![0; texts.len()],
+            Layout::Padded => (0..texts.len()).collect(),
         };
-        let mut filled = Self { rows, columns, ..Self::default() };
-        for (number, text) in texts.iter().enumerate() {
-            let length = text.ids.len();
-            filled.first.push(filled.ids.len() as i64);
+        Self::placed(texts, &row_of, frame)
+    }
+
+    /// Lays texts that are read into rows, and those that are to be written into as many. Packed,
+    /// rows hold [`PAIR_ROW`] tokens or the longest text: a table of relative positions has an entry
+    /// for each two tokens of a row.
+    pub fn of_pairs(
+        texts: &[&EncodedText],
+        targets: Option<&[&EncodedText]>,
+        layout: Layout,
+        frame: RowFrame,
+    ) -> Self {
+        let length = |text: &&EncodedText| text.ids.len();
+        let row_of = match layout {
+            Layout::Padded => (0..texts.len()).collect(),
+            Layout::Packed => {
+                let written = targets.map(|targets| targets.iter().map(length).collect());
+                let written: Vec<usize> = written.unwrap_or_else(|| vec![0; texts.len()]);
+                fit(&texts.iter().map(length).zip(written).collect::<Vec<_>>())
+            }
+        };
+        let targets = targets.map(|targets| Box::new(Self::placed(targets, &row_of, frame)));
+        Self { targets, ..Self::placed(texts, &row_of, frame) }
+    }
+
+    /// Lays each text into the row that is named for it, behind those before it.
+    fn placed(texts: &[&EncodedText], row_of: &[usize], frame: RowFrame) -> Self {
+        let rows = row_of.iter().max().map_or(0, |last| last + 1);
+        let mut ends = vec![0; rows];
+        let place = |(text, &row): (&&EncodedText, &usize)| {
+            let begin = ends[row];
+            ends[row] += text.ids.len();
+            begin
+        };
+        let begins: Vec<usize> = texts.iter().zip(row_of).map(place).collect();
+        let columns = ends.iter().copied().max().unwrap_or_default();
+        let size = rows * columns;
+        let mut filled = Self {
+            rows,
+            columns,
+            ids: vec![frame.pad; size],
+            types: vec![0; size],
+            positions: vec![frame.first_position; size],
+            sequences: vec![texts.len() as i64; size],
+            ..Self::default()
+        };
+        for (number, ((text, row), begin)) in texts.iter().zip(row_of).zip(begins).enumerate() {
+            let (first, length) = (row * columns + begin, text.ids.len());
+            filled.first.push(first as i64);
             filled.lengths.push(length as i64);
-            filled.ids.extend(text.ids.iter().map(|&id| i64::from(id)));
-            filled.types.extend(text.types.iter().map(|&kind| i64::from(kind)));
-            let begin = frame.first_position;
-            filled.positions.extend(begin..begin + length as i64);
-            filled.sequences.resize(filled.ids.len(), number as i64);
-            if layout == Layout::Padded {
-                filled.fill_up((number + 1) * columns, frame, texts.len() as i64);
+            for (offset, (&id, &kind)) in text.ids.iter().zip(&text.types).enumerate() {
+                let at = first + offset;
+                filled.ids[at] = id.into();
+                filled.types[at] = kind.into();
+                filled.positions[at] = frame.first_position + offset as i64;
+                filled.sequences[at] = number as i64;
             }
         }
         filled
     }
 
-    fn fill_up(&mut self, end: usize, frame: RowFrame, nobody: i64) {
-        self.ids.resize(end, frame.pad);
-        self.types.resize(end, 0);
-        self.positions.resize(end, frame.first_position);
-        self.sequences.resize(end, nobody);
-    }
-
     /// Positions that are no padding.
     pub fn real(&self) -> u64 {
-        self.lengths.iter().sum::<i64>() as u64
+        let targets = self.targets.as_ref().map_or(0, |targets| targets.real());
+        self.lengths.iter().sum::<i64>() as u64 + targets
     }
 
     /// All positions.
     pub fn positions(&self) -> u64 {
-        (self.rows * self.columns) as u64
+        let targets = self.targets.as_ref().map_or(0, |targets| targets.positions());
+        (self.rows * self.columns) as u64 + targets
+    }
+
+    /// As tensors of a decoder, on the CPU, with the names of [`T5`](bert4rs_models::t5::T5)'s: what
+    /// it reads, each text one place later behind `start`, and what it is to say, with the places
+    /// that count.
+    pub(super) fn tensors_of_decoder(&self, start: i64) -> Vec<(&'static str, Tensor)> {
+        let shape = [self.rows as i64, self.columns as i64];
+        let grid = |values: &[i64]| Tensor::from_slice(values).view(shape);
+        let (mut read, mut labels) = (self.ids.clone(), vec![IGNORED; self.ids.len()]);
+        let mut counted = Vec::new();
+        for (&first, &length) in self.first.iter().zip(&self.lengths) {
+            let (first, end) = (first as usize, (first + length) as usize);
+            read[first] = start;
+            read[first + 1..end].copy_from_slice(&self.ids[first..end - 1]);
+            labels[first..end].copy_from_slice(&self.ids[first..end]);
+            counted.extend(first as i64..end as i64);
+        }
+        vec![
+            ("decoder_input_ids", grid(&read)),
+            ("decoder_sequence_ids", grid(&self.sequences)),
+            ("labels", grid(&labels)),
+            ("counted", Tensor::from_slice(&counted)),
+        ]
     }
 
     /// As tensors on the CPU, under the names that [`sequence_rows`] reads.
@@ -155,5 +246,33 @@ mod tests {
         assert_eq!(padded.ids, [5, 6, 7, 8, 1, 1]);
         assert_eq!(padded.sequences, [0, 0, 0, 1, 2, 2]);
         assert_eq!(padded.first, [0, 3]);
+    }
+
+    #[test]
+    fn pairs_share_rows_where_both_texts_have_room() {
+        let text = |length: usize| EncodedText {
+            ids: vec![7; length],
+            types: vec![0; length],
+            words: Vec::new(),
+            is_cut: false,
+        };
+        let (long, short, target) = (text(200), text(50), text(2));
+        let frame = RowFrame { pad: 0, first_position: 0, types: false };
+        let targets = [&target; 3];
+        let sources = [&short, &long, &long];
+        let rows = Rows::of_pairs(&sources, Some(&targets), Layout::Packed, frame);
+        assert_eq!((rows.rows, rows.columns), (2, 250));
+        assert_eq!(rows.first, [200, 0, 250]);
+        assert_eq!(rows.real(), 450 + 6);
+        let targets = rows.targets.unwrap();
+        assert_eq!((targets.rows, targets.columns, targets.first), (2, 4, vec![2, 0, 4]));
+        let targets = [&long, &long, &target];
+        let rows = Rows::of_pairs(&sources, Some(&targets), Layout::Packed, frame);
+        assert_eq!(rows.first, [450, 0, 250], "the first has no room for the target");
+        let of_decoder = rows.targets.unwrap().tensors_of_decoder(3);
+        let read = Vec::<i64>::try_from(of_decoder[0].1.narrow(0, 1, 1).flatten(0, 1)).unwrap();
+        assert_eq!(read[..4], [3, 7, 3, 7]);
+        let labels = Vec::<i64>::try_from(of_decoder[2].1.narrow(0, 1, 1).flatten(0, 1)).unwrap();
+        assert_eq!(labels.iter().filter(|&&label| label == IGNORED).count(), 0);
     }
 }

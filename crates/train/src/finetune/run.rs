@@ -88,6 +88,7 @@ pub fn finetune(
         TaskName::Classify => prepare::classify(start, params),
         TaskName::Tag => prepare::tag(start, params),
         TaskName::Answer => prepare::answer(start, params),
+        TaskName::Seq2seq => prepare::seq2seq(start, params),
         TaskName::Causal => prepare::causal(start, params),
     }
 }

@@ -17,6 +17,7 @@ use super::example::{Example, bad_file};
 use super::head::TaskModel;
 use super::labels::LabelNames;
 use super::measure::{pairs, predict};
+use super::seq2seq::{PREFIX_KEY, Seq2Seq, SourceColumns, WritingOptions, generation_keys};
 use super::tag::{Tag, WordColumns};
 use crate::error::{Error, Result};
 use crate::scores::bootstrap::{self, ScoreInterval};
@@ -36,6 +37,8 @@ pub struct FolderUse {
     pub completions: CompletionColumns,
     /// How questions are answered.
     pub answers: AnswerUse,
+    /// How texts are written.
+    pub writing: WritingUse,
     /// The most tokens of a text; 0 means what the model has positions for.
     pub max_length: usize,
     /// Examples at once.
@@ -70,6 +73,37 @@ impl AnswerUse {
         let no_answer_threshold = threshold.unwrap_or_default();
         let options = AnswerOptions { stride, longest, no_answer_threshold };
         Ok(Answer::new(model, options, threshold.is_some())?.listing(self.listed))
+    }
+}
+
+/// How a model reads texts and writes others; what is absent, the model's folder says.
+#[derive(Debug, Clone)]
+pub struct WritingUse {
+    /// Columns of tables.
+    pub columns: SourceColumns,
+    /// As [`WritingOptions::prefix`].
+    pub prefix: Option<String>,
+    /// As [`WritingOptions::max_target_length`].
+    pub max_target_length: Option<usize>,
+    /// As [`WritingOptions::beams`].
+    pub beams: Option<usize>,
+}
+
+impl WritingUse {
+    /// The task of `model`, of whose folder `config` is the configuration.
+    fn task(&self, model: TaskModel, folder: &Path, config: &Value) -> Result<Seq2Seq> {
+        let (keys, default) = (generation_keys(folder)?, WritingOptions::default());
+        let number = |key: &str| keys[key].as_u64().map(|number| number as usize);
+        let prefix = self.prefix.as_deref().or(config[PREFIX_KEY].as_str()).unwrap_or_default();
+        let longest = self.max_target_length.or(number("max_new_tokens"));
+        let options = WritingOptions {
+            prefix: prefix.to_owned(),
+            max_target_length: longest.unwrap_or(default.max_target_length),
+            beams: self.beams.or(number("num_beams")).unwrap_or(default.beams),
+            length_penalty: keys["length_penalty"].as_f64().unwrap_or(default.length_penalty),
+            best_by: default.best_by,
+        };
+        Seq2Seq::new(model, self.columns.clone(), options)
     }
 }
 
@@ -114,6 +148,7 @@ fn open<V: Visitor>(how: &FolderUse, visitor: V) -> Result<V::Output> {
             let problem = ClassProblem::of(*problem, outputs);
             visitor.visit(&Classify::new(model, how.texts.clone(), problem, labels), how)
         }
+        Model::T5(_) => visitor.visit(&how.writing.task(model, &how.model, config)?, how),
         Model::Answers(_) => visitor.visit(&how.answers.task(model, config)?, how),
         Model::Gpt(_) => visitor.visit(&CausalCompletion::new(model, how.completions.clone()), how),
         Model::TokenClasses(_) => visitor.visit(&Tag::new(model, how.words.clone(), labels), how),

@@ -2,43 +2,78 @@
 //! four words, times `e^(1 - r/c)` where the translations' length `c` is below the references' `r`.
 //! Reference: sacreBLEU's `corpus_bleu` with its tokenizer `13a` and exponential smoothing.
 
-use std::ops::RangeInclusive;
+use std::ops::{AddAssign, RangeInclusive};
 
 use super::ngrams;
 
 const LONGEST: usize = 4;
 
-/// BLEU, 0 to 100, of translations with a reference each.
-pub fn bleu(pairs: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>) -> f64 {
-    let (mut hits, mut totals) = ([0usize; LONGEST], [0usize; LONGEST]);
-    let (mut length, mut reference_length) = (0, 0);
-    for (translation, reference) in pairs {
-        let (found, right) = (words(translation.as_ref()), words(reference.as_ref()));
-        length += found.len();
-        reference_length += right.len();
+/// What BLEU is of: counts that add up over texts.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct BleuCounts {
+    /// Runs that the reference has too, by their length.
+    hits: [usize; LONGEST],
+    /// All runs.
+    totals: [usize; LONGEST],
+    length: usize,
+    reference_length: usize,
+}
+
+impl BleuCounts {
+    /// Of one translation and its reference.
+    pub fn of(translation: &str, reference: &str) -> Self {
+        let (found, right) = (words(translation), words(reference));
+        let mut counts =
+            Self { length: found.len(), reference_length: right.len(), ..Self::default() };
         for order in 0..LONGEST {
             let (found_runs, right_runs) =
                 (ngrams::count(&found, order + 1), ngrams::count(&right, order + 1));
-            hits[order] += ngrams::shared(&found_runs, &right_runs);
-            totals[order] += found.len().saturating_sub(order);
+            counts.hits[order] = ngrams::shared(&found_runs, &right_runs);
+            counts.totals[order] = found.len().saturating_sub(order);
         }
+        counts
     }
-    if hits.iter().all(|&hits| hits == 0) || totals.contains(&0) {
-        return 0.0;
-    }
-    let mut smooth = 1.0;
-    let log_precision = |(&hits, &total): (&usize, &usize)| {
-        let hits = if hits == 0 {
-            smooth *= 2.0;
-            1.0 / smooth
-        } else {
-            hits as f64
+
+    /// BLEU, 0 to 100.
+    pub fn score(&self) -> f64 {
+        if self.hits.iter().all(|&hits| hits == 0) || self.totals.contains(&0) {
+            return 0.0;
+        }
+        let mut smooth = 1.0;
+        let log_precision = |(&hits, &total): (&usize, &usize)| {
+            let hits = if hits == 0 {
+                smooth *= 2.0;
+                1.0 / smooth
+            } else {
+                hits as f64
+            };
+            (100.0 * hits / total as f64).ln()
         };
-        (100.0 * hits / total as f64).ln()
-    };
-    let mean = hits.iter().zip(&totals).map(log_precision).sum::<f64>() / LONGEST as f64;
-    let brevity = (1.0 - reference_length as f64 / length as f64).min(0.0).exp();
-    brevity * mean.exp()
+        let precisions = self.hits.iter().zip(&self.totals).map(log_precision);
+        let mean = precisions.sum::<f64>() / LONGEST as f64;
+        let ratio = self.reference_length as f64 / self.length as f64;
+        (1.0 - ratio).min(0.0).exp() * mean.exp()
+    }
+}
+
+impl AddAssign for BleuCounts {
+    fn add_assign(&mut self, other: Self) {
+        for order in 0..LONGEST {
+            self.hits[order] += other.hits[order];
+            self.totals[order] += other.totals[order];
+        }
+        self.length += other.length;
+        self.reference_length += other.reference_length;
+    }
+}
+
+/// BLEU, 0 to 100, of translations with a reference each.
+pub fn bleu(pairs: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>) -> f64 {
+    let mut counts = BleuCounts::default();
+    for (translation, reference) in pairs {
+        counts += BleuCounts::of(translation.as_ref(), reference.as_ref());
+    }
+    counts.score()
 }
 
 /// Words as NIST's `mteval-v13a` cuts them.
