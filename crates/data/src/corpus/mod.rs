@@ -5,6 +5,7 @@ mod format;
 mod fragment;
 mod lines;
 mod parquet;
+mod parquet_rows;
 mod paths;
 mod records;
 mod rows;

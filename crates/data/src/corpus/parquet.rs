@@ -151,7 +151,10 @@ impl Documents for Parquet {
 }
 
 /// Turns what the `parquet` crate answers, and its panics on damaged files, into an error.
-fn contain<T>(path: &Path, read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T> {
+pub(super) fn contain<T>(
+    path: &Path,
+    read: impl FnOnce() -> parquet::errors::Result<T>,
+) -> Result<T> {
     let reason = match catch_unwind(AssertUnwindSafe(read)) {
         Ok(Ok(read)) => return Ok(read),
         Ok(Err(error)) => error.to_string(),

@@ -1,5 +1,5 @@
 //! Tables with several columns: examples with their labels, from CSV, TSV and JSON lines,
-//! compressed or not. Where another format arrives, it is one more [`RowSource`].
+//! compressed or not, and from Parquet. Where another format arrives, it is one more [`RowSource`].
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -9,13 +9,15 @@ use csv::{Reader, ReaderBuilder, StringRecord};
 use serde_json::Value;
 
 use super::format::{TextFormat, decompress};
+use super::parquet_rows::ParquetRows;
 use super::records::{JsonLinesReader, TableText, table_error};
 use crate::error::{Error, Result};
 
 /// A row's values, one for each column that was asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TableRow {
-    /// Its line in the file, from 1: of one with several lines, the first.
+    /// Its line in the file, from 1: of one with several lines, the first; of Parquet, which has
+    /// none, the row's number.
     pub line: u64,
     /// In the order of the columns; `null` where the row has nothing there. Those of CSV and TSV
     /// are texts.
@@ -29,7 +31,7 @@ pub struct TableReader {
 }
 
 /// A format's way to a file's rows.
-trait RowSource {
+pub(super) trait RowSource {
     fn next_row(&mut self) -> Result<Option<TableRow>>;
 }
 
@@ -41,7 +43,12 @@ impl TableReader {
     /// the error names those that there are.
     pub fn open(path: &Path, columns: &[&str], required: usize) -> Result<Self> {
         let io = || Error::io("read", path);
-        let text = BufReader::new(decompress(File::open(path).map_err(io())?).map_err(io())?);
+        let file = File::open(path).map_err(io())?;
+        if TextFormat::of_name(path) == Some(TextFormat::Parquet) {
+            let rows = Box::new(ParquetRows::new(file, path, columns, required)?);
+            return Ok(Self { path: path.to_owned(), rows });
+        }
+        let text = BufReader::new(decompress(file).map_err(io())?);
         let rows: Box<dyn RowSource> = match TextFormat::of_name(path) {
             Some(TextFormat::JsonLines) => Box::new(JsonRows {
                 lines: JsonLinesReader::new(text, path, ""),
@@ -54,7 +61,7 @@ impl TableReader {
             }
             _ => {
                 let reason = "is no table by its name: expected .csv, .tsv or .jsonl, also \
-                              compressed";
+                              compressed, or .parquet";
                 return Err(Error::Text { path: path.to_owned(), reason: reason.into() });
             }
         };
@@ -75,7 +82,7 @@ impl TableReader {
     }
 }
 
-fn lacks(path: &Path, line: Option<u64>, column: &str, known: &str) -> Error {
+pub(super) fn lacks(path: &Path, line: Option<u64>, column: &str, known: &str) -> Error {
     let place = line.map(|line| format!("line {line} ")).unwrap_or_default();
     let reason = format!("{place}lacks the column {column:?}; it has {known}");
     Error::Text { path: path.to_owned(), reason }

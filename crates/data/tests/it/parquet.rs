@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bert4rs_data::{CorpusReading, DatasetOptions, HeldOut, TokenizerChoice, prepare};
+use bert4rs_data::{CorpusReading, DatasetOptions, HeldOut, TableReader, TokenizerChoice, prepare};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, Int32Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
+use serde_json::json;
 use tempfile::tempdir;
 
 use crate::sample::{assert_error, dataset, options};
@@ -88,4 +89,33 @@ fn what_is_no_text_is_refused() {
     assert_error(documents(folder.path(), path.clone(), "text"), &["is no Parquet file"]);
     std::fs::write(&path, "PAR1 the cat").unwrap();
     assert_error(documents(folder.path(), path, "text"), &["is no Parquet file"]);
+}
+
+#[test]
+fn rows_are_examples_of_a_table() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("rows.parquet");
+    write(&path, Compression::SNAPPY, &[&[Some("a cat"), None], &[Some("a mat")]]);
+    let rows = |columns: &[&str], required: usize| -> Result<Vec<_>, bert4rs_data::Error> {
+        let mut reader = TableReader::open(&path, columns, required)?;
+        let mut rows = Vec::new();
+        while let Some(row) = reader.next_row()? {
+            rows.push((row.line, row.values));
+        }
+        Ok(rows)
+    };
+    let expected = [
+        (1, vec![json!("a cat"), json!(0), json!(null)]),
+        (2, vec![json!(null), json!(1), json!(null)]),
+        (3, vec![json!("a mat"), json!(0), json!(null)]),
+    ];
+    assert_eq!(rows(&["text", "id", "more"], 0).unwrap(), expected);
+    for (columns, told) in [
+        (["id", "label"], "lacks the column \"label\"; it has id, text"),
+        (["id", "text"], "line 2 has nothing in \"text\""),
+    ] {
+        assert_error(rows(&columns, 2), &["rows.parquet", told]);
+    }
+    std::fs::write(&path, "PAR1 but no more").unwrap();
+    assert_error(rows(&["text"], 1), &["rows.parquet", "is no Parquet file that can be read"]);
 }
