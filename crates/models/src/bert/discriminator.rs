@@ -48,6 +48,11 @@ impl BertForReplacedTokens {
         &self.bert
     }
 
+    /// The encoder, to be changed.
+    pub fn bert_mut(&mut self) -> &mut BertModel {
+        &mut self.bert
+    }
+
     /// Hidden states `[b, t, d]` to `[b, t]`: above 0 where a token was more likely replaced.
     ///
     /// # Errors

@@ -86,6 +86,11 @@ impl BertForSequenceClassification {
         &self.bert
     }
 
+    /// The encoder, to be changed.
+    pub fn bert_mut(&mut self) -> &mut BertModel {
+        &mut self.bert
+    }
+
     /// `[b, c]`.
     ///
     /// # Errors
@@ -231,6 +236,11 @@ impl BertForTokenClassification {
         &self.bert
     }
 
+    /// The encoder, to be changed.
+    pub fn bert_mut(&mut self) -> &mut BertModel {
+        &mut self.bert
+    }
+
     /// `[b, t, c]`.
     ///
     /// # Errors
@@ -283,6 +293,11 @@ impl BertForQuestionAnswering {
     /// The encoder.
     pub fn bert(&self) -> &BertModel {
         &self.bert
+    }
+
+    /// The encoder, to be changed.
+    pub fn bert_mut(&mut self) -> &mut BertModel {
+        &mut self.bert
     }
 
     /// Logits `[b, t]` of the answer's first and last token.

@@ -88,6 +88,11 @@ impl BertForMaskedLm {
         &self.bert
     }
 
+    /// The encoder, to be changed.
+    pub fn bert_mut(&mut self) -> &mut BertModel {
+        &mut self.bert
+    }
+
     /// The code that computed attention when the model was first used; absent before.
     pub fn attention_backend(&self) -> Option<AttentionBackend> {
         self.bert.attention_backend()
@@ -210,6 +215,11 @@ impl BertForPreTraining {
     /// The model without the second head.
     pub fn masked(&self) -> &BertForMaskedLm {
         &self.masked
+    }
+
+    /// The same, to be changed.
+    pub fn masked_mut(&mut self) -> &mut BertForMaskedLm {
+        &mut self.masked
     }
 
     /// Logits `[b, 2]` for "B follows A" and "it does not", of hidden states `[b, t, d]`.

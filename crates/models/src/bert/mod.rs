@@ -41,7 +41,9 @@ pub use transform::Pooler;
 use crate::checkpointing::ActivationCheckpointing;
 use crate::error::Result;
 use crate::input;
-use crate::layers::{AttentionBackend, Block, Norm, Placement, ResidualStream, Rotary, Rotation};
+use crate::layers::{
+    AttentionBackend, Block, Linear, Norm, Placement, ResidualStream, Rotary, Rotation,
+};
 use crate::mask::{self, AttentionMask};
 use embeddings::Embeddings;
 use wiring::block;
@@ -166,6 +168,11 @@ impl BertModel {
     /// Chooses what activation checkpointing drops and recomputes; nothing at first.
     pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
         self.checkpointing = checkpointing;
+    }
+
+    /// Its blocks' maps, to be changed.
+    pub fn maps_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.blocks.iter_mut().flat_map(Block::maps_mut)
     }
 
     /// The configuration it was made from.

@@ -6,6 +6,8 @@
 //! | `modules` | what a folder's `modules.json` says comes after the transformer |
 //! | `dense` | a linear map after pooling |
 //! | `batches` | texts of like length together, padded |
+//! | `rows` | vectors of texts that lie side by side in rows, to be trained |
+//! | `save` | a folder of sentence-transformers |
 //!
 //! A folder of sentence-transformers and a plain model folder are read alike; the latter's vectors
 //! are means. With a folder that holds MiniLM and any tokenizer:
@@ -33,24 +35,27 @@ mod batches;
 mod dense;
 mod modules;
 mod pooling;
+mod rows;
+mod save;
 
 use std::path::Path;
 
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Kind, Tensor, no_grad};
 
+pub use modules::SentenceModules;
 pub use pooling::{Pooling, PoolingMode};
 
 use crate::error::{Error, Result};
 use crate::hugging_face::Folder;
 use crate::pretrained::{LoadOptions, Pretrained};
-use modules::{ModuleStep, Modules};
+use modules::ModuleStep;
 
 /// A model that makes a vector of a text.
 #[derive(Debug)]
 pub struct SentenceEncoder {
     pretrained: Pretrained,
-    modules: Modules,
+    modules: SentenceModules,
     /// The token that fills up shorter texts; it is masked.
     pad: i64,
 }
@@ -62,7 +67,7 @@ impl SentenceEncoder {
     /// # Errors
     /// As [`Pretrained::load`]; a module, or a value of one, that we don't compute.
     pub fn load(folder: &Path, options: LoadOptions) -> Result<Self> {
-        let modules = Modules::read(folder, options)?;
+        let modules = SentenceModules::read(folder, options)?;
         let transformer = Folder::open(&folder.join(&modules.transformer))?;
         let pretrained = Pretrained::encoder_from_folder(&transformer, options)?;
         let pad = transformer.raw_config()["pad_token_id"].as_i64().unwrap_or(0);
@@ -110,8 +115,7 @@ impl SentenceEncoder {
 
     /// What the tokenizer is to read for `text`, after the prompt.
     pub fn text(&self, prompt: &str, text: &str) -> String {
-        let whole = format!("{prompt}{text}");
-        if self.modules.lower_case { whole.to_lowercase() } else { whole }
+        self.modules.text(format!("{prompt}{text}"))
     }
 
     /// Whether the prompt's tokens are left out of the pooling.
@@ -168,10 +172,7 @@ impl SentenceEncoder {
             let device = self.pretrained.params().device();
             let (ids_bt, keep_bt) = (ids_bt.to_device(device), keep_bt.to_device(device));
             let hidden_btd = self.pretrained.hidden_states(&ids_bt, &keep_bt)?;
-            let mut x_bd = self.modules.pooling.forward(&hidden_btd, &keep_bt, left_out)?;
-            for step in &self.modules.steps {
-                x_bd = step.forward(&x_bd)?;
-            }
+            let x_bd = self.modules.vectors(&hidden_btd, &keep_bt, left_out)?;
             Ok(x_bd.to_kind(Kind::Float).to_device(Device::Cpu))
         })
     }

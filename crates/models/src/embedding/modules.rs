@@ -13,9 +13,11 @@ use crate::error::{Error, Result};
 use crate::hugging_face::{from_keys, read_json};
 use crate::pretrained::LoadOptions;
 
-/// From a text to its vector.
+/// From hidden states to a text's vector, and what is done to a text before.
 #[derive(Debug)]
-pub(super) struct Modules {
+pub struct SentenceModules {
+    /// Where they were read.
+    pub(super) folder: PathBuf,
     /// The folder of the transformer, below the folder.
     pub(super) transformer: PathBuf,
     pub(super) pooling: Pooling,
@@ -35,7 +37,8 @@ pub(super) struct Modules {
 /// What is done to a vector.
 #[derive(Debug)]
 pub(super) enum ModuleStep {
-    Dense(Dense),
+    /// A linear map, and its folder below the folder.
+    Dense(Dense, PathBuf),
     /// Its length becomes 1.
     Normalize,
 }
@@ -47,7 +50,7 @@ impl ModuleStep {
     /// As [`Dense::forward`].
     pub(super) fn forward(&self, x_bd: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Dense(dense) => dense.forward(x_bd),
+            Self::Dense(dense, _) => dense.forward(x_bd),
             Self::Normalize => {
                 let x_bd = x_bd.to_kind(Kind::Float);
                 let length_b1 = x_bd.norm_scalaropt_dim(2, [-1i64].as_slice(), true);
@@ -94,7 +97,7 @@ const TRANSFORMER_FILES: [&str; 7] = [
 
 /// `1_Pooling/config.json`, as versions before 6 write it. (From 6 on, `pooling_mode` names one or
 /// several.)
-const POOLING_FLAGS: [(&str, &str); 6] = [
+pub(super) const POOLING_FLAGS: [(&str, &str); 6] = [
     ("pooling_mode_cls_token", "cls"),
     ("pooling_mode_max_tokens", "max"),
     ("pooling_mode_mean_tokens", "mean"),
@@ -103,15 +106,31 @@ const POOLING_FLAGS: [(&str, &str); 6] = [
     ("pooling_mode_lasttoken", "lasttoken"),
 ];
 
-impl Modules {
+impl SentenceModules {
+    /// Whether `folder` says how vectors of texts are made.
+    ///
+    /// # Errors
+    /// A `modules.json` that can't be read.
+    pub fn are_in(folder: &Path) -> Result<bool> {
+        let path = folder.join("modules.json");
+        if !path.exists() {
+            return Ok(false);
+        }
+        let entries = read_json(&path)?;
+        let classes = entries.as_array().into_iter().flatten();
+        let mut classes = classes.filter_map(|entry| entry["type"].as_str());
+        Ok(classes.any(|class| class.rsplit('.').next() == Some("Pooling")))
+    }
+
     /// Reads what `folder` says; a folder without `modules.json` is a transformer whose hidden
     /// states' mean is taken.
     ///
     /// # Errors
     /// Files that are malformed, and modules or values that we don't compute.
-    pub(super) fn read(folder: &Path, options: LoadOptions) -> Result<Self> {
+    pub fn read(folder: &Path, options: LoadOptions) -> Result<Self> {
         let prompts: Prompts = keys(&folder.join("config_sentence_transformers.json"))?;
         let mut modules = Self {
+            folder: folder.to_owned(),
             transformer: PathBuf::new(),
             pooling: Pooling::default(),
             include_prompt: true,
@@ -134,6 +153,54 @@ impl Modules {
         Ok(modules)
     }
 
+    /// Vectors `[b, features]` of hidden states `[b, t, d]`. `keep_bt` is nonzero for real tokens,
+    /// of which the first `left_out` of a row do not count.
+    ///
+    /// # Errors
+    /// As [`Pooling::forward`]; states of another number of features than a further map takes.
+    pub fn vectors(&self, hidden_btd: &Tensor, keep_bt: &Tensor, left_out: i64) -> Result<Tensor> {
+        let pooled_bd = self.pooling.forward(hidden_btd, keep_bt, left_out)?;
+        self.steps.iter().try_fold(pooled_bd, |x_bd, step| step.forward(&x_bd))
+    }
+
+    /// Where they were read.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where the model and its tokenizer lie within the folder; empty for the folder itself.
+    pub fn transformer(&self) -> &Path {
+        &self.transformer
+    }
+
+    /// Pools otherwise than the folder says.
+    pub fn set_pooling(&mut self, pooling: Pooling) {
+        self.pooling = pooling;
+    }
+
+    /// What the tokenizer is to read for `text`.
+    pub fn text(&self, text: String) -> String {
+        if self.lower_case { text.to_lowercase() } else { text }
+    }
+
+    /// The name of the prompt that stands before texts unless another is asked for.
+    pub fn default_prompt(&self) -> Option<&str> {
+        self.default_prompt.as_deref()
+    }
+
+    /// The most tokens of a text that the folder says, where it does.
+    pub fn max_tokens(&self) -> Option<usize> {
+        self.max_tokens
+    }
+
+    /// Folders of maps after the pooling, below the folder.
+    pub fn dense_folders(&self) -> impl Iterator<Item = &Path> {
+        self.steps.iter().filter_map(|step| match step {
+            ModuleStep::Dense(_, folder) => Some(folder.as_path()),
+            ModuleStep::Normalize => None,
+        })
+    }
+
     /// The transformer, then the pooling, then the rest.
     fn read_entries(&mut self, folder: &Path, path: &Path, options: LoadOptions) -> Result<()> {
         let bad = |reason: String| Error::File { path: path.to_owned(), reason };
@@ -152,7 +219,7 @@ impl Modules {
                 (1, "Pooling") => self.read_pooling(&config)?,
                 (2.., "Dense") => {
                     let dense = Dense::read(&folder.join(&own), &read_json(&config)?, options)?;
-                    self.steps.push(ModuleStep::Dense(dense));
+                    self.steps.push(ModuleStep::Dense(dense, own));
                 }
                 (2.., "Normalize") => self.steps.push(ModuleStep::Normalize),
                 _ => {

@@ -128,6 +128,11 @@ impl Pooling {
         if modes.is_empty() { Ok(Self::default()) } else { Ok(Self { modes }) }
     }
 
+    /// Its modes.
+    pub(super) fn modes(&self) -> &[PoolingMode] {
+        &self.modes
+    }
+
     /// The names of all modes.
     pub(super) fn names() -> String {
         PoolingMode::ALL.map(PoolingMode::name).join(", ")

@@ -41,6 +41,11 @@ impl GptForSequenceClassification {
         &self.gpt
     }
 
+    /// The same, to be changed.
+    pub fn gpt_mut(&mut self) -> &mut Gpt {
+        &mut self.gpt
+    }
+
     /// `[b, c]`.
     ///
     /// # Errors

@@ -20,8 +20,8 @@ use crate::layers::attention::{MultiHeadInit, MultiHeadPaths};
 use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
     AttentionBackend, Block, Dropout, Embedding, FeedForward, FeedForwardConfig, FeedForwardKind,
-    KeyValueCache, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement, Residual,
-    ResidualStream,
+    KeyValueCache, Linear, MultiHeadAttention, MultiHeadConfig, Norm, NormKind, Placement,
+    Residual, ResidualStream,
 };
 use crate::loss::{Labels, LossOptions, OutputLayer, PredictionScore};
 use crate::mask::{self, AttentionMask};
@@ -268,6 +268,11 @@ impl Gpt {
     /// Chooses what activation checkpointing drops and recomputes; nothing at first.
     pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
         self.checkpointing = checkpointing;
+    }
+
+    /// Its blocks' maps, to be changed.
+    pub fn maps_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.blocks.iter_mut().flat_map(Block::maps_mut)
     }
 
     /// The device that it computes on.

@@ -200,32 +200,46 @@ impl MultiHeadAttention {
 
     /// Whether it draws random numbers in training.
     pub fn drops(&self) -> bool {
-        self.config.dropout > 0.0
+        self.config.dropout > 0.0 || self.maps().into_iter().any(Linear::drops)
     }
 
     /// Its parameters.
     pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
-        let maps = match &self.projections {
-            Projections::Separate { query, key, value } => vec![query, key, value, &self.output],
-            Projections::Joint(joint) => vec![joint, &self.output],
-        };
+        let maps = self.maps();
         let norms = self.norms.iter().flat_map(|(query, key)| [query, key]);
         maps.into_iter().flat_map(Linear::weights).chain(norms.flat_map(Norm::weights))
     }
 
+    fn maps(&self) -> Vec<&Linear> {
+        match &self.projections {
+            Projections::Separate { query, key, value } => vec![query, key, value, &self.output],
+            Projections::Joint(joint) => vec![joint, &self.output],
+        }
+    }
+
+    /// Its maps, to be changed.
+    pub fn maps_mut(&mut self) -> Vec<&mut Linear> {
+        match &mut self.projections {
+            Projections::Separate { query, key, value } => {
+                vec![query, key, value, &mut self.output]
+            }
+            Projections::Joint(joint) => vec![joint, &mut self.output],
+        }
+    }
+
     /// Queries, keys and values, `[b, t, h·e]` and `[b, t, g·e]` twice, of separate maps by one
     /// product if `joined`.
-    fn project(&self, x_btd: &Tensor, joined: bool) -> [Tensor; 3] {
+    fn project(&self, x_btd: &Tensor, joined: bool, train: bool) -> [Tensor; 3] {
         match &self.projections {
             Projections::Separate { query, key, value } => {
                 let maps = [query, key, value];
                 let parts = if joined { Linear::forward_joined(maps, x_btd) } else { None };
-                parts.unwrap_or_else(|| maps.map(|map| map.forward(x_btd)))
+                parts.unwrap_or_else(|| maps.map(|map| map.forward_adapted(x_btd, train)))
             }
             Projections::Joint(joint) => {
                 let MultiHeadConfig { heads, kv_heads, head_size, .. } = self.config;
                 let (q, kv) = (heads * head_size, kv_heads * head_size);
-                let parts = joint.forward(x_btd).split_with_sizes([q, kv, kv], -1);
+                let parts = joint.forward_adapted(x_btd, train).split_with_sizes([q, kv, kv], -1);
                 [0, 1, 2].map(|part| parts[part].shallow_clone())
             }
         }
@@ -238,7 +252,7 @@ impl MultiHeadAttention {
     pub fn forward(&self, x_btd: &Tensor, input: AttentionInput) -> Result<Tensor> {
         let (query_norm, key_norm) = self.norms();
         // A GPU would be half idle in each of three products.
-        let parts = self.project(x_btd, x_btd.device() != Device::Cpu);
+        let parts = self.project(x_btd, x_btd.device() != Device::Cpu, input.train);
         let q_bhte = self.heads(&parts[0], query_norm, input.rotation)?;
         let mut k_bgte = self.heads(&parts[1], key_norm, input.rotation)?;
         let mut v_bgte = self.heads(&parts[2], None, None)?;
@@ -270,10 +284,11 @@ impl MultiHeadAttention {
         // activation checkpointing gives the same bits.
         let memory_bsd = &memory_bsd.alias();
         let (query_norm, key_norm) = self.norms();
-        let q_bhte = self.heads(&query.forward(x_btd), query_norm, None)?;
+        let train = input.train;
+        let q_bhte = self.heads(&query.forward_adapted(x_btd, train), query_norm, None)?;
         let key_value = || -> Result<_> {
-            let k_bgse = self.heads(&key.forward(memory_bsd), key_norm, None)?;
-            Ok((k_bgse, self.heads(&value.forward(memory_bsd), None, None)?))
+            let k_bgse = self.heads(&key.forward_adapted(memory_bsd, train), key_norm, None)?;
+            Ok((k_bgse, self.heads(&value.forward_adapted(memory_bsd, train), None, None)?))
         };
         let (k_bgse, v_bgse) = match input.cache {
             None => key_value()?,
@@ -305,7 +320,7 @@ impl MultiHeadAttention {
         }
         let y_bhte = heads.attend(mask, scale, &options)?;
         // The fused kernels write `[b, t, h, e]` in memory, of which this is a view.
-        Ok(self.output.forward(&y_bhte.transpose(1, 2).flatten(2, 3)))
+        Ok(self.output.forward_adapted(&y_bhte.transpose(1, 2).flatten(2, 3), train))
     }
 
     /// Of queries and of keys.

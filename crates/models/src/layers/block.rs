@@ -5,8 +5,8 @@
 use bert4rs_tensor_core::Tensor;
 
 use super::{
-    AttentionInput, FeedForward, KeyValueCache, MultiHeadAttention, Residual, ResidualStream,
-    Rotation,
+    AttentionInput, FeedForward, KeyValueCache, Linear, MultiHeadAttention, Residual,
+    ResidualStream, Rotation,
 };
 use crate::checkpointing::checkpoint;
 use crate::error::Result;
@@ -62,6 +62,11 @@ impl Block {
             let x_btd = inputs[0].shallow_clone().into();
             Ok(block.forward(x_btd, &mask, rotation.as_ref(), None, true)?.whole())
         })
+    }
+
+    /// Its maps, to be changed.
+    pub fn maps_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.attention.maps_mut().into_iter().chain(self.feed_forward.maps_mut())
     }
 
     /// Whether it draws random numbers in training.

@@ -138,16 +138,29 @@ impl FeedForward {
 
     /// Whether it draws random numbers in training.
     pub fn drops(&self) -> bool {
-        self.dropout.acts()
+        self.dropout.acts() || self.maps().any(Linear::drops)
     }
 
     /// Its parameters.
     pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        self.maps().flat_map(Linear::weights)
+    }
+
+    fn maps(&self) -> impl Iterator<Item = &Linear> {
         let gate = match &self.gate {
             Gate::Own(gate) => Some(gate),
             Gate::None | Gate::InUp => None,
         };
-        gate.into_iter().chain([&self.up, &self.down]).flat_map(Linear::weights)
+        gate.into_iter().chain([&self.up, &self.down])
+    }
+
+    /// Its maps, to be changed.
+    pub fn maps_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let gate = match &mut self.gate {
+            Gate::Own(gate) => Some(gate),
+            Gate::None | Gate::InUp => None,
+        };
+        gate.into_iter().chain([&mut self.up, &mut self.down])
     }
 
     /// `[b, t, d]` to `[b, t, d]`.
@@ -156,27 +169,31 @@ impl FeedForward {
     /// What the kernels throw.
     pub fn forward(&self, x_btd: &Tensor, train: bool) -> Result<Tensor> {
         if let Some(inner_btf) = self.activated_with_bias(x_btd)? {
-            return Ok(self.down.forward(&self.dropout.forward(inner_btf, train)));
+            return Ok(self.down.forward_adapted(&self.dropout.forward(inner_btf, train), train));
         }
-        let up_btf = self.up.forward(x_btd);
+        let up_btf = self.up.forward_adapted(x_btd, train);
         let (activation, policy) = (self.activation, &self.policy);
         let inner_btf = match &self.gate {
             Gate::None => activate(policy, activation, &up_btf, None),
-            Gate::Own(gate) => activate(policy, activation, &gate.forward(x_btd), Some(&up_btf)),
+            Gate::Own(gate) => {
+                let gate_btf = gate.forward_adapted(x_btd, train);
+                activate(policy, activation, &gate_btf, Some(&up_btf))
+            }
             Gate::InUp => {
                 let halves = up_btf.chunk(2, -1);
                 activate(policy, activation, &halves[0], Some(&halves[1]))
             }
         }?;
-        Ok(self.down.forward(&self.dropout.forward(inner_btf, train)))
+        Ok(self.down.forward_adapted(&self.dropout.forward(inner_btf, train), train))
     }
 
     /// The inner features where one kernel adds the bias and activates, without a gate or FP8.
     fn activated_with_bias(&self, x_btd: &Tensor) -> Result<Option<Tensor>> {
         match (&self.gate, &self.up) {
-            (Gate::None, Linear { weight, bias: Some(bias), fp8: None, int8: None })
-                if self.policy.joins_on(x_btd.device()) =>
-            {
+            (
+                Gate::None,
+                Linear { weight, bias: Some(bias), fp8: None, int8: None, adapter: None },
+            ) if self.policy.joins_on(x_btd.device()) => {
                 let up_btf = x_btd.linear(weight, None::<&Tensor>);
                 activate_biased(self.activation, &up_btf, bias).map(Some)
             }

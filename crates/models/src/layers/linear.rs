@@ -4,6 +4,8 @@ use bert4rs_kernels::{fp8, int8};
 use bert4rs_tensor_core::param::{Init, ParamPath, Role};
 use bert4rs_tensor_core::{Result, Tensor};
 
+use super::LowRankAdapter;
+
 /// Whether a linear map has a bias, which starts at 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Biased {
@@ -24,20 +26,29 @@ pub struct Linear {
     pub fp8: Option<fp8::Fp8Linear>,
     /// How it multiplies integers of 8 bits, where the store says so.
     pub int8: Option<int8::Int8Linear>,
+    /// What learns beside the weight, where that stays as it is.
+    pub adapter: Option<LowRankAdapter>,
 }
 
 /// A clone has the same parameters and FP8 history, not copies of them.
 impl Clone for Linear {
     fn clone(&self) -> Self {
         let bias = self.bias.as_ref().map(Tensor::shallow_clone);
-        Self { weight: self.weight.shallow_clone(), bias, fp8: self.fp8.clone(), int8: self.int8 }
+        let (weight, fp8) = (self.weight.shallow_clone(), self.fp8.clone());
+        Self { weight, bias, fp8, int8: self.int8, adapter: self.adapter.clone() }
     }
 }
 
 impl Linear {
     /// Its parameters.
     pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
-        std::iter::once(&self.weight).chain(&self.bias)
+        let adapter = self.adapter.iter().flat_map(LowRankAdapter::weights);
+        std::iter::once(&self.weight).chain(&self.bias).chain(adapter)
+    }
+
+    /// Whether it draws random numbers in training.
+    pub fn drops(&self) -> bool {
+        self.adapter.as_ref().is_some_and(|adapter| adapter.dropout.acts())
     }
 
     /// A hidden map: parameters `weight` of [`Role::Matrix`] and `bias` under `path`.
@@ -80,15 +91,17 @@ impl Linear {
             Biased::Yes => Some(path.param("bias", &[outputs], Role::Bias, Init::Zeros)?),
             Biased::No => None,
         };
-        Ok(Self { weight, bias, fp8, int8 })
+        Ok(Self { weight, bias, fp8, int8, adapter: None })
     }
 
     /// What `maps` give for `x`, each as [`forward`](Self::forward), by one product of all. Their
     /// rows are put together for it: read and written once more, and the product reads `x` once
-    /// instead of three times. Absent where a map multiplies in 8 bits, or not all have a bias.
+    /// instead of three times. Absent where a map multiplies in 8 bits or has an adapter, or
+    /// not all have a bias.
     pub fn forward_joined(maps: [&Self; 3], x: &Tensor) -> Option<[Tensor; 3]> {
         let biases: Vec<&Tensor> = maps.iter().filter_map(|map| map.bias.as_ref()).collect();
-        let is_exact = maps.iter().all(|map| map.fp8.is_none() && map.int8.is_none());
+        let is_exact =
+            maps.iter().all(|map| map.fp8.is_none() && map.int8.is_none() && map.adapter.is_none());
         if !is_exact || !matches!(biases.len(), 0 | 3) {
             return None;
         }
@@ -99,7 +112,19 @@ impl Linear {
         parts.split_with_sizes(outputs.as_slice(), -1).try_into().ok()
     }
 
-    /// `[.., inputs]` to `[.., outputs]`.
+    /// [`forward`](Self::forward) with what its adapter adds, if it has one, whose dropout acts if
+    /// `train`.
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward).
+    pub fn forward_adapted(&self, x: &Tensor, train: bool) -> Tensor {
+        match &self.adapter {
+            None => self.forward(x),
+            Some(adapter) => self.forward(x) + adapter.forward(x, train),
+        }
+    }
+
+    /// `[.., inputs]` to `[.., outputs]`, without an adapter.
     ///
     /// # Panics
     /// On shapes that don't fit, and on what libtorch throws, as `tch` does.

@@ -66,7 +66,11 @@ impl Pretrained {
 
 /// Whether a parameter of BERT's or a relative's is a head's: a pooler is one.
 fn is_above_encoder(folder: &Folder, name: &str) -> bool {
-    let Ok(config) = folder.config::<BertConfig>() else { return false };
+    folder.config::<BertConfig>().is_ok_and(|config| is_above(&config, name))
+}
+
+/// The same by the model's configuration.
+pub(super) fn is_above(config: &BertConfig, name: &str) -> bool {
     let base = config.variant.names().base;
     match name.strip_prefix(base).and_then(|rest| rest.strip_prefix('.')) {
         Some(inner) => inner.starts_with("pooler."),

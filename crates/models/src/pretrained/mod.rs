@@ -1,5 +1,6 @@
 //! A model folder's model, whatever its architecture: named tensors in, named tensors out.
 
+mod adapters;
 mod forward;
 mod head;
 mod inputs;
@@ -14,6 +15,7 @@ use bert4rs_tensor_core::param::{Param, ParamStore};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 use serde_json::Value;
 
+pub use adapters::LoraOptions;
 pub use forward::Outputs;
 pub use head::OldHead;
 pub use inputs::Inputs;
@@ -23,10 +25,13 @@ use crate::bert::{
     BertForMaskedLm, BertForPreTraining, BertForQuestionAnswering, BertForReplacedTokens,
     BertForSequenceClassification, BertForTokenClassification, BertModel, Pooler,
 };
+use crate::checkpointing::ActivationCheckpointing;
 use crate::error::Result;
 use crate::gpt::{Gpt, GptConfig, GptForSequenceClassification};
 use crate::hugging_face::{Architecture, Folder, Loaded, ModelType, PretrainedConfig};
+use crate::layers::Linear;
 use crate::t5::{T5, T5Encoder};
+use adapters::AdaptedWeight;
 
 /// Where and how numbers are computed.
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +99,8 @@ pub struct Pretrained {
     architecture: Architecture,
     model: Model,
     params: ParamStore,
+    /// Weights that have adapters.
+    adapted: Vec<AdaptedWeight>,
     /// The folder, and its `config.json`.
     source: PathBuf,
     config: Value,
@@ -186,6 +193,34 @@ impl Pretrained {
         }
     }
 
+    /// Chooses what activation checkpointing drops and recomputes; nothing at first.
+    pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
+        match &mut self.model {
+            Model::Gpt(model) => model.set_activation_checkpointing(checkpointing),
+            Model::GptClasses(model, _) => {
+                model.gpt_mut().set_activation_checkpointing(checkpointing);
+            }
+            Model::T5(model) => model.set_activation_checkpointing(checkpointing),
+            Model::T5Encoder(model) => model.set_activation_checkpointing(checkpointing),
+            other => {
+                if let Some(encoder) = encoder_mut(other) {
+                    encoder.set_activation_checkpointing(checkpointing);
+                }
+            }
+        }
+    }
+
+    /// The maps within blocks, to be changed.
+    fn maps_mut(&mut self) -> Vec<&mut Linear> {
+        match &mut self.model {
+            Model::Gpt(model) => model.maps_mut().collect(),
+            Model::GptClasses(model, _) => model.gpt_mut().maps_mut().collect(),
+            Model::T5(model) => model.maps_mut().collect(),
+            Model::T5Encoder(model) => model.maps_mut().collect(),
+            other => encoder_mut(other).into_iter().flat_map(BertModel::maps_mut).collect(),
+        }
+    }
+
     /// The most tokens that it has positions for; `None` where there is no limit.
     pub fn longest(&self) -> Option<usize> {
         let gpt = |config: &GptConfig| match config.overrides.rotary {
@@ -222,6 +257,20 @@ impl Pretrained {
     }
 }
 
+/// The encoder of BERT or a relative, to be changed; `None` for another family.
+fn encoder_mut(model: &mut Model) -> Option<&mut BertModel> {
+    match model {
+        Model::Bert(encoder, _) => Some(encoder),
+        Model::MaskedLm(model) => Some(model.bert_mut()),
+        Model::PreTraining(model) => Some(model.masked_mut().bert_mut()),
+        Model::ReplacedTokens(model) => Some(model.bert_mut()),
+        Model::Classes(model, _) => Some(model.bert_mut()),
+        Model::TokenClasses(model) => Some(model.bert_mut()),
+        Model::Answers(model) => Some(model.bert_mut()),
+        Model::Gpt(_) | Model::GptClasses(..) | Model::T5(_) | Model::T5Encoder(_) => None,
+    }
+}
+
 /// What [`Pretrained::assemble`] is given, for any family's configuration.
 struct Build<'a> {
     folder: &'a Folder,
@@ -249,6 +298,7 @@ impl Build<'_> {
         let loaded = folder.load_under(&config, &mut params, self.may_be_fresh, self.replaced)?;
         let (source, config) = (folder.path().to_owned(), folder.raw_config().clone());
         let architecture = self.architecture;
-        Ok((Pretrained { architecture, model, params, source, config }, loaded))
+        let adapted = Vec::new();
+        Ok((Pretrained { architecture, model, params, adapted, source, config }, loaded))
     }
 }

@@ -8,6 +8,7 @@ use bert4rs_tensor_core::{Error as Core, Tensor, safetensors};
 use serde_json::json;
 
 use super::Pretrained;
+use super::adapters::is_adapter;
 use crate::error::{Error, Result};
 
 /// The files that a tokenizer, and the use of the model, may need beside the weights.
@@ -31,6 +32,7 @@ impl Pretrained {
     /// Writes the model as it is now to `folder`, which is made if need be: the weights, the
     /// configuration that it was read with, and the tokenizer's files of the folder that it was
     /// read from. Weights are the exact ones: FP32 masters where the model computes in BF16.
+    /// Adapters are merged into the weights that they stand beside.
     ///
     /// # Errors
     /// The folder that it was read from; a place that can't be written.
@@ -61,11 +63,12 @@ impl Pretrained {
         let params = params.params();
         let stored: Vec<(String, Tensor)> = params
             .iter()
+            .filter(|param| !is_adapter(&param.name))
             .map(|param| {
-                let exact = param.master_or_weight().shallow_clone();
-                (param.name.clone(), self.as_stored(param, exact))
+                let merged = self.merged(param, &params)?;
+                Ok((param.name.clone(), self.as_stored(param, merged)))
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let tensors: Vec<_> = stored.iter().map(|(name, x)| (name.clone(), x)).collect();
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         safetensors::save(&folder.join("model.safetensors"), &tensors, Some(metadata))?;

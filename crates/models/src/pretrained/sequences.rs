@@ -96,6 +96,26 @@ impl Pretrained {
         }
     }
 
+    /// Hidden states `[r·t, d]` of the rows' tokens. Dropout acts if `train`.
+    ///
+    /// # Errors
+    /// A T5; what libtorch throws.
+    pub fn row_states(&self, rows: &SequenceRows, train: bool) -> Result<Tensor> {
+        match (&self.model, self.encoder()) {
+            (Model::Gpt(model), _) => encode_gpt(model, rows, train),
+            (_, Some(encoder)) => encode(encoder, rows, train),
+            _ => Err(self.lacks_head("hidden states of rows")),
+        }
+    }
+
+    /// The features of a hidden state.
+    pub fn features(&self) -> Option<i64> {
+        match (&self.model, self.encoder()) {
+            (Model::Gpt(model), _) => Some(model.config().n_embd),
+            (_, encoder) => encoder.map(|encoder| encoder.config().hidden_size),
+        }
+    }
+
     /// The position of a sequence's first token.
     pub fn first_position(&self) -> i64 {
         self.encoder().map_or(0, |encoder| encoder.config().first_position())

@@ -8,9 +8,10 @@ use bert4rs_tensor_core::param::{Init, ParamPath};
 
 use super::T5Config;
 use super::stack::Stack;
+use crate::checkpointing::ActivationCheckpointing;
 use crate::error::Result;
 use crate::input;
-use crate::layers::Embedding;
+use crate::layers::{Embedding, Linear};
 use crate::mask;
 
 /// The encoder alone, as transformers' `T5EncoderModel`.
@@ -34,6 +35,16 @@ impl T5Encoder {
         let tokens = Embedding::new(&(path / "shared"), v, d, None, init)?;
         let stack = Stack::encoder(&(path / "encoder"), config, implementation)?;
         Ok(Self { config: config.clone(), tokens, stack })
+    }
+
+    /// Its blocks' maps, to be changed.
+    pub fn maps_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.stack.maps_mut()
+    }
+
+    /// Chooses what activation checkpointing drops and recomputes; nothing at first.
+    pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
+        self.stack.set_activation_checkpointing(checkpointing);
     }
 
     /// The configuration it was made from.

@@ -216,9 +216,14 @@ impl T5 {
         self.encoder.tokens.weight.device()
     }
 
+    /// Its blocks' maps, to be changed.
+    pub fn maps_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.encoder.maps_mut().chain(self.decoder.maps_mut())
+    }
+
     /// Chooses what activation checkpointing drops and recomputes; nothing at first.
     pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
-        self.encoder.stack.set_activation_checkpointing(checkpointing);
+        self.encoder.set_activation_checkpointing(checkpointing);
         self.decoder.set_activation_checkpointing(checkpointing);
     }
 

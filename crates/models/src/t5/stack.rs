@@ -14,8 +14,8 @@ use crate::error::Result;
 use crate::layers::attention::MultiHeadPaths;
 use crate::layers::feed_forward::{FeedForwardPaths, Gated};
 use crate::layers::{
-    AttentionBackend, AttentionInput, Dropout, FeedForward, KeyValueCache, MultiHeadAttention,
-    Norm, Placement, Residual, ResidualStream, Rotation,
+    AttentionBackend, AttentionInput, Dropout, FeedForward, KeyValueCache, Linear,
+    MultiHeadAttention, Norm, Placement, Residual, ResidualStream, Rotation,
 };
 use crate::mask::AttentionMask;
 
@@ -85,6 +85,13 @@ impl Block {
             feed_forward: FeedForward::new(&paths, &feed_forward)?,
             around_feed_forward: residual(&last)?,
         })
+    }
+
+    /// Its maps, to be changed.
+    fn maps_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let cross = self.cross.iter_mut().flat_map(|(attention, _)| attention.maps_mut());
+        let own = self.attention.maps_mut().into_iter();
+        own.chain(cross).chain(self.feed_forward.maps_mut())
     }
 
     /// `[b, t, d]` to `[b, t, d]`.
@@ -172,6 +179,11 @@ pub(super) struct Stack {
 }
 
 impl Stack {
+    /// Its blocks' maps, to be changed.
+    pub(super) fn maps_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.blocks.iter_mut().flat_map(Block::maps_mut)
+    }
+
     /// Sees all of its tokens.
     pub(super) fn encoder(
         path: &ParamPath,

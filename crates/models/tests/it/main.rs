@@ -11,6 +11,7 @@ mod fused;
 mod generation;
 mod gpt;
 mod heads;
+mod lora;
 mod packing;
 mod precision;
 mod properties;

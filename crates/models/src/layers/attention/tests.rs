@@ -40,7 +40,7 @@ fn queries_keys_and_values_of_one_product_are_those_of_three() {
         let maps: Vec<_> = attention.weights().collect();
         let maps = &maps[..maps.len() - 1 - usize::from(biased == Biased::Yes)];
         let run = |joined| {
-            let parts = attention.project(&x_btd, joined);
+            let parts = attention.project(&x_btd, joined, false);
             let loss = parts.iter().map(|part| part.sin().sum(Kind::Float)).reduce(|a, b| a + b);
             let gradients = Tensor::run_backward(&[loss.unwrap()], maps, false, false);
             parts.into_iter().chain(gradients).collect::<Vec<_>>()
