@@ -29,6 +29,10 @@ pub(crate) enum FinetuneTaskFlags {
     Seq2Seq(Box<Seq2SeqFlags>),
     /// The next token, of a GPT: texts, or completions after prompts.
     Causal(Box<CausalFlags>),
+    /// Vectors that are near where texts mean the same: pairs, with scores or without, or triplets.
+    Similarity(Box<SimilarityFlags>),
+    /// How relevant a text is for a query, by a model that reads both together.
+    Rank(Box<RankFlags>),
 }
 
 /// Flags of `finetune classify`.
@@ -129,6 +133,81 @@ pub(crate) struct CausalFlags {
     /// The column or field of texts, where there are no completions [default: text].
     #[arg(long, value_name = "NAME")]
     pub(crate) text_column: Option<String>,
+}
+
+/// Flags of `finetune similarity`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct SimilarityFlags {
+    #[command(flatten)]
+    pub(crate) run: FinetuneRunFlags,
+    /// The column or field of the text [default: text].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) text_column: Option<String>,
+    /// The column or field of the text that it is compared with [default: text_pair].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) text_pair_column: Option<String>,
+    /// The column or field of how alike both are [default: label].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) label_column: Option<String>,
+    #[command(flatten)]
+    pub(crate) negative: NegativeColumnFlags,
+    /// auto (by the columns), cosine, ranking or triplet.
+    #[arg(long, value_name = "LOSS")]
+    pub(crate) loss: Option<String>,
+    #[command(flatten)]
+    pub(crate) scale: ScoreScaleFlags,
+    /// Texts that are encoded at once, so that large batches fit in memory, with the same
+    /// gradients (GradCache); 0: all of a batch [default: 0].
+    #[arg(long, value_name = "N")]
+    pub(crate) encode_at_once: Option<u32>,
+    /// cls, max, mean, mean_sqrt_len_tokens, weightedmean or lasttoken, or several joined by +
+    /// [default: as the folder says, or mean].
+    #[arg(long, value_name = "MODES")]
+    pub(crate) pooling: Option<String>,
+}
+
+/// Flags of `finetune rank`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct RankFlags {
+    #[command(flatten)]
+    pub(crate) run: FinetuneRunFlags,
+    #[command(flatten)]
+    pub(crate) query: QueryColumnFlags,
+    /// The column or field of a text that may be found [default: text].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) text_column: Option<String>,
+    /// The column or field of how relevant it is, from 0 on [default: label].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) label_column: Option<String>,
+    #[command(flatten)]
+    pub(crate) scale: ScoreScaleFlags,
+}
+
+/// Which column holds what is sought.
+#[derive(Debug, Args)]
+pub(crate) struct QueryColumnFlags {
+    /// To rank: the column or field of what is sought [default: query].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) query_column: Option<String>,
+}
+
+/// What scores are divided by.
+#[derive(Debug, Args)]
+pub(crate) struct ScoreScaleFlags {
+    /// What labels are divided by, such as 5 where they reach from 0 to 5 [default: 1].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) score_scale: Option<f64>,
+}
+
+/// Which column holds what is not like the text.
+#[derive(Debug, Args)]
+pub(crate) struct NegativeColumnFlags {
+    /// To compare: the column or field of a third text, which is to be farther from the first than
+    /// the second is [default: negative].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) negative_column: Option<String>,
 }
 
 /// Which columns hold prompts and completions.
@@ -250,6 +329,10 @@ pub(crate) struct TaskModelFlags {
     pub(crate) answers: AnswerWindowFlags,
     #[command(flatten)]
     pub(crate) writing: WritingFlags,
+    #[command(flatten)]
+    pub(crate) negative: NegativeColumnFlags,
+    #[command(flatten)]
+    pub(crate) query: QueryColumnFlags,
     /// The most tokens of a text; 0 means what the model has positions for.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) max_length: usize,

@@ -21,8 +21,8 @@ use toml::Value;
 use super::refuse;
 use super::train::absolute;
 use crate::finetune_flags::{
-    AnswerWindowFlags, FinetuneFlags, FinetuneRunFlags, FinetuneTaskFlags, TextColumnFlags,
-    WordColumnFlags, WritingFlags,
+    AnswerWindowFlags, FinetuneFlags, FinetuneRunFlags, FinetuneTaskFlags, RankFlags,
+    ScoreScaleFlags, SimilarityFlags, TextColumnFlags, WordColumnFlags, WritingFlags,
 };
 
 /// What came of several seeds, in their folder.
@@ -47,6 +47,8 @@ pub(crate) fn run(flags: &FinetuneFlags, clock: ProcessClock) -> Result<ExitCode
             ]);
             ("causal", &flags.run, columns)
         }
+        FinetuneTaskFlags::Similarity(flags) => ("similarity", &flags.run, comparisons(flags)),
+        FinetuneTaskFlags::Rank(flags) => ("rank", &flags.run, relevance(flags)),
         FinetuneTaskFlags::Tag(flags) => ("tag", &flags.run, words(&flags.columns)),
         FinetuneTaskFlags::Seq2Seq(flags) => {
             let mut overlays = writing(&flags.writing);
@@ -131,6 +133,38 @@ fn texts(flags: &TextColumnFlags) -> Vec<Overlay> {
         ("--label-column", "columns.label", &flags.label_column),
         ("--label-separator", "columns.label_separator", &flags.label_separator),
     ])
+}
+
+fn comparisons(flags: &SimilarityFlags) -> Vec<Overlay> {
+    let mut overlays = given([
+        ("--text-column", "columns.text", &flags.text_column),
+        ("--text-pair-column", "columns.text_pair", &flags.text_pair_column),
+        ("--negative-column", "columns.negative", &flags.negative.negative_column),
+        ("--label-column", "columns.label", &flags.label_column),
+        ("--loss", "similarity.loss", &flags.loss),
+        ("--pooling", "similarity.pooling", &flags.pooling),
+    ]);
+    overlays.extend(score_scale(&flags.scale));
+    let at_once = flags.encode_at_once.map(|count| {
+        Overlay::single("--encode-at-once", "similarity.encode_at_once", i64::from(count))
+    });
+    overlays.extend(at_once);
+    overlays
+}
+
+fn relevance(flags: &RankFlags) -> Vec<Overlay> {
+    let mut overlays = given([
+        ("--query-column", "columns.query", &flags.query.query_column),
+        ("--text-column", "columns.text", &flags.text_column),
+        ("--label-column", "columns.label", &flags.label_column),
+    ]);
+    overlays.extend(score_scale(&flags.scale));
+    overlays
+}
+
+fn score_scale(flags: &ScoreScaleFlags) -> Option<Overlay> {
+    let scale = flags.score_scale?;
+    Some(Overlay::single("--score-scale", "task.score_scale", scale))
 }
 
 fn words(flags: &WordColumnFlags) -> Vec<Overlay> {

@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use bert4rs_train::finetune::answer::AnswerOptions;
 use bert4rs_train::finetune::causal::CompletionColumns;
 use bert4rs_train::finetune::classify::TextColumns;
+use bert4rs_train::finetune::rank::RelevanceColumns;
 use bert4rs_train::finetune::seq2seq::SourceColumns;
+use bert4rs_train::finetune::similarity::ComparisonColumns;
 use bert4rs_train::finetune::tag::WordColumns;
 use bert4rs_train::finetune::use_folder::{
     AnswerUse, FolderUse, WritingUse, evaluate_file, predict_file,
@@ -87,6 +89,8 @@ fn how(flags: &TaskModelFlags) -> Result<FolderUse> {
         completions: completions(flags),
         answers: answers(&flags.answers),
         writing: writing(&flags.writing),
+        compared: compared(flags),
+        ranked: ranked(flags),
         max_length: flags.max_length,
         batch_size: flags.batch_size,
         device: options.device,
@@ -138,6 +142,27 @@ fn completions(flags: &TaskModelFlags) -> CompletionColumns {
         prompt: or(&columns.prompt_column, default.prompt),
         completion: or(&columns.completion_column, default.completion),
         text: or(&flags.texts.text_column, default.text),
+    }
+}
+
+fn compared(flags: &TaskModelFlags) -> ComparisonColumns {
+    let or = |value: &Option<String>, default: String| value.clone().unwrap_or(default);
+    let (texts, default) = (&flags.texts, ComparisonColumns::default());
+    ComparisonColumns {
+        text: or(&texts.text_column, default.text),
+        text_pair: or(&texts.text_pair_column, default.text_pair),
+        negative: or(&flags.negative.negative_column, default.negative),
+        score: or(&texts.label_column, default.score),
+    }
+}
+
+fn ranked(flags: &TaskModelFlags) -> RelevanceColumns {
+    let or = |value: &Option<String>, default: String| value.clone().unwrap_or(default);
+    let default = RelevanceColumns::default();
+    RelevanceColumns {
+        query: or(&flags.query.query_column, default.query),
+        text: or(&flags.texts.text_column, default.text),
+        relevance: or(&flags.texts.label_column, default.relevance),
     }
 }
 

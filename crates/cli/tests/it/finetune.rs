@@ -27,7 +27,7 @@ pub(crate) fn model(sandbox: &Sandbox, name: &str, architecture: &str) {
 }
 
 /// Texts with a word that tells their label.
-fn table(rows: usize) -> String {
+pub(crate) fn table(rows: usize) -> String {
     let row = |number: usize| {
         let (word, label) =
             [("good", "pos"), ("bad", "neg"), ("fine", "pos"), ("poor", "neg")][number % 4];

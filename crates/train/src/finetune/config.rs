@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bert4rs_data::Layout;
+use bert4rs_models::checkpointing::ActivationCheckpointing;
 use bert4rs_optim::OptimizerConfig;
 use bert4rs_optim::schedule::{Horizon, ScheduleConfig};
 use bert4rs_tensor_core::attention::{AttentionImplementation, AttentionOptions};
@@ -11,11 +12,14 @@ use bert4rs_tensor_core::policy::Kernels;
 use bert4rs_tensor_core::precision::Precision;
 use serde::{Deserialize, Serialize};
 
+use super::adapters::LoraConfig;
 use super::answer::AnswerOptions;
 use super::causal::CompletionColumns;
 use super::classify::{ClassProblem, TextColumns};
 use super::head::Dropouts;
+use super::rank::RelevanceColumns;
 use super::seq2seq::{SourceColumns, WritingOptions};
+use super::similarity::{ComparisonColumns, SimilarityConfig, SimilarityLoss};
 use super::tag::WordColumns;
 use crate::config::validate::{Fault, at_least, fault_of_optimizer, probability};
 use crate::config::{Defaults, Overlay, fault_in, lay_over, to_toml};
@@ -41,6 +45,10 @@ pub struct FinetuneConfig {
     pub answer: AnswerOptions,
     /// How texts are read and written.
     pub seq2seq: WritingOptions,
+    /// How vectors of texts are brought together.
+    pub similarity: SimilarityConfig,
+    /// Adapters instead of weights that learn.
+    pub lora: LoraConfig,
     /// Changes to the model.
     pub model: FinetuneModelConfig,
     /// Where and how numbers are computed.
@@ -69,6 +77,10 @@ pub enum TaskName {
     Seq2seq,
     /// The next tokens of texts, or of completions.
     Causal,
+    /// Vectors of texts that are compared.
+    Similarity,
+    /// How relevant texts are for queries.
+    Rank,
 }
 
 /// What is learned, from what.
@@ -91,6 +103,8 @@ pub struct TaskConfig {
     pub problem: ProblemChoice,
     /// How much classes count.
     pub class_weights: ClassWeights,
+    /// What labels are divided by, where texts are compared or ranked.
+    pub score_scale: f64,
 }
 
 /// What a label is.
@@ -137,6 +151,10 @@ pub struct ColumnsConfig {
     pub text: String,
     /// The second text of a pair.
     pub text_pair: String,
+    /// To compare: a text that is to be farther from the first than the second is.
+    pub negative: String,
+    /// To rank: what is sought.
+    pub query: String,
     /// The label.
     pub label: String,
     /// What stands between several labels.
@@ -167,6 +185,27 @@ impl ColumnsConfig {
             text_pair: self.text_pair.clone(),
             label: self.label.clone(),
             label_separator: self.label_separator.clone(),
+        }
+    }
+
+    /// Those of texts that are compared.
+    pub fn of_comparisons(&self) -> ComparisonColumns {
+        let default = ComparisonColumns::default();
+        let is_named = !self.text_pair.is_empty();
+        ComparisonColumns {
+            text: self.text.clone(),
+            text_pair: if is_named { self.text_pair.clone() } else { default.text_pair },
+            negative: self.negative.clone(),
+            score: self.label.clone(),
+        }
+    }
+
+    /// Those of queries and texts.
+    pub fn of_relevance(&self) -> RelevanceColumns {
+        RelevanceColumns {
+            query: self.query.clone(),
+            text: self.text.clone(),
+            relevance: self.label.clone(),
         }
     }
 
@@ -229,6 +268,8 @@ pub struct FinetuneComputeConfig {
     pub kernels: Kernels,
     /// Whether our CUDA kernels are taken where libtorch has operations that do the same.
     pub cuda_kernels: bool,
+    /// What is computed again for the backward pass instead of kept.
+    pub activation_checkpointing: ActivationCheckpointing,
     /// CPU threads; 0 means one a core.
     pub threads: u32,
 }
@@ -327,6 +368,12 @@ impl FinetuneConfig {
         AttentionOptions { implementation, dropout }
             .check()
             .map_err(|error| ("compute.attention".into(), error.to_string()))?;
+        self.similarity.validate(self.data.batch_size)?;
+        self.lora.validate(self.train.freeze >= 0)?;
+        let scale = self.task.score_scale;
+        if !(scale.is_finite() && scale > 0.0) {
+            return Err(("task.score_scale".into(), format!("{scale} is not above 0")));
+        }
         self.refuse_idle()?;
         self.optimizer.validate().map_err(|error| fault_of_optimizer("optimizer.", error))?;
         let some = Horizon::Steps(1000);
@@ -336,6 +383,8 @@ impl FinetuneConfig {
     /// Settings that would do nothing.
     fn refuse_idle(&self) -> std::result::Result<(), Fault> {
         let is_classify = self.task.name == TaskName::Classify;
+        let is_similarity = self.task.name == TaskName::Similarity;
+        let is_rank = self.task.name == TaskName::Rank;
         let idle = [
             (
                 "task.problem",
@@ -344,8 +393,23 @@ impl FinetuneConfig {
             ),
             (
                 "columns.text_pair",
-                !is_classify && !self.columns.text_pair.is_empty(),
-                "only classify reads pairs; leave it out",
+                !is_classify && !is_similarity && !self.columns.text_pair.is_empty(),
+                "only classify and similarity read pairs; leave it out",
+            ),
+            (
+                "similarity.loss",
+                !is_similarity && self.similarity.loss != SimilarityLoss::Auto,
+                "only similarity has several; leave it out",
+            ),
+            (
+                "similarity.encode_at_once",
+                !is_similarity && self.similarity.encode_at_once > 0,
+                "only similarity encodes texts in parts; leave it out",
+            ),
+            (
+                "task.score_scale",
+                !is_similarity && !is_rank && self.task.score_scale != 1.0,
+                "only similarity and rank divide labels; leave it out",
             ),
             (
                 "task.class_weights",

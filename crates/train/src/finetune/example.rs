@@ -18,6 +18,8 @@ pub struct Example<L> {
     pub source: Value,
     /// Its tokens.
     pub text: EncodedText,
+    /// Texts that are compared with it, each a sequence of its own; of most tasks none.
+    pub others: Vec<EncodedText>,
     /// What is to be learned; absent where a file has none.
     pub label: Option<L>,
 }
@@ -25,6 +27,18 @@ pub struct Example<L> {
 /// Examples by what they are of: several, where a text is read in parts.
 pub fn wholes<L>(examples: &[Example<L>]) -> impl Iterator<Item = &[Example<L>]> {
     examples.chunk_by(|_, next| next.part > 0)
+}
+
+impl<L> Example<L> {
+    /// Its sequences.
+    pub fn texts(&self) -> impl Iterator<Item = &EncodedText> {
+        std::iter::once(&self.text).chain(&self.others)
+    }
+
+    /// How many tokens all of them have.
+    pub fn tokens(&self) -> usize {
+        self.texts().map(|text| text.ids.len()).sum()
+    }
 }
 
 /// The error for a line of a file.
@@ -52,6 +66,16 @@ pub fn text_of(path: &Path, line: u64, column: &str, value: &Value) -> Result<St
         return Err(bad_line(path, line, reason));
     }
     Ok(text)
+}
+
+/// A value of a table as a finite number, also where it stands as a text.
+pub fn number_of(value: &Value) -> Option<f64> {
+    let number = match value {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    number.is_finite().then_some(number)
 }
 
 /// Texts of a file, or pairs of them, in tokens.

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use bert4rs_data::{ModelTokenizer, PairTokenizer};
-use bert4rs_models::hugging_face::{Folder, HeadKind};
-use bert4rs_models::pretrained::{OldHead, Pretrained};
+use bert4rs_models::hugging_face::{Folder, HeadKind, Loaded};
+use bert4rs_models::pretrained::{LoraOptions, OldHead, Pretrained};
 use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind};
@@ -70,6 +70,8 @@ pub struct TaskModel {
     pub longest: usize,
     /// What a person should know: which weights are new, which were not used.
     pub notes: Vec<String>,
+    /// What its adapters are, if it has any.
+    pub lora: Option<LoraOptions>,
 }
 
 impl TaskModel {
@@ -112,10 +114,7 @@ impl TaskModel {
             let fresh = loaded.fresh.join(", ");
             notes.push(format!("new head   {why}; drawn anew: {fresh}"));
         }
-        if !loaded.unused.is_empty() {
-            let (count, first) = (loaded.unused.len(), &loaded.unused[0]);
-            notes.push(format!("not used   {count} of the folder's tensors, such as {first}"));
-        }
+        notes.extend(unused(&loaded));
         Self::new(model, &tokenizer, pad, longest, notes)
     }
 
@@ -155,21 +154,34 @@ impl TaskModel {
             types: model.has_token_types(),
         };
         let tokenizer = tokenizer.with_longest(longest)?;
-        Ok(Self { model, tokenizer, frame, longest, notes })
+        Ok(Self { model, tokenizer, frame, longest, notes, lora: None })
     }
 
-    /// Writes it as a folder, from the exact values in `params`.
+    /// Writes it as a folder, from the exact values in `params`: adapters merged into their weights
+    /// and, in `adapter`, apart.
     ///
     /// # Errors
     /// What the system says.
     pub fn export(&self, folder: &Path, params: &ParamStore) -> Result<()> {
-        Ok(self.model.save_params(params, folder)?)
+        self.model.save_params(params, folder)?;
+        match &self.lora {
+            Some(options) => {
+                Ok(self.model.save_adapters(params, options, &folder.join("adapter"))?)
+            }
+            None => Ok(()),
+        }
     }
 
     /// A token's text.
     pub fn token_text(&self, id: u32) -> String {
         self.tokenizer.tokenizer().token(id).unwrap_or_else(|| format!("#{id}"))
     }
+}
+
+/// What a person should know of tensors that were not used.
+fn unused(loaded: &Loaded) -> Option<String> {
+    let (count, first) = (loaded.unused.len(), loaded.unused.first()?);
+    Some(format!("not used   {count} of the folder's tensors, such as {first}"))
 }
 
 /// Sets what the folder's family has of these.

@@ -65,7 +65,7 @@ impl<T: FinetuneTask> ExampleLoader<T> {
         if self.options.group_by_length {
             let size = self.options.batch_size;
             for group in order.chunks_mut(GROUP * size) {
-                group.sort_by_key(|&at| self.examples[at].text.ids.len());
+                group.sort_by_key(|&at| self.examples[at].tokens());
             }
             // Whole batches change places, the last of a pass stays, as it may be smaller.
             let whole = order.len() / size;

@@ -39,7 +39,7 @@ pub fn predict<T: FinetuneTask>(
 ) -> Result<Predictions<T::Prediction>> {
     let options = BatchOptions { batch_size, layout, group_by_length: false, device };
     let mut order: Vec<usize> = (0..examples.len()).collect();
-    order.sort_by_key(|&at| std::cmp::Reverse(examples[at].text.ids.len()));
+    order.sort_by_key(|&at| std::cmp::Reverse(examples[at].tokens()));
     let mut found: Vec<Option<T::Prediction>> = vec![None; examples.len()];
     let (mut loss, mut labels, mut positions, mut tokens) = (0.0, 0, 0, 0);
     for chosen in order.chunks(batch_size.max(1)) {
@@ -58,9 +58,10 @@ pub fn predict<T: FinetuneTask>(
     }
     let loss = (labels > 0).then(|| loss / labels as f64);
     let mut said = found.into_iter().flatten();
-    let all = wholes(examples)
+    let mut all: Vec<T::Prediction> = wholes(examples)
         .filter_map(|parts| task.finish(parts, said.by_ref().take(parts.len()).collect()))
         .collect();
+    task.settle(examples, &mut all)?;
     Ok(Predictions { all, loss, positions, tokens })
 }
 

@@ -9,17 +9,18 @@
 //! | [`example`], [`labels`] | an example in tokens; which classes there are |
 //! | [`rows`] | examples laid into rows, side by side or padded |
 //! | [`loader`] | the order of examples, and batches of them |
-//! | [`layers`] | how fast each block learns |
+//! | [`layers`], [`adapters`] | how fast each block learns; what learns beside weights that don't |
 //! | [`learner`] | a task of this kind as a task of the trainer |
 //! | [`measure`] | predictions on a file, in its order, and their scores while training |
 //! | [`best`] | the best weights so far, and when to stop |
 //! | [`head`] | the model, under the head that the task asks for |
-//! | [`classify`], [`tag`], [`answer`], [`seq2seq`], [`causal`] | tasks |
+//! | [`classify`], [`tag`], [`answer`], [`seq2seq`], [`causal`], [`similarity`], [`rank`] | tasks |
 //! | [`config`], [`run`] | `bert4rs finetune`: what it is told, and what it does |
 //! | [`preview`] | what is printed before training |
 //! | [`seeds`] | several runs, their mean and spread |
 //! | [`use_folder`] | `bert4rs predict` and `evaluate`: a trained model's folder on a file |
 
+pub mod adapters;
 pub mod answer;
 pub mod best;
 pub mod causal;
@@ -34,10 +35,12 @@ pub mod loader;
 pub mod measure;
 mod prepare;
 pub mod preview;
+pub mod rank;
 pub mod rows;
 pub mod run;
 pub mod seeds;
 pub mod seq2seq;
+pub mod similarity;
 pub mod tag;
 pub mod use_folder;
 
@@ -107,7 +110,8 @@ pub trait FinetuneTask: 'static {
     /// How `examples` lie in a batch; their texts side by side or below each other, unless
     /// implemented.
     fn rows(&self, examples: &[&Example<Self::Label>], layout: Layout) -> Rows {
-        let texts: Vec<&EncodedText> = examples.iter().map(|example| &example.text).collect();
+        let texts: Vec<&EncodedText> =
+            examples.iter().flat_map(|example| example.texts()).collect();
         Rows::new(&texts, layout, self.model().frame)
     }
 
@@ -120,6 +124,31 @@ pub trait FinetuneTask: 'static {
     ) -> Option<Self::Prediction> {
         let _ = parts;
         said.into_iter().next()
+    }
+
+    /// What can be said only once all predictions of a file are there, in its order, such as
+    /// ranks. Nothing unless implemented.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    fn settle(
+        &self,
+        examples: &[Example<Self::Label>],
+        predictions: &mut [Self::Prediction],
+    ) -> Result<()> {
+        let (_, _) = (examples, predictions);
+        Ok(())
+    }
+
+    /// Whether [`settle`](Self::settle) says more of a whole file than of its parts.
+    fn compares_examples(&self) -> bool {
+        false
+    }
+
+    /// The number of those that are scored together with this one, if any are: to draw samples of.
+    fn group(&self, label: &Self::Label) -> Option<usize> {
+        let _ = label;
+        None
     }
 
     /// What predictions are worth.

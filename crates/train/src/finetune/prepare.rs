@@ -1,6 +1,10 @@
 //! What each task makes of a configuration: its model, its labels, its examples.
 
+use std::path::Path;
+
+use bert4rs_models::embedding::SentenceModules;
 use bert4rs_models::hugging_face::{Folder, HeadKind};
+use bert4rs_models::pretrained::LoadOptions;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::policy::Policy;
 
@@ -11,11 +15,15 @@ use super::answer::{Answer, Question, THRESHOLD_KEY, read_questions};
 use super::causal::CausalCompletion;
 use super::classify::{ClassLabel, ClassProblem, Classify, read_texts, settle};
 use super::config::{ClassWeights, FinetuneConfig};
-use super::example::{Example, bad_file};
+use super::example::{Example, bad_file, bad_line};
 use super::head::{HeadRequest, TaskModel};
 use super::labels::LabelNames;
+use super::rank::{Rank, read_ranked};
 use super::run::{FinetuneSummary, Run, Surroundings};
 use super::seq2seq::{PREFIX_KEY, Seq2Seq, read_sources};
+use super::similarity::{
+    ComparedTexts, ComparisonForm, Similarity, SimilarityObjective, open_encoder, read_compared,
+};
 use super::tag::{Tag, read_words};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
@@ -36,7 +44,16 @@ impl Start<'_> {
         let config = self.config;
         let dropouts = config.model.dropouts();
         let sizes = (params, config.task.max_length);
-        TaskModel::load(&config.task.model, request, dropouts, config.compute.attention, sizes)
+        let (folder, attention) = (&config.task.model, config.compute.attention);
+        self.prepared(TaskModel::load(folder, request, dropouts, attention, sizes)?)
+    }
+
+    /// The model as it is to be trained: with adapters and activation checkpointing.
+    fn prepared(&self, mut model: TaskModel) -> Result<TaskModel> {
+        model.adapt(&self.config.lora)?;
+        let checkpointing = self.config.compute.activation_checkpointing;
+        model.model.set_activation_checkpointing(checkpointing);
+        Ok(model)
     }
 
     /// The folder's classes where it has all of `found`, else `found`.
@@ -158,4 +175,77 @@ pub(super) fn causal(start: Start, params: ParamStore) -> Result<FinetuneSummary
     let task = CausalCompletion::new(model, config.columns.of_completions());
     let examples = task.read(&config.task.train, true)?;
     Run::new(start, task).train(examples)
+}
+
+pub(super) fn similarity(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+    let (config, path) = (start.config, &start.config.task.train);
+    let columns = config.columns.of_comparisons();
+    let (form, rows) = read_compared(path, &columns, true)?;
+    let objective = config.similarity.objective(form).map_err(|lacking| {
+        bad_file(path, format!("lacks what similarity.loss needs: {lacking}"))
+    })?;
+    let (form, rows, note) = match (objective, form) {
+        (SimilarityObjective::Ranking { .. }, ComparisonForm::Scored) => together(path, rows)?,
+        _ => (form, rows, None),
+    };
+    let measured = match &config.task.validation {
+        held if held.as_os_str().is_empty() => form,
+        held => read_compared(held, &columns, true)?.0,
+    };
+    let attention = config.compute.attention;
+    let options = LoadOptions { device: params.device(), kind: params.kind(), attention };
+    let mut modules = SentenceModules::read(&config.task.model, options)?;
+    if !config.similarity.pooling.is_empty() {
+        modules.set_pooling(config.similarity.pooling.parse()?);
+    }
+    let open = |folder: &Path, longest| {
+        let request = HeadRequest::without_classes(HeadKind::Base);
+        let dropouts = config.model.dropouts();
+        start.prepared(TaskModel::load(folder, &request, dropouts, attention, (params, longest))?)
+    };
+    let model = open_encoder(&modules, config.task.max_length, open)?;
+    let fixed = modules.dense_folders().map(|path| {
+        format!("fixed      {} stays as it is: maps after the pooling don't learn", path.display())
+    });
+    let more: Vec<String> = fixed.chain(note).collect();
+    let (scale, at_once) = (config.task.score_scale, config.similarity.encode_at_once);
+    let mut task =
+        Similarity::new(model, modules, columns, measured).to_learn(objective, scale, at_once);
+    let examples = task.examples(path, &rows, form, true)?;
+    task.model_mut().notes.extend(more);
+    Run::new(start, task).train(examples)
+}
+
+pub(super) fn rank(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+    let (config, path) = (start.config, &start.config.task.train);
+    let columns = config.columns.of_relevance();
+    let rows = read_ranked(path, &columns, true)?;
+    let labels = Some(LabelNames::new(vec!["LABEL_0".into()]));
+    let head = HeadKind::SequenceClassification;
+    let request = HeadRequest { head, labels, settings: Rank::settings() };
+    let model = start.model(&request, params)?;
+    let task = Rank::new(model, columns, true).to_learn(config.task.score_scale);
+    let examples = task.examples(path, rows)?;
+    Run::new(start, task).train(examples)
+}
+
+type Compared = (ComparisonForm, Vec<ComparedTexts>, Option<String>);
+
+/// Of pairs with labels 0 or 1, those that belong together.
+fn together(path: &Path, rows: Vec<ComparedTexts>) -> Result<Compared> {
+    let is_label = |row: &&ComparedTexts| row.score == Some(0.0) || row.score == Some(1.0);
+    if let Some(row) = rows.iter().find(|row| !is_label(row)) {
+        let found = row.score.unwrap_or_default();
+        let reason =
+            format!("has the label {found}; to rank, 1 is a pair that belongs together, 0 none");
+        return Err(bad_line(path, row.line, reason));
+    }
+    let all = rows.len();
+    let kept = rows.into_iter().filter(|row| row.score == Some(1.0));
+    let kept: Vec<_> = kept.map(|row| ComparedTexts { score: None, ..row }).collect();
+    if kept.is_empty() {
+        return Err(bad_file(path, "has no pair with the label 1: there is nothing to rank"));
+    }
+    let note = format!("not used   {} of {all} pairs, whose label is 0", all - kept.len());
+    Ok((ComparisonForm::Paired, kept, Some(note)))
 }

@@ -24,17 +24,24 @@ pub fn lines<T: FinetuneTask>(task: &T, examples: &[Example<T::Label>]) -> Vec<S
     lines.push(format!("length     {}", lengths(examples, task.model().longest)));
     for example in examples.iter().take(SHOWN) {
         let label = example.label.as_ref().map(|label| task.label_text(label));
-        lines.push(format!("example    line {}: {}", example.line, tokens(task, example)));
+        for (at, text) in example.texts().enumerate() {
+            let place = match at {
+                0 => format!("example    line {}", example.line),
+                _ => "           with".to_owned(),
+            };
+            lines.push(format!("{place}: {}", tokens(task, &text.ids)));
+        }
         lines.push(format!("           label: {}", label.unwrap_or_else(|| "none".into())));
     }
     lines
 }
 
-/// How long examples are, and how many were cut.
+/// How long texts are, and how many were cut.
 fn lengths<L>(examples: &[Example<L>], longest: usize) -> String {
-    let mut lengths: Vec<usize> = examples.iter().map(|example| example.text.ids.len()).collect();
+    let texts = || examples.iter().flat_map(Example::texts);
+    let mut lengths: Vec<usize> = texts().map(|text| text.ids.len()).collect();
     lengths.sort_unstable();
-    let cut = examples.iter().filter(|example| example.text.is_cut).count();
+    let cut = texts().filter(|text| text.is_cut).count();
     let mean = lengths.iter().sum::<usize>() as f64 / lengths.len().max(1) as f64;
     let at = |share: f64| {
         let place = (share * lengths.len() as f64) as usize;
@@ -51,8 +58,7 @@ fn lengths<L>(examples: &[Example<L>], longest: usize) -> String {
     )
 }
 
-fn tokens<T: FinetuneTask>(task: &T, example: &Example<T::Label>) -> String {
-    let ids = &example.text.ids;
+fn tokens<T: FinetuneTask>(task: &T, ids: &[u32]) -> String {
     let text = |&id: &u32| task.model().token_text(id);
     let shown: Vec<String> = ids.iter().take(TOKENS).map(text).collect();
     let rest = if ids.len() > TOKENS { " …" } else { "" };

@@ -90,6 +90,8 @@ pub fn finetune(
         TaskName::Answer => prepare::answer(start, params),
         TaskName::Seq2seq => prepare::seq2seq(start, params),
         TaskName::Causal => prepare::causal(start, params),
+        TaskName::Similarity => prepare::similarity(start, params),
+        TaskName::Rank => prepare::rank(start, params),
     }
 }
 
@@ -242,6 +244,7 @@ impl<T: FinetuneTask> Work<'_, T> {
         let mut optimizer = OptimizerConfig { policy, ..config.optimizer.clone() };
         // Before the user's own groups, which count where both name a parameter.
         optimizer.groups.splice(0..0, layer_groups(config, &params));
+        optimizer.groups.extend(still(&params));
         let optimizer = Optimizer::new(optimizer, params.params_mut())?;
         let schedule = config.schedule.resolve(Horizon::Steps(max_steps))?;
         let loop_options = TrainOptions {
@@ -279,6 +282,19 @@ impl<T: FinetuneTask> Work<'_, T> {
         all.extend(found.loss.map(|loss| ("loss".to_owned(), loss)));
         Ok(all)
     }
+}
+
+/// The groups of parameters that adapters leave as they are.
+fn still(params: &ParamStore) -> Vec<ParamGroup> {
+    let params = params.params();
+    let still = params.iter().filter(|param| !param.weight.requires_grad());
+    let group = |name: &String| ParamGroup {
+        names: name.clone(),
+        lr_scale: 1.0,
+        weight_decay: None,
+        frozen: true,
+    };
+    still.map(|param| group(&param.name)).collect()
 }
 
 /// The groups of parameters that do not learn at full speed.

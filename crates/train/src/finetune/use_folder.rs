@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bert4rs_data::Layout;
-use bert4rs_models::pretrained::Model;
+use bert4rs_models::embedding::SentenceModules;
+use bert4rs_models::hugging_face::HeadKind;
+use bert4rs_models::pretrained::{LoadOptions, Model};
 use bert4rs_tensor_core::attention::AttentionImplementation;
+use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind};
 use serde_json::{Value, json};
 
@@ -14,10 +17,12 @@ use super::answer::{Answer, AnswerOptions, THRESHOLD_KEY};
 use super::causal::{CausalCompletion, CompletionColumns};
 use super::classify::{ClassProblem, Classify, TextColumns};
 use super::example::{Example, bad_file};
-use super::head::TaskModel;
+use super::head::{Dropouts, HeadRequest, TaskModel};
 use super::labels::LabelNames;
 use super::measure::{pairs, predict};
+use super::rank::{Rank, RelevanceColumns};
 use super::seq2seq::{PREFIX_KEY, Seq2Seq, SourceColumns, WritingOptions, generation_keys};
+use super::similarity::{ComparisonColumns, ComparisonForm, Similarity, open_encoder};
 use super::tag::{Tag, WordColumns};
 use crate::error::{Error, Result};
 use crate::scores::bootstrap::{self, ScoreInterval};
@@ -39,6 +44,10 @@ pub struct FolderUse {
     pub answers: AnswerUse,
     /// How texts are written.
     pub writing: WritingUse,
+    /// Columns of texts that are compared.
+    pub compared: ComparisonColumns,
+    /// Columns of queries and texts.
+    pub ranked: RelevanceColumns,
     /// The most tokens of a text; 0 means what the model has positions for.
     pub max_length: usize,
     /// Examples at once.
@@ -135,6 +144,9 @@ trait Visitor {
 
 /// Makes the task that the folder's model is for.
 fn open<V: Visitor>(how: &FolderUse, visitor: V) -> Result<V::Output> {
+    if SentenceModules::are_in(&how.model)? {
+        return visitor.visit(&similarity(how)?, how);
+    }
     let sizes = (how.device, how.kind, how.max_length);
     let (model, folder) = TaskModel::open(&how.model, how.attention, sizes)?;
     let config = folder.raw_config();
@@ -143,15 +155,23 @@ fn open<V: Visitor>(how: &FolderUse, visitor: V) -> Result<V::Output> {
     let outputs = outputs.unwrap_or(2);
     let unnamed = || LabelNames::new((0..outputs).map(|at| format!("LABEL_{at}")).collect());
     let labels = LabelNames::of_config(config).unwrap_or_else(unnamed);
-    match model.model.model() {
-        Model::Classes(_, problem) | Model::GptClasses(_, problem) => {
+    let is_share = Rank::of_config(config).filter(|_| outputs == 1);
+    match (model.model.model(), is_share) {
+        (Model::Classes(..) | Model::GptClasses(..), Some(is_share)) => {
+            visitor.visit(&Rank::new(model, how.ranked.clone(), is_share), how)
+        }
+        (Model::Classes(_, problem) | Model::GptClasses(_, problem), _) => {
             let problem = ClassProblem::of(*problem, outputs);
             visitor.visit(&Classify::new(model, how.texts.clone(), problem, labels), how)
         }
-        Model::T5(_) => visitor.visit(&how.writing.task(model, &how.model, config)?, how),
-        Model::Answers(_) => visitor.visit(&how.answers.task(model, config)?, how),
-        Model::Gpt(_) => visitor.visit(&CausalCompletion::new(model, how.completions.clone()), how),
-        Model::TokenClasses(_) => visitor.visit(&Tag::new(model, how.words.clone(), labels), how),
+        (Model::T5(_), _) => visitor.visit(&how.writing.task(model, &how.model, config)?, how),
+        (Model::Answers(_), _) => visitor.visit(&how.answers.task(model, config)?, how),
+        (Model::Gpt(_), _) => {
+            visitor.visit(&CausalCompletion::new(model, how.completions.clone()), how)
+        }
+        (Model::TokenClasses(_), _) => {
+            visitor.visit(&Tag::new(model, how.words.clone(), labels), how)
+        }
         _ => {
             let class = model.model.architecture();
             let reason = format!(
@@ -160,6 +180,18 @@ fn open<V: Visitor>(how: &FolderUse, visitor: V) -> Result<V::Output> {
             Err(bad_file(&how.model, reason))
         }
     }
+}
+
+/// The task of a folder of sentence-transformers.
+fn similarity(how: &FolderUse) -> Result<Similarity> {
+    let options = LoadOptions { device: how.device, kind: how.kind, attention: how.attention };
+    let modules = SentenceModules::read(&how.model, options)?;
+    let model = open_encoder(&modules, how.max_length, |folder, longest| {
+        let sizes = (ParamStore::new(how.device, how.kind), longest);
+        let request = HeadRequest::without_classes(HeadKind::Base);
+        TaskModel::load(folder, &request, Dropouts::default(), how.attention, sizes)
+    })?;
+    Ok(Similarity::new(model, modules, how.compared.clone(), ComparisonForm::Scored))
 }
 
 struct Predict<'a>(&'a mut dyn FnMut(Value) -> Result<()>);
@@ -172,7 +204,8 @@ impl Visitor for Predict<'_> {
         let batch = (how.batch_size, Layout::Packed, how.device);
         let (mut rest, mut count) = (&examples[..], 0);
         while !rest.is_empty() {
-            let (these, later) = rest.split_at(end_of_whole(rest, WINDOW * how.batch_size));
+            let about = if task.compares_examples() { rest.len() } else { WINDOW * how.batch_size };
+            let (these, later) = rest.split_at(end_of_whole(rest, about));
             rest = later;
             let found = predict(task, these, batch)?;
             count += found.all.len();
@@ -214,8 +247,10 @@ impl Visitor for Evaluate {
         let scores = task.scores(&pairs);
         let mut drawn: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         let names: Vec<&str> = scores.iter().map(|(name, _)| name.as_str()).collect();
-        bootstrap::samples(pairs.len(), SAMPLES, 1, |chosen| {
-            let sample: Vec<_> = chosen.iter().map(|&at| pairs[at]).collect();
+        let groups = groups(task, &pairs);
+        bootstrap::samples(groups.len(), SAMPLES, 1, |chosen| {
+            let members = chosen.iter().flat_map(|&group| &groups[group]);
+            let sample: Vec<_> = members.map(|&at| pairs[at]).collect();
             for (name, value) in task.scores(&sample) {
                 if let Some(&known) = names.iter().find(|known| **known == name) {
                     drawn.entry(known).or_default().push(value);
@@ -234,6 +269,15 @@ impl Visitor for Evaluate {
             details: task.details(&pairs),
         })
     }
+}
+
+/// The numbers of those that are scored together: each alone, unless the task says otherwise.
+fn groups<T: FinetuneTask>(task: &T, pairs: &[(&T::Label, &T::Prediction)]) -> Vec<Vec<usize>> {
+    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (at, (label, _)) in pairs.iter().enumerate() {
+        groups.entry(task.group(label).unwrap_or(at)).or_default().push(at);
+    }
+    groups.into_values().collect()
 }
 
 /// Tells `write` what the model says of each example, in the file's order; how many there are.

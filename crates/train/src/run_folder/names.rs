@@ -23,7 +23,7 @@ pub(super) const MARKER: &str = ".bert4rs-run";
 /// Disk space kept for the model.
 pub(super) const RESERVE: &str = ".reserved";
 
-const FILES: [&str; 21] = [
+const FILES: [&str; 24] = [
     METRICS,
     SUMMARY,
     crate::backends::FILE,
@@ -45,11 +45,25 @@ const FILES: [&str; 21] = [
     "sentencepiece.bpe.model",
     "chat_template.jinja",
     "generation_config.json",
+    // Of models that make vectors of texts.
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     // The last, as it tells that the folder holds a run.
     CONFIG,
 ];
 
-const FOLDERS: [&str; 3] = [CHECKPOINTS, TENSORBOARD, AVERAGE];
+const FOLDERS: [&str; 8] = [
+    CHECKPOINTS,
+    TENSORBOARD,
+    AVERAGE,
+    // Low-rank adapters, and what sentence-transformers reads.
+    "adapter",
+    "1_Pooling",
+    "2_Dense",
+    "3_Dense",
+    "4_Dense",
+];
 
 /// Whether `name` is that of a file that was being written when a process ended:
 /// `FILE.PROCESS-NUMBER.partial`.

@@ -191,6 +191,7 @@ fn examples_of(
         part,
         source: json!({ "id": question.id, "question": question.question }),
         text: window.tokens,
+        others: Vec::new(),
         label: Some(AnswerWindow::new(&question.context, window.places, answers.clone())),
     })
 }

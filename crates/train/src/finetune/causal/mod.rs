@@ -69,7 +69,14 @@ impl CausalCompletion {
         let count = ids.len();
         let tokens = EncodedText { ids, types: vec![0; count], words: vec![None; count], is_cut };
         let label = Some(CompletionStart(start));
-        Ok(Example { line: text.line, part: 0, source: text.source(), text: tokens, label })
+        Ok(Example {
+            line: text.line,
+            part: 0,
+            source: text.source(),
+            text: tokens,
+            others: Vec::new(),
+            label,
+        })
     }
 
     /// The loss of each token that counts, `[m]` in FP32.

@@ -79,7 +79,7 @@ impl Classify {
                 Some(second) => json!({ "text": first, "text_pair": second }),
                 None => json!({ "text": first }),
             };
-            Example { line, part: 0, source, text, label }
+            Example { line, part: 0, source, text, others: Vec::new(), label }
         };
         Ok(examples.map(example).collect())
     }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::read::{LabelledText, TextColumns};
 use crate::error::Result;
 use crate::finetune::NamedScores;
-use crate::finetune::example::bad_line;
+use crate::finetune::example::{bad_line, number_of as read_number};
 use crate::finetune::labels::LabelNames;
 use crate::scores::confusion::ConfusionTable;
 use crate::scores::multi_label::MultiLabelCounts;
@@ -84,15 +84,6 @@ fn names(value: &Value, columns: &TextColumns) -> Option<Vec<String>> {
     }
 }
 
-fn number(value: &Value) -> Option<f64> {
-    let number = match value {
-        Value::Number(number) => number.as_f64()?,
-        Value::String(text) => text.trim().parse().ok()?,
-        _ => return None,
-    };
-    number.is_finite().then_some(number)
-}
-
 /// What `texts` are to teach, unless `problem` says it, and which classes there are: lists are
 /// any number of classes, fractions are numbers, all else is a class.
 ///
@@ -114,7 +105,7 @@ pub fn settle(
         let separated = !columns.label_separator.is_empty();
         if separated || values().all(|(_, value)| value.is_array()) {
             ClassProblem::MultiLabel
-        } else if values().all(|(_, value)| number(value).is_some())
+        } else if values().all(|(_, value)| read_number(value).is_some())
             && values().any(|(_, value)| is_fraction(value))
         {
             ClassProblem::Regression
@@ -173,7 +164,7 @@ impl ClassProblem {
         columns: &TextColumns,
     ) -> Result<ClassLabel> {
         if self == Self::Regression {
-            let found = number(value).map(ClassLabel::Number);
+            let found = read_number(value).map(ClassLabel::Number);
             let reason = || format!("has {value} in {:?}, expected a number", columns.label);
             return found.ok_or_else(|| bad_line(path, line, reason()));
         }

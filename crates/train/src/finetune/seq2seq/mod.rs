@@ -155,6 +155,7 @@ impl Seq2Seq {
             part: 0,
             source: json!({ "source": text.source }),
             text: self.ended(tokens),
+            others: Vec::new(),
             label: text.target.and_then(|text| Some(TargetText { text, tokens: targets.next()? })),
         };
         Ok(texts.into_iter().zip(sources).map(example).collect())

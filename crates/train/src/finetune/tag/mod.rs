@@ -70,7 +70,7 @@ impl Tag {
                 None => None,
             };
             let (line, source) = (text.line, json!({ "tokens": text.words }));
-            Ok(Example { line, part: 0, source, text: tokens, label })
+            Ok(Example { line, part: 0, source, text: tokens, others: Vec::new(), label })
         };
         texts.into_iter().zip(encoded).map(example).collect()
     }

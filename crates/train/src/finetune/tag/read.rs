@@ -51,11 +51,10 @@ const DOCUMENT: &str = "-DOCSTART-";
 pub fn read_words(path: &Path, columns: &WordColumns, labelled: bool) -> Result<Vec<TaggedText>> {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     let texts = match ending {
-        "jsonl" | "ndjson" => of_json(path, columns, labelled)?,
-        "csv" | "parquet" => {
-            let reason = "holds no words with tags by its name; expected .jsonl with lists of \
-                          both, \
-                          or a file of columns, a word a line";
+        "jsonl" | "ndjson" | "parquet" => of_json(path, columns, labelled)?,
+        "csv" => {
+            let reason = "holds no words with tags by its name; expected .jsonl or .parquet \
+                          with lists of both, or a file of columns, a word a line";
             return Err(bad_file(path, reason));
         }
         _ => of_columns(path, columns, labelled)?,
