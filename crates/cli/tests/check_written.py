@@ -78,7 +78,8 @@ else:
     sources = [row["source"] for row in csv.DictReader(open(args.data, encoding="utf-8"))]
     differing = 0
     for row, source in zip(rows, sources):
-        inputs = tokenizer((config.prefix or "") + source, return_tensors="pt", truncation=True)
+        source = (getattr(config, "prefix", None) or "") + source
+        inputs = tokenizer(source, return_tensors="pt", truncation=True)
         with torch.no_grad():
             ids = model.generate(**inputs)
         text = tokenizer.decode(ids[0], skip_special_tokens=True)

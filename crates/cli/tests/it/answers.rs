@@ -95,6 +95,7 @@ fn what_no_one_can_answer_is_told_with_its_place() {
         ("long.json", &["--stride", "3"], &*long),
         ("none.json", &["--stride", "3"], "none.json: has no question with an answer"),
         ("good.json", &["--longest-answer", "0"], "answer.longest: 0 is below 1"),
+        ("good.json", &["--stride", "99"], "answer.stride: windows of 40 tokens can't share 99"),
         ("good.csv", &[], "good.csv: does not exist"),
     ] {
         let data = ["--train", train, "--model", "bert", "--out", "run"];

@@ -49,8 +49,17 @@ fn texts_are_written_after_others_and_again_from_the_folder() {
     model(&sandbox);
     sandbox.write("train.csv", table(32));
     sandbox.write("held.csv", table(8));
-    let data = ["--train", "train.csv", "--validation", "held.csv", "--epochs", "25"];
-    let more = ["--prefix", "say: ", "--max-target-length", "6", "--best-by", "exact_match"];
+    let data = ["--train", "train.csv", "--validation", "held.csv", "--epochs", "40"];
+    let more = [
+        "--prefix",
+        "say: ",
+        "--max-target-length",
+        "6",
+        "--best-by",
+        "exact_match",
+        "--set",
+        "model.dropout=0",
+    ];
     let args = [&["--model", "t5_1_0", "--out", "run"][..], &data, &more].concat();
     let outcome = finetune(&sandbox, "seq2seq", &args).succeeds();
     for told in ["targets of 2.2 tokens", "say: good </s>", "label: bad plot"] {

@@ -23,7 +23,7 @@ use super::head::TaskModel;
 use super::rows::{Rows, sequence_rows, split_by_counts};
 use super::{FinetuneTask, NamedScores};
 use crate::batch::NamedTensors;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::scores::answers::{self, ScoredAnswer, best_threshold};
 
 /// The key of `config.json` that says when a model gives no answer.
@@ -108,8 +108,16 @@ impl Answer {
     /// # Errors
     /// Windows that share more than they hold.
     pub fn new(model: TaskModel, options: AnswerOptions, may_be_none: bool) -> Result<Self> {
-        let tokenizer = model.tokenizer.tokenizer();
-        let windows = tokenizer.with_windows(model.longest, options.stride)?;
+        if options.stride >= model.longest {
+            let (stride, longest) = (options.stride, model.longest);
+            let reason = format!(
+                "windows of {longest} tokens can't share {stride}; lower --stride or raise \
+                 --max-length"
+            );
+            let (origin, key) = ("configuration".into(), "answer.stride".into());
+            return Err(Error::Config { origin, key, reason });
+        }
+        let windows = model.tokenizer.tokenizer().with_windows(model.longest, options.stride)?;
         Ok(Self { model, windows, options, may_be_none, listed: 0 })
     }
 
@@ -395,7 +403,7 @@ mod tests {
         assert_eq!(span_of(&places, &answer("Émile", 9)), Some((5, 6)));
         assert_eq!(span_of(&places, &answer("Zoë saw", 0)), Some((3, 4)));
         // Part of a token: all of it is taken.
-        assert_eq!(span_of(&places, &answer("mile", 11)), Some((6, 6)));
+        assert_eq!(span_of(&places, &answer("ile", 12)), Some((6, 6)));
         assert_eq!(span_of(&places[..6], &answer("Émile", 9)), None, "it ends beyond the window");
         assert_eq!(span_of(&places[5..], &answer("saw", 5)), None, "it begins before the window");
     }

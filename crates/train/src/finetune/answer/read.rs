@@ -174,10 +174,12 @@ fn placed(
             Ok(AnswerText { text: text.to_owned(), start: byte })
         }
         _ => {
-            let there = place.map_or("no text", |(byte, _)| &context[byte..]);
-            let there: String = there.chars().take(text.chars().count()).collect();
+            let length = text.chars().count();
+            let there = |(byte, _): (usize, char)| context[byte..].chars().take(length);
+            let there = place.map(|place| format!("{:?}", there(place).collect::<String>()));
+            let there = there.unwrap_or_else(|| "nothing".into());
             let reason = format!(
-                "has the answer {text:?} from character {start} of its text on, where {there:?} \
+                "has the answer {text:?} from character {start} of its text on, where {there} \
                  stands; correct \"answer_start\""
             );
             Err(bad(&reason))
@@ -270,7 +272,7 @@ mod tests {
         };
         for (text, told) in [
             (answer(9), "data[0].paragraphs[0].qas[0] has the answer \"Émile\" from character 9"),
-            (answer(90), "where \"no te\" stands"),
+            (answer(90), "where nothing stands"),
             (squad(r#"{"question":" ","answers":[]}"#), "is_impossible does not say"),
             (squad(r#"{"question":"Who?"}"#), "qas[0] has no list \"answers\""),
             (r#"{"data":[{"paragraphs":[{"qas":[]}]}]}"#.into(), "has no text in \"context\""),
