@@ -80,7 +80,7 @@ impl Optimizer {
         if let Some(muon) = &config.muon {
             muon.check_splits(params, &rules)?;
         }
-        let tunings = tunings(params, &rules, &config.groups)?;
+        let tunings = tunings(params, &config.groups)?;
         let device = device_of(params);
         Self::with_rules(config, params, (&rules, &tunings), device)
     }
@@ -99,7 +99,10 @@ impl Optimizer {
         let adamw = Adamw::new(&config.adamw, policy, params, &is_adamw, tunings, device)?;
         let muon = config.muon.as_ref();
         let muon = muon
-            .map(|muon| Muon::new(muon, &config.policy, params, &mine(UpdateRule::Muon), device))
+            .map(|muon| {
+                let mine = mine(UpdateRule::Muon);
+                Muon::new(muon, &config.policy, (params, tunings), &mine, device)
+            })
             .transpose()?;
         let mut slots = Vec::with_capacity(params.len());
         for ((param, &rule), tuning) in params.iter_mut().zip(rules).zip(tunings) {
@@ -251,7 +254,9 @@ impl Optimizer {
             let (grad, low) = (&grads[index], slot.low.as_mut());
             match &mut slot.state {
                 _ if !grad.defined() => {}
-                State::Muon(state) => muon_slots.push(MuonSlot { param, grad, state, low }),
+                State::Muon(state) => {
+                    muon_slots.push(MuonSlot { index, param, grad, state, low });
+                }
                 State::Adamw(state) => {
                     adamw_slots.push(AdamwSlot { index, param, grad, state, low });
                 }

@@ -4,7 +4,7 @@ use bert4rs_tensor_core::param::Param;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, check};
-use crate::group::{UpdateRule, matches};
+use crate::group::matches;
 
 /// A user's settings for the parameters of some names. Of several that fit a name, the last counts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,10 +12,10 @@ use crate::group::{UpdateRule, matches};
 pub struct ParamGroup {
     /// Names of parameters, `*` for any text. Must match at least one.
     pub names: String,
-    /// A factor on AdamW's learning rate.
+    /// A factor on the learning rate of what updates them.
     #[serde(default = "one")]
     pub lr_scale: f64,
-    /// AdamW's decay; if absent, that of the parameter's role.
+    /// Their decay; if absent, AdamW's for the parameter's role, or Muon's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
     /// Whether they stay as they are: they get no gradients.
@@ -49,28 +49,18 @@ pub(crate) struct Tuning {
     pub(crate) frozen: bool,
 }
 
-/// What the groups say of each of `params`, which have these rules.
+/// What the groups say of each of `params`.
 ///
 /// # Errors
-/// A group that matches nothing, or sets for a parameter of Muon what only AdamW has.
-pub(crate) fn tunings(
-    params: &[Param],
-    rules: &[UpdateRule],
-    groups: &[ParamGroup],
-) -> Result<Vec<Tuning>> {
+/// A group that matches nothing, and groups that leave nothing to train.
+pub(crate) fn tunings(params: &[Param], groups: &[ParamGroup]) -> Result<Vec<Tuning>> {
     let none = Tuning { lr_scale: 1.0, weight_decay: None, frozen: false };
     let mut tunings = vec![none; params.len()];
     for group in groups {
         let mut matched = false;
-        for ((param, rule), tuning) in params.iter().zip(rules).zip(&mut tunings) {
+        for (param, tuning) in params.iter().zip(&mut tunings) {
             if !matches(&group.names, &param.name) {
                 continue;
-            }
-            if *rule == UpdateRule::Muon && (group.lr_scale != 1.0 || group.weight_decay.is_some())
-            {
-                let reason = "matches what Muon updates, all of it with one rate and decay; assign \
-                              it to adamw in optimizer.assignments, or name others";
-                return refuse(&group.names, reason);
             }
             let ParamGroup { lr_scale, weight_decay, frozen, .. } = *group;
             (*tuning, matched) = (Tuning { lr_scale, weight_decay, frozen }, true);
@@ -97,7 +87,7 @@ mod tests {
     use bert4rs_tensor_core::{Device, Kind, Tensor};
 
     use super::*;
-    use crate::{Optimizer, OptimizerConfig};
+    use crate::{Optimizer, OptimizerConfig, UpdateImplementation};
 
     fn params() -> Vec<Param> {
         let param = |name: &str| Param {
@@ -132,6 +122,33 @@ mod tests {
     }
 
     #[test]
+    fn muon_moves_a_group_by_its_own_rate_and_decay() {
+        for implementation in [UpdateImplementation::Plain, UpdateImplementation::Fused] {
+            let moved = |groups: &[ParamGroup]| -> Vec<f64> {
+                let mut params = params();
+                let mut config = OptimizerConfig::muon(0.1, 0.1);
+                if let Some(muon) = &mut config.muon {
+                    (muon.implementation, muon.weight_decay) = (implementation, 0.5);
+                }
+                config.groups = groups.to_vec();
+                let mut optimizer = Optimizer::new(config, &mut params).unwrap();
+                let grad = || Tensor::from_slice2(&[[2.0f32, 1.0], [0.0, 1.0]]);
+                optimizer.step(&mut params, &[grad(), grad(), grad()], 0.5).unwrap();
+                params.iter().map(|param| 1.0 - param.weight.double_value(&[0, 0])).collect()
+            };
+            let plain = moved(&[]);
+            assert!(plain[0] > 0.05 && plain[0] == plain[1] && plain[0] == plain[2], "{plain:?}");
+            let slow = group("low*", 0.25, false);
+            let bare = ParamGroup { weight_decay: Some(0.0), ..group("still*", 1.0, false) };
+            let tuned = moved(&[slow, bare]);
+            assert!((tuned[0] / plain[0] - 0.25).abs() < 1e-5, "{tuned:?} {plain:?}");
+            assert_eq!(tuned[1], plain[1]);
+            // Without decay, which is 0.5 of a step of 0.05.
+            assert!((plain[2] - tuned[2] - 0.025).abs() < 1e-5, "{tuned:?} {plain:?}");
+        }
+    }
+
+    #[test]
     fn groups_that_can_not_act_are_refused() {
         let refused = |mut config: OptimizerConfig, groups: &[ParamGroup], part: &str| {
             config.groups = groups.to_vec();
@@ -143,6 +160,5 @@ mod tests {
         refused(adamw(), &[group("*", 1.0, true)], "leaves nothing to train");
         refused(adamw(), &[group("low*", 0.5, true)], "do nothing");
         refused(adamw(), &[group("low*", -0.5, false)], "must not be negative");
-        refused(OptimizerConfig::muon(0.1, 0.1), &[group("low*", 0.5, false)], "Muon");
     }
 }

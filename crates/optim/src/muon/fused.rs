@@ -27,14 +27,14 @@ pub(super) fn step_stack(
     let options = step.options;
     let plan = PolarPlan::of(shape, kind, device, options);
     let x_knm = space.take(&shape, plan.kind(), device)?;
-    let args = MomentumArgs {
-        numbers: &step.scalars.float,
-        nesterov: step.config.nesterov,
-        norm_factor: options.coefficients.norm_factor(),
-    };
     for (index, &(slot, block)) in stack.iter().enumerate() {
         let slot = &mut slots[slot];
         let block = slot.state.blocks[block];
+        let args = MomentumArgs {
+            numbers: step.scalars.float(slot.index),
+            nesterov: step.config.nesterov,
+            norm_factor: options.coefficients.norm_factor(),
+        };
         let grad = kernel_grad(&block.of(&slot.grad.detach())?)?;
         let mut x_nm = x_knm.f_get(index as i64).during(OP)?;
         kernel::momentum_update(
@@ -59,7 +59,7 @@ fn apply(step: &MuonStep<'_>, slot: &mut MuonSlot<'_>, index: usize, o_nm: &Tens
     let stats = slot.state.second_momentum_buffer.get_mut(index);
     let sides = factors(step, block, stats, o_nm)?;
     let args = UpdateArgs {
-        numbers: &step.scalars.float,
+        numbers: step.scalars.float(slot.index),
         factor: step.config.scale.by_shape(block.rows, block.cols) as f32,
         row: sides.row.as_ref(),
         col: sides.col.as_ref(),

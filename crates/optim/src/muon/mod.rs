@@ -27,6 +27,7 @@ use bert4rs_tensor_core::{Device, Tensor};
 use crate::clip::GradScale;
 use crate::error::Result;
 use crate::implementation::uses_kernels;
+use crate::param_group::Tuning;
 use crate::polar::{PolarOptions, Workspace};
 use crate::verdict::Verdict;
 
@@ -59,6 +60,8 @@ impl MuonState {
 
 /// A parameter with all that a step of Muon reads and writes.
 pub(crate) struct MuonSlot<'a> {
+    /// Its place among all parameters.
+    pub(crate) index: usize,
     pub(crate) param: &'a mut Param,
     pub(crate) grad: &'a Tensor,
     pub(crate) state: &'a mut MuonState,
@@ -84,21 +87,21 @@ struct MuonStep<'a> {
 }
 
 impl Muon {
-    /// Muon for those of `params` that `mine` marks.
+    /// Muon for those of `params` that `mine` marks, at the rates of `tunings`.
     ///
     /// # Errors
     /// Kernels asked for that can't take one of them.
     pub(crate) fn new(
         config: &MuonConfig,
         policy: &Policy,
-        params: &[Param],
+        (params, tunings): (&[Param], &[Tuning]),
         mine: &[bool],
         device: Device,
     ) -> Result<Self> {
         let setting = ("muon.implementation", config.implementation);
         let fused = uses_kernels(setting, (policy, Op::MuonStep), params, mine)?;
         let options = config.polar_options(policy);
-        let scalars = MuonScalars::new(config, device)?;
+        let scalars = MuonScalars::new(config, tunings, device)?;
         Ok(Self { config: config.clone(), options, fused, scalars, space: Workspace::default() })
     }
 
@@ -131,7 +134,7 @@ impl Muon {
 
     /// All memory beside the parameters' own that a step reads or changes.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        self.scalars.tensors().into_iter().chain(self.space.tensors())
+        self.scalars.tensors().chain(self.space.tensors())
     }
 
     /// One step of the parameters in `slots`.

@@ -42,7 +42,8 @@ fn updates(
     let (kind, device) = (first.kind(), first.device());
     let shape = [stack.len() as i64, rows.min(cols), rows.max(cols)];
     let u_knm = space.take(&shape, kind, device)?;
-    let scalars = step.scalars.unbind(kind)?;
+    // Momentum and clipping are equal for all.
+    let scalars = step.scalars.unbind(slots[slot].index, kind)?;
     for (index, &(slot, block)) in stack.iter().enumerate() {
         let slot = &mut slots[slot];
         let block = slot.state.blocks[block];
@@ -108,7 +109,7 @@ fn move_block(
     let block = slot.state.blocks[block];
     let whole = masters::read(slot.param, slot.low.as_deref())?;
     let mut p = block.of(&whole)?;
-    let scalars = step.scalars.unbind(p.kind())?;
+    let scalars = step.scalars.unbind(slot.index, p.kind())?;
     kernel::apply_update_reference(&scalars, step.config.cautious, o_rc, &mut p)?;
     if slot.low.is_some() {
         masters::write(slot.param, slot.low.as_deref_mut(), &whole)?;

@@ -93,7 +93,7 @@ impl ShardedOptimizer {
             .map(|piece| piece_of(&params[piece.param], piece))
             .collect::<Result<Vec<_>>>()?;
         let piece_rules: Vec<UpdateRule> = own.iter().map(|piece| rules[piece.param]).collect();
-        let tunings = tunings(params, &rules, &config.groups)?;
+        let tunings = tunings(params, &config.groups)?;
         let piece_tunings: Vec<Tuning> = own.iter().map(|piece| tunings[piece.param]).collect();
         let known = (&piece_rules[..], &piece_tunings[..]);
         let device = device_of(params);
