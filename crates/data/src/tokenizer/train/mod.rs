@@ -5,9 +5,11 @@
 //! | `words` | counts of words, in bounded memory |
 //! | `alphabet` | which single characters a vocabulary has |
 //! | `word_piece`, `byte_level`, `unigram` | the kinds of tokenizers |
+//! | `pieces` | Unigram's pieces, by expectation maximisation |
 
 mod alphabet;
 mod byte_level;
+mod pieces;
 mod unigram;
 mod word_piece;
 mod words;
