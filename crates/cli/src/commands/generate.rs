@@ -12,8 +12,8 @@ use bert4rs_models::generation::{
 };
 use bert4rs_models::hugging_face::Folder;
 use bert4rs_models::pretrained::{Model, Pretrained};
-use bert4rs_train::Result;
 use bert4rs_train::output::{print_line, print_part};
+use bert4rs_train::{Error, Result, capacity, in_units};
 use serde_json::{Value, json};
 
 use super::{of_flag, refuse, remark, texts_of};
@@ -47,6 +47,7 @@ pub(crate) fn run(flags: &GenerateFlags) -> Result<ExitCode> {
     };
     // Before the prompt is shown.
     generation::check(generator, &prompts, &options).map_err(name_flag)?;
+    check_memory(generator, &prompts, &options)?;
     let clock = Instant::now();
     let shows_prompts = matches!(generator, Generator::Gpt(_));
     let mut output = Output::new(&tokenizer, &prompts, shows_prompts, !flags.json)?;
@@ -62,6 +63,32 @@ pub(crate) fn run(flags: &GenerateFlags) -> Result<ExitCode> {
     };
     remark(&format!("{count} tokens, {rate:.0} tokens/s{seed}"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses what this machine can't hold in any case, by the larger of the two flags that decide it.
+fn check_memory(
+    generator: Generator,
+    prompts: &[Vec<i64>],
+    options: &GenerationConfig,
+) -> Result<()> {
+    let Some(memory) = capacity::memory_bytes() else { return Ok(()) };
+    let needed = generation::least_bytes(generator, prompts, options);
+    if needed <= memory.into() {
+        return Ok(());
+    }
+    let count = options.max_new_tokens;
+    let (flag, value) = match options.strategy {
+        Strategy::Beam(search) if search.beams >= count => ("--beams", search.beams),
+        _ => ("--max-new-tokens", count),
+    };
+    let reason = format!(
+        "{value} takes at least {} for {} prompts, and this machine has {}; lower it",
+        in_units(u64::try_from(needed).unwrap_or(u64::MAX)),
+        prompts.len(),
+        in_units(memory)
+    );
+    let (origin, key) = ("command line".into(), flag.into());
+    Err(Error::Config { origin, key, reason })
 }
 
 /// The flag of an option in an error about its value.

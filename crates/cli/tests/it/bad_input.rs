@@ -344,6 +344,7 @@ fn prompts_and_how_they_are_continued() {
     with(&["--top-k", "0"], &["--top-k: 0", "at least 1"]);
     with(&["--top-p", "1.5"], &["--top-p", "1.5"]);
     with(&["--beams", "0"], &["--beams", "at least 1"]);
+    with(&["--beams", "1000000000000"], &["--beams", "this machine has"]);
     with(&["--beams", "2", "--seed", "1"], &["--beams", "--seed"]);
     with(&["--early-stopping"], &["--beams"]);
     with(&["--repetition-penalty", "0"], &["--repetition-penalty", "above 0"]);

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`logits`] | temperature, top-k, top-p, repetition penalty: formulas alone |
 //! | `decoder` | GPT and T5 run token by token, with or without a cache |
+//! | `memory` | what it takes at the least |
 //! | `sampling` | greedy search and sampling |
 //! | `beam` | beam search |
 //!
@@ -12,6 +13,7 @@
 mod beam;
 mod decoder;
 pub mod logits;
+mod memory;
 mod sampler;
 mod sampling;
 
@@ -19,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::gpt::Gpt;
 use crate::t5::T5;
 use decoder::{Decoder, GptDecoder, T5Decoder};
+pub use memory::least_bytes;
 
 /// A model that generates.
 #[derive(Debug, Clone, Copy)]
