@@ -10,7 +10,8 @@ use crate::console;
 use crate::error::{Error, Result};
 use crate::fetch::missing_or_refused;
 
-const APT_REMEDY: &str = "this corpus needs the apt of Debian or Ubuntu; take another corpus";
+pub(super) const APT_REMEDY: &str =
+    "this corpus needs the apt of Debian or Ubuntu; take another corpus";
 
 /// What apt's files are unpacked into, one after the other.
 const TEXT: &str = "Translation-en";

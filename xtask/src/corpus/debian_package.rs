@@ -1,22 +1,27 @@
 //! Text in Debian packages: a dictionary, the kernel's documentation, RFCs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::debian::{apt_options, run};
+use super::debian::{APT_REMEDY, apt_options, run};
 use super::read_text;
 use crate::console;
 use crate::error::{Error, Result};
+use crate::fetch::missing_or_refused;
 
 /// Has apt fetch packages into a folder of ours and unpacks them there; nothing is installed.
-pub(super) fn fetch(folder: &Path, packages: &[&str]) -> Result<()> {
+pub(super) fn fetch(folder: &Path, packages: &[&str], component: &str) -> Result<()> {
     console::note(format_args!("fetching {} from this machine's Debian", packages.join(", ")));
     fs::create_dir_all(folder).map_err(Error::at(folder))?;
+    let sources = write_sources(folder, component)?;
+    let from = format!("Dir::Etc::sourcelist={}", sources.display());
+    let from = ["-o", &from, "-o", "Dir::Etc::sourceparts=/dev/null"];
     let mut update = Command::new("apt-get");
-    run(apt_options(&mut update, folder)?.arg("update").stdin(Stdio::null()))?;
+    run(apt_options(&mut update, folder)?.args(from).arg("update").stdin(Stdio::null()))?;
     let mut download = Command::new("apt-get");
-    apt_options(&mut download, folder)?.arg("download").args(packages);
+    apt_options(&mut download, folder)?.args(from).arg("download").args(packages);
     run(download.current_dir(folder).stdin(Stdio::null()))?;
     for package in files_below(folder, &|path| has_ending(path, "deb"))? {
         let mut unpack = Command::new("dpkg-deb");
@@ -24,6 +29,21 @@ pub(super) fn fetch(folder: &Path, packages: &[&str]) -> Result<()> {
         fs::remove_file(&package).map_err(Error::at(&package))?;
     }
     Ok(())
+}
+
+/// Writes down where this machine's apt takes packages from, with `component` in place of its own.
+fn write_sources(folder: &Path, component: &str) -> Result<PathBuf> {
+    let line = format!("deb $(REPO_URI) $(RELEASE) {component}");
+    let mut ask = Command::new("apt-get");
+    ask.args(["indextargets", "--format", &line, "Created-By: Packages"]);
+    let output = ask.stdin(Stdio::null()).output();
+    let output = output.map_err(|source| missing_or_refused(&ask, source, APT_REMEDY))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines: BTreeSet<&str> = text.lines().collect();
+    let path = folder.join("sources.list");
+    let text: String = lines.into_iter().map(|line| format!("{line}\n")).collect();
+    fs::write(&path, text).map_err(Error::at(&path))?;
+    Ok(path)
 }
 
 /// The entries of the dictionary.

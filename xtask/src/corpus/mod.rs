@@ -49,8 +49,11 @@ enum CorpusSource {
     Archive(Archive),
     /// The package descriptions of the Debian that this machine runs.
     Apt,
-    /// Packages of that Debian.
-    Packages(&'static [&'static str]),
+    /// Packages of that Debian, of a component that need not be among its sources.
+    Packages {
+        names: &'static [&'static str],
+        component: &'static str,
+    },
 }
 
 static CORPORA: [PublicCorpus; 8] = [
@@ -121,21 +124,24 @@ static CORPORA: [PublicCorpus; 8] = [
         about: "the Collaborative International Dictionary of English, from Webster's of 1913 \
                 (40 MB); needs apt",
         licence: "GPL 3 or later",
-        source: CorpusSource::Packages(&["dict-gcide"]),
+        source: CorpusSource::Packages { names: &["dict-gcide"], component: "main" },
         documents: debian_package::read_gcide,
     },
     PublicCorpus {
         name: "linux-doc",
         about: "3,000 pages of the documentation of Linux 6.1 (20 MB); needs the apt of Debian 12",
         licence: "GPL 2",
-        source: CorpusSource::Packages(&["linux-doc-6.1"]),
+        source: CorpusSource::Packages { names: &["linux-doc-6.1"], component: "main" },
         documents: debian_package::read_linux,
     },
     PublicCorpus {
         name: "rfc",
-        about: "RFCs (100 MB); needs apt with Debian's component non-free",
+        about: "RFCs (100 MB), of Debian's component non-free; needs the apt of Debian 12",
         licence: "the IETF Trust's: to be passed on unchanged",
-        source: CorpusSource::Packages(&["doc-rfc-std", "doc-rfc-others"]),
+        source: CorpusSource::Packages {
+            names: &["doc-rfc-std", "doc-rfc-others"],
+            component: "non-free",
+        },
         documents: debian_package::read_rfc,
     },
 ];
@@ -194,7 +200,7 @@ impl PublicCorpus {
     fn pin(&self) -> String {
         match &self.source {
             CorpusSource::Archive(archive) => format!("{} {CONVERTER}", archive.sha256),
-            CorpusSource::Apt | CorpusSource::Packages(_) => CONVERTER.to_owned(),
+            CorpusSource::Apt | CorpusSource::Packages { .. } => CONVERTER.to_owned(),
         }
     }
 
@@ -220,8 +226,8 @@ impl PublicCorpus {
                 debian::fetch(&unpacked)?;
                 None
             }
-            CorpusSource::Packages(packages) => {
-                debian_package::fetch(&unpacked, packages)?;
+            CorpusSource::Packages { names, component } => {
+                debian_package::fetch(&unpacked, names, component)?;
                 None
             }
         };

@@ -12,8 +12,9 @@ use super::broken;
 use crate::console;
 use crate::error::{Error, Result};
 
-/// Lives end within so many milliseconds, the program's start included.
-const LONGEST_MS: u64 = 4000;
+/// Lives end within so many milliseconds after their first checkpoint, every fourth after the
+/// program's start.
+const LONGEST_MS: u64 = 1500;
 
 /// What was seen.
 #[derive(Default)]
@@ -61,6 +62,13 @@ fn live(bench: &Bench, random: &mut impl Rng, run: &Path, tally: &mut Tally) -> 
         fs::remove_dir_all(run).map_err(Error::at(run))?;
     }
     let mut child = bench.start(run, resume(run))?;
+    if !tally.kills.is_multiple_of(4) {
+        while checkpoints(run).last() <= before.last()
+            && child.try_wait().map_err(Error::at(run))?.is_none()
+        {
+            sleep(Duration::from_millis(2));
+        }
+    }
     sleep(Duration::from_millis(random.random_range(0..LONGEST_MS)));
     let ended = child.try_wait().map_err(Error::at(run))?;
     if let Some(status) = ended {

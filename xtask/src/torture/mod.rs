@@ -56,28 +56,22 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
     let mut random = ChaCha8Rng::seed_from_u64(args.seed);
     let bench = Bench::new(checkout, program)?;
     console::line(format_args!("in {}", bench.folder().display()));
-    let outcomes = [
-        ("kill -9", kills::run(&bench, &mut random, args.kills, until)),
-        ("damage", damage::run(&bench, &mut random)),
-        ("disks", disk::run(&bench)),
-    ];
-    let mut failed = None;
-    for (name, outcome) in outcomes {
-        match outcome {
-            Ok(found) => console::line(format_args!("{name}: {found}")),
-            Err(error) => {
-                console::note(format_args!("{name}: {error}"));
-                failed.get_or_insert(error);
-            }
+    let mut failed = false;
+    let mut tell = |name: &str, outcome: Result<String>| match outcome {
+        Ok(found) => console::line(format_args!("{name}: {found}")),
+        Err(error) => {
+            console::note(format_args!("{name}: {error}"));
+            failed = true;
         }
+    };
+    tell("kill -9", kills::run(&bench, &mut random, args.kills, until));
+    tell("damage", damage::run(&bench, &mut random));
+    tell("disks", disk::run(&bench));
+    if failed {
+        console::note(format_args!("what there is stays in {}", bench.folder().display()));
+        return Ok(ExitCode::FAILURE);
     }
-    match failed {
-        Some(_) => {
-            console::note(format_args!("what there is stays in {}", bench.folder().display()));
-            Ok(ExitCode::FAILURE)
-        }
-        None => bench.remove().map(|()| ExitCode::SUCCESS),
-    }
+    bench.remove().map(|()| ExitCode::SUCCESS)
 }
 
 /// A run that did not hold.
