@@ -460,7 +460,7 @@ pub(crate) struct CacheFlags {
 /// What `cache` does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CacheAction {
-    /// Remove tokenized text that no run uses any more; it can be made again.
+    /// Remove tokenized text and kept standard input that no run uses any more.
     Trim {
         /// Only what nobody has used for so many days.
         #[arg(long, value_name = "DAYS", default_value_t = 0)]

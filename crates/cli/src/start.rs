@@ -5,7 +5,7 @@ use bert4rs_tensor_core::cpu_isa::CpuIsa;
 use bert4rs_tensor_core::threads;
 use bert4rs_train::config::resolve;
 
-use crate::commands::train::overlays;
+use crate::commands::train::settings;
 use crate::flags::{Command, TrainFlags};
 
 /// Starts the program anew where the command needs other variables in its environment. Returns
@@ -30,5 +30,5 @@ pub(crate) fn restart_for(command: &Command) {
 
 /// The class of processor that a run is to keep to. What is wrong with its flags is told later.
 fn isa_of_run(flags: &TrainFlags) -> Option<CpuIsa> {
-    resolve(&overlays(flags).ok()?).ok()?.cpu_isa()
+    resolve(&settings(flags).ok()?).ok()?.cpu_isa()
 }

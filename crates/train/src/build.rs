@@ -162,7 +162,7 @@ pub fn parts_of(
     refuse_int8(&config.compute.int8, device)?;
     let cuda_kernels = cuda_kernels(config, device)?;
     let corpora = dataset::prepare(config, progress)?;
-    let data = data(config, &corpora, device)?;
+    let data = data(config, &corpora, (device, ranks.group().size()))?;
     let policy = Policy::new(config.compute.kernels, cuda_kernels)
         .with_choices(&machine.backends)
         .with_overrides(&config.compute.backends.overrides());
@@ -222,15 +222,19 @@ impl Parts {
 /// # Errors
 /// As [`parts`].
 pub fn training_data(config: &Config, progress: &mut dyn FnMut(Progress)) -> Result<TrainingData> {
-    data(config, &dataset::prepare(config, progress)?, Device::Cpu)
+    data(config, &dataset::prepare(config, progress)?, (Device::Cpu, 1))
 }
 
-/// Batches of `corpora` for training and validation.
-pub(crate) fn data(config: &Config, corpora: &Corpora, device: Device) -> Result<TrainingData> {
+/// Batches of `corpora` for training and validation on `device`, of a run on so many ranks.
+pub(crate) fn data(
+    config: &Config,
+    corpora: &Corpora,
+    (device, ranks): (Device, usize),
+) -> Result<TrainingData> {
     match config.model.family {
-        Family::Bert => masked_lm::data(config, corpora, device),
-        Family::Gpt => causal_lm::data(config, corpora, device),
-        Family::T5 => span_corruption::data(config, corpora, device),
+        Family::Bert => masked_lm::data(config, corpora, (device, ranks)),
+        Family::Gpt => causal_lm::data(config, corpora, (device, ranks)),
+        Family::T5 => span_corruption::data(config, corpora, (device, ranks)),
     }
 }
 
@@ -354,24 +358,6 @@ fn refuse_shared(config: &Config) -> Result<()> {
     if config.compute.fp8.scaling == Fp8Mode::Delayed {
         let reason = "each process would have other histories; choose tensor or row";
         return Err(refuse("compute.fp8.scaling", reason));
-    }
-    let of_one = |key: &str, what: &str| {
-        Err(refuse(key, format!("{what} only in a run of one process so far; leave it out")))
-    };
-    if config.train.max_minutes > 0.0 {
-        return of_one("train.max_minutes", "processes have clocks of their own: a time ends");
-    }
-    if config.train.ema_decay > 0.0 {
-        return of_one("train.ema_decay", "weights are averaged");
-    }
-    if config.data.short_seq_len > 0 {
-        return of_one("data.short_seq_len", "sequences are short at first");
-    }
-    if config.data.final_mask_rate > 0.0 {
-        return of_one("data.final_mask_rate", "the mask rate changes");
-    }
-    if policy(config).acts() {
-        return of_one("train.on_nan", "losses that are trouble are skipped or gone back from");
     }
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! The user's cache: what lies in it, which runs use it, and what may go.
 //!
-//! Tokenized corpora are folders in `tokens/`. Beside each, `NAME.runs` lists the runs that were
-//! trained on it, a path a line: as long as one of them exists, it may want to go on.
+//! Tokenized corpora are folders in `tokens/`, and what came by standard input are files in
+//! `standard-input/`. Beside each, `NAME.runs` lists the runs that were trained on it, a path a line:
+//! as long as one of them exists, it may want to go on.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use crate::run_folder::holds_run;
 
 /// The folder of tokenized corpora in the cache.
 const DATASETS: &str = "tokens";
+/// The folder of what came by standard input.
+const INPUTS: &str = "standard-input";
 
 /// The cache's folder: `$XDG_CACHE_HOME/bert4rs`, else `~/.cache/bert4rs`.
 ///
@@ -39,7 +43,29 @@ pub fn datasets() -> Result<PathBuf> {
     Ok(root()?.join(DATASETS))
 }
 
-/// Writes down that the run in `run` is trained on `dataset`, a folder of [`datasets`].
+/// The folder that text of standard input is kept in.
+///
+/// # Errors
+/// As [`root`].
+pub fn inputs() -> Result<PathBuf> {
+    Ok(root()?.join(INPUTS))
+}
+
+/// Writes down that the run in `run` is trained on those of `corpora` that are kept in [`inputs`].
+///
+/// # Errors
+/// As [`note_use`].
+pub(crate) fn note_inputs<'a>(
+    corpora: impl IntoIterator<Item = &'a Path>,
+    run: &Path,
+) -> Result<()> {
+    let Ok(folder) = inputs() else { return Ok(()) };
+    let kept = corpora.into_iter().filter(|path| path.parent() == Some(&*folder));
+    kept.into_iter().try_for_each(|path| note_use(path, run))
+}
+
+/// Writes down that the run in `run` is trained on `dataset`, a folder of [`datasets`] or a file of
+/// [`inputs`].
 ///
 /// # Errors
 /// What the system says.
@@ -65,6 +91,8 @@ fn runs_of(dataset: &Path) -> BTreeSet<PathBuf> {
 pub enum Kind {
     /// A tokenized corpus, and the runs trained on it that still exist.
     Dataset(BTreeSet<PathBuf>),
+    /// Text that came by standard input, and the runs trained on it that still exist.
+    Input(BTreeSet<PathBuf>),
     /// What a process that was killed left of one.
     Leftover,
     /// Anything else, such as libtorch, which programs are linked to: never trimmed.
@@ -88,7 +116,7 @@ impl Entry {
     /// Whether nothing is lost but time if it goes: nobody uses it, and nobody did for `age`.
     pub fn may_go(&self, age: Duration) -> bool {
         let is_free = match &self.kind {
-            Kind::Dataset(runs) => runs.is_empty(),
+            Kind::Dataset(runs) | Kind::Input(runs) => runs.is_empty(),
             Kind::Leftover => true,
             Kind::Other => false,
         };
@@ -106,7 +134,11 @@ impl Entry {
         if file.try_lock().is_err() {
             return Ok(false);
         }
-        fs::remove_dir_all(&self.path).map_err(Error::io(&self.path))?;
+        let removed = match self.path.is_dir() {
+            true => fs::remove_dir_all(&self.path),
+            false => fs::remove_file(&self.path),
+        };
+        removed.map_err(Error::io(&self.path))?;
         for beside in [self.path.with_extension("runs"), lock] {
             match fs::remove_file(&beside) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -126,25 +158,38 @@ impl Entry {
 pub fn entries(root: &Path) -> Result<Vec<Entry>> {
     let mut found = Vec::new();
     for path in children(root)? {
-        if path.file_name().is_some_and(|name| name == DATASETS) {
-            for path in children(&path)? {
-                match path.extension().and_then(|ending| ending.to_str()) {
-                    None if path.is_dir() => found.push(dataset(path)?),
-                    Some("partial") if path.is_dir() => found.push(entry(path, Kind::Leftover)?),
-                    _ => {}
-                }
+        let (kind, is_folders): (fn(_) -> _, _) = match path.file_name().and_then(OsStr::to_str) {
+            Some(DATASETS) => (Kind::Dataset, true),
+            Some(INPUTS) => (Kind::Input, false),
+            _ => {
+                found.push(entry(path, Kind::Other)?);
+                continue;
             }
-        } else {
-            found.push(entry(path, Kind::Other)?);
+        };
+        for path in children(&path)? {
+            match path.extension().and_then(|ending| ending.to_str()) {
+                None if path.is_dir() == is_folders => found.push(used_by_runs(path, kind)?),
+                Some("partial") if path.is_dir() == is_folders && !is_being_written(&path) => {
+                    found.push(entry(path, Kind::Leftover)?);
+                }
+                _ => {}
+            }
         }
     }
     Ok(found)
 }
 
-fn dataset(path: PathBuf) -> Result<Entry> {
+/// Whether `path` has the number of a living process: what comes by standard input is written so.
+fn is_being_written(path: &Path) -> bool {
+    let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    let is_number = name.parse::<u32>().is_ok();
+    path.is_file() && is_number && Path::new("/proc").join(name).exists()
+}
+
+fn used_by_runs(path: PathBuf, kind: fn(BTreeSet<PathBuf>) -> Kind) -> Result<Entry> {
     let runs = runs_of(&path).into_iter().filter(|run| holds_run(run)).collect();
     let list = path.with_extension("runs");
-    let mut entry = entry(path, Kind::Dataset(runs))?;
+    let mut entry = entry(path, kind(runs))?;
     if let Ok(used) = fs::metadata(&list).and_then(|metadata| metadata.modified()) {
         entry.used = entry.used.max(used);
     }

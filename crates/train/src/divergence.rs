@@ -3,8 +3,10 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::metrics::{MetricSink, StepRecord};
+use crate::trouble::Remedy;
 
 /// Losses above so many times that of knowing nothing are no learning.
 const FACTOR: f64 = 10.0;
@@ -25,6 +27,12 @@ impl DivergenceGuard {
     pub fn new(vocab_size: u32) -> Self {
         let most = FACTOR * f64::from(vocab_size.max(2)).ln();
         Self { most: Rc::new(Cell::new(most)), above: 0, lets_nan_pass: false }
+    }
+
+    /// For the run of `config`.
+    pub(crate) fn of_run(config: &Config) -> Self {
+        let lets_nan_pass = config.train.on_nan != Remedy::Stop;
+        Self::new(config.model.vocab_size).letting_nan_pass(lets_nan_pass)
     }
 
     /// The same for a run that skips steps whose loss is not finite.

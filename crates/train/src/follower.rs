@@ -4,7 +4,7 @@ use bert4rs_tensor_core::error::catch_torch_error;
 
 use crate::build::{self, WeightSource};
 use crate::config::Config;
-use crate::distributed::Ranks;
+use crate::distributed::{Ranks, share_state};
 use crate::divergence::DivergenceGuard;
 use crate::error::{Error, Result};
 use crate::run::with_settings;
@@ -23,10 +23,10 @@ pub fn follow(config: &Config, ranks: &Ranks, stop: &StopSignal) -> Result<()> {
     ranks.check_parts(&parts, config.seed)?;
     let (trainer, facts) = parts.into_trainer_of(ranks)?;
     let mut trainer = with_settings(config, trainer)?;
-    if let Some((state, records)) = ranks.share_state(None)? {
+    if let Some((state, records)) = share_state(ranks.group(), None)? {
         trainer.go_on(&state, &records)?;
     }
-    let guard = DivergenceGuard::new(config.model.vocab_size);
+    let guard = DivergenceGuard::of_run(config);
     let mut trainer = trainer.with_hook(stop.clone()).with_sink(guard.clone());
     let outcome = catch_torch_error("training", || {
         trainer.run()?;
@@ -36,6 +36,7 @@ pub fn follow(config: &Config, ranks: &Ranks, stop: &StopSignal) -> Result<()> {
         let held_out_loss = trainer.evaluate()?.and_then(|evaluation| evaluation.loss());
         let summary = Summary::new(&trainer, &machine, &facts)?;
         let summary = summary.with_ranks(&trainer, ranks.group())?;
+        trainer.evaluate_average()?;
         guard.check_end(summary.steps, summary.final_loss, held_out_loss)
     });
     outcome.map_err(Error::from).flatten().map_err(|error| error.while_training(config))

@@ -14,7 +14,7 @@ use crate::clock::ProcessClock;
 use crate::config::Config;
 use crate::console::Console;
 use crate::description::describe;
-use crate::distributed::Ranks;
+use crate::distributed::{Ranks, share_state};
 use crate::divergence::DivergenceGuard;
 use crate::early_stopping::Patience;
 use crate::error::{Error, Result};
@@ -30,7 +30,6 @@ use crate::summary::Summary;
 use crate::tensorboard::EventFile;
 use crate::terminal::Terminal;
 use crate::trainer::Trainer;
-use crate::trouble::Remedy;
 
 /// Where a run begins.
 #[derive(Debug)]
@@ -83,7 +82,7 @@ pub fn train(
     let (trainer, facts) = parts.into_trainer_of(ranks)?;
     let mut trainer = with_settings(config, trainer)?;
     let saved = checkpoint.as_ref().map(|checkpoint| read(checkpoint, &folder, &facts));
-    if let Some((state, records)) = ranks.share_state(saved.transpose()?)? {
+    if let Some((state, records)) = share_state(ranks.group(), saved.transpose()?)? {
         trainer.go_on(&state, &records)?;
     }
     let folder = match &checkpoint {
@@ -97,12 +96,7 @@ pub fn train(
         backends::write(folder.path(), &machine.backends)?;
     }
     lines.iter().for_each(|line| console.line(line));
-    // A cache that can't be written to is no reason not to train.
-    for dataset in &facts.datasets {
-        if let Err(error) = cache::note_use(dataset, folder.final_path()) {
-            console.warning(&error.to_string());
-        }
-    }
+    note_uses(config, &facts, folder.final_path(), console);
     let run = Run { config, ranks, machine, facts, export_bytes };
     let folder = Rc::new(RefCell::new(folder));
     let outcome =
@@ -118,6 +112,17 @@ pub fn train(
         Err(error) => drop(folder.end(RunOutcome::Failed, Some(error.to_string()))),
     }
     outcome
+}
+
+/// Writes down what of the cache the run in `folder` uses. A cache that can't be written to is no
+/// reason not to train.
+fn note_uses(config: &Config, facts: &Facts, folder: &Path, console: &Console) {
+    let corpora = config.data.corpus.iter().map(|entry| Path::new(entry.path()));
+    let inputs = std::iter::once_with(|| cache::note_inputs(corpora, folder));
+    let datasets = facts.datasets.iter().map(|dataset| cache::note_use(dataset, folder));
+    for error in inputs.chain(datasets).filter_map(Result::err) {
+        console.warning(&error.to_string());
+    }
 }
 
 /// The trainer with what `config` says of averages, ends and trouble.
@@ -147,8 +152,7 @@ impl Run<'_> {
     ) -> Result<Summary> {
         let Self { config, ranks, machine, facts, export_bytes } = self;
         folder.borrow_mut().reserve(*export_bytes)?;
-        let lets_nan_pass = config.train.on_nan != Remedy::Stop;
-        let guard = DivergenceGuard::new(config.model.vocab_size).letting_nan_pass(lets_nan_pass);
+        let guard = DivergenceGuard::of_run(config);
         let trainer = self.with_outlets(&folder.borrow(), trainer.with_clock(clock), console)?;
         let mut trainer = trainer
             .with_hook(stop.clone())

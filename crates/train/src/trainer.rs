@@ -22,6 +22,7 @@ mod stepping;
 use std::time::{Duration, Instant};
 
 use bert4rs_optim::schedule::Schedule;
+use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::copy_stream::CopyStream;
 use bert4rs_tensor_core::distributed::ProcessGroup;
 
@@ -61,6 +62,8 @@ pub struct Trainer {
     /// As measured after the last step, if it was.
     held_out_loss: Option<f64>,
     average: Option<WeightAverage>,
+    /// The averages of whole parameters, after the last step.
+    last_average: Option<Vec<Tensor>>,
     patience: Patience,
     best: BestLoss,
     recovery: Recovery,

@@ -49,11 +49,6 @@ impl TroublePolicy {
         }
     }
 
-    /// Whether it does anything but stop where a loss is not finite.
-    pub(crate) fn acts(&self) -> bool {
-        self.spike_nats > 0.0 || self.on_nan != Remedy::Stop
-    }
-
     /// Whether spikes are left out before they change anything, so that each step's loss is read.
     pub(crate) fn skips_spikes(&self) -> bool {
         self.spike_nats > 0.0 && self.on_spike == Remedy::Skip

@@ -1,5 +1,7 @@
 //! `bert4rs cache`: what lies in the cache, and what nobody uses removed.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,14 +33,20 @@ pub(crate) fn run(flags: &CacheFlags) -> Result<ExitCode> {
 
 fn describe(entry: &Entry) -> String {
     match &entry.kind {
-        Kind::Dataset(runs) if runs.is_empty() => "tokenized text that no run uses".into(),
-        Kind::Dataset(runs) => {
-            let runs: Vec<String> = runs.iter().map(|run| run.display().to_string()).collect();
-            format!("tokenized text of {}", runs.join(", "))
-        }
+        Kind::Dataset(runs) => used("tokenized text", runs),
+        Kind::Input(runs) => used("standard input", runs),
         Kind::Leftover => "left by a process that was killed".into(),
         Kind::Other => "kept".into(),
     }
+}
+
+/// What it is, and of which runs.
+fn used(what: &str, runs: &BTreeSet<PathBuf>) -> String {
+    if runs.is_empty() {
+        return format!("{what} that no run uses");
+    }
+    let runs: Vec<String> = runs.iter().map(|run| run.display().to_string()).collect();
+    format!("{what} of {}", runs.join(", "))
 }
 
 fn trim(found: &[Entry], older_than_days: u32) -> Result<()> {

@@ -220,8 +220,21 @@ fn resumed(flags: &TrainFlags, resume: &Path, console: &Console) -> Result<Start
     Ok(Start { folder, checkpoint: Some(checkpoint) })
 }
 
-/// Presets, file, model, `--set`, flags: the later ones win.
+/// Presets, file, model, `--set`, flags: the later ones win. Standard input is read.
 pub(crate) fn overlays(flags: &TrainFlags) -> Result<Vec<Overlay>> {
+    let mut overlays = settings(flags)?;
+    if !flags.corpus.is_empty() {
+        overlays.push(Overlay::single("--corpus", "data.corpus", all_absolute(&flags.corpus)?));
+    }
+    if !flags.held_out.is_empty() {
+        let paths = all_absolute(&flags.held_out)?;
+        overlays.push(Overlay::single("--held-out", "data.held_out_corpus", paths));
+    }
+    Ok(overlays)
+}
+
+/// The same without the text, so that nothing is read but settings.
+pub(crate) fn settings(flags: &TrainFlags) -> Result<Vec<Overlay>> {
     let mut overlays = config_overlays(&flags.config)?;
     let numbers = [
         ("--seed", "seed", flags.seed),
@@ -272,18 +285,11 @@ pub(crate) fn overlays(flags: &TrainFlags) -> Result<Vec<Overlay>> {
     if let Some(tokenizer) = &flags.tokenizer {
         overlays.push(Overlay::single("--tokenizer", "data.tokenizer", absolute(tokenizer)?));
     }
-    if !flags.corpus.is_empty() {
-        overlays.push(Overlay::single("--corpus", "data.corpus", all_absolute(&flags.corpus)?));
-    }
     if let Some(document) = &flags.document {
         overlays.push(Overlay::single("--document", "data.document", document.clone()));
     }
     if let Some(field) = &flags.text_field {
         overlays.push(Overlay::single("--text-field", "data.text_field", field.clone()));
-    }
-    if !flags.held_out.is_empty() {
-        let paths = all_absolute(&flags.held_out)?;
-        overlays.push(Overlay::single("--held-out", "data.held_out_corpus", paths));
     }
     Ok(overlays)
 }
@@ -295,8 +301,7 @@ fn all_absolute(paths: &[PathBuf]) -> Result<Vec<String>> {
 /// Where text is found again later: standard input is kept in the cache first.
 pub(super) fn of_corpus(path: &Path) -> Result<String> {
     if path == Path::new("-") {
-        let folder = cache::root()?.join("standard-input");
-        return absolute(&keep_stream(std::io::stdin().lock(), &folder)?);
+        return absolute(&keep_stream(std::io::stdin().lock(), &cache::inputs()?)?);
     }
     match path.to_str().and_then(|path| path.strip_prefix('@')) {
         Some(list) => Ok(format!("@{}", absolute(Path::new(list))?)),

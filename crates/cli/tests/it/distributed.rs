@@ -11,29 +11,29 @@ use bert4rs_tensor_core::{Kind, Tensor, safetensors};
 use crate::support::{Outcome, Sandbox, train_args};
 
 /// `launch` of a tiny run on so many processes.
-fn launch(sandbox: &Sandbox, processes: usize, extra: &[&str]) -> Command {
+pub(crate) fn launch(sandbox: &Sandbox, processes: usize, extra: &[&str]) -> Command {
     let count = processes.to_string();
     let args = [&["launch", "--processes", &count, "--"][..], &train_args(extra)].concat();
     quiet(sandbox.command(&args))
 }
 
 /// The program with one thread, which does not start itself anew.
-fn quiet(mut command: Command) -> Command {
+pub(crate) fn quiet(mut command: Command) -> Command {
     command.env("OMP_NUM_THREADS", "1").env("GOMP_SPINCOUNT", "10000");
     command.env("TORCH_CPP_LOG_LEVEL", "ERROR");
     command
 }
 
-fn run(mut command: Command) -> Outcome {
+pub(crate) fn run(mut command: Command) -> Outcome {
     Outcome::new(command.output().unwrap())
 }
 
-fn weights(sandbox: &Sandbox, run: &str) -> BTreeMap<String, Tensor> {
+pub(crate) fn weights(sandbox: &Sandbox, run: &str) -> BTreeMap<String, Tensor> {
     safetensors::load(&sandbox.path(run).join("model.safetensors")).unwrap()
 }
 
 /// The largest distance of a weight, over the norm of its tensor.
-fn distance(left: &BTreeMap<String, Tensor>, right: &BTreeMap<String, Tensor>) -> f64 {
+pub(crate) fn distance(left: &BTreeMap<String, Tensor>, right: &BTreeMap<String, Tensor>) -> f64 {
     let norm = |x: &Tensor| x.to_kind(Kind::Double).norm().double_value(&[]);
     assert!(left.keys().eq(right.keys()));
     let pairs = left.values().zip(right.values());
@@ -343,12 +343,26 @@ fn doctor_measures_the_network_between_processes() {
     sandbox.run(&["doctor", "--network"]).refuses(&["--network", "launch"]);
 }
 
+/// Waits until the run has a checkpoint of a later step, and returns that.
+fn wait_for_checkpoint_after(sandbox: &Sandbox, step: u64) -> u64 {
+    let began = Instant::now();
+    loop {
+        let names = sandbox.list("run/checkpoints").into_iter();
+        let steps = names.filter_map(|name| name.strip_prefix("step-")?.parse().ok());
+        if let Some(newest) = steps.max().filter(|newest| *newest > step) {
+            return newest;
+        }
+        assert!(began.elapsed() < Duration::from_secs(300), "no checkpoint after step {step}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[test]
 #[ignore = "minutes: 20 kills at random moments"]
 fn killed_at_random_a_run_goes_on_to_the_bits_of_an_unbroken_one() {
     let sandbox = Sandbox::new();
     sandbox.corpus();
-    let flags = ["--max-steps", "400", "--checkpoint-every", "5", "--set", "model.dropout=0.1"];
+    let flags = ["--max-steps", "2500", "--checkpoint-every", "5", "--set", "model.dropout=0.1"];
     let flags = [&flags[..], &["--set", "optimizer.sharding=states", "--preset"]].concat();
     let flags = [&flags[..], &["recommended+normuon", "--set", "train.log_every=1"]].concat();
     run(launch(&sandbox, 2, &[&flags[..], &["--out", "whole"]].concat())).succeeds();
@@ -357,13 +371,16 @@ fn killed_at_random_a_run_goes_on_to_the_bits_of_an_unbroken_one() {
     let mut command = quiet(sandbox.command(&args));
     let child = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap();
     let mut random = u64::from(std::process::id());
+    let mut step = 0;
     for kill in 0..20 {
         random =
             random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let (rank, wait) = ((random >> 33) as usize % 2, (random >> 40) % 3000);
-        std::thread::sleep(Duration::from_millis(1500 + wait));
-        let Some(process) = process_of(&child, rank) else { continue };
-        println!("kill {kill}: rank {rank} after {wait} ms more");
+        let (rank, wait) = ((random >> 33) as usize % 2, (random >> 40) % 500);
+        // Each life trains for a while: a kill that strikes its start finds nothing to lose.
+        step = wait_for_checkpoint_after(&sandbox, step);
+        std::thread::sleep(Duration::from_millis(wait));
+        let process = process_of(&child, rank).unwrap();
+        println!("kill {kill}: rank {rank}, {wait} ms after the checkpoint of step {step}");
         let _ = Command::new("kill").args(["-KILL", &process]).status();
         let gone = Instant::now();
         while process_of(&child, 1 - rank).is_some_and(|other| {

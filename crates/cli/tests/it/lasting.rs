@@ -106,7 +106,7 @@ fn measuring_leaves_training_as_it_is() {
 }
 
 /// How far each of these losses is above the median of those before it, where there are enough.
-fn excesses(losses: &[f64]) -> Vec<(usize, f64)> {
+pub(crate) fn excesses(losses: &[f64]) -> Vec<(usize, f64)> {
     let excess = |index: usize| {
         let mut before = losses[..index].to_vec();
         before.sort_by(f64::total_cmp);

@@ -9,6 +9,7 @@ mod cache;
 mod completions;
 mod data;
 mod distributed;
+mod distributed_rules;
 mod finetune;
 mod forward;
 mod init;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use bert4rs_tensor_core::Tensor;
 use bert4rs_tensor_core::distributed::{GradientExchange, ProcessGroup};
 use bert4rs_tensor_core::param::Param;
+use bert4rs_tensor_core::{Kind, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{ShardedGradients, ShardedOptimizer};
@@ -202,6 +202,42 @@ impl DataParallel {
         match self {
             Self::Replicated(..) => Ok(Vec::new()),
             Self::Sharded(sharded, _) => sharded.gather_masters(group),
+        }
+    }
+
+    /// The parameters whose exact values this rank has: all of `params`, or its own pieces of them.
+    pub fn exact<'a>(&'a self, params: &'a [Param]) -> &'a [Param] {
+        match self {
+            Self::Replicated(..) => params,
+            Self::Sharded(sharded, _) => &sharded.pieces,
+        }
+    }
+
+    /// Whole tensors, one a parameter, of such parts of them as are listed by
+    /// [`exact`](Self::exact).
+    ///
+    /// # Errors
+    /// Those of the group.
+    pub fn gather_parts(
+        &self,
+        group: &dyn ProcessGroup,
+        parts: &[Tensor],
+        kind: Kind,
+    ) -> Result<Vec<Tensor>> {
+        match self {
+            Self::Replicated(..) => Ok(parts.iter().map(Tensor::shallow_clone).collect()),
+            Self::Sharded(sharded, _) => sharded.gather_parts(group, parts, kind),
+        }
+    }
+
+    /// The reverse of [`gather_parts`](Self::gather_parts).
+    ///
+    /// # Errors
+    /// Tensors of other sizes.
+    pub fn parts_of(&self, wholes: &[Tensor]) -> Result<Vec<Tensor>> {
+        match self {
+            Self::Replicated(..) => Ok(wholes.iter().map(Tensor::shallow_clone).collect()),
+            Self::Sharded(sharded, _) => sharded.parts_of(wholes),
         }
     }
 

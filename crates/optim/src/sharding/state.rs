@@ -120,6 +120,35 @@ impl ShardedOptimizer {
         self.gather_wholes(group, &parts, Kind::Float)
     }
 
+    /// Whole tensors of `kind`, one a parameter, of which each rank has the part of each of its
+    /// [pieces](crate::DataParallel::exact) in `parts`: each rank gets all of them.
+    ///
+    /// # Errors
+    /// Those of the group.
+    pub fn gather_parts(
+        &self,
+        group: &dyn ProcessGroup,
+        parts: &[Tensor],
+        kind: Kind,
+    ) -> Result<Vec<Tensor>> {
+        let _guard = no_grad_guard();
+        let parts: Vec<_> = parts.iter().map(|part| Some(part.shallow_clone())).collect();
+        self.gather_wholes(group, &parts, kind)
+    }
+
+    /// The part of each of this rank's pieces of `wholes`, one a parameter: the reverse of
+    /// [`gather_parts`](Self::gather_parts).
+    ///
+    /// # Errors
+    /// Tensors of other sizes.
+    pub fn parts_of(&self, wholes: &[Tensor]) -> Result<Vec<Tensor>> {
+        let part = |(piece, shard): (&Piece, &Param)| -> Result<Tensor> {
+            let part = of_piece(&wholes[piece.param].f_contiguous().during(OP)?, piece)?;
+            Ok(part.f_view(&shard.weight.size()[..]).during(OP)?)
+        };
+        self.plan.segment(self.rank).iter().zip(&self.pieces).map(part).collect()
+    }
+
     /// Makes this rank's masters those in `exact`, whole FP32 tensors by parameter, and its weights
     /// follow; nothing where there are no masters.
     ///

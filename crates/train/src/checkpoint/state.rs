@@ -98,11 +98,14 @@ impl TrainState {
             let named = ranks.into_iter().enumerate();
             buffers.extend(copies(named.map(|(rank, bytes)| (of_rank(name, rank), bytes)))?);
         }
+        let average =
+            average.map(|average| average.whole(&stored, optimizer, group)).transpose()?;
+        let names = stored.iter().map(|param| param.name.clone());
         Ok(Self {
             progress,
             weights: copies(weights)?,
             optimizer: copies(optimizer.state(group)?)?,
-            average: copies(average.into_iter().flat_map(WeightAverage::state))?,
+            average: copies(names.zip(average.unwrap_or_default()))?,
             buffers,
         })
     }

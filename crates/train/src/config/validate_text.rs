@@ -42,6 +42,17 @@ impl Config {
     pub(super) fn validate_stages(&self) -> Result<(), Fault> {
         let data = &self.data;
         within("data.short_share", data.short_share, 0.0, 1.0)?;
+        let by_steps = [
+            ("data.short_seq_len", data.short_seq_len > 0),
+            ("data.final_mask_rate", data.final_mask_rate > 0.0),
+        ];
+        if let Some((key, _)) = by_steps.iter().find(|(_, is_set)| *is_set)
+            && self.train.max_minutes > 0.0
+        {
+            let reason = "changes with the share of batches seen, which no run of \
+                          train.max_minutes knows; leave one of them out";
+            return Err(((*key).to_owned(), reason.into()));
+        }
         if data.short_seq_len == 0 {
             return Ok(());
         }

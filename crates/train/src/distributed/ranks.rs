@@ -110,7 +110,7 @@ impl Ranks {
         if signal != 0 && !is_whole {
             return Ok(Some(signal as u8));
         }
-        trainer.gather_masters()?;
+        trainer.gather_weights()?;
         Ok(None)
     }
 

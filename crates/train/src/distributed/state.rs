@@ -33,8 +33,8 @@ const KINDS: [(Kind, &str); 9] = [
 struct Header {
     progress: RunProgress,
     records: Vec<StepRecord>,
-    /// Of weights, the optimizer's state, and buffers.
-    sections: [Vec<Entry>; 3],
+    /// Of weights, the optimizer's state, buffers, and averages.
+    sections: [Vec<Entry>; 4],
 }
 
 /// A tensor's name, dtype and shape.
@@ -62,32 +62,31 @@ impl Ranks {
         }
         serde_json::from_slice(&receive_bytes(group)?).map_err(failed)
     }
+}
 
-    /// Gives all ranks what rank 0 has read, if it has; the others give nothing.
-    ///
-    /// # Errors
-    /// A dtype that is never saved, and those of the group.
-    pub(crate) fn share_state(
-        &self,
-        saved: Option<(TrainState, Vec<StepRecord>)>,
-    ) -> Result<Option<(TrainState, Vec<StepRecord>)>> {
-        let group = self.group();
-        if !group.is_shared() {
-            return Ok(saved);
+/// Gives all ranks of `group` what rank 0 has read, if it has; the others give nothing.
+///
+/// # Errors
+/// A dtype that is never saved, and those of the group.
+pub(crate) fn share_state(
+    group: &MeteredGroup,
+    saved: Option<(TrainState, Vec<StepRecord>)>,
+) -> Result<Option<(TrainState, Vec<StepRecord>)>> {
+    if !group.is_shared() {
+        return Ok(saved);
+    }
+    match (group.rank() == 0, saved) {
+        (true, None) => send_bytes(group, &[]).map(|()| None),
+        (true, Some((state, records))) => {
+            send(group, &state, &records)?;
+            Ok(Some((state, records)))
         }
-        match (self.leads(), saved) {
-            (true, None) => send_bytes(group, &[]).map(|()| None),
-            (true, Some((state, records))) => {
-                send(group, &state, &records)?;
-                Ok(Some((state, records)))
-            }
-            (false, _) => receive(group),
-        }
+        (false, _) => receive(group),
     }
 }
 
 fn send(group: &MeteredGroup, state: &TrainState, records: &[StepRecord]) -> Result<()> {
-    let sections = [&state.weights, &state.optimizer, &state.buffers];
+    let sections = [&state.weights, &state.optimizer, &state.buffers, &state.average];
     let mut header = Header {
         progress: state.progress.clone(),
         records: records.to_vec(),
@@ -121,7 +120,7 @@ fn receive(group: &MeteredGroup) -> Result<Option<(TrainState, Vec<StepRecord>)>
     }
     let header: Header =
         serde_json::from_slice(&text).map_err(|error| Error::Other(error.into()))?;
-    let mut sections = [const { BTreeMap::new() }; 3];
+    let mut sections = [const { BTreeMap::new() }; 4];
     for (entries, tensors) in header.sections.iter().zip(&mut sections) {
         for Entry { name, kind, shape } in entries {
             let kind = KINDS.iter().find(|(_, known)| known == kind).map(|(kind, _)| *kind);
@@ -132,14 +131,8 @@ fn receive(group: &MeteredGroup) -> Result<Option<(TrainState, Vec<StepRecord>)>
             tensors.insert(name.clone(), tensor);
         }
     }
-    let [weights, optimizer, buffers] = sections;
-    let state = TrainState {
-        progress: header.progress,
-        weights,
-        optimizer,
-        buffers,
-        average: BTreeMap::new(),
-    };
+    let [weights, optimizer, buffers, average] = sections;
+    let state = TrainState { progress: header.progress, weights, optimizer, buffers, average };
     Ok(Some((state, header.records)))
 }
 

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::dataset::Corpora;
 use crate::error::Result;
 use crate::facts::Facts;
-use crate::stages::staged;
+use crate::stages::{staged, total_batches};
 
 /// A GPT and its loss.
 pub struct CausalLm {
@@ -84,7 +84,11 @@ fn input(batch: &NamedTensors) -> Result<GptInput<'_>> {
 ///
 /// # Errors
 /// A tokenizer or sizes that can't be used.
-pub(crate) fn data(config: &Config, corpora: &Corpora, device: Device) -> Result<TrainingData> {
+pub(crate) fn data(
+    config: &Config,
+    corpora: &Corpora,
+    (device, ranks): (Device, usize),
+) -> Result<TrainingData> {
     let end = corpora.tokenizer().end_of_text()?;
     let options = CausalOptions {
         batch_size: config.data.batch_size as usize,
@@ -107,7 +111,8 @@ pub(crate) fn data(config: &Config, corpora: &Corpora, device: Device) -> Result
     let full = of_length(options.sequence_length)?;
     let pieces = full.piece_lengths();
     let (epoch_batches, reports) = (full.batches_per_epoch(), full.packing_reports());
-    let train = staged(config, full, epoch_batches, of_length, |batches, _, _| Ok(batches))?;
+    let total = total_batches(config, epoch_batches, ranks);
+    let train = staged(config, full, total, of_length, |batches, _, _| Ok(batches))?;
     let names = corpora.parts().iter().map(|part| part.name.clone()).collect();
     let sources = Sources { epoch_batches, train, held_out, names, pad: end.into() };
     // Each document's end is predicted too.

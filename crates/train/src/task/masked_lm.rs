@@ -20,7 +20,7 @@ use crate::config::{ComputedLogits, Config};
 use crate::dataset::Corpora;
 use crate::error::Result;
 use crate::facts::Facts;
-use crate::stages::staged;
+use crate::stages::{staged, total_batches};
 
 /// A BERT and its loss.
 pub struct MaskedLm {
@@ -103,7 +103,11 @@ fn input<'a>(batch: &'a NamedTensors, position_ids: &'a Tensor) -> Result<BertIn
 ///
 /// # Errors
 /// A tokenizer or sizes that can't be used.
-pub(crate) fn data(config: &Config, corpora: &Corpora, device: Device) -> Result<TrainingData> {
+pub(crate) fn data(
+    config: &Config,
+    corpora: &Corpora,
+    (device, ranks): (Device, usize),
+) -> Result<TrainingData> {
     let vocabulary = corpora.tokenizer().vocabulary()?;
     let pad = vocabulary.special.pad;
     let options = MlmOptions {
@@ -136,13 +140,13 @@ pub(crate) fn data(config: &Config, corpora: &Corpora, device: Device) -> Result
     let full = of_length(options.sequence_length)?;
     let pieces = full.piece_lengths();
     let (epoch_batches, reports) = (full.batches_per_epoch(), full.packing_reports());
-    let train =
-        staged(config, full, epoch_batches, of_length, |batches, total, before| {
-            match config.data.final_mask_rate {
-                0.0 => Ok(batches),
-                last => Ok(batches.with_mask_rate_to(last, total, before)?),
-            }
-        })?;
+    let total = total_batches(config, epoch_batches, ranks);
+    let train = staged(config, full, total, of_length, |batches, total, before| {
+        match config.data.final_mask_rate {
+            0.0 => Ok(batches),
+            last => Ok(batches.with_mask_rate_to(last, total, before)?),
+        }
+    })?;
     let names = corpora.parts().iter().map(|part| part.name.clone()).collect();
     let sources = Sources { epoch_batches, train, held_out, names, pad: pad.into() };
     let (masked, length) = (options.masked_per_sequence() as f64, options.sequence_length);

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::dataset::Corpora;
 use crate::error::Result;
 use crate::facts::Facts;
-use crate::stages::staged;
+use crate::stages::{staged, total_batches};
 
 /// A T5 and its loss.
 pub struct SpanCorruption {
@@ -89,7 +89,11 @@ fn input(batch: &NamedTensors) -> Result<T5Input<'_>> {
 ///
 /// # Errors
 /// A tokenizer or sizes that can't be used.
-pub(crate) fn data(config: &Config, corpora: &Corpora, device: Device) -> Result<TrainingData> {
+pub(crate) fn data(
+    config: &Config,
+    corpora: &Corpora,
+    (device, ranks): (Device, usize),
+) -> Result<TrainingData> {
     let tokens = corpora.tokenizer().span_tokens()?;
     let noise = Noise { rate: config.data.mask_rate, mean_span: config.data.mean_span };
     let options = SpanOptions {
@@ -122,7 +126,8 @@ pub(crate) fn data(config: &Config, corpora: &Corpora, device: Device) -> Result
     // Sentinels and ends are predicted too.
     let of_text = corpora.mean(|dataset| dataset.summary.unigram_entropy);
     let unigram_entropy = full.target_entropy(of_text);
-    let train = staged(config, full, epoch_batches, of_length, |batches, _, _| Ok(batches))?;
+    let total = total_batches(config, epoch_batches, ranks);
+    let train = staged(config, full, total, of_length, |batches, _, _| Ok(batches))?;
     // Shared out over the tokens in encoder and decoder.
     let positions: i64 = pieces.iter().map(|(source, target)| source + target).sum();
     let facts = Facts {

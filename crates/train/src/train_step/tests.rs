@@ -71,7 +71,7 @@ fn check(dataset: Dataset, family: &str, packing: &str, loss: &str) {
     // Sequences 0 to 3 as one batch, and as one of three and one of one.
     let batch = |size: u32, position: u64| -> Batch {
         let config = config(family, packing, loss, size);
-        let mut loader = build::data(&config, &corpora, Device::Cpu).unwrap().loader;
+        let mut loader = build::data(&config, &corpora, (Device::Cpu, 1)).unwrap().loader;
         loader.seek(position).unwrap();
         loader.next().unwrap()
     };
@@ -125,7 +125,7 @@ fn batches_that_are_to_be_captured_have_few_shapes() {
         config.compute.execution = Execution::Capturable;
         config.compute.logits = ComputedLogits::Masked;
         let corpora = Corpora::one(dataset(folder.path(), objective));
-        let mut data = build::data(&config, &corpora, Device::Cpu).unwrap();
+        let mut data = build::data(&config, &corpora, (Device::Cpu, 1)).unwrap();
         let mut shapes: Vec<NamedTensors> = Vec::new();
         for _ in 0..200 {
             let batch = data.loader.next().unwrap().tensors;
@@ -169,7 +169,7 @@ const NO_LAUNCH: [&str; 24] = [
 /// operation inside.
 fn launches(config: &Config, dataset: Dataset) -> usize {
     let corpora = Corpora::one(dataset);
-    let mut loader = build::data(config, &corpora, Device::Cpu).unwrap().loader;
+    let mut loader = build::data(config, &corpora, (Device::Cpu, 1)).unwrap().loader;
     let mut params = ParamStore::new(Device::Cpu, Kind::Float);
     let task = build::task(config, corpora.tokenizer().clone(), &params).unwrap();
     let optimizer = Optimizer::new(config.optimizer.clone(), params.params_mut()).unwrap();

@@ -65,6 +65,7 @@ impl Trainer {
             steps: 0,
             held_out_loss: None,
             average: None,
+            last_average: None,
             patience: Patience { measurements: 0, min_delta: 0.0 },
             best: BestLoss::default(),
             recovery: Recovery::default(),
@@ -130,7 +131,9 @@ impl Trainer {
     /// # Errors
     /// What libtorch throws.
     pub fn with_average(mut self, decay: f64) -> Result<Self> {
-        self.average = Some(WeightAverage::new(decay, &self.work.params)?);
+        let TrainStep { params, optimizer, .. } = &self.work;
+        let average = WeightAverage::new(decay, optimizer.exact(&params.params()))?;
+        self.average = Some(average);
         Ok(self)
     }
 

@@ -7,6 +7,7 @@ use super::Trainer;
 use super::saving::fingerprint;
 use crate::captured_steps::CapturedSteps;
 use crate::checkpoint::newest_whole;
+use crate::distributed::{MeteredGroup, agree_on, share_state, sum_over_ranks};
 use crate::error::{Error, Result};
 use crate::hook::Control;
 use crate::metrics::StepRecord;
@@ -32,12 +33,19 @@ impl Recovery {
         &self.left_out
     }
 
-    /// Whether a step may change the weights, as its loss tells. Reads it only where it must.
-    pub(super) fn accepts(&mut self, step: u64, loss: &Tensor) -> Result<bool> {
+    /// Whether a step may change the weights, as its loss tells, of which each of `group` has its
+    /// part. Reads it only where it must.
+    pub(super) fn accepts(
+        &mut self,
+        step: u64,
+        loss: &Tensor,
+        group: &MeteredGroup,
+    ) -> Result<bool> {
         if !self.watch.policy.skips_spikes() {
             return Ok(true);
         }
-        let loss = loss.f_double_value(&[]).during("read the loss")?;
+        let own = loss.f_double_value(&[]).during("read the loss")?;
+        let loss = sum_over_ranks(group, &[own])?.iter().sum();
         let kind = self.watch.judge(loss);
         if kind != Some(TroubleKind::Spike) {
             return Ok(true);
@@ -65,7 +73,7 @@ impl Trainer {
             all.iter().any(|incident| incident.left_out == Some(position))
         };
         while is_left_out(self.loader.position(), self.recovery.left_out()) {
-            self.loader.seek(self.loader.position() + u64::from(self.options.accumulate))?;
+            self.loader.seek(self.loader.position() + self.batches_per_step())?;
         }
         self.recovery.positions.push((self.steps + 1, self.loader.position()));
         Ok(())
@@ -107,20 +115,29 @@ impl Trainer {
     }
 
     /// Whether the run is to go back because of this.
-    pub(super) fn goes_back(&self, incident: &Incident) -> bool {
-        incident.remedy == Remedy::Rollback
-            && self.checkpointer.is_some()
-            && self.recovery.left_out.len() < MOST_ROLLBACKS
+    pub(super) fn goes_back(&self, incident: &Incident) -> Result<bool> {
+        let is_remedy = incident.remedy == Remedy::Rollback;
+        if !is_remedy || self.recovery.left_out.len() >= MOST_ROLLBACKS {
+            return Ok(false);
+        }
+        // One rank has checkpoints for all.
+        let [has_checkpoints] = agree_on(&self.work.group, [self.checkpointer.is_some().into()])?;
+        Ok(has_checkpoints > 0)
     }
 
     /// Goes back to the newest checkpoint, from where on the batches of `incident` are left out.
     pub(super) fn go_back(&mut self, incident: &Incident, control: &mut Control) -> Result<()> {
         let ended = self.checkpointer.as_mut().and_then(|checkpointer| checkpointer.finish());
         self.checkpoint_ended(ended, control)?;
-        let Some(checkpointer) = &self.checkpointer else { return Ok(()) };
-        let (checkpoint, damaged) = newest_whole(checkpointer.run())?;
-        damaged.iter().for_each(|line| self.warn(line));
-        let state = checkpoint.read()?;
+        let saved = match &self.checkpointer {
+            Some(checkpointer) => {
+                let (checkpoint, damaged) = newest_whole(checkpointer.run())?;
+                damaged.iter().for_each(|line| self.warn(line));
+                Some((checkpoint.read()?, Vec::new()))
+            }
+            None => None,
+        };
+        let Some((state, _)) = share_state(&self.work.group, saved)? else { return Ok(()) };
         let back_to = state.progress.step;
         self.warn(&format!(
             "step {}: {}; back to the checkpoint after step {back_to}, without this step's batches",

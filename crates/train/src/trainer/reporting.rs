@@ -1,6 +1,10 @@
 //! Losses read, sinks filled, and the model measured on held-out text.
 
+use bert4rs_tensor_core::Tensor;
+use bert4rs_tensor_core::param::ParamStore;
+
 use super::{Due, Trainer};
+use crate::average::{WeightAverage, with_averages};
 use crate::captured_steps::CapturedSteps;
 use crate::error::Result;
 use crate::evaluation::Evaluation;
@@ -8,7 +12,6 @@ use crate::hook::Control;
 use crate::metrics::StepRecord;
 use crate::task::Task;
 use crate::train_step::TrainStep;
-use bert4rs_tensor_core::param::ParamStore;
 
 impl Trainer {
     /// Reads the losses since the last report and gives them to the sinks: the loop's one wait for
@@ -17,7 +20,9 @@ impl Trainer {
         let mut records = self.meter.flush()?;
         self.work.optimizer.local_mut().sync_counters()?;
         let trouble = self.judge(&mut records);
-        if let Some(incident) = trouble.as_ref().filter(|incident| self.goes_back(incident)) {
+        if let Some(incident) = &trouble
+            && self.goes_back(incident)?
+        {
             return self.go_back(incident, control).map(|()| true);
         }
         self.held_out_loss = None;
@@ -85,14 +90,16 @@ impl Trainer {
     /// # Errors
     /// As [`evaluate`](Self::evaluate).
     pub fn evaluate_average(&mut self) -> Result<Option<Evaluation>> {
-        let (Some(average), Some(validation)) = (&self.average, &mut self.validation) else {
+        let averages = self.whole_averages()?;
+        let (Some(averages), Some(validation)) = (averages, &mut self.validation) else {
             return Ok(None);
         };
         let TrainStep { task, params, group, .. } = &mut self.work;
-        average.with_averages(params, |_| validation.measure(&**task, self.steps, group))
+        with_averages(&averages, params, |_| validation.measure(&**task, self.steps, group))
     }
 
-    /// Lets `export` see the average of the weights in place of the weights, if there is one.
+    /// Lets `export` see the average of the weights in place of the weights, if there is one. Of
+    /// ranks that divide it, [`gather_weights`](Self::gather_weights) comes before.
     ///
     /// # Errors
     /// What `export` refuses.
@@ -100,8 +107,19 @@ impl Trainer {
         &mut self,
         export: impl FnOnce(&dyn Task, &ParamStore) -> Result<()>,
     ) -> Result<()> {
-        let Some(average) = &self.average else { return Ok(()) };
+        let averages = match self.last_average.take() {
+            Some(averages) => Some(averages),
+            None => self.whole_averages()?,
+        };
+        let Some(averages) = averages else { return Ok(()) };
         let TrainStep { task, params, .. } = &mut self.work;
-        average.with_averages(params, |params| export(&**task, params))
+        with_averages(&averages, params, |params| export(&**task, params))
+    }
+
+    /// The averages, one a parameter, of which ranks may have parts; nothing where there are none.
+    pub(super) fn whole_averages(&self) -> Result<Option<Vec<Tensor>>> {
+        let TrainStep { params, optimizer, group, .. } = &self.work;
+        let whole = |average: &WeightAverage| average.whole(&params.params(), optimizer, group);
+        self.average.as_ref().map(whole).transpose()
     }
 }

@@ -48,10 +48,10 @@ impl Trainer {
         self.best = progress.best;
         self.trained_before = Duration::try_from_secs_f64(progress.trained_s).unwrap_or_default();
         self.recovery.restore(&progress.incidents, self.meter.losses());
-        if let Some(average) = &mut self.average {
-            average.restore(&state.average)?;
-        }
         let TrainStep { params, optimizer, group, .. } = &mut self.work;
+        if let Some(average) = &mut self.average {
+            average.restore(&state.average, &params.params(), optimizer)?;
+        }
         state.restore(params, optimizer, group.rank())
     }
 

@@ -10,6 +10,7 @@ use super::Trainer;
 use super::options::TrainOptions;
 use crate::captured_steps::{CaptureUsage, CapturedSteps};
 use crate::checkpoint::Checkpointer;
+use crate::distributed::agree_on;
 use crate::error::Result;
 use crate::metrics::Meter;
 use crate::task::Task;
@@ -18,6 +19,13 @@ impl Trainer {
     /// Time that training has taken, in this process and those before.
     pub(crate) fn trained(&self) -> Duration {
         self.trained_before + self.began.elapsed()
+    }
+
+    /// The same in seconds as all ranks take it: that of the one which has trained longest.
+    pub(super) fn agreed_time(&self) -> Result<f64> {
+        let own = i64::try_from(self.trained().as_nanos()).unwrap_or(i64::MAX);
+        let [longest] = agree_on(&self.work.group, [own])?;
+        Ok(Duration::from_nanos(longest.unsigned_abs()).as_secs_f64())
     }
 
     /// Why training ended before its last step, if it did of itself.
@@ -88,12 +96,13 @@ impl Trainer {
         Ok(self.work.optimizer.allocated_bytes(&self.work.params.params())?)
     }
 
-    /// Gives all parameters their exact values, which ranks may have divided, to save the model
-    /// after the last step.
+    /// Gives all parameters, and averages of them, their exact values, which ranks may have divided,
+    /// to save the model after the last step.
     ///
     /// # Errors
     /// Those of the group.
-    pub fn gather_masters(&mut self) -> Result<()> {
+    pub fn gather_weights(&mut self) -> Result<()> {
+        self.last_average = self.whole_averages()?;
         let masters = self.work.optimizer.gather_masters(&self.work.group)?;
         for (param, master) in self.work.params.params_mut().iter_mut().zip(masters) {
             param.master = Some(master);

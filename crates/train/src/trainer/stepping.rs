@@ -10,6 +10,7 @@ use crate::distributed::{self, RankTimes, Traffic};
 use crate::error::Result;
 use crate::metrics::StepOutcome;
 use crate::task::divisor;
+use crate::train_step::TrainStep;
 use crate::update_ratio::WeightsBefore;
 
 impl Trainer {
@@ -20,7 +21,7 @@ impl Trainer {
     pub fn step(&mut self) -> Result<StepOutcome> {
         let (began, before) = (Instant::now(), self.work.group.traffic());
         let place = match self.options.max_time {
-            Some(_) => self.trained().as_secs_f64(),
+            Some(_) => self.agreed_time()?,
             None => self.steps as f64,
         };
         let factor = self.schedule.factor(place);
@@ -36,7 +37,8 @@ impl Trainer {
             None => {
                 let labels = divisor(size.labels, self.work.params.device())?;
                 let (recovery, step) = (&mut self.recovery, self.steps + 1);
-                let accept = |loss: &Tensor| recovery.accepts(step, loss);
+                let group = self.work.group.clone();
+                let accept = |loss: &Tensor| recovery.accepts(step, loss, &group);
                 let (loss, report) = self.work.step(&batches, &labels, factor, accept)?;
                 // A step that was left out has no norm, as one with gradients that are not finite.
                 (loss, Tensor::from(report.map_or(f64::NAN, |report| report.grad_norm)))
@@ -45,7 +47,8 @@ impl Trainer {
         let (loss, ranks) = self.end_of_ranks(loss, began, before)?;
         self.steps += 1;
         if let Some(average) = &mut self.average {
-            average.update(&self.work.params, self.steps)?;
+            let TrainStep { params, optimizer, .. } = &self.work;
+            average.update(optimizer.exact(&params.params()), self.steps)?;
         }
         let ratios = |before: WeightsBefore| before.ratios(&self.work.params);
         let update_ratio = weights_before.map(ratios).transpose()?;
