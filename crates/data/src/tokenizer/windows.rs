@@ -26,8 +26,8 @@ pub struct WindowTokenizer {
 }
 
 impl ModelTokenizer {
-    /// Windows of at most `longest` tokens, question and special ones included, of which each shares
-    /// `overlap` tokens of its text with the one before.
+    /// Windows of at most `longest` tokens, question and special ones included, of which each
+    /// shares `overlap` tokens of its text with the one before.
     ///
     /// # Errors
     /// What the tokenizer can't be set to.

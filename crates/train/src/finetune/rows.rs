@@ -79,8 +79,8 @@ impl Rows {
     }
 
     /// Lays texts that are read into rows, and those that are to be written into as many. Packed,
-    /// rows hold [`PAIR_ROW`] tokens or the longest text: a table of relative positions has an entry
-    /// for each two tokens of a row.
+    /// rows hold [`PAIR_ROW`] tokens or the longest text, as a table of relative positions has an
+    /// entry for each two tokens of a row.
     pub fn of_pairs(
         texts: &[&EncodedText],
         targets: Option<&[&EncodedText]>,
@@ -148,9 +148,8 @@ impl Rows {
         (self.rows * self.columns) as u64 + targets
     }
 
-    /// As tensors of a decoder, on the CPU, with the names of [`T5`](bert4rs_models::t5::T5)'s: what
-    /// it reads, each text one place later behind `start`, and what it is to say, with the places
-    /// that count.
+    /// As tensors of a decoder, on the CPU: what it reads, each text one place later behind
+    /// `start`, and what it is to say, with the places that count.
     pub(super) fn tensors_of_decoder(&self, start: i64) -> Vec<(&'static str, Tensor)> {
         let shape = [self.rows as i64, self.columns as i64];
         let grid = |values: &[i64]| Tensor::from_slice(values).view(shape);

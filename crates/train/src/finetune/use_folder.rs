@@ -67,8 +67,8 @@ pub struct AnswerUse {
     pub stride: usize,
     /// As [`AnswerOptions::longest`].
     pub longest: usize,
-    /// As [`AnswerOptions::no_answer_threshold`]; if absent, that of the model's folder, and without
-    /// one there is always an answer.
+    /// As [`AnswerOptions::no_answer_threshold`]; if absent, that of the model's folder, and
+    /// without one there is always an answer.
     pub no_answer_threshold: Option<f64>,
     /// Answers that are listed for each question.
     pub listed: usize,

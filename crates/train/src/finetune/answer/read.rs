@@ -36,7 +36,8 @@ pub struct Question {
     pub question: String,
     /// The text.
     pub context: Rc<str>,
-    /// Right answers, all in the text; none where it has no answer. Absent in a file without labels.
+    /// Right answers, all in the text; none where it has no answer. Absent in a file without
+    /// labels.
     pub answers: Option<Vec<AnswerText>>,
 }
 
@@ -50,8 +51,8 @@ pub fn read_questions(path: &Path, labelled: bool) -> Result<Vec<Question>> {
     let questions = match name.to_ascii_lowercase().rsplit_once('.') {
         Some((_, "json")) => of_squad(path, labelled)?,
         Some((_, "csv" | "tsv" | "txt")) => {
-            let reason = "holds no questions by its name: expected .json as SQuAD's, or .jsonl with \
-                          question, context and answers";
+            let reason = "holds no questions by its name: expected .json as SQuAD's, or .jsonl \
+                          with question, context and answers";
             return Err(bad_file(path, reason));
         }
         _ => of_lines(path, labelled)?,
