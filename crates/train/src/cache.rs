@@ -1,8 +1,8 @@
 //! The user's cache: what lies in it, which runs use it, and what may go.
 //!
 //! Tokenized corpora are folders in `tokens/`, and what came by standard input are files in
-//! `standard-input/`. Beside each, `NAME.runs` lists the runs that were trained on it, a path a line:
-//! as long as one of them exists, it may want to go on.
+//! `standard-input/`. Beside each, `NAME.runs` lists the runs that were trained on it, a path a
+//! line: as long as one of them exists, it may want to go on.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

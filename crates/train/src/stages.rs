@@ -14,9 +14,9 @@ pub(crate) fn total_batches(config: &Config, epoch_batches: u64, ranks: usize) -
     }
 }
 
-/// The `total` batches of a run: those that `make` makes of sequences of `data.short_seq_len` tokens, for
-/// `data.short_share` of them, then those of `full`. `place` is told how many batches there are and
-/// how many come before, for what changes in the course of a run.
+/// The `total` batches of a run: those that `make` makes of sequences of `data.short_seq_len`
+/// tokens, for `data.short_share` of them, then those of `full`. `place` is told how many batches
+/// there are and how many come before, for what changes in the course of a run.
 ///
 /// # Errors
 /// What `make` and `place` refuse.
