@@ -96,8 +96,8 @@ impl Trainer {
         Ok(self.work.optimizer.allocated_bytes(&self.work.params.params())?)
     }
 
-    /// Gives all parameters, and averages of them, their exact values, which ranks may have divided,
-    /// to save the model after the last step.
+    /// Gives all parameters, and averages of them, their exact values, which ranks may have
+    /// divided, to save the model after the last step.
     ///
     /// # Errors
     /// Those of the group.
