@@ -68,14 +68,13 @@ pub fn attend(
     let [_, g, s, _] = extents(k_bgsd);
     let call = Call {
         isa: Isa::fastest(),
-        batch: b,
         heads: h,
         groups: g,
         queries: t,
         keys: s,
         features: d,
         scale: args.scale as f32,
-        rule: VisibilityRule::new(&args.visible, b, t, s)?,
+        rule: VisibilityRule::new(&args.visible, [b, t, s], args.bias.is_none())?,
         bias: None,
     };
     let mut inputs = vec![q_bhtd, k_bgsd, v_bgsd];
@@ -120,7 +119,6 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, args: &AttentionArgs) -> Result<()>
 #[derive(Debug, Clone)]
 struct Call {
     isa: Isa,
-    batch: usize,
     heads: usize,
     groups: usize,
     queries: usize,

@@ -1,5 +1,7 @@
 //! Which keys a query sees, by its place and its document, tested 32 at a time.
 
+use std::ops::Range;
+
 use bert4rs_tensor_core::{Error, Kind, Result, Tensor};
 
 use super::KEYS;
@@ -19,12 +21,28 @@ pub struct VisibleKeys<'a> {
     pub window: Option<i64>,
 }
 
+/// Queries from which on a row is cut between documents.
+const SEGMENT: usize = 512;
+
+/// Queries and keys of a row that are computed apart from all others.
+///
+/// Rows of short documents are cut into segments of about [`SEGMENT`]: what a head holds then
+/// stays in the second-level cache, however long the row is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// The row of the batch.
+    pub(super) row: usize,
+    pub(super) queries: Range<usize>,
+    pub(super) keys: Range<usize>,
+}
+
 /// The numbers of a [`VisibleKeys`], for one call.
 #[derive(Debug, Clone)]
 pub(super) struct VisibilityRule {
     /// Of queries and of keys, row by row of the batch.
     documents: Option<(Vec<i32>, Vec<i32>)>,
-    /// Of the documents of keys, row by row of the batch.
+    segments: Vec<Segment>,
+    /// Of the documents of keys, one a segment.
     blocks: Vec<BlockBounds>,
     queries: usize,
     keys: usize,
@@ -34,13 +52,14 @@ pub(super) struct VisibilityRule {
 }
 
 impl VisibilityRule {
+    /// Rows are cut if `can_cut`.
+    ///
     /// # Errors
     /// Documents of another shape or dtype, or with numbers beyond 32 bits.
     pub(super) fn new(
         visible: &VisibleKeys,
-        batch: usize,
-        queries: usize,
-        keys: usize,
+        [batch, queries, keys]: [usize; 3],
+        can_cut: bool,
     ) -> Result<Self> {
         let documents = match visible.documents {
             None => None,
@@ -48,23 +67,77 @@ impl VisibilityRule {
                 Some((numbers(of_queries, [batch, queries])?, numbers(of_keys, [batch, keys])?))
             }
         };
-        let of_row = |(_, keys_of): &(_, Vec<i32>)| {
-            keys_of.chunks(keys.max(1)).map(BlockBounds::new).collect()
-        };
-        let blocks = documents.as_ref().map(of_row).unwrap_or_default();
         let window =
             visible.window.map_or(i32::MAX, |window| (window - 1).min(i32::MAX as i64) as i32);
         let greatest = if visible.causal { 0 } else { window };
-        Ok(Self { documents, blocks, queries, keys, least: -window, greatest })
+        let (segments, blocks) = (Vec::new(), Vec::new());
+        let mut rule =
+            Self { documents, segments, blocks, queries, keys, least: -window, greatest };
+        rule.segments = (0..batch).flat_map(|row| rule.segments_of(row, can_cut)).collect();
+        let bounds_of =
+            |segment| rule.documents_of(segment).map(|(_, keys)| BlockBounds::new(keys));
+        rule.blocks = rule.segments.iter().filter_map(bounds_of).collect();
+        Ok(rule)
     }
 
-    /// Of row `row` of the batch.
-    pub(super) fn of(&self, row: usize) -> RowVisibility<'_> {
-        let documents = self.documents.as_ref().map(|(queries, keys)| {
-            (&queries[row * self.queries..][..self.queries], &keys[row * self.keys..][..self.keys])
-        });
-        RowVisibility { documents, blocks: self.blocks.get(row), rule: self }
+    /// The row whole, or cut where queries and keys are of the same documents.
+    fn segments_of(&self, row: usize, can_cut: bool) -> Vec<Segment> {
+        let whole = Segment { row, queries: 0..self.queries, keys: 0..self.keys };
+        match self.documents_of(&whole) {
+            Some((queries, keys)) if can_cut && queries == keys => {
+                let segment =
+                    |part: Range<usize>| Segment { row, queries: part.clone(), keys: part };
+                parts(keys).into_iter().map(segment).collect()
+            }
+            _ => vec![whole],
+        }
     }
+
+    fn documents_of(&self, segment: &Segment) -> Option<(&[i32], &[i32])> {
+        let Segment { row, queries, keys } = segment;
+        self.documents.as_ref().map(|(of_queries, of_keys)| {
+            let of_queries = &of_queries[row * self.queries..][..self.queries];
+            let of_keys = &of_keys[row * self.keys..][..self.keys];
+            (&of_queries[queries.clone()], &of_keys[keys.clone()])
+        })
+    }
+
+    /// The parts of the work that share nothing.
+    pub(super) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Of the segment with this number; queries and keys are counted from its start.
+    pub(super) fn of(&self, segment: usize) -> RowVisibility<'_> {
+        let Segment { queries, keys, .. } = &self.segments[segment];
+        RowVisibility {
+            documents: self.documents_of(&self.segments[segment]),
+            blocks: self.blocks.get(segment),
+            queries: queries.len(),
+            keys: keys.len(),
+            least: self.least,
+            greatest: self.greatest,
+        }
+    }
+}
+
+/// Parts of a row, the last one aside of at least [`SEGMENT`] places, between which no document
+/// goes on.
+fn parts(documents: &[i32]) -> Vec<Range<usize>> {
+    let mut least_from_here = documents.to_vec();
+    for place in (1..documents.len()).rev() {
+        least_from_here[place - 1] = least_from_here[place - 1].min(least_from_here[place]);
+    }
+    let (mut parts, mut start, mut greatest) = (Vec::new(), 0, i32::MIN);
+    for (place, &document) in documents.iter().enumerate() {
+        if place - start >= SEGMENT && greatest < least_from_here[place] {
+            parts.push(start..place);
+            start = place;
+        }
+        greatest = greatest.max(document);
+    }
+    parts.push(start..documents.len());
+    parts
 }
 
 /// Documents in the blocks of keys of one row, in a form in which those that a query may see are
@@ -95,7 +168,7 @@ impl BlockBounds {
     }
 
     /// The blocks that hold all keys of the documents `least` to `greatest`.
-    fn of_documents(&self, (least, greatest): (i32, i32)) -> std::ops::Range<usize> {
+    fn of_documents(&self, (least, greatest): (i32, i32)) -> Range<usize> {
         let first = self.greatest_so_far.partition_point(|&most| most < least);
         let end = self.least_from_here.partition_point(|&fewest| fewest <= greatest);
         first..end.max(first)
@@ -123,12 +196,15 @@ fn numbers(documents: &Tensor, shape: [usize; 2]) -> Result<Vec<i32>> {
         .collect()
 }
 
-/// A [`VisibilityRule`] for one row of the batch.
+/// A [`VisibilityRule`] for one segment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RowVisibility<'a> {
     documents: Option<(&'a [i32], &'a [i32])>,
     blocks: Option<&'a BlockBounds>,
-    rule: &'a VisibilityRule,
+    queries: usize,
+    keys: usize,
+    least: i32,
+    greatest: i32,
 }
 
 /// Which axis runs along the columns of a block of scores.
@@ -152,21 +228,26 @@ pub(super) struct ColumnTest {
 }
 
 impl RowVisibility<'_> {
+    /// How many keys there are.
+    pub(super) fn keys(&self) -> usize {
+        self.keys
+    }
+
     /// Whether every query sees every key, so that nothing need be tested.
     pub(super) fn sees_all(&self) -> bool {
-        let reach = self.rule.keys.max(self.rule.queries) as i32;
-        self.documents.is_none() && self.rule.least <= -reach && self.rule.greatest >= reach
+        let reach = self.keys.max(self.queries) as i32;
+        self.documents.is_none() && self.least <= -reach && self.greatest >= reach
     }
 
     fn shift(&self) -> i32 {
-        self.rule.keys as i32 - self.rule.queries as i32
+        self.keys as i32 - self.queries as i32
     }
 
     /// For 32 columns from `first` on.
     pub(super) fn test(&self, columns: Columns, first: usize) -> ColumnTest {
         let (shift, length) = match columns {
-            Columns::Keys => (0, self.rule.keys),
-            Columns::Queries => (self.shift(), self.rule.queries),
+            Columns::Keys => (0, self.keys),
+            Columns::Queries => (self.shift(), self.queries),
         };
         let documents = self.documents.map_or([0; COLS], |(queries, keys)| {
             let of = if columns == Columns::Keys { keys } else { queries };
@@ -176,15 +257,15 @@ impl RowVisibility<'_> {
             documents,
             places: std::array::from_fn(|i| (first + i) as i32 + shift),
             columns,
-            least: self.rule.least,
-            greatest: self.rule.greatest,
+            least: self.least,
+            greatest: self.greatest,
             last: length as i32 - 1 + shift,
         }
     }
 
     /// The document and the place of a query, for [`ColumnTest::sees`].
     pub(super) fn query(&self, index: usize) -> (i32, i32) {
-        let index = index.min(self.rule.queries - 1);
+        let index = index.min(self.queries - 1);
         let document = self.documents.map_or(0, |(queries, _)| queries[index]);
         (document, index as i32 + self.shift())
     }
@@ -196,12 +277,12 @@ impl RowVisibility<'_> {
 
     /// The keys, in whole blocks, outside of which the queries see none. The time that it takes
     /// does not grow with the row, but by its logarithm.
-    pub(super) fn keys_of(&self, queries: std::ops::Range<usize>) -> std::ops::Range<usize> {
-        let (first, end) = (queries.start, queries.end.min(self.rule.queries));
+    pub(super) fn keys_of(&self, queries: Range<usize>) -> Range<usize> {
+        let (first, end) = (queries.start, queries.end.min(self.queries));
         let shift = i64::from(self.shift());
-        let low = (first as i64 + shift + i64::from(self.rule.least)).max(0) as usize;
-        let high = (end as i64 + shift + i64::from(self.rule.greatest)).max(0) as usize;
-        let (mut from, mut to) = (low / KEYS, high.min(self.rule.keys).div_ceil(KEYS));
+        let low = (first as i64 + shift + i64::from(self.least)).max(0) as usize;
+        let high = (end as i64 + shift + i64::from(self.greatest)).max(0) as usize;
+        let (mut from, mut to) = (low / KEYS, high.min(self.keys).div_ceil(KEYS));
         if let (Some((of_queries, _)), Some(blocks)) = (self.documents, self.blocks) {
             let seen = blocks.of_documents(bounds(&of_queries[first..end]));
             (from, to) = (from.max(seen.start), to.min(seen.end));
@@ -244,7 +325,7 @@ mod tests {
         let n = documents.len();
         let tensor = Tensor::from_slice(documents).view([1, n as i64]);
         let visible = VisibleKeys { documents: Some((&tensor, &tensor)), causal, window };
-        let rule = VisibilityRule::new(&visible, 1, n, n).unwrap();
+        let rule = VisibilityRule::new(&visible, [1, n, n], false).unwrap();
         let sees = |query: usize, key: usize| {
             let back = query as i64 - key as i64;
             documents[query] == documents[key]
@@ -262,6 +343,26 @@ mod tests {
                 assert_eq!(found, seen[0] / KEYS * KEYS..(last / KEYS + 1) * KEYS, "{first}");
             }
         }
+    }
+
+    #[test]
+    fn long_rows_are_cut_where_no_document_goes_on() {
+        let cut = |documents: &[i64], can_cut| {
+            let n = documents.len();
+            let tensor = Tensor::from_slice(documents).view([1, n as i64]);
+            let documents = Some((&tensor, &tensor));
+            let visible = VisibleKeys { documents, ..VisibleKeys::default() };
+            let rule = VisibilityRule::new(&visible, [1, n, n], can_cut).unwrap();
+            let ranges = rule.segments().iter().map(|segment| segment.keys.clone());
+            ranges.collect::<Vec<_>>()
+        };
+        let packed: Vec<i64> = (0..1500).map(|i| i / 150).collect();
+        assert_eq!(cut(&packed, true), [0..600, 600..1200, 1200..1500]);
+        assert_eq!(cut(&packed, false), [0..1500]);
+        // One document around all others.
+        let around: Vec<i64> = (0..1500).map(|i| if i % 1499 == 0 { 0 } else { i / 150 }).collect();
+        assert_eq!(cut(&around, true), [0..1500]);
+        assert_eq!(cut(&packed[..512], true), [0..512]);
     }
 
     #[test]

@@ -136,6 +136,14 @@ fn documents_of_uneven_length() {
     }
 }
 
+/// Long enough to be cut between documents.
+#[test]
+fn documents_in_long_rows() {
+    let case = Case { queries: 1200, keys: 1200, heads: 1, groups: 1, documents: true, ..PLAIN };
+    check_both(case);
+    check_both(Case { causal: true, window: Some(150), ..case });
+}
+
 #[test]
 fn causal_and_windows_with_and_without_documents() {
     for documents in [false, true] {

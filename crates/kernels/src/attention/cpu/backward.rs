@@ -21,7 +21,7 @@ use std::ops::Range;
 use super::QUERIES;
 use super::forward::partial;
 use super::head::HeadRows;
-use crate::attention::visible::{ColumnTest, Columns, RowVisibility};
+use crate::attention::visible::{ColumnTest, Columns, RowVisibility, Segment};
 use crate::attention::{Call, KEYS};
 use crate::cpu::lanes::{LANES, Lanes, exp, vectorized};
 use crate::cpu::number::{CacheLine, EMPTY, Number};
@@ -101,11 +101,11 @@ impl BackwardScratch {
         }
     }
 
-    /// The part of head `head` in row `row` of the batch.
+    /// The part of head `head` in a segment.
     pub(super) fn run<T: Number>(
         &mut self,
         call: &Call,
-        (row, head): (usize, usize),
+        (segment, head): (&Segment, usize),
         query: QueryHead<T>,
         rule: RowVisibility,
         gradients: &AttentionGrads<T>,
@@ -113,8 +113,9 @@ impl BackwardScratch {
         self.pack_queries(call, &query);
         let mut bias_grad = gradients.bias.as_ref().map(|bias| {
             let count = call.distances();
-            // SAFETY: the distances of a head in a row are written by the task that has it.
-            unsafe { bias.part((row * call.heads + head) * count, count) }
+            // SAFETY: the distances of a head in a row are written by the task that has it: with a
+            // bias, rows are whole.
+            unsafe { bias.part((segment.row * call.heads + head) * count, count) }
         });
         for first in (0..query.q.count).step_by(QUERIES) {
             let queries = first..query.q.count.min(first + QUERIES);
@@ -129,9 +130,9 @@ impl BackwardScratch {
                 self.multiply_block::<T>(call, first, key);
                 let rows = BlockRows { call, rule, tests, head, first, key };
                 self.block_gradients::<T>(rows, bias_grad.as_deref_mut());
-                self.add_block::<T>(call, first, key, key > keys.start);
+                self.add_block::<T>((call, rule), first, key, key > keys.start);
             }
-            self.store_queries(call, (row, head), queries, &gradients.q);
+            self.store_queries(call, (segment, head), queries, &gradients.q);
         }
     }
 
@@ -187,7 +188,7 @@ impl BackwardScratch {
         let score_grads: &mut [T] = bytemuck::cast_slice_mut(&mut block.score_grads);
         let statistics =
             (&self.log_sums[rows.first..][..QUERIES], &self.dots[rows.first..][..QUERIES]);
-        let existing = KEYS.min(call.keys - rows.key);
+        let existing = KEYS.min(rows.rule.keys() - rows.key);
         for i in 0..existing {
             let (place, key) = (i * QUERIES..(i + 1) * QUERIES, rows.key + i);
             let bias = call.bias.as_ref();
@@ -212,7 +213,13 @@ impl BackwardScratch {
     }
 
     /// Adds the block's part to the gradients of queries, keys and values.
-    fn add_block<T: Number>(&mut self, call: &Call, first: usize, key: usize, add_queries: bool) {
+    fn add_block<T: Number>(
+        &mut self,
+        (call, rule): (&Call, RowVisibility),
+        first: usize,
+        key: usize,
+        add_queries: bool,
+    ) {
         let (d, queries, keys) = (call.features, QUERIES / T::PER_WORD, KEYS / T::PER_WORD);
         let sums = [
             (&self.block.weights, &self.grads.by_tokens, &mut self.dv),
@@ -227,7 +234,7 @@ impl BackwardScratch {
             product::multiply::<T>(call.isa, a, b, queries, out);
         }
         let transposed: &[u32] = bytemuck::cast_slice(&self.keys.transposed);
-        let stride = call.keys.next_multiple_of(KEYS) / T::PER_WORD;
+        let stride = rule.keys().next_multiple_of(KEYS) / T::PER_WORD;
         let a = Left { words: &transposed[key / T::PER_WORD..], stride, rows: d };
         let lines = &self.block.packed[..];
         let b = Panels { lines, stride: keys * COLS / 16, count: QUERIES / COLS };
@@ -239,7 +246,7 @@ impl BackwardScratch {
     fn store_queries<T: Number>(
         &mut self,
         call: &Call,
-        (row, head): (usize, usize),
+        (segment, head): (&Segment, usize),
         queries: Range<usize>,
         out: &SharedSlice<T>,
     ) {
@@ -250,7 +257,8 @@ impl BackwardScratch {
         transpose(call.isa, (transposed, QUERIES), (straight, d), d, QUERIES);
         let sums: &[f32] = bytemuck::cast_slice(&self.dq);
         for (query, sums) in queries.zip(sums.chunks_exact(d)) {
-            let place = (row * call.queries + query) * call.heads + head;
+            let query = segment.queries.start + query;
+            let place = (segment.row * call.queries + query) * call.heads + head;
             // SAFETY: a head's row is written by the task that has the head, once.
             let to = unsafe { out.part(place * d, d) };
             round_on::<T>(call.isa, sums, call.scale, to);
@@ -261,15 +269,15 @@ impl BackwardScratch {
     pub(super) fn store_keys<T: Number>(
         &mut self,
         call: &Call,
-        (row, group): (usize, usize),
+        (segment, group): (&Segment, usize),
         gradients: &AttentionGrads<T>,
     ) {
         let d = call.features;
         let sides = [(&self.dk, call.scale, &gradients.k), (&self.dv, 1.0, &gradients.v)];
         for (sums, scale, out) in sides {
             let sums: &[f32] = bytemuck::cast_slice(sums);
-            for (key, sums) in sums.chunks_exact(d).enumerate().take(call.keys) {
-                let place = (row * call.keys + key) * call.groups + group;
+            for (key, sums) in segment.keys.clone().zip(sums.chunks_exact(d)) {
+                let place = (segment.row * call.keys + key) * call.groups + group;
                 // SAFETY: a head's row is written by the task that has the head, once.
                 let to = unsafe { out.part(place * d, d) };
                 round_on::<T>(call.isa, sums, scale, to);

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use super::QUERY_ROWS;
 use super::head::HeadRows;
-use crate::attention::visible::{ColumnTest, Columns, RowVisibility};
+use crate::attention::visible::{ColumnTest, Columns, RowVisibility, Segment};
 use crate::attention::{Call, KEYS};
 use crate::cpu::isa::Isa;
 use crate::cpu::lanes::{LANES, Lanes, exp, vectorized};
@@ -62,11 +62,11 @@ impl ForwardScratch {
         }
     }
 
-    /// The queries of head `head` in row `row` of the batch, against what was packed.
+    /// The queries of head `head` in a segment, against what was packed.
     pub(super) fn run<T: Number>(
         &mut self,
         call: &Call,
-        (row, head): (usize, usize),
+        (segment, head): (&Segment, usize),
         q: HeadRows<T>,
         rule: RowVisibility,
         results: &AttentionResults<T>,
@@ -80,8 +80,9 @@ impl ForwardScratch {
             for (i, sum) in sums.iter_mut().enumerate().take(queries.len()) {
                 *sum = self.softmax::<T>(call, head, rule, first + i, i, &keys);
             }
-            self.multiply_values::<T>(call, &keys);
+            self.multiply_values::<T>(call, &keys, rule.keys());
             let values: &[f32] = bytemuck::cast_slice(&self.sums);
+            let (row, first) = (segment.row, segment.queries.start + first);
             let log_sums = (row * call.heads + head) * call.queries + first;
             for (i, (greatest, sum)) in sums.into_iter().enumerate().take(queries.len()) {
                 let place = (row * call.queries + first + i) * call.heads + head;
@@ -146,8 +147,8 @@ impl ForwardScratch {
         )
     }
 
-    /// `[queries, d]`: the block's weights times the values.
-    fn multiply_values<T: Number>(&mut self, call: &Call, keys: &Range<usize>) {
+    /// `[queries, d]`: the block's weights times the values, of which there are `count`.
+    fn multiply_values<T: Number>(&mut self, call: &Call, keys: &Range<usize>, count: usize) {
         let words = keys.len() / T::PER_WORD;
         pack::grow(&mut self.sums, QUERY_ROWS * call.features);
         if keys.is_empty() {
@@ -156,7 +157,7 @@ impl ForwardScratch {
         }
         let rows = QUERY_ROWS;
         let a = Left { words: bytemuck::cast_slice(&self.weights), stride: words, rows };
-        let padded = call.keys.next_multiple_of(KEYS);
+        let padded = count.next_multiple_of(KEYS);
         let stride = padded / T::PER_WORD * COLS / 16;
         let lines = &self.values[keys.start / T::PER_WORD * COLS / 16..];
         let b = Panels { lines, stride, count: call.features / COLS };

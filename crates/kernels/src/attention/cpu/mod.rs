@@ -1,14 +1,17 @@
-//! On the CPU: a task is a head of keys and values with the queries that share it.
+//! On the CPU: a task is a head of keys and values with the queries that share it, in one segment
+//! of a row.
 
 mod backward;
 mod forward;
 mod head;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Kind, Result, Tensor, parallel};
 
+use super::visible::Segment;
 use super::{Call, extents};
 use crate::cpu::number::Number;
 use crate::cpu::views::{self, SharedSlice};
@@ -24,21 +27,21 @@ const QUERY_ROWS: usize = 32;
 struct StridedHeads<'a, T> {
     values: &'a [T],
     strides: [usize; 4],
-    count: usize,
     features: usize,
 }
 
 impl<'a, T: Number> StridedHeads<'a, T> {
     fn new(tensor: &'a Tensor, what: &str) -> Result<Self> {
-        let [_, _, count, features] = extents(tensor);
+        let [_, _, _, features] = extents(tensor);
         let (values, strides) = views::read_strided(tensor, what)?;
-        Ok(Self { values, strides, count, features })
+        Ok(Self { values, strides, features })
     }
 
-    fn head(&self, row: usize, head: usize) -> HeadRows<'a, T> {
-        let Self { values, strides, count, features } = *self;
-        let values = &values[row * strides[0] + head * strides[1]..];
-        HeadRows { values, stride: strides[2], count, features }
+    /// The places `part` of a head.
+    fn head(&self, row: usize, head: usize, part: &Range<usize>) -> HeadRows<'a, T> {
+        let Self { values, strides, features } = *self;
+        let first = row * strides[0] + head * strides[1] + part.start * strides[2];
+        HeadRows { values: &values[first..], stride: strides[2], count: part.len(), features }
     }
 }
 
@@ -63,13 +66,16 @@ pub(super) fn forward_all<T: Number>(
     let (q, k, v) =
         (StridedHeads::new(q, "q")?, StridedHeads::new(k, "k")?, StridedHeads::new(v, "v")?);
     let heads = call.heads / call.groups;
-    parallel::for_each(call.batch * call.groups, |task| {
-        let (row, group) = (task / call.groups, task % call.groups);
-        let rule = call.rule.of(row);
+    let segments = call.rule.segments();
+    parallel::for_each(segments.len() * call.groups, |task| {
+        let (segment, group) = (task / call.groups, task % call.groups);
+        let (rule, segment) = (call.rule.of(segment), &segments[segment]);
+        let Segment { row, queries, keys } = segment;
         SCRATCH.with_borrow_mut(|scratch| {
-            scratch.pack::<T>(call.isa, k.head(row, group), v.head(row, group), rule);
+            let [k, v] = [&k, &v].map(|side| side.head(*row, group, keys));
+            scratch.pack::<T>(call.isa, k, v, rule);
             for head in group * heads..(group + 1) * heads {
-                scratch.run(call, (row, head), q.head(row, head), rule, &results);
+                scratch.run(call, (segment, head), q.head(*row, head, queries), rule, &results);
             }
         });
     });
@@ -117,21 +123,22 @@ pub(super) fn backward_all<T: Number>(call: &Call, saved: &Saved) -> Result<Vec<
     let grad = StridedHeads::new(saved.grad, "a gradient")?;
     let log_sums: &[f32] = views::read(saved.log_sums, "logarithms")?;
     let heads = call.heads / call.groups;
-    parallel::for_each(call.batch * call.groups, |task| {
-        let (row, group) = (task / call.groups, task % call.groups);
-        let rule = call.rule.of(row);
+    let segments = call.rule.segments();
+    parallel::for_each(segments.len() * call.groups, |task| {
+        let (segment, group) = (task / call.groups, task % call.groups);
+        let (rule, segment) = (call.rule.of(segment), &segments[segment]);
+        let Segment { row, queries, keys } = segment;
         SCRATCH.with_borrow_mut(|scratch| {
-            scratch.pack::<T>(call, k.head(row, group), v.head(row, group));
+            let [k, v] = [&k, &v].map(|side| side.head(*row, group, keys));
+            scratch.pack::<T>(call, k, v);
             for head in group * heads..(group + 1) * heads {
-                let query = backward::QueryHead {
-                    q: q.head(row, head),
-                    grad: grad.head(row, head),
-                    out: out.head(row, head),
-                    log_sums: &log_sums[(row * call.heads + head) * call.queries..][..call.queries],
-                };
-                scratch.run(call, (row, head), query, rule, &gradients);
+                let [q, grad, out] = [&q, &grad, &out].map(|side| side.head(*row, head, queries));
+                let first = (row * call.heads + head) * call.queries + queries.start;
+                let log_sums = &log_sums[first..][..queries.len()];
+                let query = backward::QueryHead { q, grad, out, log_sums };
+                scratch.run(call, (segment, head), query, rule, &gradients);
             }
-            scratch.store_keys(call, (row, group), &gradients);
+            scratch.store_keys(call, (segment, group), &gradients);
         });
     });
     let mut results: Vec<_> = [dq, dk, dv].map(|grad| Some(grad.transpose(1, 2))).into();
