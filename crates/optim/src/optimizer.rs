@@ -11,10 +11,10 @@ use bert4rs_tensor_core::{Device, Kind, Tensor, safetensors};
 use crate::adamw::{Adamw, AdamwSlot, AdamwState};
 use crate::clip::{ClipConfig, ClipScope, GradScale};
 use crate::config::OptimizerConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check};
 use crate::group::{self, UpdateRule, device_of};
 use crate::masters;
-use crate::muon::{Muon, MuonSlot, MuonState};
+use crate::muon::{Muon, MuonSlot, MuonState, Turn};
 use crate::param_group::{Tuning, tunings};
 use crate::scalars::upload;
 use crate::verdict::{Verdict, VerdictReport};
@@ -175,8 +175,15 @@ impl Optimizer {
     /// known after [`sync_counters`](Self::sync_counters).
     ///
     /// # Errors
-    /// Parameters or gradients other than those of [`Optimizer::new`].
+    /// Parameters or gradients other than those of [`Optimizer::new`], and turns of Muon's layers
+    /// on a GPU, where the host would have to know the step.
     pub fn step_capturable(&mut self, params: &mut [Param], grads: &[Tensor]) -> Result<()> {
+        let turns = self.config.muon.as_ref().map_or(1, |muon| muon.turns);
+        if turns > 1 && self.lr_factor.device() != Device::Cpu {
+            let reason = "a captured step is the same for all layers; use compute.execution = \
+                          \"eager\"";
+            return check("muon.turns", f64::from(turns), false, reason);
+        }
         self.advance(&Solo, params, grads)?;
         let scales = [self.verdict.scale(true)?, self.verdict.scale(self.clips_muon())?];
         self.update(params, grads, &scales)
@@ -263,10 +270,12 @@ impl Optimizer {
             }
         }
         self.adamw.step(adamw_slots, adamw_scale)?;
-        match &mut self.muon {
-            Some(muon) => muon.step(&mut muon_slots, muon_scale),
-            None => Ok(()),
-        }
+        let Some(muon) = &mut self.muon else { return Ok(()) };
+        let turn = match self.config.muon.as_ref().map_or(1, |muon| muon.turns) {
+            1 => Turn { turns: 1, taken: 0 },
+            turns => Turn { turns, taken: self.verdict.steps_taken()? },
+        };
+        muon.step(&mut muon_slots, muon_scale, turn)
     }
 
     /// Whether clipping acts on Muon's gradients.

@@ -119,6 +119,11 @@ impl Verdict {
         })
     }
 
+    /// Steps taken. Waits for the device.
+    pub(crate) fn steps_taken(&self) -> Result<u64> {
+        Ok(self.taken.f_double_value(&[]).during(OP)? as u64)
+    }
+
     /// The counters as they are saved: steps taken, skipped, and skipped in a row, I64 `[3]`.
     pub(crate) fn counters(&self) -> Result<Tensor> {
         let counters = self.report.f_narrow(0, 2, 3).during(OP)?;

@@ -41,6 +41,11 @@ pub struct MuonConfig {
     pub iteration: Iteration,
     /// NorMuon's second stage; without it this is Muon.
     pub normuon: Option<NorMuonConfig>,
+    /// In how many steps a layer moves once: 1 for all layers in all steps; with more, layers take
+    /// turns, which spares as much of the products, and keep momentum of all steps. Layers are
+    /// numbered by the first number in their parameters' names. On a GPU, with
+    /// [`Optimizer::step`](crate::Optimizer::step) alone.
+    pub turns: u32,
     /// Parameters that are several matrices in one.
     pub splits: Vec<MatrixSplit>,
     /// How the passes before and after the products are computed.
@@ -68,6 +73,7 @@ impl MuonConfig {
             compute: PolarCompute::Input,
             iteration: Iteration::Auto,
             normuon: None,
+            turns: 1,
             splits: Vec::new(),
             implementation: UpdateImplementation::Auto,
         }
@@ -87,6 +93,7 @@ impl MuonConfig {
             return check("muon.weight_decay", 0.0, false, reason);
         }
         self.momentum.validate("muon.momentum")?;
+        check("muon.turns", f64::from(self.turns), self.turns > 0, "must be at least 1")?;
         self.polar_options(&Policy::default()).validate("muon")?;
         if let Some(NorMuonConfig { beta2, .. }) = self.normuon {
             let inside = (0.0..1.0).contains(&beta2);

@@ -30,11 +30,7 @@ pub(super) fn step_stack(
     for (index, &(slot, block)) in stack.iter().enumerate() {
         let slot = &mut slots[slot];
         let block = slot.state.blocks[block];
-        let args = MomentumArgs {
-            numbers: step.scalars.float(slot.index),
-            nesterov: step.config.nesterov,
-            norm_factor: options.coefficients.norm_factor(),
-        };
+        let args = momentum_args(step, slot.index);
         let grad = kernel_grad(&block.of(&slot.grad.detach())?)?;
         let mut x_nm = x_knm.f_get(index as i64).during(OP)?;
         kernel::momentum_update(
@@ -50,6 +46,33 @@ pub(super) fn step_stack(
         apply(step, &mut slots[slot], block, &o_nm)?;
     }
     space.give(o_knm);
+    Ok(())
+}
+
+/// Of the parameter `index`.
+fn momentum_args<'a>(step: &MuonStep<'a>, index: usize) -> MomentumArgs<'a> {
+    MomentumArgs {
+        numbers: step.scalars.float(index),
+        nesterov: step.config.nesterov,
+        norm_factor: step.options.coefficients.norm_factor(),
+    }
+}
+
+/// Moves the momentum of a block that does not move itself.
+pub(super) fn move_momentum(
+    step: &MuonStep<'_>,
+    space: &mut Workspace,
+    slot: &mut MuonSlot<'_>,
+    block: MatrixBlock,
+) -> Result<()> {
+    let MatrixBlock { rows, cols, .. } = block;
+    let grad = kernel_grad(&block.of(&slot.grad.detach())?)?;
+    let mut momentum = block.of(&slot.state.momentum_buffer)?;
+    let shape = [rows.min(cols), rows.max(cols)];
+    let mut unused_nm = space.take(&shape, momentum.kind(), momentum.device())?;
+    let args = momentum_args(step, slot.index);
+    kernel::momentum_update(&args, &grad, &mut momentum, &mut unused_nm)?;
+    space.give(unused_nm);
     Ok(())
 }
 

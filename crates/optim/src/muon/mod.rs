@@ -18,6 +18,7 @@ mod fused;
 mod plain;
 mod scalars;
 mod stack;
+mod turns;
 
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::Param;
@@ -34,6 +35,7 @@ use crate::verdict::Verdict;
 pub use config::{LrScale, MatrixSplit, MuonConfig, SplitRows};
 use scalars::MuonScalars;
 use stack::{MatrixBlock, stacks};
+pub(crate) use turns::Turn;
 
 const OP: &str = "Muon";
 
@@ -86,6 +88,13 @@ struct MuonStep<'a> {
     scale: &'a GradScale,
 }
 
+/// One step of the blocks of a stack.
+type StepStack =
+    fn(&MuonStep<'_>, &mut Workspace, &mut [MuonSlot<'_>], &[(usize, usize)]) -> Result<()>;
+
+/// A step of a block's momentum alone.
+type MoveMomentum = fn(&MuonStep<'_>, &mut Workspace, &mut MuonSlot<'_>, MatrixBlock) -> Result<()>;
+
 impl Muon {
     /// Muon for those of `params` that `mine` marks, at the rates of `tunings`.
     ///
@@ -137,18 +146,32 @@ impl Muon {
         self.scalars.tensors().chain(self.space.tensors())
     }
 
-    /// One step of the parameters in `slots`.
-    pub(crate) fn step(&mut self, slots: &mut [MuonSlot<'_>], scale: &GradScale) -> Result<()> {
+    /// One step of the parameters in `slots`: all momentum, and the weights whose `turn` it is.
+    pub(crate) fn step(
+        &mut self,
+        slots: &mut [MuonSlot<'_>],
+        scale: &GradScale,
+        turn: Turn,
+    ) -> Result<()> {
         let _guard = bert4rs_tensor_core::no_grad_guard();
-        let step_stack = if self.fused { fused::step_stack } else { plain::step_stack };
+        let (step_stack, move_momentum): (StepStack, MoveMomentum) = match self.fused {
+            true => (fused::step_stack, fused::move_momentum),
+            false => (plain::step_stack, plain::move_momentum),
+        };
         let step = MuonStep {
             config: &self.config,
             options: &self.options,
             scalars: &self.scalars,
             scale,
         };
-        for stack in stacks(slots) {
+        for stack in stacks(slots, turn) {
             step_stack(&step, &mut self.space, slots, &stack)?;
+        }
+        let waits = |slot: &&mut MuonSlot<'_>| !turn.is_of(&slot.param.name);
+        for slot in slots.iter_mut().filter(waits) {
+            for block in slot.state.blocks.clone() {
+                move_momentum(&step, &mut self.space, slot, block)?;
+            }
         }
         if !self.fused {
             slots.iter_mut().try_for_each(plain::round_weight)?;

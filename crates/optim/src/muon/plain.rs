@@ -42,19 +42,39 @@ fn updates(
     let (kind, device) = (first.kind(), first.device());
     let shape = [stack.len() as i64, rows.min(cols), rows.max(cols)];
     let u_knm = space.take(&shape, kind, device)?;
-    // Momentum and clipping are equal for all.
-    let scalars = step.scalars.unbind(slots[slot].index, kind)?;
     for (index, &(slot, block)) in stack.iter().enumerate() {
         let slot = &mut slots[slot];
         let block = slot.state.blocks[block];
         let wide = u_knm.f_get(index as i64).during(OP)?;
-        let mut u = if block.is_tall() { wide.f_transpose(0, 1).during(OP)? } else { wide };
-        let mut m = block.of(&slot.state.momentum_buffer)?;
-        let g = block.of(&slot.grad.detach())?.f_to_kind(kind).during(OP)?;
-        let g = step.scale.apply(g)?;
-        kernel::momentum_update_reference(&scalars, step.config.nesterov, &g, &mut m, &mut u)?;
+        let u = if block.is_tall() { wide.f_transpose(0, 1).during(OP)? } else { wide };
+        update(step, slot, block, u)?;
     }
     Ok(u_knm)
+}
+
+/// Moves a block's momentum, and writes its update to `u`.
+fn update(
+    step: &MuonStep<'_>,
+    slot: &MuonSlot<'_>,
+    block: MatrixBlock,
+    mut u: Tensor,
+) -> Result<()> {
+    let mut m = block.of(&slot.state.momentum_buffer)?;
+    let scalars = step.scalars.unbind(slot.index, m.kind())?;
+    let g = block.of(&slot.grad.detach())?.f_to_kind(m.kind()).during(OP)?;
+    let g = step.scale.apply(g)?;
+    Ok(kernel::momentum_update_reference(&scalars, step.config.nesterov, &g, &mut m, &mut u)?)
+}
+
+/// Moves the momentum of a block that does not move itself.
+pub(super) fn move_momentum(
+    step: &MuonStep<'_>,
+    _: &mut Workspace,
+    slot: &mut MuonSlot<'_>,
+    block: MatrixBlock,
+) -> Result<()> {
+    let unused = block.of(&slot.state.momentum_buffer)?.f_empty_like().during(OP)?;
+    update(step, slot, block, unused)
 }
 
 /// Moves the exact weights of a run of equal blocks by `-lr * scale * o`, after decay.

@@ -3,7 +3,7 @@
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
-use super::{MuonSlot, OP};
+use super::{MuonSlot, OP, Turn};
 use crate::error::Result;
 
 /// A matrix within a parameter.
@@ -32,11 +32,13 @@ fn stack_values(device: Device) -> i64 {
     if device == Device::Cpu { 1 << 22 } else { 1 << 26 }
 }
 
-/// Stacks of `(slot, block)` of equal sides and dtype, wide ones first.
-pub(super) fn stacks(slots: &[MuonSlot<'_>]) -> Vec<Vec<(usize, usize)>> {
+/// Stacks of `(slot, block)` of equal sides and dtype, wide ones first, of those whose `turn` it
+/// is.
+pub(super) fn stacks(slots: &[MuonSlot<'_>], turn: Turn) -> Vec<Vec<(usize, usize)>> {
     type Key = (i64, i64, bool, bool);
     let mut keyed: Vec<(Key, (usize, usize))> = Vec::new();
-    for (slot_index, slot) in slots.iter().enumerate() {
+    let moves = |(_, slot): &(usize, &MuonSlot<'_>)| turn.is_of(&slot.param.name);
+    for (slot_index, slot) in slots.iter().enumerate().filter(moves) {
         let double = slot.state.momentum_buffer.kind() == Kind::Double;
         for (block_index, block) in slot.state.blocks.iter().enumerate() {
             let (n, m) = (block.rows.min(block.cols), block.rows.max(block.cols));

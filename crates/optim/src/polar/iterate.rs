@@ -84,19 +84,27 @@ impl Engine {
 
     /// The same for `X` in BF16, with `R` and `Q` in FP32. `R` is exact for the `X` that was
     /// rounded, so that no eigenvalue is off by more than FP32's rounding, and the two products
-    /// with `X` run at BF16's rate. The kernel's alone: libtorch has no products of BF16 whose
-    /// result is FP32.
+    /// with `X` run at BF16's rate. Where rows are `scaled`, `X` stays as it is, so that `R` stays
+    /// exact, and the columns of `Q` are scaled instead. The kernel's alone: libtorch has no
+    /// products of BF16 whose result is FP32.
     pub(super) fn gram_mixed(
         space: &mut Workspace,
         x_knm: Buffer,
-        table: &[Quintic],
+        (table, scaled): (&[Quintic], bool),
     ) -> Result<Buffer> {
         let (k, n, _) = x_knm.size3().during(OP)?;
         let (device, shape) = (x_knm.device(), x_knm.size());
         let mut r_knn = space.take(&[k, n, n], Kind::Float, device)?;
         let rhs = Rhs::Transposed(&x_knm);
         gemm::product_into(&mut r_knn, 1.0, &x_knm, rhs, None, OutputStructure::Symmetric)?;
-        let q_knn = Self::Kernel.gram_chunk(space, r_knn, table)?;
+        let factors_k1n = match scaled {
+            true => Some(scale_gram(&mut r_knn)?.f_transpose(1, 2).during(OP)?),
+            false => None,
+        };
+        let mut q_knn = Self::Kernel.gram_chunk(space, r_knn, table)?;
+        if let Some(factors_k1n) = factors_k1n {
+            let _ = q_knn.f_mul_(&factors_k1n).during(OP)?;
+        }
         let mut rounded = space.take(&[k, n, n], Kind::BFloat16, device)?;
         rounded.f_copy_(&q_knn).during(OP)?;
         space.give(q_knn);
@@ -208,13 +216,19 @@ impl Engine {
 /// Scales each row of `X`, whose Gram matrix `a_knn` is, by `1 / sqrt(Σ |A|)` over its row there,
 /// which bounds all singular values by 1; and `A` alike, which thus costs no other product.
 fn scale_rows(x_knm: &mut Tensor, a_knn: &mut Tensor) -> Result<()> {
+    let factors_kn1 = scale_gram(a_knn)?;
+    let _ = x_knm.f_mul_(&factors_kn1).during(OP)?;
+    Ok(())
+}
+
+/// The factors of rows of [`scale_rows`], with which `a_knn` alone is scaled.
+fn scale_gram(a_knn: &mut Tensor) -> Result<Tensor> {
     let sums = a_knn.f_abs().during(OP)?.f_sum_dim_intlist([2i64].as_slice(), true, Kind::Float);
     let sums = sums.during(OP)?.f_clamp_min(f64::from(f32::MIN_POSITIVE)).during(OP)?;
     let factors_kn1 = sums.f_rsqrt().during(OP)?;
-    let _ = x_knm.f_mul_(&factors_kn1).during(OP)?;
     let _ = a_knn.f_mul_(&factors_kn1).during(OP)?;
     let _ = a_knn.f_mul_(&factors_kn1.f_transpose(1, 2).during(OP)?).during(OP)?;
-    Ok(())
+    Ok(factors_kn1)
 }
 
 /// `Z + a I`, in place.
@@ -254,6 +268,33 @@ mod tests {
                 };
                 error(gram(Engine::Kernel), gram(Engine::Libtorch));
             }
+        }
+    }
+
+    /// BF16 has 8 bits: what is rounded once, the matrix itself and `Q`, is off by as much.
+    #[test]
+    fn mixed_products_are_the_exact_ones_with_scaled_rows_too() {
+        let policy = Policy::default();
+        let has = |kind| Engine::of([32, 128], Device::Cpu, kind, &policy) == Engine::Kernel;
+        if !has(Kind::BFloat16) || !has(Kind::Float) {
+            return;
+        }
+        for (coefficients, bound) in [
+            (Coefficients::polar_express(5), 0.02),
+            (Coefficients::Turbo { steps: 4 }, 0.02),
+        ] {
+            let table = (&coefficients.table()[..], coefficients.scales_rows());
+            let x_knm = Tensor::randn([2, 32, 128], (Kind::Float, Device::Cpu));
+            let sizes = Tensor::logspace(-1, 0, 32, 10.0, (Kind::Float, Device::Cpu));
+            let x_knm = x_knm * sizes.view([1, 32, 1]);
+            // Rounded already, so that all begin with the same.
+            let x_knm = (&x_knm / (x_knm.norm() * 1.02)).to_kind(Kind::BFloat16);
+            let mut space = Workspace::default();
+            let exact = x_knm.to_kind(Kind::Float).into();
+            let exact = Engine::Libtorch.standard(&mut space, exact, table).unwrap();
+            let mixed = Engine::gram_mixed(&mut space, x_knm.copy().into(), table).unwrap();
+            let apart = f64::try_from((&*exact - &*mixed).norm() / exact.norm()).unwrap();
+            assert!(apart < bound, "{coefficients:?}: {apart}");
         }
     }
 

@@ -171,10 +171,7 @@ impl PolarPlan {
             Iteration::Auto if kind == Kind::BFloat16 => {
                 let kernels = (engine, engine_for(Kind::Float));
                 // A GPU has no matrix units for FP32, which [`FP32_BY_BF16`] knows nothing of.
-                // Scaled rows would be rounded to BF16 again, and R no longer be exact for them.
-                let mixed = device == Device::Cpu
-                    && kernels == (Engine::Kernel, Engine::Kernel)
-                    && !options.coefficients.scales_rows();
+                let mixed = device == Device::Cpu && kernels == (Engine::Kernel, Engine::Kernel);
                 if mixed && mixed_cost(alpha, steps) < standard {
                     Self::GramMixed
                 } else {
@@ -205,7 +202,7 @@ impl PolarPlan {
         match self {
             Self::Standard(engine, _) => engine.standard(space, x_knm, (&table, scaled)),
             Self::Gram(engine, kind) => engine.gram(space, x_knm, (&table, scaled), restart(kind)),
-            Self::GramMixed => Engine::gram_mixed(space, x_knm, &table),
+            Self::GramMixed => Engine::gram_mixed(space, x_knm, (&table, scaled)),
         }
     }
 }

@@ -8,6 +8,7 @@ mod masters;
 mod memory;
 mod sharding;
 mod state;
+mod turns;
 mod vectors;
 
 use bert4rs_optim::Optimizer;

@@ -57,6 +57,7 @@ fn muons() -> Vec<MuonConfig> {
             ..base()
         },
         MuonConfig { scale: LrScale::UpdateRms, ..base() },
+        MuonConfig { turns: 2, ..base() },
         MuonConfig {
             scale: LrScale::UpdateRms,
             normuon: normuon(SecondMomentAxis::LongerSide),
