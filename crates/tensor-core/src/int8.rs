@@ -2,7 +2,9 @@
 //! above.
 
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
+use crate::cpu::CpuFeatures;
 use crate::fp8::takes_part;
 use crate::param::Role;
 
@@ -13,6 +15,9 @@ pub enum Int8Products {
     /// None.
     #[default]
     Off,
+    /// All where that trains faster than products of floats; else none. See
+    /// [`resolve`](Self::resolve).
+    Auto,
     /// The output alone.
     Forward,
     /// The output and the input's gradient; the weight's, where outliers of both sides meet, is in
@@ -20,6 +25,21 @@ pub enum Int8Products {
     ForwardBackward,
     /// All three.
     All,
+}
+
+impl Int8Products {
+    /// The same with `Auto` decided for `device`: all on CPUs whose vectors of 512 bits multiply
+    /// bytes, and that have no matrix units. Measured there (`docs/benchmarks.md`); vectors of 256
+    /// bits without the instruction save nothing (`docs/rejected.md`).
+    pub fn resolve(self, device: Device) -> Self {
+        let cpu = CpuFeatures::detect();
+        let pays = device == Device::Cpu && cpu.avx512 && cpu.avx512_vnni && !cpu.amx_bf16;
+        match self {
+            Self::Auto if pays => Self::All,
+            Self::Auto => Self::Off,
+            chosen => chosen,
+        }
+    }
 }
 
 /// How gradients are rounded to integers.
@@ -54,13 +74,18 @@ pub struct Int8Config {
 /// How one map multiplies integers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Int8Map {
-    /// Which products; never [`Int8Products::Off`].
+    /// Which products; never [`Int8Products::Off`] or [`Int8Products::Auto`].
     pub products: Int8Products,
     /// How gradients are rounded.
     pub rounding: Int8Rounding,
 }
 
 impl Int8Config {
+    /// The same with the products [resolved](Int8Products::resolve) for `device`.
+    pub fn resolve(self, device: Device) -> Self {
+        Self { products: self.products.resolve(device), ..self }
+    }
+
     /// How the weight of this name and role takes part, if it does.
     pub fn map_of(&self, name: &str, role: Role) -> Option<Int8Map> {
         let is_on = self.products != Int8Products::Off;
@@ -72,6 +97,18 @@ impl Int8Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn auto_is_all_or_nothing_and_never_on_a_gpu() {
+        let here = Int8Products::Auto.resolve(Device::Cpu);
+        assert!(matches!(here, Int8Products::All | Int8Products::Off));
+        assert_eq!(here == Int8Products::All, {
+            let cpu = CpuFeatures::detect();
+            cpu.avx512 && cpu.avx512_vnni && !cpu.amx_bf16
+        });
+        assert_eq!(Int8Products::Auto.resolve(Device::Cuda(0)), Int8Products::Off);
+        assert_eq!(Int8Products::Forward.resolve(Device::Cpu), Int8Products::Forward);
+    }
 
     #[test]
     fn hidden_matrices_take_part_and_heads_where_asked_for() {

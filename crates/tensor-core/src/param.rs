@@ -146,7 +146,7 @@ impl ParamStore {
     /// The same store; linear maps that are made in it from now on and that `config` includes
     /// multiply integers of 8 bits.
     pub fn with_int8(mut self, config: Int8Config) -> Self {
-        self.int8 = config;
+        self.int8 = config.resolve(self.device);
         self
     }
 

@@ -159,7 +159,8 @@ pub fn parts_of(
         .check_device(device)
         .map_err(|error| refuse("compute.attention", error))?;
     refuse_fp8(&config.compute.fp8, device)?;
-    refuse_int8(&config.compute.int8, device)?;
+    let int8 = config.int8_on(device);
+    refuse_int8(&int8, device)?;
     let cuda_kernels = cuda_kernels(config, device)?;
     let corpora = dataset::prepare(config, progress)?;
     let data = data(config, &corpora, (device, ranks.group().size()))?;
@@ -168,7 +169,7 @@ pub fn parts_of(
         .with_overrides(&config.compute.backends.overrides());
     let mut params = ParamStore::new(device, machine.precision.compute_kind())
         .with_fp8(config.compute.fp8.clone())
-        .with_int8(config.compute.int8.clone())
+        .with_int8(int8)
         .with_policy(policy.clone());
     let task = task(config, corpora.tokenizer().clone(), &params)?;
     let init = match weights {

@@ -40,7 +40,7 @@ pub fn describe(config: &Config, machine: &Machine, parts: &Parts) -> Vec<String
             machine.backends.len()
         ));
     }
-    let int8 = &compute.int8;
+    let int8 = config.int8_on(machine.device);
     if int8.products != Int8Products::Off {
         lines.push(format!(
             "INT8       {} products of integers by {}; gradients rounded to the {}",

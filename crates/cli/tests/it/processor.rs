@@ -59,11 +59,11 @@ fn integers_of_8_bits_train_every_family_to_nearly_the_same_loss() {
             flags.extend(set.iter().flat_map(|assignment| ["--set", assignment]));
             let shown = sandbox.train(&flags).succeeds().stdout;
             let is_said = shown.contains("INT8       all products");
-            assert_eq!(is_said, !set.is_empty(), "{shown}");
+            assert_eq!(is_said, out != "exact", "{shown}");
             let text = std::fs::read_to_string(sandbox.path(out).join("summary.json")).unwrap();
             serde_json::from_str::<Summary>(&text).unwrap().final_loss
         };
-        let exact = loss("exact", &[]);
+        let exact = loss("exact", &["compute.int8.products=off"]);
         let all = loss("all", &["compute.int8.products=all"]);
         let chance = ["compute.int8.products=all", "compute.int8.rounding=stochastic"];
         // Chance is the same code for each family.

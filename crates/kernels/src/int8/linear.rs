@@ -26,7 +26,7 @@ pub fn unsupported_reason(device: Device) -> Option<Error> {
 }
 
 /// One map's way of multiplying integers. It holds no parameter.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Int8Linear {
     map: Int8Map,
 }

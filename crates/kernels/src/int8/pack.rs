@@ -8,6 +8,7 @@ use super::MOST;
 use super::quantize::{GROUP, PANEL};
 use crate::cpu::isa::{Isa, multiversioned};
 use crate::cpu::number::{CacheLine, EMPTY, Number};
+use crate::cpu::transpose::transpose;
 
 /// What is the same for all parts of a matrix.
 #[derive(Clone, Copy)]
@@ -25,9 +26,20 @@ fn magnitude<T: Number>(value: T) -> u32 {
     value.widen().to_bits() & 0x7fff_ffff
 }
 
+/// The bits that BF16 values keep, so that twice as many fill a vector.
+#[inline(always)]
+fn high_bits<T: Number>(values: &[T]) -> Option<&[u16]> {
+    (T::PER_WORD == 2).then(|| bytemuck::cast_slice(values))
+}
+
 #[inline(always)]
 fn largest_body<T: Number>(values: &[T]) -> u32 {
-    values.iter().fold(0, |largest, &value| magnitude(value).max(largest))
+    match high_bits(values) {
+        Some(bits) => {
+            u32::from(bits.iter().fold(0, |largest, &bits| (bits & 0x7fff).max(largest))) << 16
+        }
+        None => values.iter().fold(0, |largest, &value| magnitude(value).max(largest)),
+    }
 }
 
 multiversioned! {
@@ -36,27 +48,44 @@ multiversioned! {
 }
 
 #[inline(always)]
-fn raise_body<T: Number>(values: &[T], largest: &mut [u32]) {
-    for (&value, largest) in values.iter().zip(largest) {
-        *largest = magnitude(value).max(*largest);
+fn raise_body<T: Number>(rows: &[T], largest: &mut [u32]) {
+    let cols = largest.len().max(1);
+    let mut largest_bits = vec![0u16; if T::PER_WORD == 2 { cols } else { 0 }];
+    for row in rows.chunks_exact(cols) {
+        match high_bits(row) {
+            Some(row) => {
+                for (&bits, largest) in row.iter().zip(&mut largest_bits) {
+                    *largest = (bits & 0x7fff).max(*largest);
+                }
+            }
+            None => {
+                for (&value, largest) in row.iter().zip(largest.iter_mut()) {
+                    *largest = magnitude(value).max(*largest);
+                }
+            }
+        }
+    }
+    for (largest, bits) in largest.iter_mut().zip(largest_bits) {
+        *largest = (u32::from(bits) << 16).max(*largest);
     }
 }
 
 multiversioned! {
-    /// Raises each of `largest` to the magnitude in its column.
-    pub(super) fn raise_on[T: Number][T](values: &[T], largest: &mut [u32]) = raise_body
+    /// Raises each of `largest` to the greatest magnitude in its column of `rows`.
+    pub(super) fn raise_on[T: Number][T](rows: &[T], largest: &mut [u32]) = raise_body
 }
 
-/// The byte of a value, in the lowest bits of a word. `place` is the value's in its matrix.
+/// The integer of a value; its byte are the lowest bits. `place` is the value's in its matrix.
 #[inline(always)]
-fn byte<const STOCHASTIC: bool>(value: f32, factor: f32, place: u32) -> u32 {
+fn integer<const STOCHASTIC: bool>(value: f32, factor: f32, place: u32) -> u32 {
     /// Adding it leaves no bits behind the point, and the integer in the lowest ones.
     const SHIFT: f32 = 1.5 * (1 << 23) as f32;
+    // Of a vector's own largest value, at most 127 and its rounding, which is no other integer.
     let mut scaled = value * factor;
     if STOCHASTIC {
-        scaled += chance(value.to_bits(), place) - 0.5;
+        scaled = (scaled + (chance(value.to_bits(), place) - 0.5)).clamp(-MOST, MOST);
     }
-    (scaled.clamp(-MOST, MOST) + SHIFT).to_bits() & 0xff
+    (scaled + SHIFT).to_bits().wrapping_sub(SHIFT.to_bits())
 }
 
 /// A number from 0 to below 1, by a hash.
@@ -74,51 +103,60 @@ fn pack_rows_body<T: Number>(
     x: &[T],
     first: usize,
     factors: &[f32; PANEL],
-    lines: &mut [CacheLine],
+    (lines, sums): (&mut [CacheLine], &mut [i32]),
 ) {
+    let out = (lines, sums);
     match task.rounding {
-        Int8Rounding::Nearest => pack_rows::<T, false>(task, x, first, factors, lines),
-        Int8Rounding::Stochastic => pack_rows::<T, true>(task, x, first, factors, lines),
+        Int8Rounding::Nearest => pack_rows::<T, false>(task, x, first, factors, out),
+        Int8Rounding::Stochastic => pack_rows::<T, true>(task, x, first, factors, out),
     }
 }
 
-/// Packs the rows `x`, the first of which is row `first` of the matrix.
+/// Packs the rows `x`, the first of which is row `first` of the matrix, and sums each up.
 #[inline(always)]
 fn pack_rows<T: Number, const STOCHASTIC: bool>(
     task: PackingTask,
     x: &[T],
     first: usize,
     factors: &[f32; PANEL],
-    lines: &mut [CacheLine],
+    (lines, sums): (&mut [CacheLine], &mut [i32]),
 ) {
-    /// Lines at a time: a row of bytes in between is then four cache lines.
-    const TILE: usize = 64;
-    let (cols, count) = (task.cols, x.len().checked_div(task.cols).unwrap_or(0));
+    /// Cache lines of a row of bytes in between: all rows of a panel are then 4 KiB.
+    const LINES: usize = 4;
+    /// Words of such a row, each of them for another line of the panel.
+    const TILE: usize = 16 * LINES;
+    let cols = task.cols;
+    sums.fill(0);
+    let mut between = [EMPTY; LINES * PANEL];
     for (tile, lines) in lines.chunks_mut(TILE).enumerate() {
-        if count < PANEL {
-            lines.fill(EMPTY);
-        }
         let col = tile * TILE * GROUP;
         let width = (TILE * GROUP).min(cols - col);
-        for (row, &factor) in factors.iter().enumerate().take(count) {
-            let mut bytes = [0u8; TILE * GROUP];
+        let rows = bytemuck::cast_slice_mut::<_, u8>(&mut between).chunks_exact_mut(TILE * GROUP);
+        for (row, ((bytes, &factor), all)) in rows.zip(factors).zip(&mut *sums).enumerate() {
             let values = &x[row * cols + col..][..width];
             let place = ((first + row) * cols + col) as u32;
-            for (at, (byte_out, value)) in bytes.iter_mut().zip(values).enumerate() {
+            let mut sum = 0i32;
+            for (at, (byte, value)) in bytes.iter_mut().zip(values).enumerate() {
                 let place = place.wrapping_add(at as u32);
-                *byte_out = byte::<STOCHASTIC>(value.widen(), factor, place) as u8;
+                let integer = integer::<STOCHASTIC>(value.widen(), factor, place);
+                *byte = integer as u8;
+                sum = sum.wrapping_add(integer as i32);
             }
-            for (line, group) in lines.iter_mut().zip(bytes.as_chunks::<GROUP>().0) {
-                line.0[row] = u32::from_le_bytes(*group);
-            }
+            *all = all.wrapping_add(sum);
+            // Of the tile before, in the last one.
+            bytes[width..].fill(0);
         }
+        let (from, count) = (bytemuck::cast_slice(&between), lines.len());
+        let to = bytemuck::cast_slice_mut(lines);
+        transpose(task.isa, (from, TILE), (to, PANEL), PANEL, count);
     }
 }
 
 multiversioned! {
-    /// Packs the rows `x`, the first of which is row `first` of the matrix.
+    /// Packs the rows `x`, the first of which is row `first` of the matrix, and sums each up.
     pub(super) fn pack_rows_on[T: Number][T](
-        task: PackingTask, x: &[T], first: usize, factors: &[f32; PANEL], lines: &mut [CacheLine]
+        task: PackingTask, x: &[T], first: usize, factors: &[f32; PANEL],
+        out: (&mut [CacheLine], &mut [i32])
     ) = pack_rows_body
 }
 
@@ -127,83 +165,90 @@ fn pack_columns_body<T: Number>(
     task: PackingTask,
     x: &[T],
     first: usize,
-    factors: &[f32],
-    lines: &mut [CacheLine],
+    factors: &[f32; PANEL],
+    (lines, sums): (&mut [CacheLine], &mut [i32]),
 ) {
+    let out = (lines, sums);
     match task.rounding {
-        Int8Rounding::Nearest => pack_columns::<T, false>(task, x, first, factors, lines),
-        Int8Rounding::Stochastic => pack_columns::<T, true>(task, x, first, factors, lines),
+        Int8Rounding::Nearest => pack_columns::<T, false>(task, x, first, factors, out),
+        Int8Rounding::Stochastic => pack_columns::<T, true>(task, x, first, factors, out),
     }
 }
 
-/// Packs the columns of `x` from `first` on, as many as there are `factors`.
+/// Packs a panel of columns of `x` from `first` on, as many as there are `sums`, and sums each up.
 #[inline(always)]
 fn pack_columns<T: Number, const STOCHASTIC: bool>(
     task: PackingTask,
     x: &[T],
     first: usize,
-    factors: &[f32],
-    lines: &mut [CacheLine],
+    factors: &[f32; PANEL],
+    (lines, sums): (&mut [CacheLine], &mut [i32]),
 ) {
     let PackingTask { rows, cols, .. } = task;
-    let groups = rows.div_ceil(GROUP);
-    for group in 0..groups {
-        for (panel, factors) in factors.chunks(PANEL).enumerate() {
-            let mut line = EMPTY;
-            let col = first + panel * PANEL;
-            for at in 0..GROUP.min(rows - group * GROUP) {
-                let start = (group * GROUP + at) * cols + col;
-                let values = &x[start..][..factors.len()];
-                // Of a fixed number of columns, so that they fill vectors.
-                match (values.first_chunk(), factors.first_chunk()) {
-                    (Some::<&[T; PANEL]>(values), Some::<&[f32; PANEL]>(factors)) => {
-                        let operands = (&values[..], &factors[..]);
-                        add_bytes::<T, STOCHASTIC>(&mut line, at, start, operands);
-                    }
-                    _ => add_bytes::<T, STOCHASTIC>(&mut line, at, start, (values, factors)),
-                }
+    let mut all = [0; PANEL];
+    for (group, line) in lines.iter_mut().enumerate() {
+        let mut words = [0; PANEL];
+        let row = group * GROUP;
+        // Of a fixed number of rows, so that all stays in registers.
+        if row + GROUP <= rows {
+            for at in 0..GROUP {
+                let place = (row + at) * cols + first;
+                let values = widened(&x[place..], sums.len());
+                add_bytes::<STOCHASTIC>((&mut words, &mut all), at, (&values, factors), place);
             }
-            lines[panel * groups + group] = line;
+        } else {
+            for at in 0..rows - row {
+                let place = (row + at) * cols + first;
+                let values = widened(&x[place..], sums.len());
+                add_bytes::<STOCHASTIC>((&mut words, &mut all), at, (&values, factors), place);
+            }
         }
-    }
-}
-
-/// Puts the bytes of up to sixteen values, the first of them at `place` in its matrix, to the place
-/// `at` in the words of a line.
-#[inline(always)]
-fn add_bytes<T: Number, const STOCHASTIC: bool>(
-    line: &mut CacheLine,
-    at: usize,
-    place: usize,
-    (values, factors): (&[T], &[f32]),
-) {
-    for (lane, (value, factor)) in values.iter().zip(factors).enumerate() {
-        let bits = byte::<STOCHASTIC>(value.widen(), *factor, (place + lane) as u32);
-        line.0[lane] |= bits << (8 * at);
-    }
-}
-
-multiversioned! {
-    /// Packs the columns of `x` from `first` on, as many as there are `factors`.
-    pub(super) fn pack_columns_on[T: Number][T](
-        task: PackingTask, x: &[T], first: usize, factors: &[f32], lines: &mut [CacheLine]
-    ) = pack_columns_body
-}
-
-/// The sum of each vector of a panel.
-#[inline(always)]
-fn sum_lines_body(lines: &[CacheLine], sums: &mut [i32]) {
-    let mut all = [0i32; PANEL];
-    for line in lines {
-        for (sum, word) in all.iter_mut().zip(line.0) {
-            let word = word as i32;
-            *sum += (word << 24 >> 24) + (word << 16 >> 24) + (word << 8 >> 24) + (word >> 24);
-        }
+        line.0 = words;
     }
     sums.copy_from_slice(&all[..sums.len()]);
 }
 
+/// The first `count` values, and zeros after them.
+#[inline(always)]
+fn widened<T: Number>(values: &[T], count: usize) -> [f32; PANEL] {
+    let mut wide = [0.0; PANEL];
+    match values.first_chunk::<PANEL>() {
+        Some(values) if count == PANEL => {
+            for (wide, value) in wide.iter_mut().zip(values) {
+                *wide = value.widen();
+            }
+        }
+        _ => {
+            for (wide, value) in wide.iter_mut().zip(&values[..count]) {
+                *wide = value.widen();
+            }
+        }
+    }
+    wide
+}
+
+/// Puts the bytes of sixteen values, the first of them at `place` in its matrix, to the place `at`
+/// in the words of a line, and adds them to the sums.
+#[inline(always)]
+fn add_bytes<const STOCHASTIC: bool>(
+    (words, sums): (&mut [u32; PANEL], &mut [i32; PANEL]),
+    at: usize,
+    (values, factors): (&[f32; PANEL], &[f32; PANEL]),
+    place: usize,
+) {
+    for lane in 0..PANEL {
+        let place = place.wrapping_add(lane) as u32;
+        let integer = integer::<STOCHASTIC>(values[lane], factors[lane], place);
+        sums[lane] = sums[lane].wrapping_add(integer as i32);
+        words[lane] |= (integer & 0xff) << (8 * at);
+    }
+}
+
 multiversioned! {
-    /// The sum of each vector of a panel.
-    pub(super) fn sum_lines_on[][](lines: &[CacheLine], sums: &mut [i32]) = sum_lines_body
+    /// Packs a panel of columns of `x` from `first` on, as many as there are sums, and sums each
+    /// up.
+    pub(super) fn pack_columns_on[T: Number][T](
+        task: PackingTask, x: &[T], first: usize, factors: &[f32; PANEL],
+        out: (&mut [CacheLine], &mut [i32])
+    ) = pack_columns_body
 }

@@ -244,27 +244,43 @@ impl<O: Number> Product<'_, O> {
     #[inline(always)]
     unsafe fn store(&self, row: usize, col: usize, offset: i32, sums: &[i32]) {
         let cols = self.right.inverse.len();
-        let count = sums.len().min(cols - col);
-        // SAFETY: the caller's promise.
-        let out = unsafe { self.out.part(row * cols + col, count) };
         let excess = self.left.sums[row].wrapping_mul(offset);
         let inverse = self.left.inverse[row];
-        let right = &self.right.inverse[col..][..count];
-        match self.bias {
-            None => {
-                for ((out, &sum), &right) in out.iter_mut().zip(sums).zip(right) {
-                    *out = O::round(sum.wrapping_sub(excess) as f32 * inverse * right);
+        // As many at a time as fill a vector, also where there are fewer.
+        for (sums, col) in sums.as_chunks::<PANEL>().0.iter().zip((col..cols).step_by(PANEL)) {
+            let mut scaled = padded(&self.right.inverse[col..]);
+            for (scaled, sum) in scaled.iter_mut().zip(sums) {
+                *scaled *= sum.wrapping_sub(excess) as f32 * inverse;
+            }
+            if let Some(bias) = self.bias {
+                for (scaled, bias) in scaled.iter_mut().zip(padded(&bias[col..])) {
+                    *scaled += bias;
                 }
             }
-            Some(bias) => {
-                let bias = &bias[col..][..count];
-                for (((out, &sum), &right), &bias) in out.iter_mut().zip(sums).zip(right).zip(bias)
-                {
-                    *out = O::round(sum.wrapping_sub(excess) as f32 * inverse * right + bias);
-                }
+            let mut rounded = [O::round(0.0); PANEL];
+            for (rounded, scaled) in rounded.iter_mut().zip(scaled) {
+                *rounded = O::round(scaled);
+            }
+            let count = PANEL.min(cols - col);
+            // SAFETY: the caller's promise.
+            let out = unsafe { self.out.part(row * cols + col, count) };
+            match out.first_chunk_mut() {
+                Some(out) => *out = rounded,
+                None => out.copy_from_slice(&rounded[..count]),
             }
         }
     }
+}
+
+/// The first values, and zeros after the last.
+#[inline(always)]
+fn padded(values: &[f32]) -> [f32; PANEL] {
+    let mut all = [0.0; PANEL];
+    match values.first_chunk() {
+        Some(values) => all = *values,
+        None => all[..values.len()].copy_from_slice(values),
+    }
+    all
 }
 
 /// Runs `D` on the same tiles as an instruction set that is not here; for tests.

@@ -16,7 +16,7 @@ use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor, parallel};
 use half::bf16;
 
 use super::MOST;
-use super::pack::{PackingTask, largest_on, pack_columns_on, pack_rows_on, raise_on, sum_lines_on};
+use super::pack::{PackingTask, largest_on, pack_columns_on, pack_rows_on, raise_on};
 use crate::cpu::isa::Isa;
 use crate::cpu::number::{CacheLine, Number};
 use crate::cpu::views::{self, SharedSlice};
@@ -194,8 +194,7 @@ impl PackingTask {
                     let largest = largest_on(self.isa, &x[row * cols..][..cols]);
                     (*factor, inverse[row]) = factor_of(largest);
                 }
-                pack_rows_on(self.isa, self, x, first, &factors, lines);
-                sum_lines_on(self.isa, lines, sums);
+                pack_rows_on(self.isa, self, x, first, &factors, (lines, sums));
             });
         })?;
         Ok(packed)
@@ -206,7 +205,7 @@ impl PackingTask {
         let largest = parallel::map(rows.div_ceil(ROWS), |block| {
             let x = &x[block * ROWS * cols..][..ROWS.min(rows - block * ROWS) * cols];
             let mut largest = vec![0; cols];
-            x.chunks_exact(cols.max(1)).for_each(|row| raise_on(isa, row, &mut largest));
+            raise_on(isa, x, &mut largest);
             largest
         });
         let largest = largest.into_iter().reduce(|mut all, part| {
@@ -218,24 +217,19 @@ impl PackingTask {
         let (panels, groups) = (cols.div_ceil(PANEL), rows.div_ceil(GROUP));
         with_out(&mut packed, |out| {
             parallel::for_each(panels.div_ceil(BLOCK), |block| {
-                let first = block * BLOCK * PANEL;
-                let count = (BLOCK * PANEL).min(cols - first);
-                let panels = count.div_ceil(PANEL);
-                // SAFETY: each block of panels is one task's.
-                let (lines, inverse, sums) = unsafe {
-                    let lines = out.lines.part(block * BLOCK * groups, panels * groups);
-                    (lines, out.inverse.part(first, count), out.sums.part(first, count))
-                };
-                let mut factors = [0.0; BLOCK * PANEL];
-                for (col, factor) in factors.iter_mut().enumerate().take(count) {
-                    (*factor, inverse[col]) = factor_of(largest[first + col]);
-                }
-                pack_columns_on(isa, self, x, first, &factors[..count], lines);
-                if groups > 0 {
-                    let panels = lines.chunks_exact(groups).zip(sums.chunks_mut(PANEL));
-                    panels.for_each(|(lines, sums)| sum_lines_on(isa, lines, sums));
-                } else {
-                    sums.fill(0);
+                for panel in block * BLOCK..panels.min((block + 1) * BLOCK) {
+                    let first = panel * PANEL;
+                    let count = PANEL.min(cols - first);
+                    // SAFETY: each panel is one task's.
+                    let (lines, inverse, sums) = unsafe {
+                        let lines = out.lines.part(panel * groups, groups);
+                        (lines, out.inverse.part(first, count), out.sums.part(first, count))
+                    };
+                    let mut factors = [0.0; PANEL];
+                    for (col, factor) in factors.iter_mut().enumerate().take(count) {
+                        (*factor, inverse[col]) = factor_of(largest[first + col]);
+                    }
+                    pack_columns_on(isa, self, x, first, &factors, (lines, sums));
                 }
             });
         })?;

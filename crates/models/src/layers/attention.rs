@@ -245,14 +245,20 @@ impl MultiHeadAttention {
         }
     }
 
+    /// Whether separate maps multiply integers of 8 bits.
+    fn is_of_integers(&self) -> bool {
+        matches!(&self.projections, Projections::Separate { query, .. } if query.int8.is_some())
+    }
+
     /// Queries, keys and values all from `x_btd`: `[b, t, d]` to `[b, t, d]`.
     ///
     /// # Errors
     /// What the implementation of attention can't do, and what libtorch throws there.
     pub fn forward(&self, x_btd: &Tensor, input: AttentionInput) -> Result<Tensor> {
         let (query_norm, key_norm) = self.norms();
-        // A GPU would be half idle in each of three products.
-        let parts = self.project(x_btd, x_btd.device() != Device::Cpu, input.train);
+        // A GPU would be half idle in each of three products, and integers be made three times.
+        let joined = x_btd.device() != Device::Cpu || self.is_of_integers();
+        let parts = self.project(x_btd, joined, input.train);
         let q_bhte = self.heads(&parts[0], query_norm, input.rotation)?;
         let mut k_bgte = self.heads(&parts[1], key_norm, input.rotation)?;
         let mut v_bgte = self.heads(&parts[2], None, None)?;

@@ -96,18 +96,18 @@ impl Linear {
 
     /// What `maps` give for `x`, each as [`forward`](Self::forward), by one product of all. Their
     /// rows are put together for it: read and written once more, and the product reads `x` once
-    /// instead of three times. Absent where a map multiplies in 8 bits or has an adapter, or
-    /// not all have a bias.
+    /// instead of three times, and makes integers of it once. Absent where a map multiplies in FP8
+    /// or has an adapter, not all multiply alike, or not all have a bias.
     pub fn forward_joined(maps: [&Self; 3], x: &Tensor) -> Option<[Tensor; 3]> {
         let biases: Vec<&Tensor> = maps.iter().filter_map(|map| map.bias.as_ref()).collect();
-        let is_exact =
-            maps.iter().all(|map| map.fp8.is_none() && map.int8.is_none() && map.adapter.is_none());
-        if !is_exact || !matches!(biases.len(), 0 | 3) {
+        let int8 = maps[0].int8;
+        let is_alike = |map: &&Self| map.fp8.is_none() && map.adapter.is_none() && map.int8 == int8;
+        if !maps.iter().all(is_alike) || !matches!(biases.len(), 0 | 3) {
             return None;
         }
         let weight = Tensor::cat(&maps.map(|map| &map.weight), 0);
         let bias = (biases.len() == 3).then(|| Tensor::cat(&biases, 0));
-        let parts = x.linear(&weight, bias.as_ref());
+        let parts = Self { weight, bias, fp8: None, int8, adapter: None }.forward(x);
         let outputs = maps.map(|map| map.weight.size()[0]);
         parts.split_with_sizes(outputs.as_slice(), -1).try_into().ok()
     }

@@ -279,10 +279,9 @@ mod tests {
         if !has(Kind::BFloat16) || !has(Kind::Float) {
             return;
         }
-        for (coefficients, bound) in [
-            (Coefficients::polar_express(5), 0.02),
-            (Coefficients::Turbo { steps: 4 }, 0.02),
-        ] {
+        for (coefficients, bound) in
+            [(Coefficients::polar_express(5), 0.02), (Coefficients::Turbo { steps: 4 }, 0.02)]
+        {
             let table = (&coefficients.table()[..], coefficients.scales_rows());
             let x_knm = Tensor::randn([2, 32, 128], (Kind::Float, Device::Cpu));
             let sizes = Tensor::logspace(-1, 0, 32, 10.0, (Kind::Float, Device::Cpu));

@@ -1,13 +1,24 @@
 //! Which of the choices about products in 8 bits can be used together.
 
 use bert4rs_models::checkpointing::ActivationCheckpointing;
+use bert4rs_tensor_core::Device;
 use bert4rs_tensor_core::fp8::Fp8Mode;
-use bert4rs_tensor_core::int8::{Int8Products, Int8Rounding};
+use bert4rs_tensor_core::int8::{Int8Config, Int8Products, Int8Rounding};
 
 use super::Config;
 use super::validate::Fault;
 
 impl Config {
+    /// How integers of 8 bits are multiplied on `device`. Where maps multiply in FP8, they leave no
+    /// choice to `auto`.
+    pub fn int8_on(&self, device: Device) -> Int8Config {
+        let mut int8 = self.compute.int8.clone();
+        if int8.products == Int8Products::Auto && self.compute.fp8.scaling != Fp8Mode::Off {
+            int8.products = Int8Products::Off;
+        }
+        int8.resolve(device)
+    }
+
     pub(super) fn validate_eight_bits(&self) -> Result<(), Fault> {
         let (fp8, int8) = (&self.compute.fp8, &self.compute.int8);
         let fp8_is_off = fp8.scaling == Fp8Mode::Off;
@@ -27,7 +38,7 @@ impl Config {
                           compute.activation_checkpointing = \"none\"";
             return Err(("compute.activation_checkpointing".into(), reason.into()));
         }
-        if int8.products != Int8Products::Off && !fp8_is_off {
+        if !matches!(int8.products, Int8Products::Off | Int8Products::Auto) && !fp8_is_off {
             let reason = "and compute.fp8.scaling are for the same maps; set one of them to off";
             return Err(("compute.int8.products".into(), reason.into()));
         }
@@ -43,7 +54,7 @@ impl Config {
             && int8.products == Int8Products::Off
         {
             let reason = "acts on products that compute.int8.products = \"off\" leaves out; set \
-                          that to forward, forward_backward or all";
+                          that to auto, forward, forward_backward or all";
             return Err((format!("compute.int8.{key}"), reason.into()));
         }
         if is_stochastic && int8.products == Int8Products::Forward {
