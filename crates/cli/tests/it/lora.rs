@@ -54,7 +54,7 @@ fn adapters_learn_in_a_model_that_stays() {
     assert!(off.abs() < 1e-5, "{off}");
 
     for (setting, told) in [
-        ("lora.targets=q_proj", "lora.targets: q_proj names no map within the model's blocks"),
+        ("lora.targets=q_proj", "lora.targets = q_proj: names no map within the model's blocks"),
         ("lora.alpha=0", "lora.alpha: 0 is not above 0"),
         ("train.freeze=1", "adapters freeze all that they stand beside"),
     ] {
