@@ -19,8 +19,8 @@ pub(crate) fn assert_same_on_one_thread(run: impl Fn() -> Vec<Tensor>) {
     assert!(many.iter().zip(&one).all(|(many, one)| many.equal(one)));
 }
 
-/// Normal numbers of `kind`. A test draws the same ones each time, whatever runs beside it: bounds on
-/// errors of rounding that hold once hold always.
+/// Normal numbers of `kind`. A test draws the same ones each time, whatever runs beside it: bounds
+/// on errors of rounding that hold once hold always.
 pub(crate) fn random(shape: &[i64], kind: Kind) -> Tensor {
     /// libtorch has one generator for all threads.
     static DRAWING: Mutex<()> = Mutex::new(());
