@@ -171,7 +171,7 @@ fn texts_are_ranked_by_query() {
     assert!(first.iter().all(|said| said["score"].as_f64() <= first[best]["score"].as_f64()));
     ranks.sort_unstable();
     assert_eq!(ranks, [1, 2, 3, 4]);
-    assert_eq!(lines.last().unwrap()["rank"], 1);
+    assert_eq!(lines.next_back().unwrap()["rank"], 1);
 
     sandbox.write("bad.csv", "query,text,label\ngood,fine,-1\n");
     let outcome = finetune(&sandbox, "rank", &["--model", "bert", "--train", "bad.csv"]);

@@ -59,7 +59,7 @@ impl SentenceModules {
         let names: Vec<&str> = self.pooling.modes().iter().map(|mode| mode.name()).collect();
         let place = |name: &&str| POOLING_FLAGS.iter().position(|(_, known)| known == name);
         let mut config = Map::new();
-        if names.is_sorted_by_key(|name| place(name)) {
+        if names.is_sorted_by_key(place) {
             let flags = POOLING_FLAGS.iter();
             config.extend(flags.map(|(flag, name)| ((*flag).into(), names.contains(name).into())));
             config.insert("word_embedding_dimension".into(), features.into());

@@ -35,8 +35,7 @@ pub(super) fn ranks(first_nd: &Tensor, second_nd: &Tensor) -> Result<Vec<usize>>
         });
         Tensor::f_cat(&ranks.collect::<std::result::Result<Vec<_>, _>>()?, 0)
     });
-    let ranks =
-        ranks_n.and_then(|ranks_n| Vec::<i64>::try_from(ranks_n)).during("ranks of texts")?;
+    let ranks = ranks_n.and_then(Vec::<i64>::try_from).during("ranks of texts")?;
     Ok(ranks.into_iter().map(|better| better as usize + 1).collect())
 }
 
