@@ -79,7 +79,7 @@ impl Rows {
     }
 
     /// Lays texts that are read into rows, and those that are to be written into as many. Packed,
-    /// rows hold [`PAIR_ROW`] tokens or the longest text, as a table of relative positions has an
+    /// rows hold 256 tokens or the longest text, as a table of relative positions has an
     /// entry for each two tokens of a row.
     pub fn of_pairs(
         texts: &[&EncodedText],

@@ -15,7 +15,7 @@ pub struct AnswerSpan {
     pub last: usize,
     /// The sum of both tokens' logits.
     pub score: f64,
-    /// Its text; empty until it is [joined](join).
+    /// Its text; empty until it is joined.
     pub text: String,
 }
 
