@@ -41,21 +41,21 @@ pub(crate) const CHECKS: [CargoCheck; 5] = [
     CargoCheck { name: "doc", arguments: "xtask doc", with: With::Nothing },
 ];
 
-/// Those that a fast test leaves out.
-pub(crate) const THOROUGH_CHECKS: [CargoCheck; 2] = [
-    CargoCheck {
-        name: "unit tests with overflow checks and debug assertions",
-        arguments: "test --lib --package bert4rs-data --package bert4rs-kernels \
-                    --package bert4rs-tensor-core",
-        with: With::DebugChecks,
-    },
-    CargoCheck {
-        name: "package",
-        arguments: "package --workspace --exclude bert4rs-xtask --exclude bert4rs-benches \
-                    --no-verify --allow-dirty --quiet",
-        with: With::Nothing,
-    },
-];
+/// Left out of a fast test.
+pub(crate) const PACKAGE: CargoCheck = CargoCheck {
+    name: "package",
+    arguments: "package --workspace --exclude bert4rs-xtask --exclude bert4rs-benches \
+                --no-verify --allow-dirty --quiet",
+    with: With::Nothing,
+};
+
+/// Part of a long test alone.
+pub(crate) const DEBUG_CHECKS: CargoCheck = CargoCheck {
+    name: "unit tests with overflow checks and debug assertions",
+    arguments: "test --lib --package bert4rs-data --package bert4rs-kernels \
+                --package bert4rs-tensor-core",
+    with: With::DebugChecks,
+};
 
 /// Switches overflow checks and debug assertions on for some packages of the one profile, so
 /// that all others serve as they are built.

@@ -1,7 +1,6 @@
 //! Every example of every crate that needs no files runs to its end.
 
 use std::fs;
-use std::path::Path;
 
 use super::skips::Skip;
 use crate::checkout::{Checkout, shown};
@@ -29,13 +28,12 @@ pub(crate) fn run(checkout: &Checkout) -> Result<Vec<Skip>> {
             skips.push(Skip::new(what, format!("it needs {needs}")));
             continue;
         }
-        let mut cargo = checkout.cargo();
-        // By cargo, which lets it find libtorch.
-        cargo.args(["run", "--package", &example.package, "--example", &example.name]);
-        cargo.current_dir(&place);
-        let status = cargo.status().map_err(Error::at(Path::new("cargo")))?;
+        // Not by cargo, which would compile dependencies again with what one package asks for.
+        let mut command = program::command(checkout, &example.executable);
+        command.env("LD_LIBRARY_PATH", checkout.torch().join("lib")).current_dir(&place);
+        let status = command.status().map_err(Error::at(&example.executable))?;
         if !status.success() {
-            let command = shown(&cargo);
+            let command = shown(&command);
             return Err(Error::Child { command, status: status.to_string() });
         }
     }

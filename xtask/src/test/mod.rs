@@ -14,7 +14,7 @@ use crate::checkout::Checkout;
 use crate::error::Result;
 use crate::{console, setup};
 
-use cargo_check::{CHECKS, CargoCheck, THOROUGH_CHECKS};
+use cargo_check::{CHECKS, CargoCheck, DEBUG_CHECKS, PACKAGE};
 use sanitizer::Sanitizer;
 use short_run::{RUNS, ShortRun};
 use skips::{Skip, Skips};
@@ -22,10 +22,11 @@ use skips::{Skip, Skips};
 /// Run all checks and tests, the cheapest first, and stop at the first that fails
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the short training runs, examples, packages, overflow checks and sanitizers
+    /// Leave out the short training runs, packages and examples
     #[arg(long, conflicts_with = "long")]
     fast: bool,
-    /// Also projects outside the checkout, which compile everything once more
+    /// Also overflow checks, the CUDA emulator under sanitizers, and projects outside the checkout:
+    /// ten minutes more on two cores
     #[arg(long)]
     long: bool,
     /// Only the checks whose names contain this, the long ones too
@@ -92,11 +93,11 @@ fn checks(extent: Extent) -> Vec<Check> {
     let mut checks: Vec<Check> = CHECKS.iter().map(Check::Cargo).collect();
     if extent >= Extent::Usual {
         checks.extend(RUNS.map(Check::ShortRun));
-        checks.extend(THOROUGH_CHECKS.iter().map(Check::Cargo).chain([Check::Examples]));
-        checks.extend(Sanitizer::ALL.map(Check::Sanitizer));
+        checks.extend([Check::Cargo(&PACKAGE), Check::Examples]);
     }
     if extent == Extent::Long {
-        checks.push(Check::Outside);
+        checks.push(Check::Cargo(&DEBUG_CHECKS));
+        checks.extend(Sanitizer::ALL.map(Check::Sanitizer).into_iter().chain([Check::Outside]));
     }
     checks
 }
@@ -161,8 +162,8 @@ mod tests {
     fn a_fast_test_trains_nothing_and_a_long_one_leaves_the_checkout() {
         let quick = CHECKS.len();
         assert_eq!(checks(Extent::Fast).len(), quick);
-        let usual = quick + RUNS.len() + THOROUGH_CHECKS.len() + Sanitizer::ALL.len() + 1;
+        let usual = quick + RUNS.len() + 2;
         assert_eq!(checks(Extent::Usual).len(), usual);
-        assert_eq!(checks(Extent::Long).len(), usual + 1);
+        assert_eq!(checks(Extent::Long).len(), usual + Sanitizer::ALL.len() + 2);
     }
 }
