@@ -32,6 +32,7 @@ parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--max-steps", type=int, default=-1)
 parser.add_argument("--max-length", type=int, default=None)
 parser.add_argument("--group-by-length", action="store_true")
+parser.add_argument("--bf16", action="store_true", help="autocast to BF16")
 parser.add_argument("--keep", help="folder that the model is saved in")
 finetune_tasks.add_arguments(parser)
 args = parser.parse_args()
@@ -62,7 +63,7 @@ with tempfile.TemporaryDirectory() as folder:
         output_dir=folder, num_train_epochs=args.epochs, max_steps=args.max_steps,
         learning_rate=args.lr, per_device_train_batch_size=args.batch_size,
         per_device_eval_batch_size=2 * args.batch_size, warmup_steps=0.1, weight_decay=0.01,
-        lr_scheduler_type="linear", seed=args.seed, use_cpu=True, report_to="none",
+        lr_scheduler_type="linear", seed=args.seed, use_cpu=True, bf16=args.bf16, report_to="none",
         eval_strategy=each, save_strategy=each, load_best_model_at_end=each == "epoch",
         metric_for_best_model=task.main_score, greater_is_better=True, disable_tqdm=True,
         logging_strategy="no", **sampling, **task.settings,
