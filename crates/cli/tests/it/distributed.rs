@@ -17,9 +17,9 @@ pub(crate) fn launch(sandbox: &Sandbox, processes: usize, extra: &[&str]) -> Com
     quiet(sandbox.command(&args))
 }
 
-/// The program with one thread, which does not start itself anew.
+/// The program with one thread.
 pub(crate) fn quiet(mut command: Command) -> Command {
-    command.env("OMP_NUM_THREADS", "1").env("GOMP_SPINCOUNT", "10000");
+    command.env("OMP_NUM_THREADS", "1");
     command.env("TORCH_CPP_LOG_LEVEL", "ERROR");
     command
 }

@@ -94,7 +94,6 @@ fn check_padded(
 
 #[test]
 fn equals_the_plain_loss_and_its_gradients() {
-    bert4rs_tensor_core::random::seed(3);
     let all = CrossEntropyOptions {
         label_smoothing: 0.1,
         z_loss: 1e-2,
@@ -117,7 +116,6 @@ fn equals_the_plain_loss_and_its_gradients() {
 /// As on a GPU: the classes that are added have no part in loss and gradients.
 #[test]
 fn classes_are_padded_in_memory_alone() {
-    bert4rs_tensor_core::random::seed(4);
     let all = CrossEntropyOptions {
         label_smoothing: 0.1,
         z_loss: 1e-2,
@@ -169,7 +167,6 @@ fn a_nan_is_seen_and_labels_are_checked() {
 
 #[test]
 fn parts_with_one_divisor_add_up_to_the_whole() {
-    bert4rs_tensor_core::random::seed(5);
     let (hidden, weight) = (leaf(&[12, 32], Kind::Float), leaf(&[40, 32], Kind::Float));
     let labels = Tensor::randint(40, [12], (Kind::Int64, Device::Cpu));
     let _ = labels.get(2).fill_(-100);
