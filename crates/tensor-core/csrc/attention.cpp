@@ -1,6 +1,8 @@
 // Attention by libtorch, by those of its kernels that may be chosen.
 
 #include <mutex>
+#include <optional>
+#include <shared_mutex>
 
 #include <ATen/Context.h>
 #include <ATen/ops/_fused_sdp_choice.h>
@@ -16,26 +18,34 @@ constexpr int FLASH = 1;
 constexpr int EFFICIENT = 2;
 constexpr int MATH = 4;
 constexpr int CUDNN = 8;
+constexpr int ALL = FLASH | EFFICIENT | MATH | CUDNN;
 
-// libtorch's switches as `allowed` says, for as long as it lives. They are the process's: one
-// thread at a time.
+// libtorch's switches as `allowed` says, for as long as it lives. They are the process's: calls that
+// leave them as they are run side by side, one that changes them runs alone.
 class Allowed {
  public:
-  explicit Allowed(int allowed)
-      : lock_(mutex()), before_((context().userEnabledFlashSDP() ? FLASH : 0) |
-                                (context().userEnabledMemEfficientSDP() ? EFFICIENT : 0) |
-                                (context().userEnabledMathSDP() ? MATH : 0) |
-                                (context().userEnabledCuDNNSDP() ? CUDNN : 0)) {
+  explicit Allowed(int allowed) {
+    if (allowed == ALL) {
+      beside_others_ = std::shared_lock(mutex());
+      return;
+    }
+    alone_ = std::unique_lock(mutex());
+    before_ = (context().userEnabledFlashSDP() ? FLASH : 0) |
+              (context().userEnabledMemEfficientSDP() ? EFFICIENT : 0) |
+              (context().userEnabledMathSDP() ? MATH : 0) |
+              (context().userEnabledCuDNNSDP() ? CUDNN : 0);
     set(allowed & before_);
   }
-  ~Allowed() { set(before_); }
+  ~Allowed() {
+    if (alone_) set(before_);
+  }
   Allowed(const Allowed&) = delete;
   Allowed& operator=(const Allowed&) = delete;
 
  private:
   static at::Context& context() { return at::globalContext(); }
-  static std::mutex& mutex() {
-    static std::mutex one;
+  static std::shared_mutex& mutex() {
+    static std::shared_mutex one;
     return one;
   }
   static void set(int allowed) {
@@ -45,8 +55,9 @@ class Allowed {
     context().setSDPUseCuDNN(allowed & CUDNN);
   }
 
-  std::lock_guard<std::mutex> lock_;
-  const int before_;
+  std::shared_lock<std::shared_mutex> beside_others_;
+  std::unique_lock<std::shared_mutex> alone_;
+  int before_ = 0;
 };
 
 std::optional<at::Tensor> optional(const void* tensor) {

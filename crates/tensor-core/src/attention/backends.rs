@@ -13,7 +13,7 @@ use serde::Serialize;
 use tch::{Device, Tensor};
 
 use super::{AttentionImplementation, Scores, is_grouped};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::shim::{self, RawSdpaArgs};
 
 /// libtorch's kernels for attention.
@@ -90,19 +90,6 @@ impl<'a> SdpaCall<'a> {
     /// The result, by a kernel that `implementation` stands for.
     pub(super) fn run(&self, implementation: AttentionImplementation) -> Result<Tensor> {
         let allowed = self.allowed(implementation)?;
-        if allowed == AllowedBackends::ALL {
-            return Tensor::f_scaled_dot_product_attention(
-                self.q_bhtd,
-                self.k_bgsd,
-                self.v_bgsd,
-                self.mask,
-                0.0,
-                self.causal,
-                self.scale,
-                self.grouped,
-            )
-            .during("fused attention");
-        }
         // What would be chosen is looked at first: libtorch's own refusal says little.
         if wanted(implementation).is_some() {
             self.backend(implementation)?;

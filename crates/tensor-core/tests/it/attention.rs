@@ -1,5 +1,7 @@
 //! Attention: its implementations agree, forward and backward, and say what they can't do.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bert4rs_tensor_core::attention::{
     AttentionImplementation, AttentionOptions, MaskView, Scores, SdpaBackend, attend, attention,
     sdpa_backend,
@@ -71,6 +73,29 @@ fn a_kernel_that_must_run_does_or_is_refused() {
     assert!(error.contains("it is for GPUs"), "{error}");
     assert!(AttentionImplementation::Own.check_device(Device::Cuda(0)).is_err());
     assert!(AttentionImplementation::Own.check_device(Device::Cpu).is_ok());
+}
+
+/// libtorch's switches are the process's: what one thread asks for must not reach another's call.
+#[test]
+fn a_kernel_that_is_asked_for_leaves_other_threads_alone() {
+    let of = |implementation, [q, k, v]: &[Tensor; 3]| {
+        let scores = Scores { visible: MaskView::All, scale: None };
+        attend(q, k, v, &scores, &AttentionOptions { implementation, dropout: 0.0 })
+    };
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let own = inputs(9, 9, 4);
+            while !is_done.load(Ordering::Relaxed) {
+                of(AttentionImplementation::Efficient, &own).unwrap_err();
+                let _found = of(AttentionImplementation::Flash, &own).unwrap();
+            }
+        });
+        let own = inputs(9, 9, 4);
+        let failure = (0..3000).find_map(|_| of(AttentionImplementation::Fused, &own).err());
+        is_done.store(true, Ordering::Relaxed);
+        assert!(failure.is_none(), "{}", failure.unwrap());
+    });
 }
 
 /// Every query sees its own place, and some others.
