@@ -27,7 +27,8 @@ pub fn follow(config: &Config, ranks: &Ranks, stop: &StopSignal) -> Result<()> {
         trainer.go_on(&state, &records)?;
     }
     let guard = DivergenceGuard::of_run(config);
-    let mut trainer = trainer.with_hook(stop.clone()).with_sink(guard.clone());
+    let mut trainer =
+        trainer.with_hook(machine.peak.clone()).with_hook(stop.clone()).with_sink(guard.clone());
     let outcome = catch_torch_error("training", || {
         trainer.run()?;
         if ranks.end_of_steps(&mut trainer, stop)?.is_some() {

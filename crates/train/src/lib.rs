@@ -19,6 +19,7 @@
 //! | [`checkpoint`], [`stop`] | going on to the bit; stopping from outside |
 //! | [`execution`] | how a step's work is launched |
 //! | [`machine`] | device, precision, and all that changes the process |
+//! | [`measured_peak`] | the rate of its best matrix products |
 //! | [`distributed`] | the processes that train together |
 //! | [`backends`] | what computes operations, chosen by measurement |
 //! | [`facts`], [`summary`], [`description`] | what is known before, after, and told to people |
@@ -69,6 +70,7 @@ mod init;
 pub mod loader;
 pub mod lr_range;
 pub mod machine;
+pub mod measured_peak;
 pub mod memory_plan;
 pub mod metrics;
 pub mod model_zoo;

@@ -5,11 +5,11 @@ use bert4rs_tensor_core::cpu_isa::CpuIsa;
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::policy::Choice;
 use bert4rs_tensor_core::precision::{Precision, allow_tf32};
-use bert4rs_tensor_core::speed_of_light::{self, SpeedOfLight};
 use bert4rs_tensor_core::{Device, cpu, get_num_threads, random, set_num_threads, threads};
 
 use crate::backends;
 use crate::error::{Error, Result};
+use crate::measured_peak::MeasuredPeak;
 
 /// What a run asks of the machine.
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +46,8 @@ pub struct Machine {
     pub precision: Precision,
     /// Why this precision.
     pub precision_reason: &'static str,
-    /// The best rates of matrix products, measured.
-    pub speed_of_light: SpeedOfLight,
+    /// The best rates of matrix products.
+    pub peak: MeasuredPeak,
     /// Backends of operations, measured; none where they are in a fixed order.
     pub backends: Vec<Choice>,
 }
@@ -70,7 +70,7 @@ impl Machine {
         } else {
             threads::limit_to_available_cores();
         }
-        let speed_of_light = speed_of_light::measure(device)?;
+        let peak = MeasuredPeak::new(device)?;
         let (precision, precision_reason) = options.precision.resolve(device);
         let threads = get_num_threads();
         tracing::debug!(?device, ?precision, because = precision_reason, threads, "the machine");
@@ -79,7 +79,7 @@ impl Machine {
             _ => Vec::new(),
         };
         random::seed(options.seed);
-        Ok(Self { device, precision, precision_reason, speed_of_light, backends })
+        Ok(Self { device, precision, precision_reason, peak, backends })
     }
 
     /// The device's name: `cpu` or `cuda:0`.

@@ -195,8 +195,8 @@ impl Run<'_> {
         console: &Console,
     ) -> Result<Trainer> {
         let config = self.config;
-        let light = self.machine.speed_of_light.best_flops() / self.facts.flops_per_token;
-        let terminal = Terminal::new(console, trainer.max_steps(), light);
+        let terminal = Terminal::new(console, trainer.max_steps())
+            .with_light(self.machine.peak.clone(), self.facts.flops_per_token);
         let terminal = match trainer.max_time() {
             Some(time) => terminal.with_time(time, trainer.trained()),
             None => terminal,
@@ -210,6 +210,7 @@ impl Run<'_> {
             .with_checkpoints(checkpointer)
             .with_sink(folder.metrics()?)
             .with_sink(terminal.clone())
+            .with_hook(self.machine.peak.clone())
             .with_hook(terminal);
         if !config.train.tensorboard {
             return Ok(trainer);

@@ -179,7 +179,7 @@ impl Summary {
         let (meter, params) = (trainer.meter(), trainer.params());
         let device_memory = memory::of_device(machine.device)?;
         let (seen, tokens_per_s) = (meter.seen(), meter.steady_tokens_per_s());
-        let best_product_flops = machine.speed_of_light.best_flops();
+        let best_product_flops = machine.peak.get()?.best_flops();
         let overflows = params.fp8_overflows().read()?;
         Ok(Self {
             steps: meter.steps(),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::console::Console;
 use crate::error::Result;
 use crate::hook::{Control, Hook, StepContext};
+use crate::measured_peak::MeasuredPeak;
 use crate::metrics::{MetricSink, StepRecord};
 
 /// Weight of the earlier steps in the smoothed loss: it looks back about fifty steps.
@@ -18,8 +19,8 @@ pub struct Terminal {
     max_steps: u64,
     /// Since when, and how much passed before, where the run's length is a time.
     time: Option<(Instant, Duration)>,
-    /// Tokens a second that the machine's best matrix products would allow.
-    tokens_per_s_of_light: f64,
+    /// The machine's best matrix products, and the FLOPs of a token, where a share is shown.
+    light: Option<(MeasuredPeak, f64)>,
     loss: SmoothedLoss,
 }
 
@@ -44,12 +45,24 @@ impl SmoothedLoss {
 }
 
 impl Terminal {
-    /// On `console`, for a run of `max_steps`; `tokens_per_s_of_light` is what the machine's best
-    /// matrix products would allow.
-    pub fn new(console: &Console, max_steps: u64, tokens_per_s_of_light: f64) -> Self {
+    /// On `console`, for a run of `max_steps`.
+    pub fn new(console: &Console, max_steps: u64) -> Self {
         console.begin("training", max_steps);
-        let (loss, time) = (SmoothedLoss::default(), None);
-        Self { console: console.clone(), max_steps, time, tokens_per_s_of_light, loss }
+        let loss = SmoothedLoss::default();
+        Self { console: console.clone(), max_steps, time: None, light: None, loss }
+    }
+
+    /// The same, which shows the share of what `peak` allows for a model of so many FLOPs a token.
+    pub fn with_light(mut self, peak: MeasuredPeak, flops_per_token: f64) -> Self {
+        self.light = Some((peak, flops_per_token));
+        self
+    }
+
+    /// How much of the machine's best matrix products so many tokens a second are.
+    fn share_of_light(&self, tokens_per_s: f64) -> Result<String> {
+        let Some((peak, flops_per_token)) = &self.light else { return Ok(String::new()) };
+        let share = tokens_per_s * flops_per_token / peak.get()?.best_flops();
+        Ok(format!(", {:.0}% of light", 100.0 * share))
     }
 
     /// The same for a run whose length is a time, of which so much has passed.
@@ -75,21 +88,20 @@ impl Terminal {
     }
 
     /// What stands beside the bar, of the steps since the last report.
-    fn message(&self, records: &[StepRecord]) -> String {
+    fn message(&self, records: &[StepRecord]) -> Result<String> {
         let sum = |value: fn(&StepRecord) -> f64| records.iter().map(value).sum::<f64>();
         let time_s = sum(|record| record.step_time_s).max(1e-9);
         let tokens_per_s = sum(|record| record.tokens as f64) / time_s;
         let loss = records.last().map_or(f64::NAN, |record| record.loss);
         let bytes =
             records.last().map_or(0, |record| record.device_bytes.unwrap_or(record.resident_bytes));
-        format!(
-            "loss {loss:.4} (smoothed {:.4}) | {tokens_per_s:.0} tokens/s, {:.0}% of light | \
-             {} MiB | data {:.1}%",
+        Ok(format!(
+            "loss {loss:.4} (smoothed {:.4}) | {tokens_per_s:.0} tokens/s{} | {} MiB | data {:.1}%",
             self.loss.mean(),
-            100.0 * tokens_per_s / self.tokens_per_s_of_light,
+            self.share_of_light(tokens_per_s)?,
             bytes >> 20,
             100.0 * sum(|record| record.data_wait_s) / time_s,
-        )
+        ))
     }
 }
 
@@ -101,7 +113,7 @@ impl MetricSink for Terminal {
             return Ok(());
         }
         if self.console.is_interactive() {
-            self.console.set_message(self.message(records));
+            self.console.set_message(self.message(records)?);
         }
         // Held-out losses are few, and stay to be read.
         if !self.console.is_interactive() || latest.held_out.is_some() {
@@ -136,6 +148,7 @@ impl Hook for Terminal {
 
 #[cfg(test)]
 mod tests {
+    use bert4rs_tensor_core::Device;
     use serde_json::json;
 
     use super::*;
@@ -153,10 +166,12 @@ mod tests {
     #[test]
     fn the_bar_tells_all_that_matters() {
         let console = Console::new(ConsoleOptions { quiet: true, ..ConsoleOptions::default() });
-        let mut terminal = Terminal::new(&console, 10, 200.0);
+        let peak = MeasuredPeak::new(Device::Cpu).unwrap();
+        let flops_per_token = peak.get().unwrap().best_flops() / 200.0;
+        let mut terminal = Terminal::new(&console, 10).with_light(peak, flops_per_token);
         let records = [record(1, 8.0), record(2, 6.0)];
         terminal.steps(&records).unwrap();
-        let message = terminal.message(&records);
+        let message = terminal.message(&records).unwrap();
         // Of two steps, the second counts a little more.
         let expected =
             "loss 6.0000 (smoothed 6.9899) | 50 tokens/s, 25% of light | 3 MiB | data 5.0%";

@@ -170,13 +170,14 @@ impl<T: FinetuneTask> Work<'_, T> {
         let flops_per_token = flops_per_token(&params);
         let count = examples.len() as u64;
         let trainer = self.trainer(params, examples)?;
-        let light = self.machine.speed_of_light.best_flops() / flops_per_token;
         let max_steps = trainer.max_steps();
-        let terminal = Terminal::new(console, max_steps, light);
+        let terminal = Terminal::new(console, max_steps)
+            .with_light(self.machine.peak.clone(), flops_per_token);
         let mut trainer = trainer
             .with_clock(clock)
             .with_sink(folder.metrics()?)
             .with_sink(terminal.clone())
+            .with_hook(self.machine.peak.clone())
             .with_hook(terminal)
             .with_hook(best.clone())
             .with_hook(stop.clone());
