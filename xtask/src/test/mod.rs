@@ -22,11 +22,11 @@ use skips::{Skip, Skips};
 /// Run all checks and tests, the cheapest first, and stop at the first that fails
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the short training runs, packages and examples
+    /// Leave out short training runs, packages, examples, overflow checks and sanitizers
     #[arg(long, conflicts_with = "long")]
     fast: bool,
-    /// Also overflow checks, the CUDA emulator under sanitizers, and projects outside the checkout:
-    /// ten minutes more on two cores
+    /// Also projects outside the checkout, which compile all that they depend on again: ten minutes
+    /// more on two cores
     #[arg(long)]
     long: bool,
     /// Only the checks whose names contain this, the long ones too
@@ -94,10 +94,12 @@ fn checks(extent: Extent) -> Vec<Check> {
     if extent >= Extent::Usual {
         checks.extend(RUNS.map(Check::ShortRun));
         checks.extend([Check::Cargo(&PACKAGE), Check::Examples]);
+        checks.extend(Sanitizer::ALL.map(Check::Sanitizer));
+        // The last: it compiles three crates with other flags.
+        checks.push(Check::Cargo(&DEBUG_CHECKS));
     }
     if extent == Extent::Long {
-        checks.push(Check::Cargo(&DEBUG_CHECKS));
-        checks.extend(Sanitizer::ALL.map(Check::Sanitizer).into_iter().chain([Check::Outside]));
+        checks.push(Check::Outside);
     }
     checks
 }
@@ -162,8 +164,8 @@ mod tests {
     fn a_fast_test_trains_nothing_and_a_long_one_leaves_the_checkout() {
         let quick = CHECKS.len();
         assert_eq!(checks(Extent::Fast).len(), quick);
-        let usual = quick + RUNS.len() + 2;
+        let usual = quick + RUNS.len() + Sanitizer::ALL.len() + 3;
         assert_eq!(checks(Extent::Usual).len(), usual);
-        assert_eq!(checks(Extent::Long).len(), usual + Sanitizer::ALL.len() + 2);
+        assert_eq!(checks(Extent::Long).len(), usual + 1);
     }
 }
