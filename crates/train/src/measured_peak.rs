@@ -55,20 +55,24 @@ impl Hook for MeasuredPeak {
 
 #[cfg(test)]
 mod tests {
+    use bert4rs_tensor_core::testing::in_own_process;
     use bert4rs_tensor_core::{Kind, Tensor, random};
 
     use super::*;
 
+    // Other tests draw from the same generator.
     #[test]
     fn it_is_measured_once_and_draws_nothing() {
-        random::seed(5);
-        let expected = Tensor::randn([4], (Kind::Float, Device::Cpu));
-        random::seed(5);
-        let peak = MeasuredPeak::new(Device::Cpu).unwrap();
-        assert!(peak.found.get().is_none(), "a CPU is measured later");
-        let found = peak.clone().get().unwrap();
-        assert!(found.best_flops() > 0.0);
-        assert_eq!(peak.get().unwrap(), found, "clones share what was measured");
-        assert_eq!(Tensor::randn([4], (Kind::Float, Device::Cpu)), expected);
+        in_own_process("measured_peak::tests::it_is_measured_once_and_draws_nothing", || {
+            random::seed(5);
+            let expected = Tensor::randn([4], (Kind::Float, Device::Cpu));
+            random::seed(5);
+            let peak = MeasuredPeak::new(Device::Cpu).unwrap();
+            assert!(peak.found.get().is_none(), "a CPU is measured later");
+            let found = peak.clone().get().unwrap();
+            assert!(found.best_flops() > 0.0);
+            assert_eq!(peak.get().unwrap(), found, "clones share what was measured");
+            assert_eq!(Tensor::randn([4], (Kind::Float, Device::Cpu)), expected);
+        });
     }
 }

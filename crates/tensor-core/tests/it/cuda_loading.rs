@@ -8,10 +8,8 @@ use std::path::Path;
 use std::process::Command;
 
 use bert4rs_tensor_core::device::{Cuda, cuda};
-use bert4rs_tensor_core::testing::skip;
+use bert4rs_tensor_core::testing::{in_own_process, in_own_process_after, skip};
 use bert4rs_tensor_core::{Device, Kind, Tensor, graph, random};
-
-use crate::support::{in_own_process, in_own_process_after};
 
 /// Runs `body` in a process that finds a driver: the machine's, or one without a device.
 fn with_a_driver(test: &str, body: impl FnOnce()) {

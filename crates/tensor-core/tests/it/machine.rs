@@ -5,10 +5,8 @@ use std::time::{Duration, Instant};
 use bert4rs_tensor_core::cpu::{self, CpuFeatures};
 use bert4rs_tensor_core::device::{Cuda, cuda};
 use bert4rs_tensor_core::precision::{Precision, allow_tf32};
-use bert4rs_tensor_core::testing::skip;
+use bert4rs_tensor_core::testing::{in_own_process, skip};
 use bert4rs_tensor_core::{Device, Kind, Tensor, error, library, memory, speed_of_light};
-
-use crate::support::in_own_process;
 
 /// What the system's counts may lag behind, and what else a process touches meanwhile.
 const SLACK: u64 = 8 << 20;

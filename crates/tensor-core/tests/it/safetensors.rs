@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use bert4rs_tensor_core::safetensors::{load, save, write_atomic};
+use bert4rs_tensor_core::testing::in_own_process_after;
 use bert4rs_tensor_core::{Device, Error, Kind, Tensor};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::support::{in_own_process_after, values};
+use crate::support::values;
 
 const KINDS: [Kind; 10] = [
     Kind::Double,

@@ -90,6 +90,7 @@ impl Function for KnownGradients {
 
 #[cfg(test)]
 mod tests {
+    use bert4rs_tensor_core::testing::in_own_process;
     use bert4rs_tensor_core::{Device, random};
 
     use super::*;
@@ -100,26 +101,15 @@ mod tests {
         x_nd.matmul(&weights[0]).tanh().dropout(0.2, true).matmul(&weights[1])
     }
 
-    /// Runs this one test in a process of its own, as others draw from the same generator; whether
-    /// this is that process.
-    fn is_alone(test: &str) -> bool {
-        const MARK: &str = "BERT4RS_TEST_IN_OWN_PROCESS";
-        if std::env::var_os(MARK).is_some() {
-            return true;
-        }
-        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
-        let test = format!("finetune::similarity::grad_cache::tests::{test}");
-        let output = alone.args(["--exact", &test]).env(MARK, "1").output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && said.contains("1 passed"), "{said}");
-        false
-    }
-
+    // Other tests draw from the same generator.
     #[test]
     fn gradients_are_those_of_the_whole_batch() {
-        if !is_alone("gradients_are_those_of_the_whole_batch") {
-            return;
-        }
+        let test =
+            "finetune::similarity::grad_cache::tests::gradients_are_those_of_the_whole_batch";
+        in_own_process(test, compare_with_the_whole_batch);
+    }
+
+    fn compare_with_the_whole_batch() {
         random::seed(3);
         let options = (Kind::Float, Device::Cpu);
         let weight = |shape: [i64; 2]| Tensor::randn(shape, options).set_requires_grad(true);
