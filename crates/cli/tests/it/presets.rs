@@ -90,7 +90,7 @@ fn presets_compose_and_are_held_against_each_other() {
     let found = diff("baseline", "bf16");
     assert_eq!(found.lines().count(), 2, "{found}");
     assert!(found.contains("compute.precision  \"fp32\"    \"bf16\""), "{found}");
-    let found = diff("recommended", "recommended+muon");
+    let found = diff("fastest", "fastest+muon");
     assert!(found.contains("optimizer.muon.lr") && found.contains("none"), "{found}");
     assert!(!found.contains("packing"), "{found}");
     assert!(diff("baseline", "muon+baseline").contains("optimizer.muon.lr"), "nothing undoes it");

@@ -74,18 +74,18 @@ fn presets_train_the_same_model_in_every_family() {
     let sandbox = Sandbox::new();
     sandbox.corpus();
     for family in ["bert", "gpt", "t5"] {
-        let [baseline, recommended] = ["baseline", "recommended"].map(|preset| {
+        let [baseline, fastest] = ["baseline", "fastest"].map(|preset| {
             let run = format!("{family}-{preset}");
             sandbox.train(&["--model", family, "--preset", preset, "--out", &run]).succeeds();
             records(&sandbox, &run)
         });
         let positions = |records: &[StepRecord]| records.iter().map(|r| r.positions).sum::<u64>();
-        assert!(positions(&baseline) >= positions(&recommended), "{family}: the baseline pads");
-        for (baseline, recommended) in baseline.iter().zip(&recommended) {
-            assert_eq!(baseline.tokens, recommended.tokens, "{family}: the same batches");
-            let apart = (baseline.loss - recommended.loss).abs() / baseline.loss;
+        assert!(positions(&baseline) >= positions(&fastest), "{family}: the baseline pads");
+        for (baseline, fastest) in baseline.iter().zip(&fastest) {
+            assert_eq!(baseline.tokens, fastest.tokens, "{family}: the same batches");
+            let apart = (baseline.loss - fastest.loss).abs() / baseline.loss;
             let step = baseline.step;
-            assert!(apart < 0.01, "{family}, step {step}: {baseline:?} and {recommended:?}");
+            assert!(apart < 0.01, "{family}, step {step}: {baseline:?} and {fastest:?}");
         }
     }
     let fingerprint = |run: &str| {
@@ -94,13 +94,13 @@ fn presets_train_the_same_model_in_every_family() {
     };
     for family in ["bert", "gpt", "t5"] {
         let [padded, packed] =
-            ["baseline", "recommended"].map(|preset| fingerprint(&format!("{family}-{preset}")));
+            ["baseline", "fastest"].map(|preset| fingerprint(&format!("{family}-{preset}")));
         assert_eq!(padded, packed, "{family}: the same text and labels");
     }
     for (family, class) in
         [("bert", "BertForMaskedLM"), ("gpt", "GPT2LMHeadModel"), ("t5", "T5ForConditionalGen")]
     {
-        let path = sandbox.path(&format!("{family}-recommended/config.json"));
+        let path = sandbox.path(&format!("{family}-fastest/config.json"));
         let config = std::fs::read_to_string(path).unwrap();
         assert!(config.contains(class), "{family}: {config}");
     }
