@@ -227,7 +227,8 @@ pub(crate) struct LabelledColumnFlags {
 pub(crate) struct PairColumnFlags {
     #[command(flatten)]
     pub(crate) labelled: LabelledColumnFlags,
-    /// The column or field of the second text of a pair [default: none, or, to compare, text_pair].
+    /// The column or field of the second text of a pair [default: none or, to compare,
+    /// text_pair].
     #[arg(long, value_name = "NAME")]
     pub(crate) text_pair_column: Option<String>,
 }
@@ -306,8 +307,8 @@ pub(crate) struct FinetuneRunFlags {
     /// Replace the run that --out holds.
     #[arg(long)]
     pub(crate) overwrite: bool,
-    /// Go on with a run, to the bit: auto (the newest whole checkpoint of --out, or of the run whose
-    /// config.toml --config is), a run's folder, or one of its checkpoints.
+    /// Go on with a run, to the bit: auto (the newest whole checkpoint of --out, or of the run
+    /// whose config.toml --config is), a run's folder, or one of its checkpoints.
     #[arg(long, value_name = "auto|DIR")]
     pub(crate) resume: Option<PathBuf>,
     /// How often the whole state is saved: steps (500), minutes (10m) or never [default: 10m].
