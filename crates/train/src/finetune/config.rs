@@ -538,7 +538,7 @@ mod tests {
             ("seq2seq.max_target_length = 3", "seq2seq.max_target_length: 3 is below 4"),
             ("task.name = \"seq2seq\"\nseq2seq.length_penalty = 2.0", "seq2seq.beams above 1"),
             ("loss.label_smoothing = 0.1", "loss: only seq2seq and causal"),
-            ("task.name = \"causal\"\nloss.label_smoothing = 1.0", "label_smoothing: 1 must be"),
+            ("task.name = \"causal\"\nloss.label_smoothing = 1.0", "label_smoothing: 1: must be"),
             ("answer.stride = 5", "answer: only answer reads it"),
             ("task.name = \"answer\"\nanswer.longest = 0", "answer.longest: 0 is below 1"),
             ("train.freeze = -2", "test: train.freeze: -2 is below -1"),
