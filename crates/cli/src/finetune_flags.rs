@@ -141,15 +141,8 @@ pub(crate) struct CausalFlags {
 pub(crate) struct SimilarityFlags {
     #[command(flatten)]
     pub(crate) run: FinetuneRunFlags,
-    /// The column or field of the text [default: text].
-    #[arg(long, value_name = "NAME")]
-    pub(crate) text_column: Option<String>,
-    /// The column or field of the text that it is compared with [default: text_pair].
-    #[arg(long, value_name = "NAME")]
-    pub(crate) text_pair_column: Option<String>,
-    /// The column or field of how alike both are [default: label].
-    #[arg(long, value_name = "NAME")]
-    pub(crate) label_column: Option<String>,
+    #[command(flatten)]
+    pub(crate) columns: PairColumnFlags,
     #[command(flatten)]
     pub(crate) negative: NegativeColumnFlags,
     /// auto (by the columns), cosine, ranking or triplet.
@@ -175,12 +168,8 @@ pub(crate) struct RankFlags {
     pub(crate) run: FinetuneRunFlags,
     #[command(flatten)]
     pub(crate) query: QueryColumnFlags,
-    /// The column or field of a text that may be found [default: text].
-    #[arg(long, value_name = "NAME")]
-    pub(crate) text_column: Option<String>,
-    /// The column or field of how relevant it is, from 0 on [default: label].
-    #[arg(long, value_name = "NAME")]
-    pub(crate) label_column: Option<String>,
+    #[command(flatten)]
+    pub(crate) columns: LabelledColumnFlags,
     #[command(flatten)]
     pub(crate) scale: ScoreScaleFlags,
 }
@@ -221,18 +210,34 @@ pub(crate) struct CompletionColumnFlags {
     pub(crate) completion_column: Option<String>,
 }
 
-/// Which columns of a table hold texts and labels.
+/// Which columns of a table hold a text and its label.
 #[derive(Debug, Args)]
-pub(crate) struct TextColumnFlags {
+pub(crate) struct LabelledColumnFlags {
     /// The column or field of the text [default: text].
     #[arg(long, value_name = "NAME")]
     pub(crate) text_column: Option<String>,
-    /// The column or field of the second text of a pair.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) text_pair_column: Option<String>,
-    /// The column or field of the label [default: label].
+    /// The column or field of the label: a class, how alike two texts are, or how relevant one is,
+    /// from 0 on [default: label].
     #[arg(long, value_name = "NAME")]
     pub(crate) label_column: Option<String>,
+}
+
+/// The same with a second text.
+#[derive(Debug, Args)]
+pub(crate) struct PairColumnFlags {
+    #[command(flatten)]
+    pub(crate) labelled: LabelledColumnFlags,
+    /// The column or field of the second text of a pair [default: none or, to compare,
+    /// text_pair].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) text_pair_column: Option<String>,
+}
+
+/// The same with several labels.
+#[derive(Debug, Args)]
+pub(crate) struct TextColumnFlags {
+    #[command(flatten)]
+    pub(crate) pair: PairColumnFlags,
     /// What stands between several labels in one cell.
     #[arg(long, value_name = "TEXT")]
     pub(crate) label_separator: Option<String>,
@@ -290,7 +295,8 @@ pub(crate) struct FinetuneRunFlags {
     pub(crate) seed: Option<u32>,
     /// Train so many times, with seeds from --seed on, into folders within --out, and tell the
     /// mean of each score and its spread.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", conflicts_with = "resume",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) seeds: Option<u32>,
     /// auto, cpu or cuda:N [default: auto].
     #[arg(long)]
@@ -301,7 +307,18 @@ pub(crate) struct FinetuneRunFlags {
     /// Replace the run that --out holds.
     #[arg(long)]
     pub(crate) overwrite: bool,
-    /// TOML file laid over the defaults, such as the config.toml of an earlier run.
+    /// Go on with a run, to the bit: auto (the newest whole checkpoint of --out, or of the run
+    /// whose config.toml --config is), a run's folder, or one of its checkpoints.
+    #[arg(long, value_name = "auto|DIR")]
+    pub(crate) resume: Option<PathBuf>,
+    /// How often the whole state is saved: steps (500), minutes (10m) or never [default: 10m].
+    #[arg(long, value_name = "N|Nm|never")]
+    pub(crate) checkpoint_every: Option<String>,
+    /// Preset whose switches of computing are laid over the defaults, such as recommended, or
+    /// several, A+B; what has no effect is told, and presets of pretraining alone are refused.
+    #[arg(long, value_name = "NAME", value_delimiter = '+')]
+    pub(crate) preset: Vec<String>,
+    /// TOML file laid over defaults and presets, such as the config.toml of an earlier run.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// One value, laid over all that; may be repeated.

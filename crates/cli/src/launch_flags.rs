@@ -21,7 +21,7 @@ pub(crate) struct LaunchFlags {
     /// goes on from its last checkpoint.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) max_restarts: u64,
-    /// What each process does: `-- train …`.
+    /// What each process does: `-- train …` or `-- finetune …`.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }

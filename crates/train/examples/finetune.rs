@@ -21,8 +21,8 @@ use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, random};
 use bert4rs_train::Result;
+use bert4rs_train::best_weights::BestWeights;
 use bert4rs_train::finetune::FinetuneTask;
-use bert4rs_train::finetune::best::BestWeights;
 use bert4rs_train::finetune::classify::{ClassProblem, Classify, LabelledText, TextColumns};
 use bert4rs_train::finetune::example::Example;
 use bert4rs_train::finetune::head::{Dropouts, HeadRequest, TaskModel};
@@ -102,7 +102,7 @@ fn train(folder: &Path, out: &Path, text: &str, epochs: u64) -> Result<serde_jso
     let batches = BatchOptions { batch_size: 8, layout, group_by_length: false, device };
     let loader = ExampleLoader::new(Rc::clone(&task), Rc::clone(&examples), batches, 1);
     let (each_pass, steps) = (loader.batches_per_epoch(), loader.batches_per_epoch() * epochs);
-    let best = BestWeights::new(task.main_score(), 0, &params);
+    let best = BestWeights::new(task.main_score(), 0);
     let optimizer = Optimizer::new(OptimizerConfig::adamw(0.005), params.params_mut())?;
     let schedule = ScheduleConfig::linear(4).resolve(Horizon::Steps(steps))?;
     let options = TrainOptions { eval_every: each_pass, ..TrainOptions::steps(steps) };
@@ -117,9 +117,9 @@ fn train(folder: &Path, out: &Path, text: &str, epochs: u64) -> Result<serde_jso
                 layout,
                 device,
             })
-            .with_hook(best.clone());
+            .with_best_weights(best);
     trainer.run()?;
-    best.restore()?;
+    trainer.restore_best()?;
     task.export(out, trainer.params())?;
     let said = predict(&*task, &new, (1, layout, device))?;
     Ok(said.all.first().map(|said| task.prediction_json(said)).unwrap_or_default())

@@ -118,8 +118,9 @@ pub enum Error {
     },
     /// Somebody stopped fine-tuning; the best weights until then are a model.
     #[error(
-        "stopped by {} after step {step}; the best weights until then are in {}",
-        signal_name(*signal), folder.display()
+        "stopped by {} after step {step}; the best weights until then are in {}; go on with: \
+         bert4rs finetune {task} --config {}/config.toml --resume auto",
+        signal_name(*signal), folder.display(), folder.display()
     )]
     StoppedEarly {
         /// The signal's number.
@@ -128,6 +129,8 @@ pub enum Error {
         step: u64,
         /// The run's folder.
         folder: PathBuf,
+        /// The task's name.
+        task: &'static str,
     },
     /// From a task, loader, hook or sink that is not of this crate.
     #[error("{0}")]

@@ -11,6 +11,7 @@
 //! | [`loader`], [`batch`] | where batches come from, and what they hold |
 //! | [`hook`] | code of others within the loop |
 //! | [`average`] | a moving average of the weights |
+//! | [`best_weights`] | the weights that score best, and ending where none do |
 //! | [`trouble`] | losses that are not numbers, or spikes, and what is done about them |
 //! | [`early_stopping`] | ending where held-out text is predicted no better |
 //! | [`divergence`] | when losses tell that training has come apart |
@@ -45,6 +46,7 @@
 pub mod average;
 pub mod backends;
 pub mod batch;
+pub mod best_weights;
 pub mod build;
 pub mod cache;
 pub mod capacity;

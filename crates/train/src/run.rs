@@ -59,7 +59,7 @@ pub fn train(
 ) -> Result<Summary> {
     let Start { folder, checkpoint } = start;
     if let Some(checkpoint) = &checkpoint {
-        check_settings(config, checkpoint, console)?;
+        check_settings(&config.to_toml()?, checkpoint, console)?;
     }
     let mut machine = build::machine_of(config, ranks)?;
     let kept = match &checkpoint {
@@ -76,12 +76,12 @@ pub fn train(
     let parts = build::parts_of(config, &machine, (ranks, weights), &mut console.preparation())?;
     console.end();
     let mut lines = describe(config, &machine, &parts);
-    lines.extend(ranks.describe(config));
+    lines.extend(ranks.describe(config.optimizer.sharding));
     let export_bytes = export_bytes(&parts, config);
     ranks.check_parts(&parts, config.seed)?;
     let (trainer, facts) = parts.into_trainer_of(ranks)?;
     let mut trainer = with_settings(config, trainer)?;
-    let saved = checkpoint.as_ref().map(|checkpoint| read(checkpoint, &folder, &facts));
+    let saved = checkpoint.as_ref().map(|checkpoint| read(checkpoint, &folder, &facts.data_hash));
     if let Some((state, records)) = share_state(ranks.group(), saved.transpose()?)? {
         trainer.go_on(&state, &records)?;
     }
@@ -232,7 +232,7 @@ impl Run<'_> {
 }
 
 /// A run that replaces another takes its place once it has a whole checkpoint.
-struct TakesPlace(Rc<RefCell<RunFolder>>);
+pub(crate) struct TakesPlace(pub(crate) Rc<RefCell<RunFolder>>);
 
 impl Hook for TakesPlace {
     fn on_checkpoint(&mut self, _: &Checkpoint, control: &mut Control) -> Result<()> {
@@ -247,8 +247,12 @@ impl Hook for TakesPlace {
 }
 
 /// Refuses settings that would make it another run, and tells of those that change its bits.
-fn check_settings(config: &Config, checkpoint: &Checkpoint, console: &Console) -> Result<()> {
-    let changes = compare(&checkpoint.settings()?, &config.to_toml()?)?;
+pub(crate) fn check_settings(
+    settings: &str,
+    checkpoint: &Checkpoint,
+    console: &Console,
+) -> Result<()> {
+    let changes = compare(&checkpoint.settings()?, settings)?;
     if !changes.refused.is_empty() {
         let reason = format!(
             "can't go on with other settings: {}; leave them as they were, or begin a new run",
@@ -263,10 +267,15 @@ fn check_settings(config: &Config, checkpoint: &Checkpoint, console: &Console) -
 }
 
 /// The state in a checkpoint, with the records of all steps until then.
-fn read(checkpoint: &Checkpoint, folder: &ClaimedFolder, facts: &Facts) -> Result<Saved> {
+pub(crate) fn read(
+    checkpoint: &Checkpoint,
+    folder: &ClaimedFolder,
+    data_hash: &str,
+) -> Result<Saved> {
     let state = checkpoint.read()?;
-    if state.progress.dataset != facts.data_hash {
-        let reason = "was trained on another corpus, tokenizer or split; give it the same again";
+    if state.progress.dataset != data_hash {
+        let reason =
+            "was trained on other data, or with another tokenizer or split; give it the same again";
         return Err(Error::RunFolder { path: checkpoint.path.clone(), reason: reason.into() });
     }
     let path = folder.path().join(METRICS);

@@ -27,6 +27,7 @@ use bert4rs_tensor_core::copy_stream::CopyStream;
 use bert4rs_tensor_core::distributed::ProcessGroup;
 
 use crate::average::WeightAverage;
+use crate::best_weights::BestWeights;
 use crate::captured_steps::CapturedSteps;
 use crate::checkpoint::Checkpointer;
 use crate::clock::ProcessClock;
@@ -66,6 +67,8 @@ pub struct Trainer {
     last_average: Option<Vec<Tensor>>,
     patience: Patience,
     best: BestLoss,
+    /// By a score, rather than by the loss.
+    best_weights: Option<BestWeights>,
     recovery: Recovery,
     /// Training time before this process, and since when it counts here.
     trained_before: Duration,
@@ -94,6 +97,8 @@ impl Trainer {
         if self.steps == 0 && self.recovery.watch.policy.goes_back() {
             self.checkpoint(&mut control)?;
         }
+        // A run may go on from where it had already ended.
+        control.stop = self.is_over_by_score();
         while self.steps < self.options.max_steps && !control.stop {
             self.meter.begin_step();
             let outcome = self.step()?;

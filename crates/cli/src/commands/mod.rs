@@ -12,6 +12,7 @@ pub(crate) mod finetune;
 pub(crate) mod forward;
 pub(crate) mod generate;
 pub(crate) mod launch;
+mod place;
 pub(crate) mod predict;
 pub(crate) mod presets;
 pub(crate) mod profile;
@@ -36,6 +37,12 @@ fn remark(text: &str) {
 /// The error for something in `path`.
 fn refuse(path: &Path, reason: impl Into<String>) -> bert4rs_train::Error {
     Core::File { path: path.to_owned(), reason: reason.into() }.into()
+}
+
+/// The error for a flag.
+fn refuse_flag(flag: &str, reason: &str) -> bert4rs_train::Error {
+    let (origin, key) = ("command line".into(), flag.into());
+    bert4rs_train::Error::Config { origin, key, reason: reason.into() }
 }
 
 /// Names the flag in an error about its value.

@@ -103,9 +103,9 @@ fn texts(flags: &TextColumnFlags) -> TextColumns {
     let or = |value: &Option<String>, default: String| value.clone().unwrap_or(default);
     let default = TextColumns::default();
     TextColumns {
-        text: or(&flags.text_column, default.text),
-        text_pair: or(&flags.text_pair_column, default.text_pair),
-        label: or(&flags.label_column, default.label),
+        text: or(&flags.pair.labelled.text_column, default.text),
+        text_pair: or(&flags.pair.text_pair_column, default.text_pair),
+        label: or(&flags.pair.labelled.label_column, default.label),
         label_separator: or(&flags.label_separator, default.label_separator),
     }
 }
@@ -141,7 +141,7 @@ fn completions(flags: &TaskModelFlags) -> CompletionColumns {
     CompletionColumns {
         prompt: or(&columns.prompt_column, default.prompt),
         completion: or(&columns.completion_column, default.completion),
-        text: or(&flags.texts.text_column, default.text),
+        text: or(&flags.texts.pair.labelled.text_column, default.text),
     }
 }
 
@@ -149,10 +149,10 @@ fn compared(flags: &TaskModelFlags) -> ComparisonColumns {
     let or = |value: &Option<String>, default: String| value.clone().unwrap_or(default);
     let (texts, default) = (&flags.texts, ComparisonColumns::default());
     ComparisonColumns {
-        text: or(&texts.text_column, default.text),
-        text_pair: or(&texts.text_pair_column, default.text_pair),
+        text: or(&texts.pair.labelled.text_column, default.text),
+        text_pair: or(&texts.pair.text_pair_column, default.text_pair),
         negative: or(&flags.negative.negative_column, default.negative),
-        score: or(&texts.label_column, default.score),
+        score: or(&texts.pair.labelled.label_column, default.score),
     }
 }
 
@@ -161,8 +161,8 @@ fn ranked(flags: &TaskModelFlags) -> RelevanceColumns {
     let default = RelevanceColumns::default();
     RelevanceColumns {
         query: or(&flags.query.query_column, default.query),
-        text: or(&flags.texts.text_column, default.text),
-        relevance: or(&flags.texts.label_column, default.relevance),
+        text: or(&flags.texts.pair.labelled.text_column, default.text),
+        relevance: or(&flags.texts.pair.labelled.label_column, default.relevance),
     }
 }
 

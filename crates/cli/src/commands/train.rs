@@ -6,20 +6,20 @@ use std::process::ExitCode;
 use bert4rs_data::corpus::keep_stream;
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::distributed::Launch;
-use bert4rs_train::checkpoint::{self, Interval};
+use bert4rs_train::checkpoint::Interval;
 use bert4rs_train::clock::ProcessClock;
 use bert4rs_train::config::{Config, Overlay, resolve_to_run};
 use bert4rs_train::console::Console;
 use bert4rs_train::distributed::Ranks;
 use bert4rs_train::follower::follow;
 use bert4rs_train::presets::note_on_speed;
-use bert4rs_train::run::{self, Start};
-use bert4rs_train::run_folder::{ClaimedFolder, default_path, holds_run};
+use bert4rs_train::run;
 use bert4rs_train::stop::StopSignal;
 use bert4rs_train::{Error, Result, cache, rehearsal};
 use toml::{Table, Value};
 
 use super::config::config_overlays;
+use super::place::{PlaceFlags, for_one_process};
 use super::sweep;
 use crate::flags::{TrainCommandFlags, TrainFlags};
 
@@ -42,10 +42,8 @@ pub(crate) fn run(flags: &TrainCommandFlags, clock: ProcessClock) -> Result<Exit
         say_notes(run_flags, &config, &console)?;
         rehearsal::dry_run(&config, &console)?;
     } else {
-        let start = match &flags.resume {
-            Some(resume) => resumed(run_flags, resume, &console)?,
-            None => begun(run_flags)?,
-        };
+        let name = run_flags.config.presets().join("+");
+        let start = place(flags, &name).start(&console)?;
         say_notes(run_flags, &config, &console)?;
         run::train(&config, &Ranks::alone(), start, &console, clock, &listen()?)?;
     }
@@ -61,14 +59,11 @@ fn train_together(
     clock: ProcessClock,
 ) -> Result<ExitCode> {
     let (run_flags, restarts) = (&flags.run, launch.restarts);
-    let alone = [
+    for_one_process(&[
         ("--sweep", !flags.sweep.is_empty()),
         ("--find-lr", flags.find_lr),
         ("--dry-run", flags.dry_run),
-    ];
-    if let Some((flag, _)) = alone.iter().find(|(_, is_given)| *is_given) {
-        return Err(refuse(flag, "is for one process; start it without a launcher"));
-    }
+    ])?;
     let config = config_to_run(&with_tensorboard(overlays(run_flags)?, flags))?;
     // While it waits for the others there is nothing to save: a signal ends it at once.
     let ranks = Ranks::join(&config, launch)?;
@@ -77,14 +72,8 @@ fn train_together(
         if !ranks.leads() {
             return follow(&config, &ranks, &stop);
         }
-        let start = match &flags.resume {
-            // The first of several starts with the same flags, or one before any checkpoint.
-            Some(resume) if resume == Path::new("auto") && nothing_saved(run_flags) => {
-                begun_again(run_flags, restarts)?
-            }
-            Some(resume) => resumed(run_flags, resume, console)?,
-            None => begun(run_flags)?,
-        };
+        let name = run_flags.config.presets().join("+");
+        let start = place(flags, &name).start_of_several(restarts, console)?;
         say_notes(run_flags, &config, console)?;
         run::train(&config, &ranks, start, console, clock, &stop).map(drop)
     };
@@ -104,35 +93,20 @@ fn with_tensorboard(mut overlays: Vec<Overlay>, flags: &TrainCommandFlags) -> Ve
     overlays
 }
 
-fn listen() -> Result<StopSignal> {
-    StopSignal::listen()
-        .map_err(|source| Error::Io { path: "the handling of signals".into(), source })
-}
-
-/// A run that begins, in a folder that is free.
-fn begun(flags: &TrainFlags) -> Result<Start> {
-    let name = flags.config.presets().join("+");
-    let out = flags.out.clone().unwrap_or_else(|| default_path(&name));
-    let folder = ClaimedFolder::claim(&out, flags.overwrite)?;
-    Ok(Start { folder, checkpoint: None })
-}
-
-/// A run that begins where a start before it may have left a folder without a checkpoint.
-fn begun_again(flags: &TrainFlags, restarts: u64) -> Result<Start> {
-    match &flags.out {
-        Some(out) if restarts > 0 && holds_run(out) => {
-            Ok(Start { folder: ClaimedFolder::reopen(out)?, checkpoint: None })
-        }
-        _ => begun(flags),
+/// Where the run is written; without --out, in a folder of that name.
+fn place<'a>(flags: &'a TrainCommandFlags, name: &'a str) -> PlaceFlags<'a> {
+    PlaceFlags {
+        out: flags.run.out.as_deref(),
+        overwrite: flags.run.overwrite,
+        resume: flags.resume.as_deref(),
+        config: flags.run.config.config.as_deref(),
+        name,
     }
 }
 
-/// Whether --out has no checkpoint to go on from.
-fn nothing_saved(flags: &TrainFlags) -> bool {
-    let is_empty = |out: &PathBuf| {
-        !holds_run(out) || checkpoint::store::list(out).is_ok_and(|found| found.is_empty())
-    };
-    flags.out.as_ref().is_some_and(is_empty)
+pub(super) fn listen() -> Result<StopSignal> {
+    StopSignal::listen()
+        .map_err(|source| Error::Io { path: "the handling of signals".into(), source })
 }
 
 /// What a person should know of what they chose.
@@ -183,41 +157,6 @@ fn find_lr(config: &Config, console: &Console) -> Result<ExitCode> {
     });
     console.finish()?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn refuse(flag: &str, reason: &str) -> Error {
-    Error::Config { origin: "command line".into(), key: flag.into(), reason: reason.into() }
-}
-
-/// The run and its checkpoint to go on from.
-fn resumed(flags: &TrainFlags, resume: &Path, console: &Console) -> Result<Start> {
-    if flags.overwrite {
-        return Err(refuse("--overwrite", "and --resume exclude each other; leave one out"));
-    }
-    let beside_config = flags.config.config.as_deref().and_then(Path::parent);
-    let (run, named) = match (resume == Path::new("auto"), &flags.out, beside_config) {
-        (false, ..) => checkpoint::locate(resume)?,
-        (true, Some(out), _) => (out.clone(), None),
-        (true, None, Some(folder)) => (folder.to_owned(), None),
-        (true, None, None) => {
-            let reason = "auto needs to know the run: give --out DIR, or --config DIR/config.toml";
-            return Err(refuse("--resume", reason));
-        }
-    };
-    if flags.out.as_ref().is_some_and(|out| *out != run) {
-        return Err(refuse("--out", "is another run than that of --resume; leave it out"));
-    }
-    let folder = ClaimedFolder::reopen(&run)?;
-    let checkpoint = match named {
-        Some(checkpoint) => checkpoint::whole_or_next(&run, checkpoint)?,
-        None => {
-            let (newest, damaged) = checkpoint::newest_whole(&run)?;
-            damaged.iter().for_each(|line| console.line(&format!("resume     {line}")));
-            newest
-        }
-    };
-    console.line(&format!("resume     after step {}", checkpoint.step));
-    Ok(Start { folder, checkpoint: Some(checkpoint) })
 }
 
 /// Presets, file, model, `--set`, flags: the later ones win. Standard input is read.

@@ -212,7 +212,7 @@ fn process_of(launcher: &Child, rank: usize) -> Option<String> {
     })
 }
 
-fn signal(name: &str, process: &str) {
+pub(crate) fn signal(name: &str, process: &str) {
     assert!(Command::new("kill").args([name, process]).status().unwrap().success());
 }
 

@@ -59,9 +59,13 @@ fn models_of_every_kind_learn_classes_and_say_them_again() {
         ("relative_distilbert", "DistilBertForMaskedLM", "DistilBertForSequenceClassification"),
         ("relative_modernbert", "ModernBertForMaskedLM", "ModernBertForSequenceClassification"),
         ("relative_gpt2", "GPT2LMHeadModel", "GPT2ForSequenceClassification"),
+        ("t5_1_0", "T5ForConditionalGeneration", "T5EncoderForSequenceClassification"),
     ] {
         let sandbox = Sandbox::new();
-        model(&sandbox, name, architecture);
+        match name {
+            "t5_1_0" => crate::seq2seq::model(&sandbox),
+            _ => model(&sandbox, name, architecture),
+        }
         sandbox.write("train.csv", table(64));
         sandbox.write("held.csv", table(32));
         let data = ["--train", "train.csv", "--validation", "held.csv", "--epochs", "8"];

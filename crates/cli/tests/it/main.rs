@@ -11,6 +11,7 @@ mod data;
 mod distributed;
 mod distributed_rules;
 mod finetune;
+mod finetune_lasting;
 mod forward;
 mod init;
 mod lasting;

@@ -10,7 +10,7 @@ const PAIRS: [(&str, &str); 4] =
     [("good", "bad plot"), ("bad", "good"), ("fine film", "poor"), ("poor plot", "fine")];
 
 /// A small T5 with a tokenizer of whole words.
-fn model(sandbox: &Sandbox) {
+pub(crate) fn model(sandbox: &Sandbox) {
     write_model(sandbox, "t5_1_0", "T5ForConditionalGeneration");
     let words = ["<pad>", "</s>", "<unk>", "say:", "good", "bad", "fine", "poor", "film", "plot"];
     let numbered = words.iter().enumerate();
@@ -35,7 +35,7 @@ fn model(sandbox: &Sandbox) {
     sandbox.write("t5_1_0/tokenizer.json", tokenizer.to_string());
 }
 
-fn table(rows: usize) -> String {
+pub(crate) fn table(rows: usize) -> String {
     let row = |number: usize| {
         let (source, target) = PAIRS[number % 4];
         format!("{source},{target}\n")

@@ -145,7 +145,7 @@ impl BertForSequenceClassification {
 }
 
 /// The mean of real tokens' hidden states, `[b, d]`.
-fn mean_of_real(hidden_btd: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+pub(crate) fn mean_of_real(hidden_btd: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     let time = [1i64].as_slice();
     let (b, t) = (hidden_btd.size()[0], hidden_btd.size()[1]);
     let Some(mask) = mask else {

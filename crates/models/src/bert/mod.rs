@@ -30,10 +30,10 @@ use bert4rs_tensor_core::varlen::AttentionWindow;
 pub use config::{BertConfig, BertSize};
 pub use discriminator::BertForReplacedTokens;
 pub(crate) use discriminator::replaced_loss;
-pub(crate) use fine_tuning::classes_loss;
 pub use fine_tuning::{
     BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification,
 };
+pub(crate) use fine_tuning::{classes_loss, mean_of_real};
 pub use heads::{BertForMaskedLm, BertForPreTraining, LogitsOf, MlmLoss};
 pub use relatives::{BertVariant, ClassifierPooling, ModernBert};
 pub use transform::Pooler;

@@ -8,7 +8,7 @@ mod config;
 use bert4rs_tensor_core::attention::AttentionImplementation;
 use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::varlen::AttentionWindow;
-use bert4rs_tensor_core::{Device, Tensor, no_grad_guard};
+use bert4rs_tensor_core::{Device, Kind, Tensor, no_grad_guard};
 
 pub use classification::GptForSequenceClassification;
 pub use config::{GptConfig, GptSize};
@@ -359,6 +359,21 @@ impl Gpt {
         let soft_cap = self.config.overrides.logit_soft_cap;
         let policy = self.tokens.policy();
         OutputLayer { weight: &self.tokens.weight, bias: None, soft_cap, policy }
+    }
+
+    /// The sum of the cross-entropies of `labels_m`, I64, each the token after a hidden state
+    /// `[m, d]`; a scalar in FP32.
+    ///
+    /// # Errors
+    /// What libtorch and the kernels throw.
+    pub fn loss_after(
+        &self,
+        hidden_md: &Tensor,
+        labels_m: &Tensor,
+        options: &LossOptions,
+    ) -> Result<Tensor> {
+        let one = Tensor::ones([], (Kind::Int64, labels_m.device()));
+        self.output().cross_entropy(hidden_md, labels_m, Some(&one), options)
     }
 
     /// Mean cross-entropy of each next token, a scalar in FP32.

@@ -91,7 +91,7 @@ impl ModelType {
             Self::Bert | Self::Electra => PRETRAINED,
             Self::Roberta | Self::XlmRoberta | Self::DistilBert | Self::ModernBert => FINE_TUNED,
             Self::Gpt2 => &[Base, CausalLm, SequenceClassification],
-            Self::T5 => &[ConditionalGeneration, Encoder],
+            Self::T5 => &[ConditionalGeneration, Encoder, SequenceClassification],
         }
     }
 
@@ -196,7 +196,12 @@ impl Architecture {
 
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}{}", self.model_type.class_prefix(), self.head.class_suffix())
+        let part = match (self.model_type, self.head) {
+            // transformers' class without it runs the decoder too.
+            (ModelType::T5, HeadKind::SequenceClassification) => "Encoder",
+            _ => "",
+        };
+        write!(f, "{}{part}{}", self.model_type.class_prefix(), self.head.class_suffix())
     }
 }
 
@@ -212,5 +217,8 @@ mod tests {
         assert_eq!(Architecture::GPT2_LM_HEAD_MODEL.to_string(), "GPT2LMHeadModel");
         assert_eq!(Architecture::named("BertForMaskedLM"), Some(Architecture::BERT_FOR_MASKED_LM));
         assert_eq!(Architecture::named("T5Model"), None);
+        // It has a decoder, which ours of that head has not.
+        assert_eq!(Architecture::named("T5ForSequenceClassification"), None);
+        assert!(Architecture::named("T5EncoderForSequenceClassification").is_some());
     }
 }

@@ -46,9 +46,10 @@ fn signatures(model_type: ModelType) -> &'static [(HeadKind, &'static [&'static 
             &[(SequenceClassification, &["classifier.weight"]), (MaskedLm, &["head.dense.weight"])]
         }
         ModelType::Gpt2 => &[(SequenceClassification, &["score.weight"])],
-        ModelType::T5 => {
-            &[(ConditionalGeneration, &["decoder.block.0.layer.0.SelfAttention.q.weight"])]
-        }
+        ModelType::T5 => &[
+            (ConditionalGeneration, &["decoder.block.0.layer.0.SelfAttention.q.weight"]),
+            (SequenceClassification, &["classification_head.out_proj.weight"]),
+        ],
     }
 }
 

@@ -144,6 +144,7 @@ impl Pretrained {
     fn is_of_head(&self, name: &str) -> bool {
         match (&self.model, self.encoder()) {
             (Model::GptClasses(..), _) => name.starts_with("score."),
+            (Model::T5Classes(..), _) => name.starts_with("classification_head."),
             (_, Some(encoder)) => is_above(encoder.config(), name),
             _ => false,
         }

@@ -11,7 +11,7 @@ use crate::gpt::{Gpt, GptForSequenceClassification, GptInput};
 use crate::hugging_face::Architecture;
 use crate::input::{self, refuse};
 use crate::loss::{IGNORED, cross_entropy};
-use crate::t5::{T5, T5Encoder, T5Input};
+use crate::t5::{T5, T5Encoder, T5EncoderForSequenceClassification, T5Input};
 
 /// What a forward pass gives.
 #[derive(Debug, Default)]
@@ -38,6 +38,7 @@ impl Pretrained {
                 let named = vec![("last_hidden_state", hidden_btd)];
                 Ok(Outputs { named, loss: None })
             }
+            (Model::T5Classes(model, problem), _) => forward_t5_classes(model, *problem, inputs),
             (_, Some(encoder)) => self.forward_bert(encoder, inputs),
             (_, None) => Ok(Outputs::default()),
         }
@@ -55,6 +56,7 @@ impl Pretrained {
             (Model::GptClasses(model, _), _) => encode_gpt(model.gpt(), &inputs),
             (Model::T5(model), _) => encode_t5(model.encoder(), &inputs),
             (Model::T5Encoder(encoder), _) => encode_t5(encoder, &inputs),
+            (Model::T5Classes(model, _), _) => encode_t5(model.encoder(), &inputs),
             (_, Some(encoder)) => encode(encoder, &inputs),
             (_, None) => Err(inputs.lacks("an encoder", "hidden states")),
         }
@@ -154,7 +156,8 @@ impl Pretrained {
             | Model::Gpt(_)
             | Model::GptClasses(..)
             | Model::T5(_)
-            | Model::T5Encoder(_) => {}
+            | Model::T5Encoder(_)
+            | Model::T5Classes(..) => {}
         }
         Ok(outputs)
     }
@@ -214,6 +217,27 @@ fn forward_gpt_classes(
 ) -> Result<Outputs> {
     let hidden_btd = encode_gpt(model.gpt(), inputs)?;
     let logits_bc = model.classify(&hidden_btd, inputs.ids())?;
+    with_classes(logits_bc, hidden_btd, problem, inputs)
+}
+
+fn forward_t5_classes(
+    model: &T5EncoderForSequenceClassification,
+    problem: Problem,
+    inputs: &Inputs,
+) -> Result<Outputs> {
+    let hidden_btd = encode_t5(model.encoder(), inputs)?;
+    let padding = inputs.padding("attention_mask", inputs.ids())?;
+    let logits_bc = model.classify(&hidden_btd, padding.as_ref())?;
+    with_classes(logits_bc, hidden_btd, problem, inputs)
+}
+
+/// What a classifier gives, with the loss where there are labels.
+fn with_classes(
+    logits_bc: Tensor,
+    hidden_btd: Tensor,
+    problem: Problem,
+    inputs: &Inputs,
+) -> Result<Outputs> {
     let loss = match inputs.get("labels") {
         Some(labels) => Some(of_classes(&logits_bc, labels, problem, inputs)?),
         None => None,

@@ -20,11 +20,13 @@ pub enum OldHead {
 }
 
 /// Last maps of heads.
-const OUTPUTS: [&str; 7] = [
+const OUTPUTS: [&str; 9] = [
     "classifier.weight",
     "classifier.bias",
     "classifier.out_proj.weight",
     "classifier.out_proj.bias",
+    "classification_head.out_proj.weight",
+    "classification_head.out_proj.bias",
     "score.weight",
     "qa_outputs.weight",
     "qa_outputs.bias",
@@ -50,6 +52,7 @@ impl Pretrained {
         let options = LoadOptions { device: params.device(), kind: params.kind(), attention };
         let may_be_fresh = |name: &str| match family {
             ModelType::Gpt2 => name.starts_with("score."),
+            ModelType::T5 => name.starts_with("classification_head."),
             _ => is_above_encoder(folder, name),
         };
         let replaced = |name: &str| old == OldHead::NewOutputs && OUTPUTS.contains(&name);

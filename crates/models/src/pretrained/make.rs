@@ -11,7 +11,7 @@ use crate::bert::{
 use crate::error::{Error, Result};
 use crate::gpt::{Gpt, GptConfig, GptForSequenceClassification};
 use crate::hugging_face::{Architecture, Folder, HeadKind, ModelType};
-use crate::t5::{T5, T5Config, T5Encoder};
+use crate::t5::{T5, T5Config, T5Encoder, T5EncoderForSequenceClassification};
 
 /// BERT or a relative.
 pub(super) fn bert(
@@ -75,6 +75,7 @@ pub(super) fn gpt(
 /// A T5.
 pub(super) fn t5(
     architecture: Architecture,
+    folder: &Folder,
     config: &T5Config,
     params: &ParamStore,
     LoadOptions { attention, .. }: LoadOptions,
@@ -82,6 +83,11 @@ pub(super) fn t5(
     let root = &params.root();
     Ok(match architecture.head() {
         HeadKind::Encoder => Model::T5Encoder(T5Encoder::new(root, config, attention)?),
+        HeadKind::SequenceClassification => {
+            let classes = classes(folder);
+            let model = T5EncoderForSequenceClassification::new(root, config, classes, attention)?;
+            Model::T5Classes(model, problem(folder)?)
+        }
         _ => Model::T5(T5::new(root, config, attention)?),
     })
 }

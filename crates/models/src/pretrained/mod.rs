@@ -30,7 +30,7 @@ use crate::error::Result;
 use crate::gpt::{Gpt, GptConfig, GptForSequenceClassification};
 use crate::hugging_face::{Architecture, Folder, Loaded, ModelType, PretrainedConfig};
 use crate::layers::Linear;
-use crate::t5::{T5, T5Encoder};
+use crate::t5::{T5, T5Encoder, T5EncoderForSequenceClassification};
 use adapters::AdaptedWeight;
 
 /// Where and how numbers are computed.
@@ -76,6 +76,8 @@ pub enum Model {
     T5(T5),
     /// `T5EncoderModel`.
     T5Encoder(T5Encoder),
+    /// The same with a class for each sequence.
+    T5Classes(T5EncoderForSequenceClassification, Problem),
 }
 
 /// What the classes of sequences mean, and so which loss they have: `problem_type` in
@@ -160,9 +162,9 @@ impl Pretrained {
             ModelType::Gpt2 => build.run(params, |config, params| {
                 make::gpt(architecture, folder, config, params, options)
             }),
-            ModelType::T5 => {
-                build.run(params, |config, params| make::t5(architecture, config, params, options))
-            }
+            ModelType::T5 => build.run(params, |config, params| {
+                make::t5(architecture, folder, config, params, options)
+            }),
             _ => build.run(params, |config, params| {
                 make::bert(architecture, folder, config, params, options)
             }),
@@ -189,7 +191,8 @@ impl Pretrained {
             Model::Classes(model, _) => Some(model.bert()),
             Model::TokenClasses(model) => Some(model.bert()),
             Model::Answers(model) => Some(model.bert()),
-            Model::Gpt(_) | Model::GptClasses(..) | Model::T5(_) | Model::T5Encoder(_) => None,
+            Model::Gpt(_) | Model::GptClasses(..) | Model::T5(_) => None,
+            Model::T5Encoder(_) | Model::T5Classes(..) => None,
         }
     }
 
@@ -202,6 +205,9 @@ impl Pretrained {
             }
             Model::T5(model) => model.set_activation_checkpointing(checkpointing),
             Model::T5Encoder(model) => model.set_activation_checkpointing(checkpointing),
+            Model::T5Classes(model, _) => {
+                model.encoder_mut().set_activation_checkpointing(checkpointing);
+            }
             other => {
                 if let Some(encoder) = encoder_mut(other) {
                     encoder.set_activation_checkpointing(checkpointing);
@@ -217,6 +223,7 @@ impl Pretrained {
             Model::GptClasses(model, _) => model.gpt_mut().maps_mut().collect(),
             Model::T5(model) => model.maps_mut().collect(),
             Model::T5Encoder(model) => model.maps_mut().collect(),
+            Model::T5Classes(model, _) => model.encoder_mut().maps_mut().collect(),
             other => encoder_mut(other).into_iter().flat_map(BertModel::maps_mut).collect(),
         }
     }
@@ -267,7 +274,8 @@ fn encoder_mut(model: &mut Model) -> Option<&mut BertModel> {
         Model::Classes(model, _) => Some(model.bert_mut()),
         Model::TokenClasses(model) => Some(model.bert_mut()),
         Model::Answers(model) => Some(model.bert_mut()),
-        Model::Gpt(_) | Model::GptClasses(..) | Model::T5(_) | Model::T5Encoder(_) => None,
+        Model::Gpt(_) | Model::GptClasses(..) | Model::T5(_) => None,
+        Model::T5Encoder(_) | Model::T5Classes(..) => None,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::bert::{BertInput, BertModel, ClassifierPooling};
 use crate::error::{Error, Result};
 use crate::gpt::{Gpt, GptInput};
 use crate::layers::AttentionBackend;
+use crate::loss::LossOptions;
 
 /// Sequences in rows. No sequence sees another.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +48,11 @@ impl Pretrained {
                 let hidden = encode_gpt(model.gpt(), rows, train)?;
                 let last_n = rows.first + rows.lengths - 1;
                 Ok(model.score(&hidden.index_select(0, &last_n)))
+            }
+            Model::T5Classes(model, _) => {
+                let hidden =
+                    model.encoder().forward(rows.input_ids, Some(rows.sequence_ids), train)?;
+                Ok(model.classify_pooled(means(&hidden.flatten(0, 1), rows)?, train))
             }
             _ => Err(self.lacks_head("classes of sequences")),
         }
@@ -96,6 +102,28 @@ impl Pretrained {
         }
     }
 
+    /// The sum of the losses of `labels_m`, I64, the tokens that follow the places `before`, I64
+    /// `[m]`, of the flattened rows; a scalar in FP32. Dropout acts if `train`. With the chunked
+    /// implementation no logits but those of some places are ever held.
+    ///
+    /// # Errors
+    /// As [`sequence_logits`](Self::sequence_logits).
+    pub fn next_token_loss(
+        &self,
+        rows: &SequenceRows,
+        (before, labels_m): (&Tensor, &Tensor),
+        options: &LossOptions,
+        train: bool,
+    ) -> Result<Tensor> {
+        match &self.model {
+            Model::Gpt(model) => {
+                let hidden_md = encode_gpt(model, rows, train)?.index_select(0, before);
+                model.loss_after(&hidden_md, labels_m, options)
+            }
+            _ => Err(self.lacks_head("next tokens")),
+        }
+    }
+
     /// Hidden states `[r·t, d]` of the rows' tokens. Dropout acts if `train`.
     ///
     /// # Errors
@@ -126,12 +154,20 @@ impl Pretrained {
         self.encoder().is_some_and(|encoder| encoder.config().type_vocab_size > 1)
     }
 
+    /// Whether attention adds something for each two positions of a row, so that memory grows with
+    /// the square of a row's length.
+    pub fn has_relative_positions(&self) -> bool {
+        matches!(self.model, Model::T5(_) | Model::T5Encoder(_) | Model::T5Classes(..))
+    }
+
     /// The code that computed attention when the model was first used; absent before.
     pub fn attention_backend(&self) -> Option<AttentionBackend> {
         match &self.model {
             Model::Gpt(model) => model.attention_backend(),
             Model::GptClasses(model, _) => model.gpt().attention_backend(),
             Model::T5(model) => model.attention_backend(),
+            Model::T5Encoder(model) => model.attention_backend(),
+            Model::T5Classes(model, _) => model.encoder().attention_backend(),
             _ => self.encoder().and_then(BertModel::attention_backend),
         }
     }

@@ -37,6 +37,9 @@ pub struct T5Config {
     /// know this key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention_dropout_rate: Option<f64>,
+    /// Of what a classifier reads; 0 if absent, as in transformers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classifier_dropout: Option<f64>,
     /// Added to the mean square in norms.
     pub layer_norm_epsilon: f64,
     /// Multiplies all standard deviations at the start.
@@ -132,6 +135,7 @@ impl T5Config {
             relative_attention_max_distance: 128,
             dropout_rate: 0.1,
             attention_dropout_rate: None,
+            classifier_dropout: None,
             layer_norm_epsilon: 1e-6,
             initializer_factor: 1.0,
             feed_forward_proj: feed_forward_proj.into(),
@@ -167,6 +171,7 @@ impl T5Config {
         check_probabilities(&[
             ("dropout_rate", self.dropout_rate),
             ("attention_dropout_rate", self.attention_dropout()),
+            ("classifier_dropout", self.classifier_dropout.unwrap_or(0.0)),
         ])?;
         check_scales(&[
             ("layer_norm_epsilon", self.layer_norm_epsilon),

@@ -11,7 +11,7 @@ use super::stack::Stack;
 use crate::checkpointing::ActivationCheckpointing;
 use crate::error::Result;
 use crate::input;
-use crate::layers::{Embedding, Linear};
+use crate::layers::{AttentionBackend, Embedding, Linear};
 use crate::mask;
 
 /// The encoder alone, as transformers' `T5EncoderModel`.
@@ -45,6 +45,11 @@ impl T5Encoder {
     /// Chooses what activation checkpointing drops and recomputes; nothing at first.
     pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
         self.stack.set_activation_checkpointing(checkpointing);
+    }
+
+    /// The code that computed attention when the model was first used; absent before.
+    pub fn attention_backend(&self) -> Option<AttentionBackend> {
+        self.stack.attention_backend()
     }
 
     /// The configuration it was made from.

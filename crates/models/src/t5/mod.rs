@@ -4,6 +4,7 @@
 //! Axes: `b` batch, `s` time of the encoder, `t` time of the decoder, `d` features, `v`
 //! vocabulary.
 
+mod classification;
 mod config;
 mod encoder;
 mod relative;
@@ -14,6 +15,7 @@ use bert4rs_tensor_core::param::{Init, ParamPath};
 use bert4rs_tensor_core::varlen::AttentionWindow;
 use bert4rs_tensor_core::{Device, Tensor, no_grad_guard};
 
+pub use classification::T5EncoderForSequenceClassification;
 pub use config::{T5Config, T5Size, T5Version};
 pub use encoder::T5Encoder;
 
@@ -230,7 +232,7 @@ impl T5 {
     /// The code that computed the encoder's attention when the model was first used; absent
     /// before.
     pub fn attention_backend(&self) -> Option<AttentionBackend> {
-        self.encoder.stack.attention_backend()
+        self.encoder.attention_backend()
     }
 
     /// The configuration it was made from.

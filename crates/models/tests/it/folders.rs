@@ -16,7 +16,7 @@ use bert4rs_models::hugging_face::{
 
 use bert4rs_models::overrides::ArchitectureOverrides;
 use bert4rs_models::pretrained::{LoadOptions, Pretrained};
-use bert4rs_models::t5::{T5, T5Config, T5Encoder};
+use bert4rs_models::t5::{T5, T5Config, T5Encoder, T5EncoderForSequenceClassification};
 use bert4rs_tensor_core::attention::AttentionImplementation::Fused;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind, Tensor, random, safetensors};
@@ -53,6 +53,10 @@ fn made<C: PretrainedConfig>(config: &C, architecture: Architecture) -> ParamSto
         (ModelType::T5, HeadKind::Encoder) => {
             let config = T5Config::from_json(model_type, &json).unwrap();
             drop(T5Encoder::new(&root, &config, Fused).unwrap());
+        }
+        (ModelType::T5, HeadKind::SequenceClassification) => {
+            let config = T5Config::from_json(model_type, &json).unwrap();
+            drop(T5EncoderForSequenceClassification::new(&root, &config, 3, Fused).unwrap());
         }
         (ModelType::T5, _) => {
             let config = T5Config::from_json(model_type, &json).unwrap();

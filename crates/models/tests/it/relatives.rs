@@ -83,7 +83,7 @@ fn check_packed(model: &Pretrained, wanted: &BTreeMap<String, Tensor>) {
         lengths: &lengths,
     };
     match model.model() {
-        Model::Classes(..) => {
+        Model::Classes(..) | Model::T5Classes(..) => {
             let found = model.sequence_logits(&rows, false).unwrap();
             assert_close("packed classes", &found, &wanted["logits"], 1e-5);
         }
@@ -184,6 +184,46 @@ fn the_encoder_of_t5_equals_transformers() {
     let outputs = run(&model, &vectors, "");
     let (name, keep) = ("last_hidden_state", vectors.tensor("attention_mask"));
     assert_close_where(name, output(&outputs, name), vectors.tensor(name), keep, 1e-5);
+}
+
+/// transformers has no such class: its encoder's recorded states, through the formula of its head.
+#[test]
+fn classes_of_t5_are_its_head_on_the_mean_of_real_tokens() {
+    let vectors = Vectors::load("relative_t5_encoder");
+    let path = folder(&vectors, None);
+    let mut opened = Folder::open(path.path()).unwrap();
+    opened.set("id2label", serde_json::json!({ "0": "a", "1": "b", "2": "c" }));
+    let head = HeadKind::SequenceClassification;
+    let attention = AttentionImplementation::Fused;
+    let params = ParamStore::new(Device::Cpu, Kind::Float);
+    let (model, loaded) =
+        Pretrained::with_head(&opened, head, OldHead::Kept, attention, params).unwrap();
+    let names = ["dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias"];
+    assert_eq!(loaded.fresh, names.map(|name| format!("classification_head.{name}")));
+    let [dense, dense_bias, last, last_bias] = names.map(|name| {
+        let params = model.params().params();
+        let named = |param: &&bert4rs_tensor_core::param::Param| param.name.ends_with(name);
+        params.iter().find(named).unwrap().weight.shallow_clone()
+    });
+    let (ids, keep) = (vectors.tensor("input_ids"), vectors.tensor("attention_mask"));
+    let real = keep.to_kind(Kind::Float).unsqueeze(2);
+    let states = vectors.tensor("last_hidden_state");
+    let sum = (states * &real).sum_dim_intlist(1i64, false, None);
+    let mean = sum / real.sum_dim_intlist(1i64, false, None);
+    let inner = (mean.matmul(&dense.transpose(0, 1)) + dense_bias).tanh();
+    let logits = inner.matmul(&last.transpose(0, 1)) + last_bias;
+
+    let outputs = run(&model, &vectors, "");
+    assert_close("classes", output(&outputs, "logits"), &logits, 1e-5);
+    let wanted = [("input_ids", ids), ("attention_mask", keep), ("logits", &logits)];
+    let wanted = wanted.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()));
+    check_packed(&model, &wanted.into());
+
+    let saved = tempfile::tempdir().unwrap();
+    model.save(saved.path()).unwrap();
+    let again = Pretrained::load(saved.path(), LoadOptions::default()).unwrap();
+    assert_eq!(again.architecture().to_string(), "T5EncoderForSequenceClassification");
+    assert_close("again", output(&run(&again, &vectors, ""), "logits"), &logits, 1e-5);
 }
 
 /// XLM-R is RoBERTa under another name, with RoBERTa's names of parameters.

@@ -6,7 +6,8 @@ use crate::config::leaves;
 use crate::error::Result;
 
 /// Keys, or sections, that may differ without a bit of the run being another.
-const HARMLESS: [&str; 9] = [
+const HARMLESS: [&str; 10] = [
+    "task.test",
     "train.log_every",
     "train.eval_every",
     "train.tensorboard",

@@ -17,6 +17,8 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const BUFFERS: &str = "buffers.safetensors";
 /// Only of a run that averages its weights.
 const AVERAGE: &str = "average.safetensors";
+/// Only of a run that keeps the weights that scored best, once it has measured any.
+const BEST: &str = "best.safetensors";
 const CONFIG: &str = "config.toml";
 const STATE: &str = "state.json";
 /// Written last.
@@ -78,7 +80,8 @@ impl Checkpoint {
             (OPTIMIZER, &state.optimizer),
             (BUFFERS, &state.buffers),
         ];
-        tensors.extend((!state.average.is_empty()).then_some((AVERAGE, &state.average)));
+        let some = [(AVERAGE, &state.average), (BEST, &state.best)];
+        tensors.extend(some.into_iter().filter(|(_, tensors)| !tensors.is_empty()));
         let mut names = vec![CONFIG, STATE];
         for (name, tensors) in tensors {
             names.push(name);
@@ -168,12 +171,13 @@ impl Checkpoint {
         let load = |name: &str| -> Result<BTreeMap<String, Tensor>> {
             Ok(safetensors::load(&self.path.join(name))?)
         };
-        let average = match self.path.join(AVERAGE).exists() {
-            true => load(AVERAGE)?,
-            false => BTreeMap::new(),
+        let load_some = |name: &str| match self.path.join(name).exists() {
+            true => load(name),
+            false => Ok(BTreeMap::new()),
         };
         Ok(TrainState {
-            average,
+            average: load_some(AVERAGE)?,
+            best: load_some(BEST)?,
             progress: self.progress()?,
             weights: load(WEIGHTS)?,
             optimizer: load(OPTIMIZER)?,

@@ -6,6 +6,7 @@
 //! | `optimizer.safetensors` | the optimizer's state and counters |
 //! | `buffers.safetensors` | what the model keeps beside parameters, and random states |
 //! | `average.safetensors` | averages of the weights, where the run keeps them |
+//! | `best.safetensors` | the weights that scored best, where the run keeps them |
 //! | `config.toml` | the run's settings |
 //! | `state.json` | the step, the data's position, what batches were shown |
 //! | `manifest.json` | size and hash of each file, written last: with it, the checkpoint is whole |
@@ -29,6 +30,7 @@ pub mod writer;
 
 pub use changes::{Changes, compare};
 pub use files::Checkpoint;
+pub(crate) use state::exact_weights;
 pub use state::{RunProgress, TrainState};
 pub use store::{locate, newest_whole, whole_or_next};
 pub use writer::{Checkpointer, Interval, Retention};

@@ -11,6 +11,7 @@ use bert4rs_tensor_core::{Device, Error as Core, TchError, Tensor, no_grad};
 use serde::{Deserialize, Serialize};
 
 use crate::average::WeightAverage;
+use crate::best_weights::{BestScore, BestWeights};
 use crate::distributed::{MeteredGroup, seed_of_rank};
 use crate::early_stopping::BestLoss;
 use crate::error::Result;
@@ -45,6 +46,9 @@ pub struct RunProgress {
     /// The best held-out loss, of a run that ends where it gets no better.
     #[serde(default, skip_serializing_if = "BestLoss::is_empty")]
     pub best: BestLoss,
+    /// The best score, of a run that keeps the weights that had it.
+    #[serde(default, skip_serializing_if = "BestScore::is_empty")]
+    pub best_score: BestScore,
     /// Steps whose batches are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub incidents: Vec<Incident>,
@@ -67,6 +71,8 @@ pub struct TrainState {
     pub buffers: BTreeMap<String, Tensor>,
     /// Averages of the weights; empty where there are none.
     pub average: BTreeMap<String, Tensor>,
+    /// The weights that scored best; empty where they are not kept.
+    pub best: BTreeMap<String, Tensor>,
 }
 
 impl TrainState {
@@ -78,17 +84,11 @@ impl TrainState {
     pub fn capture(
         progress: RunProgress,
         params: &ParamStore,
-        (optimizer, average): (&DataParallel, Option<&WeightAverage>),
+        (optimizer, average, best): (&DataParallel, Option<&WeightAverage>, Option<&BestWeights>),
         group: &MeteredGroup,
     ) -> Result<Self> {
-        let masters = optimizer.gather_masters(group)?;
+        let weights = exact_weights(params, optimizer, group)?;
         let stored = params.params();
-        let weights = stored.iter().enumerate().map(|(index, param)| {
-            (
-                param.name.clone(),
-                masters.get(index).unwrap_or_else(|| param.master_or_weight()).shallow_clone(),
-            )
-        });
         let own = params.buffers().all().into_iter();
         let own = own.map(|(name, tensor)| (format!("{BUFFER}{name}"), tensor));
         let mut buffers = copies(own)?;
@@ -103,7 +103,9 @@ impl TrainState {
         let names = stored.iter().map(|param| param.name.clone());
         Ok(Self {
             progress,
-            weights: copies(weights)?,
+            weights,
+            // They are replaced as a whole, never changed.
+            best: best.map(|best| shared(best.weights())).unwrap_or_default(),
             optimizer: copies(optimizer.state(group)?)?,
             average: copies(names.zip(average.unwrap_or_default()))?,
             buffers,
@@ -155,6 +157,29 @@ impl TrainState {
         }
         Ok(())
     }
+}
+
+/// Copies of the most exact values of all parameters by name, on the CPU. What the ranks of `group`
+/// have divided is gathered: all call it.
+///
+/// # Errors
+/// What libtorch throws, and those of the group.
+pub(crate) fn exact_weights(
+    params: &ParamStore,
+    optimizer: &DataParallel,
+    group: &MeteredGroup,
+) -> Result<BTreeMap<String, Tensor>> {
+    let masters = optimizer.gather_masters(group)?;
+    let stored = params.params();
+    copies(stored.iter().enumerate().map(|(index, param)| {
+        let exact = masters.get(index).unwrap_or_else(|| param.master_or_weight());
+        (param.name.clone(), exact.shallow_clone())
+    }))
+}
+
+fn shared(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    let own = |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.shallow_clone());
+    tensors.iter().map(own).collect()
 }
 
 /// The name of a generator's state of `rank`.

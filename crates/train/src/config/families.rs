@@ -77,6 +77,7 @@ impl Config {
                 vocab_size: model.vocab_size.into(),
                 dropout_rate: model.dropout,
                 attention_dropout_rate: None,
+                classifier_dropout: None,
                 pad_token_id: pad.into(),
                 eos_token_id: end.into(),
                 ..found

@@ -2,10 +2,20 @@
 
 use bert4rs_optim::schedule::Horizon;
 
-use super::Config;
 use super::validate::{Fault, at_least, probability, within};
+use super::{CheckpointConfig, Config};
 use crate::checkpoint::Interval;
 use crate::trouble::Remedy;
+
+/// Refuses checkpoints after no step or in no time, and none that stay.
+pub(crate) fn validate_checkpoints(config: &CheckpointConfig) -> Result<(), Fault> {
+    at_least("checkpoint.keep", config.keep.into(), 1)?;
+    match config.every {
+        Interval::Never => Ok(()),
+        Interval::Steps(steps) => at_least("checkpoint.every.steps", steps, 1),
+        Interval::Minutes(minutes) => at_least("checkpoint.every.minutes", minutes, 1),
+    }
+}
 
 impl Config {
     /// How long a run is, of so many steps unless a time is given.
@@ -22,15 +32,10 @@ impl Config {
         at_least("train.accumulate", train.accumulate.into(), 1)?;
         at_least("train.log_every", train.log_every, 1)?;
         at_least("distributed.timeout_s", self.distributed.timeout_s, 1)?;
-        at_least("checkpoint.keep", self.checkpoint.keep.into(), 1)?;
         self.validate_ends()?;
         self.validate_trouble()?;
         probability("train.ema_decay", train.ema_decay)?;
-        match self.checkpoint.every {
-            Interval::Never => Ok(()),
-            Interval::Steps(steps) => at_least("checkpoint.every.steps", steps, 1),
-            Interval::Minutes(minutes) => at_least("checkpoint.every.minutes", minutes, 1),
-        }
+        validate_checkpoints(&self.checkpoint)
     }
 
     fn validate_ends(&self) -> Result<(), Fault> {

@@ -10,7 +10,7 @@ mod families;
 mod fuzz;
 mod idle;
 mod limits;
-mod loop_rules;
+pub(crate) mod loop_rules;
 mod model;
 mod overlays;
 mod pretrained;
@@ -228,13 +228,18 @@ impl Config {
     /// # Errors
     /// A value that TOML can't hold.
     pub fn to_table(&self) -> Result<toml::Table> {
-        toml::Table::try_from(self).map_err(not_toml)
+        to_table(self)
     }
 
     /// The configuration as a TOML file that [`resolve`] reads back to an equal one.
     pub fn to_toml(&self) -> Result<String> {
         to_toml(self)
     }
+}
+
+/// Settings as a table.
+pub(crate) fn to_table(settings: &impl Serialize) -> Result<toml::Table> {
+    toml::Table::try_from(settings).map_err(not_toml)
 }
 
 /// Settings as a TOML file.

@@ -251,7 +251,7 @@ impl Config {
 }
 
 /// The key and reason in a model's error, the key in `section`.
-fn fault_of_model(section: &str, error: &bert4rs_models::Error) -> Fault {
+pub(crate) fn fault_of_model(section: &str, error: &bert4rs_models::Error) -> Fault {
     match error {
         bert4rs_models::Error::Config { key, value, reason } => {
             (format!("{section}{}", our_key(key)), format!("{value}: {reason}"))

@@ -4,18 +4,18 @@ use bert4rs_tensor_core::distributed::Facts as SharedFacts;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::param::ParamStore;
 use bert4rs_tensor_core::{Device, Kind};
+use toml::Table;
 
 use crate::build::Parts;
-use crate::config::{Config, leaves};
+use crate::config::leaves;
 use crate::error::Result;
 
 /// Keys that may differ from process to process: they change no size, no dtype and no decision.
 const OWN: [&str; 4] = ["compute.device", "compute.threads", "data.prefetch", "data.workers"];
 
 /// Program and settings.
-pub(super) fn of_config(config: &Config) -> Result<SharedFacts> {
-    let table = config.to_table()?;
-    let shared = leaves(&table).into_iter().filter(|(key, _)| !OWN.contains(&key.as_str()));
+pub(super) fn of_settings(settings: &Table) -> Result<SharedFacts> {
+    let shared = leaves(settings).into_iter().filter(|(key, _)| !OWN.contains(&key.as_str()));
     let mut facts: SharedFacts = shared.map(|(key, value)| (key, value.to_string())).collect();
     facts.insert("the program's version".into(), env!("CARGO_PKG_VERSION").into());
     Ok(facts)
@@ -34,7 +34,7 @@ pub(super) fn of_parts(parts: &Parts) -> Result<SharedFacts> {
 }
 
 /// A hash of names, shapes, dtypes and values.
-fn hash_of_weights(params: &ParamStore) -> Result<String> {
+pub(crate) fn hash_of_weights(params: &ParamStore) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for param in params.params().iter() {
         let weight = &param.weight;

@@ -17,11 +17,12 @@ mod ranks;
 mod state;
 mod step;
 
+pub(crate) use agreement::hash_of_weights;
 pub use metered::{MeteredGroup, Traffic};
 pub use network::{ExchangeTime, NetworkCosts};
 pub use ranks::Ranks;
 pub(crate) use ranks::seed_of_rank;
-pub(crate) use state::share_state;
+pub(crate) use state::{share_scores, share_state};
 pub use step::RankTimes;
 pub(crate) use step::{agree_on, end_step, gather_batches, sum_over_ranks};
 

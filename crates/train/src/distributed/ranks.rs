@@ -4,12 +4,14 @@ use std::env;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bert4rs_optim::Sharding;
 use bert4rs_tensor_core::distributed::{
     Facts as SharedFacts, Gloo, GlooOptions, Launch, ProcessGroup, Store, agree,
 };
 use bert4rs_tensor_core::{Error as Core, random};
+use toml::Table;
 
-use super::{MeteredGroup, agree_on, agreement};
+use super::{DistributedConfig, MeteredGroup, agree_on, agreement};
 use crate::build::Parts;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -48,15 +50,23 @@ impl Ranks {
     /// # Errors
     /// A process that does not come in time, or that was given something else to do.
     pub fn join(config: &Config, launch: Launch) -> Result<Self> {
-        let timeout = Duration::from_secs(config.distributed.timeout_s);
+        Self::meet(&config.to_table()?, &config.distributed, launch)
+    }
+
+    /// [`join`](Self::join) with settings of another kind.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub fn meet(settings: &Table, talk: &DistributedConfig, launch: Launch) -> Result<Self> {
+        let timeout = Duration::from_secs(talk.timeout_s);
         let store = launch.store(timeout)?;
         let (rank, size) = (launch.rank, launch.size);
         let meeting = Meeting { launch, store };
-        meeting.compare("configuration", &agreement::of_config(config)?)?;
+        meeting.compare("configuration", &agreement::of_settings(settings)?)?;
         let is_one_machine = meeting.launch.local_size == size;
         let chosen = env::var_os("GLOO_SOCKET_IFNAME").is_some();
         let address = (is_one_machine && !chosen).then(|| "127.0.0.1".to_owned());
-        let checks = config.distributed.checks;
+        let checks = talk.checks;
         let options = GlooOptions { rank, size, address, timeout, checks };
         let group = MeteredGroup::new(Gloo::new(&meeting.store, options)?);
         Ok(Self { group, meeting: Some(Rc::new(meeting)) })
@@ -73,9 +83,9 @@ impl Ranks {
     }
 
     /// A line for people; nothing for a process alone.
-    pub fn describe(&self, config: &Config) -> Option<String> {
+    pub fn describe(&self, sharding: Sharding) -> Option<String> {
         let Meeting { launch, .. } = self.meeting.as_deref()?;
-        let sharding = crate::names::name_of(config.optimizer.sharding);
+        let sharding = crate::names::name_of(sharding);
         Some(format!(
             "processes  {}, {} on this machine; optimizer.sharding {sharding}",
             launch.size, launch.local_size
@@ -88,10 +98,22 @@ impl Ranks {
     /// # Errors
     /// A process that failed, or that has other data or weights.
     pub(crate) fn check_parts(&self, parts: &Parts, seed: u64) -> Result<()> {
+        self.check(|| agreement::of_parts(parts), seed)
+    }
+
+    /// [`check_parts`](Self::check_parts) of what `facts` tell.
+    ///
+    /// # Errors
+    /// As [`check_parts`](Self::check_parts).
+    pub(crate) fn check(
+        &self,
+        facts: impl FnOnce() -> Result<SharedFacts>,
+        seed: u64,
+    ) -> Result<()> {
         let Some(meeting) = self.meeting.as_deref() else { return Ok(()) };
         // Preparing text has no time limit; a process that fails says so.
         meeting.wait_for_all("prepared")?;
-        meeting.compare("parts", &agreement::of_parts(parts)?)?;
+        meeting.compare("parts", &facts()?)?;
         if !self.leads() {
             random::seed(seed_of_rank(&seed.to_le_bytes(), self.group.rank()));
         }
@@ -105,13 +127,18 @@ impl Ranks {
         trainer: &mut Trainer,
         stop: &StopSignal,
     ) -> Result<Option<u8>> {
+        let signal = self.stopped_by(trainer, stop)?;
+        if signal.is_none() {
+            trainer.gather_weights()?;
+        }
+        Ok(signal)
+    }
+
+    /// The signal that stopped the run before it had taken all steps, whichever rank got it.
+    pub(crate) fn stopped_by(&self, trainer: &Trainer, stop: &StopSignal) -> Result<Option<u8>> {
         let [signal] = agree_on(&self.group, [stop.received().unwrap_or(0).into()])?;
         let is_whole = trainer.steps() >= trainer.max_steps() || trainer.ended_early().is_some();
-        if signal != 0 && !is_whole {
-            return Ok(Some(signal as u8));
-        }
-        trainer.gather_weights()?;
-        Ok(None)
+        Ok((signal != 0 && !is_whole).then_some(signal as u8))
     }
 
     /// Tells the others that this process ends with `error`.

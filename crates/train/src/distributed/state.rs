@@ -33,8 +33,8 @@ const KINDS: [(Kind, &str); 9] = [
 struct Header {
     progress: RunProgress,
     records: Vec<StepRecord>,
-    /// Of weights, the optimizer's state, buffers, and averages.
-    sections: [Vec<Entry>; 4],
+    /// Of weights, the optimizer's state, buffers, averages, and the best weights.
+    sections: [Vec<Entry>; 5],
 }
 
 /// A tensor's name, dtype and shape.
@@ -85,8 +85,32 @@ pub(crate) fn share_state(
     }
 }
 
+/// Gives all ranks of `group` the scores of rank 0, to the bit, so that all decide alike.
+///
+/// # Errors
+/// Those of the group.
+pub(crate) fn share_scores(
+    group: &MeteredGroup,
+    scores: BTreeMap<String, f64>,
+) -> Result<BTreeMap<String, f64>> {
+    if !group.is_shared() {
+        return Ok(scores);
+    }
+    let failed = |error: serde_json::Error| Error::Other(error.into());
+    if group.rank() == 0 {
+        // As bits: JSON has no scores that are no numbers.
+        let bits: BTreeMap<_, _> = scores.iter().map(|(name, x)| (name, x.to_bits())).collect();
+        send_bytes(group, &serde_json::to_vec(&bits).map_err(failed)?)?;
+        return Ok(scores);
+    }
+    let bits: BTreeMap<String, u64> =
+        serde_json::from_slice(&receive_bytes(group)?).map_err(failed)?;
+    Ok(bits.into_iter().map(|(name, bits)| (name, f64::from_bits(bits))).collect())
+}
+
 fn send(group: &MeteredGroup, state: &TrainState, records: &[StepRecord]) -> Result<()> {
-    let sections = [&state.weights, &state.optimizer, &state.buffers, &state.average];
+    let TrainState { weights, optimizer, buffers, average, best, .. } = state;
+    let sections = [weights, optimizer, buffers, average, best];
     let mut header = Header {
         progress: state.progress.clone(),
         records: records.to_vec(),
@@ -120,7 +144,7 @@ fn receive(group: &MeteredGroup) -> Result<Option<(TrainState, Vec<StepRecord>)>
     }
     let header: Header =
         serde_json::from_slice(&text).map_err(|error| Error::Other(error.into()))?;
-    let mut sections = [const { BTreeMap::new() }; 4];
+    let mut sections = [const { BTreeMap::new() }; 5];
     for (entries, tensors) in header.sections.iter().zip(&mut sections) {
         for Entry { name, kind, shape } in entries {
             let kind = KINDS.iter().find(|(_, known)| known == kind).map(|(kind, _)| *kind);
@@ -131,8 +155,9 @@ fn receive(group: &MeteredGroup) -> Result<Option<(TrainState, Vec<StepRecord>)>
             tensors.insert(name.clone(), tensor);
         }
     }
-    let [weights, optimizer, buffers, average] = sections;
-    let state = TrainState { progress: header.progress, weights, optimizer, buffers, average };
+    let [weights, optimizer, buffers, average, best] = sections;
+    let progress = header.progress;
+    let state = TrainState { progress, weights, optimizer, buffers, average, best };
     Ok(Some((state, header.records)))
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use bert4rs_data::Layout;
 use bert4rs_models::checkpointing::ActivationCheckpointing;
+use bert4rs_models::loss::{LossImplementation, LossOptions};
 use bert4rs_optim::OptimizerConfig;
 use bert4rs_optim::schedule::{Horizon, ScheduleConfig};
 use bert4rs_tensor_core::attention::{AttentionImplementation, AttentionOptions};
@@ -21,8 +22,10 @@ use super::rank::RelevanceColumns;
 use super::seq2seq::{SourceColumns, WritingOptions};
 use super::similarity::{ComparisonColumns, SimilarityConfig, SimilarityLoss};
 use super::tag::WordColumns;
-use crate::config::validate::{Fault, at_least, fault_of_optimizer, probability};
-use crate::config::{Defaults, Overlay, fault_in, lay_over, to_toml};
+use crate::config::loop_rules::validate_checkpoints;
+use crate::config::validate::{Fault, at_least, fault_of_model, fault_of_optimizer, probability};
+use crate::config::{CheckpointConfig, Defaults, Overlay, fault_in, lay_over, to_table, to_toml};
+use crate::distributed::DistributedConfig;
 use crate::error::Result;
 
 const DEFAULTS: Defaults = Defaults {
@@ -30,6 +33,10 @@ const DEFAULTS: Defaults = Defaults {
     toml: include_str!("defaults.toml"),
     help: "the config.toml of any fine-tuned model has them all",
 };
+
+/// As `defaults.toml` has it.
+const DEFAULT_LOSS: LossOptions =
+    LossOptions { label_smoothing: 0.0, z_loss: 0.0, implementation: LossImplementation::Chunked };
 
 /// All that decides a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,12 +62,18 @@ pub struct FinetuneConfig {
     pub compute: FinetuneComputeConfig,
     /// Batches.
     pub data: FinetuneDataConfig,
+    /// How losses over the vocabulary are computed, and what is added to them.
+    pub loss: LossOptions,
     /// The update rule.
     pub optimizer: OptimizerConfig,
     /// The learning rate over time.
     pub schedule: ScheduleConfig,
     /// The loop.
     pub train: FinetuneLoopConfig,
+    /// Saving a run's whole state.
+    pub checkpoint: CheckpointConfig,
+    /// How processes that train together talk.
+    pub distributed: DistributedConfig,
 }
 
 /// Which task.
@@ -81,6 +94,26 @@ pub enum TaskName {
     Similarity,
     /// How relevant texts are for queries.
     Rank,
+}
+
+impl TaskName {
+    /// As commands and configurations have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classify => "classify",
+            Self::Tag => "tag",
+            Self::Answer => "answer",
+            Self::Seq2seq => "seq2seq",
+            Self::Causal => "causal",
+            Self::Similarity => "similarity",
+            Self::Rank => "rank",
+        }
+    }
+
+    /// Whether what is learned is tokens of the whole vocabulary.
+    pub fn has_vocabulary_loss(self) -> bool {
+        matches!(self, Self::Seq2seq | Self::Causal)
+    }
 }
 
 /// What is learned, from what.
@@ -321,6 +354,14 @@ pub fn resolve(overlays: &[Overlay]) -> Result<FinetuneConfig> {
 }
 
 impl FinetuneConfig {
+    /// The values as a table.
+    ///
+    /// # Errors
+    /// A value that TOML can't hold.
+    pub fn to_table(&self) -> Result<toml::Table> {
+        to_table(self)
+    }
+
     /// As a TOML file that [`resolve`] reads back to an equal one.
     ///
     /// # Errors
@@ -348,6 +389,8 @@ impl FinetuneConfig {
         at_least("train.epochs", self.train.epochs.into(), 1)?;
         at_least("train.accumulate", self.train.accumulate.into(), 1)?;
         at_least("train.log_every", self.train.log_every, 1)?;
+        at_least("distributed.timeout_s", self.distributed.timeout_s, 1)?;
+        validate_checkpoints(&self.checkpoint)?;
         if self.model.dropout != -1.0 {
             probability("model.dropout", self.model.dropout)?;
         }
@@ -375,9 +418,32 @@ impl FinetuneConfig {
             return Err(("task.score_scale".into(), format!("{scale} is not above 0")));
         }
         self.refuse_idle()?;
+        self.loss.validate().map_err(|error| fault_of_model("loss.", &error))?;
         self.optimizer.validate().map_err(|error| fault_of_optimizer("optimizer.", error))?;
         let some = Horizon::Steps(1000);
         self.schedule.resolve(some).map(drop).map_err(|error| fault_of_optimizer("", error))
+    }
+
+    /// Whether sections that only some tasks read say something for another.
+    fn idle_sections(&self) -> [(&'static str, bool, &'static str); 3] {
+        let task = self.task.name;
+        [
+            (
+                "answer",
+                task != TaskName::Answer && self.answer != AnswerOptions::default(),
+                "only answer reads it; leave it out",
+            ),
+            (
+                "seq2seq",
+                task != TaskName::Seq2seq && self.seq2seq != WritingOptions::default(),
+                "only seq2seq reads it; leave it out",
+            ),
+            (
+                "loss",
+                !task.has_vocabulary_loss() && self.loss != DEFAULT_LOSS,
+                "only seq2seq and causal have a loss over the vocabulary; leave it out",
+            ),
+        ]
     }
 
     /// Settings that would do nothing.
@@ -418,16 +484,6 @@ impl FinetuneConfig {
                 "only classify has them, and not for numbers; leave it out",
             ),
             (
-                "answer",
-                self.task.name != TaskName::Answer && self.answer != AnswerOptions::default(),
-                "only answer reads it; leave it out",
-            ),
-            (
-                "seq2seq",
-                self.task.name != TaskName::Seq2seq && self.seq2seq != WritingOptions::default(),
-                "only seq2seq reads it; leave it out",
-            ),
-            (
                 "seq2seq.length_penalty",
                 self.seq2seq.beams == 1 && self.seq2seq.length_penalty != 1.0,
                 "only a beam search reads it; set seq2seq.beams above 1",
@@ -443,7 +499,8 @@ impl FinetuneConfig {
                 "needs a score to wait for; give --validation FILE",
             ),
         ];
-        match idle.into_iter().find(|(_, is_idle, _)| *is_idle) {
+        let mut all = idle.into_iter().chain(self.idle_sections());
+        match all.find(|(_, is_idle, _)| *is_idle) {
             Some((key, _, reason)) => Err((key.into(), reason.into())),
             None => Ok(()),
         }
@@ -480,6 +537,8 @@ mod tests {
             ("seq2seq.beams = 5", "seq2seq: only seq2seq reads it"),
             ("seq2seq.max_target_length = 3", "seq2seq.max_target_length: 3 is below 4"),
             ("task.name = \"seq2seq\"\nseq2seq.length_penalty = 2.0", "seq2seq.beams above 1"),
+            ("loss.label_smoothing = 0.1", "loss: only seq2seq and causal"),
+            ("task.name = \"causal\"\nloss.label_smoothing = 1.0", "label_smoothing: 1: must be"),
             ("answer.stride = 5", "answer: only answer reads it"),
             ("task.name = \"answer\"\nanswer.longest = 0", "answer.longest: 0 is below 1"),
             ("train.freeze = -2", "test: train.freeze: -2 is below -1"),

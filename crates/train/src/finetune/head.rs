@@ -152,6 +152,7 @@ impl TaskModel {
             pad,
             first_position: model.first_position(),
             types: model.has_token_types(),
+            relative: model.has_relative_positions(),
         };
         let tokenizer = tokenizer.with_longest(longest)?;
         Ok(Self { model, tokenizer, frame, longest, notes, lora: None })

@@ -36,7 +36,10 @@ pub struct ExampleLoader<T: FinetuneTask> {
     examples: Rc<[Example<T::Label>]>,
     options: BatchOptions,
     seed: u64,
+    /// Of this loader's own batches, the number of the next.
     next: u64,
+    /// This process among those that share the batches, and how many there are.
+    rank: (u64, u64),
     /// The pass whose order this is.
     pass: Option<u64>,
     order: Vec<usize>,
@@ -50,7 +53,8 @@ impl<T: FinetuneTask> ExampleLoader<T> {
         options: BatchOptions,
         seed: u64,
     ) -> Self {
-        Self { task, examples, options, seed, next: 0, pass: None, order: Vec::new() }
+        let (rank, order) = ((0, 1), Vec::new());
+        Self { task, examples, options, seed, next: 0, rank, pass: None, order }
     }
 
     /// Batches that show every example once.
@@ -88,7 +92,9 @@ fn shuffle(items: &mut [usize], random: &mut SplitMix) {
 impl<T: FinetuneTask> Loader for ExampleLoader<T> {
     fn next(&mut self) -> Result<Batch> {
         let batches = self.batches_per_epoch();
-        let (pass, number) = (self.next / batches, (self.next % batches) as usize);
+        let (rank, ranks) = self.rank;
+        let next = self.next * ranks + rank;
+        let (pass, number) = (next / batches, (next % batches) as usize);
         if self.pass != Some(pass) {
             (self.order, self.pass) = (self.order_of(pass), Some(pass));
         }
@@ -101,12 +107,18 @@ impl<T: FinetuneTask> Loader for ExampleLoader<T> {
     }
 
     fn position(&self) -> u64 {
-        self.next
+        self.next * self.rank.1
     }
 
     fn seek(&mut self, position: u64) -> Result<()> {
-        self.next = position;
+        self.next = position / self.rank.1;
         Ok(())
+    }
+
+    fn divide(&mut self, rank: usize, ranks: usize) -> Result<()> {
+        let position = self.position();
+        self.rank = (rank as u64, ranks as u64);
+        self.seek(position)
     }
 }
 

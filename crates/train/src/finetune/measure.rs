@@ -10,7 +10,7 @@ use bert4rs_tensor_core::no_grad;
 use super::example::{Example, wholes};
 use super::loader::{BatchOptions, collate};
 use super::{FinetuneTask, NamedScores};
-use crate::distributed::MeteredGroup;
+use crate::distributed::{MeteredGroup, share_scores};
 use crate::error::Result;
 use crate::evaluation::{Evaluation, Measure};
 use crate::task::Task;
@@ -99,13 +99,19 @@ pub struct ScoreMeasure<T: FinetuneTask> {
 }
 
 impl<T: FinetuneTask> Measure for ScoreMeasure<T> {
-    fn measure(&mut self, _: &dyn Task, step: u64, _: &MeteredGroup) -> Result<Option<Evaluation>> {
+    /// Each rank measures all, and all take the scores of the first.
+    fn measure(
+        &mut self,
+        _: &dyn Task,
+        step: u64,
+        group: &MeteredGroup,
+    ) -> Result<Option<Evaluation>> {
         let how = (self.batch_size, self.layout, self.device);
         let found = predict(&*self.task, &self.examples, how)?;
         let mut means: std::collections::BTreeMap<_, _> =
             scores(&*self.task, &self.examples, &found.all).into_iter().collect();
         means.extend(found.loss.map(|loss| ("loss".to_owned(), loss)));
         let labels = found.all.len() as u64;
-        Ok(Some(Evaluation { step, labels, means }))
+        Ok(Some(Evaluation { step, labels, means: share_scores(group, means)? }))
     }
 }

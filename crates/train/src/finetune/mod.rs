@@ -12,28 +12,30 @@
 //! | [`layers`], [`adapters`] | how fast each block learns; what learns beside weights that don't |
 //! | [`learner`] | a task of this kind as a task of the trainer |
 //! | [`measure`] | predictions on a file, in its order, and their scores while training |
-//! | [`best`] | the best weights so far, and when to stop |
 //! | [`head`] | the model, under the head that the task asks for |
 //! | [`classify`], [`tag`], [`answer`], [`seq2seq`], [`causal`], [`similarity`], [`rank`] | tasks |
 //! | [`config`], [`run`] | `bert4rs finetune`: what it is told, and what it does |
 //! | [`preview`] | what is printed before training |
+//! | [`presets`] | what presets of pretraining say of fine-tuning |
+//! | [`identity`] | a hash of the examples, by which a run knows them again |
 //! | [`seeds`] | several runs, their mean and spread |
 //! | [`use_folder`] | `bert4rs predict` and `evaluate`: a trained model's folder on a file |
 
 pub mod adapters;
 pub mod answer;
-pub mod best;
 pub mod causal;
 pub mod classify;
 pub mod config;
 pub mod example;
 pub mod head;
+pub mod identity;
 pub mod labels;
 pub mod layers;
 pub mod learner;
 pub mod loader;
 pub mod measure;
 mod prepare;
+pub mod presets;
 pub mod preview;
 pub mod rank;
 pub mod rows;

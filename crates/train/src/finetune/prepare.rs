@@ -25,14 +25,17 @@ use super::similarity::{
     ComparedTexts, ComparisonForm, Similarity, SimilarityObjective, open_encoder, read_compared,
 };
 use super::tag::{Tag, read_words};
+use crate::distributed::Ranks;
 use crate::error::{Error, Result};
 use crate::machine::Machine;
-use crate::run_folder::ClaimedFolder;
+use crate::run::Start as Place;
 
 /// What a run begins with.
 pub(super) struct Start<'a> {
     pub(super) config: &'a FinetuneConfig,
-    pub(super) folder: ClaimedFolder,
+    pub(super) ranks: &'a Ranks,
+    /// Where the process that leads writes; the others write nothing.
+    pub(super) place: Option<Place>,
     pub(super) surroundings: Surroundings<'a>,
     pub(super) machine: Machine,
     pub(super) policy: Policy,
@@ -65,7 +68,7 @@ impl Start<'_> {
     }
 }
 
-pub(super) fn classify(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+pub(super) fn classify(start: Start, params: ParamStore) -> Result<Option<FinetuneSummary>> {
     let (config, path) = (start.config, &start.config.task.train);
     let columns = config.columns.of_texts();
     let texts = read_texts(path, &columns, true)?;
@@ -114,7 +117,7 @@ fn balanced(examples: &[Example<ClassLabel>], classes: usize) -> Vec<f64> {
     counts.iter().map(weight).collect()
 }
 
-pub(super) fn tag(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+pub(super) fn tag(start: Start, params: ParamStore) -> Result<Option<FinetuneSummary>> {
     let (config, path) = (start.config, &start.config.task.train);
     let columns = config.columns.of_words();
     let texts = read_words(path, &columns, true)?;
@@ -129,7 +132,7 @@ pub(super) fn tag(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
     Run::new(start, task).train(examples)
 }
 
-pub(super) fn answer(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+pub(super) fn answer(start: Start, params: ParamStore) -> Result<Option<FinetuneSummary>> {
     let config = start.config;
     let (path, options) = (&config.task.train, config.answer.clone());
     let questions = read_questions(path, true)?;
@@ -155,7 +158,7 @@ pub(super) fn answer(start: Start, params: ParamStore) -> Result<FinetuneSummary
     Run::new(start, task).train(examples)
 }
 
-pub(super) fn seq2seq(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+pub(super) fn seq2seq(start: Start, params: ParamStore) -> Result<Option<FinetuneSummary>> {
     let config = start.config;
     let (path, columns) = (&config.task.train, config.columns.of_sources());
     let texts = read_sources(path, &columns, true)?;
@@ -164,20 +167,20 @@ pub(super) fn seq2seq(start: Start, params: ParamStore) -> Result<FinetuneSummar
     let settings = vec![(PREFIX_KEY, prefix.into())];
     let head = HeadKind::ConditionalGeneration;
     let model = start.model(&HeadRequest { head, labels: None, settings }, params)?;
-    let task = Seq2Seq::new(model, columns, options)?;
+    let task = Seq2Seq::new(model, columns, options)?.with_loss(config.loss);
     let examples = task.examples(path, texts)?;
     Run::new(start, task).train(examples)
 }
 
-pub(super) fn causal(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+pub(super) fn causal(start: Start, params: ParamStore) -> Result<Option<FinetuneSummary>> {
     let config = start.config;
     let model = start.model(&HeadRequest::without_classes(HeadKind::CausalLm), params)?;
-    let task = CausalCompletion::new(model, config.columns.of_completions());
+    let task = CausalCompletion::new(model, config.columns.of_completions()).with_loss(config.loss);
     let examples = task.read(&config.task.train, true)?;
     Run::new(start, task).train(examples)
 }
 
-pub(super) fn similarity(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+pub(super) fn similarity(start: Start, params: ParamStore) -> Result<Option<FinetuneSummary>> {
     let (config, path) = (start.config, &start.config.task.train);
     let columns = config.columns.of_comparisons();
     let (form, rows) = read_compared(path, &columns, true)?;
@@ -216,7 +219,7 @@ pub(super) fn similarity(start: Start, params: ParamStore) -> Result<FinetuneSum
     Run::new(start, task).train(examples)
 }
 
-pub(super) fn rank(start: Start, params: ParamStore) -> Result<FinetuneSummary> {
+pub(super) fn rank(start: Start, params: ParamStore) -> Result<Option<FinetuneSummary>> {
     let (config, path) = (start.config, &start.config.task.train);
     let columns = config.columns.of_relevance();
     let rows = read_ranked(path, &columns, true)?;

@@ -18,6 +18,8 @@ pub struct RowFrame {
     pub first_position: i64,
     /// Whether the model tells two texts apart by token types.
     pub types: bool,
+    /// Whether it has an entry for each two positions of a row: rows are kept short then.
+    pub relative: bool,
 }
 
 /// The rows of one batch, flattened.
@@ -69,9 +71,11 @@ fn fit(lengths: &[(usize, usize)]) -> Vec<usize> {
 }
 
 impl Rows {
-    /// Lays `texts` into rows.
+    /// Lays `texts` into rows: packed, into one, or, of a model with relative positions, as
+    /// [`of_pairs`](Self::of_pairs) does.
     pub fn new(texts: &[&EncodedText], layout: Layout, frame: RowFrame) -> Self {
         let row_of: Vec<usize> = match layout {
+            Layout::Packed if frame.relative => return Self::of_pairs(texts, None, layout, frame),
             Layout::Packed => vec![0; texts.len()],
             Layout::Padded => (0..texts.len()).collect(),
         };
@@ -233,13 +237,16 @@ mod tests {
             is_cut: false,
         };
         let (one, two) = (text(&[5, 6, 7]), text(&[8]));
-        let frame = RowFrame { pad: 1, first_position: 2, types: false };
+        let frame = RowFrame { pad: 1, first_position: 2, types: false, relative: false };
         let packed = Rows::new(&[&one, &two], Layout::Packed, frame);
         assert_eq!((packed.rows, packed.columns, packed.real()), (1, 4, 4));
         assert_eq!(packed.ids, [5, 6, 7, 8]);
         assert_eq!(packed.positions, [2, 3, 4, 2]);
         assert_eq!(packed.sequences, [0, 0, 0, 1]);
         assert_eq!(packed.first, [0, 3]);
+        let relative = RowFrame { relative: true, ..frame };
+        let rows = Rows::new(&[&text(&[5; 200]), &text(&[6; 60])], Layout::Packed, relative);
+        assert_eq!((rows.rows, rows.columns, rows.real()), (2, 200, 260), "rows are kept short");
         let padded = Rows::new(&[&one, &two], Layout::Padded, frame);
         assert_eq!((padded.rows, padded.columns, padded.real()), (2, 3, 4));
         assert_eq!(padded.ids, [5, 6, 7, 8, 1, 1]);
@@ -256,7 +263,7 @@ mod tests {
             is_cut: false,
         };
         let (long, short, target) = (text(200), text(50), text(2));
-        let frame = RowFrame { pad: 0, first_position: 0, types: false };
+        let frame = RowFrame { pad: 0, first_position: 0, types: false, relative: false };
         let targets = [&target; 3];
         let sources = [&short, &long, &long];
         let rows = Rows::of_pairs(&sources, Some(&targets), Layout::Packed, frame);

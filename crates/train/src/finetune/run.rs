@@ -1,33 +1,41 @@
 //! `bert4rs finetune`: from a configuration to a trained model's folder, with its scores.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
 use bert4rs_optim::schedule::Horizon;
-use bert4rs_optim::{Optimizer, OptimizerConfig, ParamGroup};
+use bert4rs_optim::{DataParallel, OptimizerConfig, ParamGroup};
+use bert4rs_tensor_core::device::DeviceChoice;
+use bert4rs_tensor_core::distributed::ProcessGroup;
 use bert4rs_tensor_core::error::catch_torch_error;
 use bert4rs_tensor_core::param::{ParamStore, Role};
 use bert4rs_tensor_core::policy::Policy;
 use serde::{Deserialize, Serialize};
 
-use super::best::BestWeights;
 use super::config::{FinetuneConfig, TaskName};
 use super::example::Example;
+use super::identity::hash_of_examples;
 use super::layers::{ParamSpeed, speeds};
 use super::learner::Learner;
 use super::loader::{BatchOptions, ExampleLoader};
 use super::measure::{ScoreMeasure, predict, scores};
 use super::prepare::{self, Start};
 use super::{FinetuneTask, preview};
+use crate::best_weights::BestWeights;
+use crate::checkpoint::{Checkpointer, Retention, store};
 use crate::clock::ProcessClock;
+use crate::config::CheckpointConfig;
 use crate::console::Console;
+use crate::distributed::{Ranks, hash_of_weights, share_state};
 use crate::error::{Error, Result};
 use crate::execution::Execution;
 use crate::facts::Facts;
 use crate::machine::{Machine, MachineOptions};
 use crate::names::name_of;
-use crate::run_folder::{ClaimedFolder, RunFolder, RunOutcome, TENSORBOARD};
+use crate::run::{Start as Place, TakesPlace, check_settings, read as read_saved};
+use crate::run_folder::{RunFolder, RunOutcome, TENSORBOARD};
 use crate::stop::StopSignal;
 use crate::summary::Summary;
 use crate::tensorboard::EventFile;
@@ -58,17 +66,22 @@ pub struct FinetuneSummary {
 /// A process' surroundings: what it shows, when it began, what stops it.
 pub type Surroundings<'a> = (&'a Console, ProcessClock, &'a StopSignal);
 
-/// Trains as `config` says into `folder`.
+/// Trains as `config` says, as one of `ranks`: into the place of the one that leads, which the
+/// others don't have. What came of it, from the one that leads.
 ///
 /// # Errors
 /// Bad input, before the folder is touched; what the machine can't carry; [`Error::StoppedEarly`].
 pub fn finetune(
     config: &FinetuneConfig,
-    folder: ClaimedFolder,
+    ranks: &Ranks,
+    place: Option<Place>,
     surroundings: Surroundings,
-) -> Result<FinetuneSummary> {
+) -> Result<Option<FinetuneSummary>> {
+    if let Some(checkpoint) = place.as_ref().and_then(|place| place.checkpoint.as_ref()) {
+        check_settings(&config.to_toml()?, checkpoint, surroundings.0)?;
+    }
     let machine = Machine::set_up(&MachineOptions {
-        device: config.compute.device.parse()?,
+        device: device(config, ranks)?,
         precision: config.compute.precision,
         threads: config.compute.threads,
         tf32: config.compute.tf32,
@@ -83,7 +96,7 @@ pub fn finetune(
     let policy = Policy::new(config.compute.kernels, config.compute.cuda_kernels);
     let params = ParamStore::new(machine.device, machine.precision.compute_kind())
         .with_policy(policy.clone());
-    let start = Start { config, folder, surroundings, machine, policy };
+    let start = Start { config, ranks, place, surroundings, machine, policy };
     match config.task.name {
         TaskName::Classify => prepare::classify(start, params),
         TaskName::Tag => prepare::tag(start, params),
@@ -92,6 +105,21 @@ pub fn finetune(
         TaskName::Causal => prepare::causal(start, params),
         TaskName::Similarity => prepare::similarity(start, params),
         TaskName::Rank => prepare::rank(start, params),
+    }
+}
+
+/// The device: of several processes, the CPU.
+fn device(config: &FinetuneConfig, ranks: &Ranks) -> Result<DeviceChoice> {
+    match config.compute.device.parse()? {
+        device if !ranks.group().is_shared() => Ok(device),
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(DeviceChoice::Cpu),
+        DeviceChoice::Cuda(_) => Err(Error::Config {
+            origin: "configuration".into(),
+            key: "compute.device".into(),
+            reason: "processes that train together talk over Gloo, which takes tensors on the \
+                     CPU; set it to cpu"
+                .into(),
+        }),
     }
 }
 
@@ -105,6 +133,14 @@ pub(super) struct Run<'a, T: FinetuneTask> {
 /// Examples to be measured on.
 type Held<T> = Option<Rc<[Example<<T as FinetuneTask>::Label>]>>;
 
+/// What is known before the trainer takes parameters and examples.
+#[derive(Clone, Copy)]
+struct Sizes {
+    export_bytes: u64,
+    flops_per_token: f64,
+    examples: u64,
+}
+
 impl<'a, T: FinetuneTask> Run<'a, T> {
     /// Takes the parameters of the task's model.
     pub(super) fn new(start: Start<'a>, mut task: T) -> Self {
@@ -112,10 +148,10 @@ impl<'a, T: FinetuneTask> Run<'a, T> {
         Self { start, task: Rc::new(task), params }
     }
 
-    pub(super) fn train(self, examples: Vec<Example<T::Label>>) -> Result<FinetuneSummary> {
+    pub(super) fn train(self, examples: Vec<Example<T::Label>>) -> Result<Option<FinetuneSummary>> {
         let Self { start, task, params } = self;
-        let Start { config, folder, surroundings, machine, policy } = start;
-        let (console, _, stop) = surroundings;
+        let Start { config, ranks, place, surroundings, machine, policy } = start;
+        let console = surroundings.0;
         let read = |path: &Path| -> Result<Held<T>> {
             let is_given = !path.as_os_str().is_empty();
             Ok(if is_given { Some(task.read(path, true)?.into()) } else { None })
@@ -123,90 +159,141 @@ impl<'a, T: FinetuneTask> Run<'a, T> {
         let (validation, test) = (read(&config.task.validation)?, read(&config.task.test)?);
         task.model().notes.iter().for_each(|note| console.line(note));
         console.line(&machine.describe());
+        ranks.describe(config.optimizer.sharding).iter().for_each(|line| console.line(line));
         let lines = preview::lines(&*task, &examples);
         lines.iter().for_each(|line| console.line(line));
-        let work = Work { config, machine, policy, task, validation, test };
-        let mut folder = folder.begin(config)?;
-        let outcome = catch_torch_error("fine-tuning", || {
-            work.train_in(&mut folder, params, examples.into(), surroundings)
+        let sizes = Sizes {
+            export_bytes: 4 * params.count() as u64 + (8 << 20),
+            flops_per_token: flops_per_token(&params),
+            examples: examples.len() as u64,
+        };
+        let dataset = hash_of_examples(&*task, &examples, validation.as_deref());
+        let facts = || {
+            let weights = hash_of_weights(&params)?;
+            let facts = [("the examples", dataset.clone()), ("the initial weights", weights)];
+            Ok(facts.map(|(name, value)| (name.to_owned(), value)).into())
+        };
+        ranks.check(facts, config.seed)?;
+        let work = Work { config, ranks, machine, policy, task, validation, test, dataset, sizes };
+        let mut trainer = work.trainer(params, examples.into())?;
+        let saved = place.as_ref().and_then(|place| {
+            let checkpoint = place.checkpoint.as_ref()?;
+            Some(read_saved(checkpoint, &place.folder, &work.dataset))
         });
-        console.end();
-        let outcome = outcome.map_err(Error::from).flatten();
-        match (&outcome, stop.received()) {
-            (Ok(summary), Some(signal)) => {
-                let (path, step) = (folder.path().to_owned(), summary.run.steps);
-                folder.end(RunOutcome::Interrupted, None)?;
-                return Err(Error::StoppedEarly { signal, step, folder: path });
-            }
-            (Ok(_), None) => folder.end(RunOutcome::Finished, None)?,
-            (Err(error), _) => drop(folder.end(RunOutcome::Failed, Some(error.to_string()))),
+        if let Some((state, records)) = share_state(ranks.group(), saved.transpose()?)? {
+            trainer.go_on(&state, &records)?;
         }
-        outcome
+        match place {
+            Some(place) => work.lead(place, trainer, surroundings).map(Some),
+            None => work.follow(trainer, surroundings).map(|()| None),
+        }
     }
 }
 
-/// Everything that training in a folder needs.
+/// Everything that training needs.
 struct Work<'a, T: FinetuneTask> {
     config: &'a FinetuneConfig,
+    ranks: &'a Ranks,
     machine: Machine,
     policy: Policy,
     task: Rc<T>,
     validation: Held<T>,
     test: Held<T>,
+    /// A hash of the examples.
+    dataset: String,
+    sizes: Sizes,
 }
 
 impl<T: FinetuneTask> Work<'_, T> {
+    /// Computes as the process that leads does, and leaves and shows nothing.
+    fn follow(&self, trainer: Trainer, (_, _, stop): Surroundings) -> Result<()> {
+        let trainer = trainer.with_hook(self.machine.peak.clone()).with_hook(stop.clone());
+        let outcome = catch_torch_error("fine-tuning", || self.run(trainer, stop).map(drop));
+        outcome.map_err(Error::from).flatten()
+    }
+
+    /// Trains, puts the best weights back, and tells what training came to: the trainer, the
+    /// summary, the step of the best weights, and the signal that stopped it.
+    fn run(&self, mut trainer: Trainer, stop: &StopSignal) -> Result<Trained> {
+        trainer.run()?;
+        let signal = self.ranks.stopped_by(&trainer, stop)?;
+        trainer.gather_weights()?;
+        let best_step = match self.config.train.keep_best {
+            true => trainer.restore_best()?,
+            false => None,
+        };
+        let facts = Facts { flops_per_token: self.sizes.flops_per_token, ..Facts::default() };
+        let summary = Summary::new(&trainer, &self.machine, &facts)?;
+        let summary = summary.with_ranks(&trainer, self.ranks.group())?;
+        Ok(Trained { trainer, summary, best_step, signal })
+    }
+
+    /// Trains in the folder, and leaves everything there.
+    fn lead(
+        &self,
+        Place { folder, checkpoint }: Place,
+        trainer: Trainer,
+        surroundings: Surroundings,
+    ) -> Result<FinetuneSummary> {
+        let folder = match &checkpoint {
+            None => folder.begin(self.config)?,
+            Some(checkpoint) => {
+                store::forget_after(folder.path(), checkpoint.step)?;
+                folder.go_on(self.config, checkpoint.step)?
+            }
+        };
+        let folder = Rc::new(RefCell::new(folder));
+        let outcome =
+            catch_torch_error("fine-tuning", || self.train_in(&folder, trainer, surroundings));
+        surroundings.0.end();
+        let outcome = outcome.map_err(Error::from).flatten();
+        let Some(folder) = Rc::into_inner(folder).map(RefCell::into_inner) else {
+            return outcome.map(|(summary, _)| summary);
+        };
+        match outcome {
+            Ok((summary, Some(signal))) => {
+                let (path, step) = (folder.path().to_owned(), summary.run.steps);
+                folder.end(RunOutcome::Interrupted, None)?;
+                let task = self.task.name();
+                Err(Error::StoppedEarly { signal, step, folder: path, task })
+            }
+            Ok((summary, None)) => folder.end(RunOutcome::Finished, None).map(|()| summary),
+            Err(error) => {
+                // The run's own failure is the one to tell.
+                drop(folder.end(RunOutcome::Failed, Some(error.to_string())));
+                Err(error)
+            }
+        }
+    }
+
+    /// What came of it, and the signal that stopped it.
     fn train_in(
         &self,
-        folder: &mut RunFolder,
-        params: ParamStore,
-        examples: Rc<[Example<T::Label>]>,
+        folder: &Rc<RefCell<RunFolder>>,
+        trainer: Trainer,
         (console, clock, stop): Surroundings,
-    ) -> Result<FinetuneSummary> {
+    ) -> Result<(FinetuneSummary, Option<u8>)> {
         let (config, task) = (self.config, &self.task);
-        let export_bytes = 4 * params.count() as u64 + (8 << 20);
-        folder.reserve(export_bytes)?;
-        let best = BestWeights::new(task.main_score(), config.train.patience, &params);
-        let flops_per_token = flops_per_token(&params);
-        let count = examples.len() as u64;
-        let trainer = self.trainer(params, examples)?;
-        let max_steps = trainer.max_steps();
-        let terminal = Terminal::new(console, max_steps)
-            .with_light(self.machine.peak.clone(), flops_per_token);
-        let mut trainer = trainer
-            .with_clock(clock)
-            .with_sink(folder.metrics()?)
-            .with_sink(terminal.clone())
-            .with_hook(self.machine.peak.clone())
-            .with_hook(terminal)
-            .with_hook(best.clone())
-            .with_hook(stop.clone());
-        if config.train.tensorboard {
-            trainer = trainer.with_sink(EventFile::create(&folder.path().join(TENSORBOARD))?);
-        }
-        trainer.run()?;
-        let best_step = match best.best() {
-            Some((_, step)) if config.train.keep_best => {
-                best.restore()?;
-                Some(step)
-            }
-            _ => None,
-        };
+        folder.borrow_mut().reserve(self.sizes.export_bytes)?;
+        let trainer = self.with_outlets(&folder.borrow(), trainer.with_clock(clock), console)?;
+        let trainer = trainer.with_hook(stop.clone()).with_hook(TakesPlace(Rc::clone(folder)));
+        let Trained { mut trainer, summary, best_step, signal } = self.run(trainer, stop)?;
+        let mut folder = folder.borrow_mut();
         let export = |folder: &Path| trainer.task().export(folder, trainer.params());
-        folder.export(export_bytes, export)?;
-        let facts = Facts { flops_per_token, ..Facts::default() };
+        folder.export(self.sizes.export_bytes, export)?;
         let validation = self.measure(self.validation.as_deref())?;
         let run = Summary {
             held_out_loss: validation.get("loss").copied(),
             attention: name_of(config.compute.attention),
-            ..Summary::new(&trainer, &self.machine, &facts)?
+            ..summary
         };
-        let seen = count as f64 * run.steps as f64 / max_steps.max(1) as f64;
-        let seen = seen * f64::from(config.train.epochs);
+        let seen = self.sizes.examples as f64 * run.steps as f64
+            / trainer.max_steps().max(1) as f64
+            * f64::from(config.train.epochs);
         let time = trainer.meter().time_in_steps().as_secs_f64().max(1e-9);
         let summary = FinetuneSummary {
             task: task.name().into(),
-            examples: count,
+            examples: self.sizes.examples,
             examples_per_s: seen / time,
             best_step,
             validation,
@@ -214,9 +301,36 @@ impl<T: FinetuneTask> Work<'_, T> {
             run,
         };
         folder.write_summary(&summary)?;
+        trainer.flush()?;
         folder.replace_old()?;
         tell(console, &summary, folder.path());
-        Ok(summary)
+        Ok((summary, signal))
+    }
+
+    /// The trainer with everything that its steps are told to, and checkpoints.
+    fn with_outlets(
+        &self,
+        folder: &RunFolder,
+        trainer: Trainer,
+        console: &Console,
+    ) -> Result<Trainer> {
+        let config = self.config;
+        let terminal = Terminal::new(console, trainer.max_steps())
+            .with_light(self.machine.peak.clone(), self.sizes.flops_per_token);
+        let CheckpointConfig { every, keep, must_write } = config.checkpoint;
+        let retention = Retention { keep: keep as usize, must_write };
+        let (settings, dataset) = (config.to_toml()?, self.dataset.clone());
+        let checkpointer = Checkpointer::new(folder.path(), settings, dataset, every, retention);
+        let trainer = trainer
+            .with_checkpoints(checkpointer)
+            .with_sink(folder.metrics()?)
+            .with_sink(terminal.clone())
+            .with_hook(self.machine.peak.clone())
+            .with_hook(terminal);
+        if !config.train.tensorboard {
+            return Ok(trainer);
+        }
+        Ok(trainer.with_sink(EventFile::create(&folder.path().join(TENSORBOARD))?))
     }
 
     fn trainer(
@@ -234,8 +348,9 @@ impl<T: FinetuneTask> Work<'_, T> {
         let loader = ExampleLoader::new(Rc::clone(&self.task), examples, options, config.seed);
         let accumulate = u64::from(config.train.accumulate);
         let batches = loader.batches_per_epoch() * u64::from(config.train.epochs);
-        let max_steps = batches.div_ceil(accumulate);
-        let each_pass = loader.batches_per_epoch().div_ceil(accumulate);
+        let each_step = accumulate * self.ranks.group().size() as u64;
+        let max_steps = batches.div_ceil(each_step);
+        let each_pass = loader.batches_per_epoch().div_ceil(each_step);
         let eval_every = match (config.train.eval_every, &self.validation) {
             (_, None) => 0,
             (0, _) => each_pass,
@@ -246,7 +361,8 @@ impl<T: FinetuneTask> Work<'_, T> {
         // Before the user's own groups, which count where both name a parameter.
         optimizer.groups.splice(0..0, layer_groups(config, &params));
         optimizer.groups.extend(still(&params));
-        let optimizer = Optimizer::new(optimizer, params.params_mut())?;
+        let group = self.ranks.group();
+        let optimizer = DataParallel::new(group, optimizer, params.params_mut())?;
         let schedule = config.schedule.resolve(Horizon::Steps(max_steps))?;
         let loop_options = TrainOptions {
             max_steps,
@@ -260,16 +376,18 @@ impl<T: FinetuneTask> Work<'_, T> {
         let learner = Box::new(Learner(Rc::clone(&self.task)));
         let trainer =
             Trainer::new(learner, Box::new(loader), params, optimizer, schedule, loop_options)?;
-        Ok(match &self.validation {
+        let best = BestWeights::new(self.task.main_score(), config.train.patience);
+        let trainer = match &self.validation {
             None => trainer,
-            Some(examples) => trainer.with_validation(ScoreMeasure {
+            Some(examples) => trainer.with_best_weights(best).with_validation(ScoreMeasure {
                 task: Rc::clone(&self.task),
                 examples: Rc::clone(examples),
                 batch_size: 2 * config.data.batch_size,
                 layout: config.data.packing,
                 device,
             }),
-        })
+        };
+        trainer.with_group(group)
     }
 
     /// Scores and mean loss on examples; nothing where there are none.
@@ -283,6 +401,16 @@ impl<T: FinetuneTask> Work<'_, T> {
         all.extend(found.loss.map(|loss| ("loss".to_owned(), loss)));
         Ok(all)
     }
+}
+
+/// What training came to.
+struct Trained {
+    trainer: Trainer,
+    summary: Summary,
+    /// The step after which the weights that are there now were measured, if they are the best.
+    best_step: Option<u64>,
+    /// The signal that stopped it.
+    signal: Option<u8>,
 }
 
 /// The groups of parameters that adapters leave as they are.

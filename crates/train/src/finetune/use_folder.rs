@@ -157,10 +157,15 @@ fn open<V: Visitor>(how: &FolderUse, visitor: V) -> Result<V::Output> {
     let labels = LabelNames::of_config(config).unwrap_or_else(unnamed);
     let is_share = Rank::of_config(config).filter(|_| outputs == 1);
     match (model.model.model(), is_share) {
-        (Model::Classes(..) | Model::GptClasses(..), Some(is_share)) => {
+        (Model::Classes(..) | Model::GptClasses(..) | Model::T5Classes(..), Some(is_share)) => {
             visitor.visit(&Rank::new(model, how.ranked.clone(), is_share), how)
         }
-        (Model::Classes(_, problem) | Model::GptClasses(_, problem), _) => {
+        (
+            Model::Classes(_, problem)
+            | Model::GptClasses(_, problem)
+            | Model::T5Classes(_, problem),
+            _,
+        ) => {
             let problem = ClassProblem::of(*problem, outputs);
             visitor.visit(&Classify::new(model, how.texts.clone(), problem, labels), how)
         }

@@ -13,6 +13,7 @@ use super::Trainer;
 use super::options::TrainOptions;
 use super::recovery::Recovery;
 use crate::average::WeightAverage;
+use crate::best_weights::BestWeights;
 use crate::captured_steps::CapturedSteps;
 use crate::checkpoint::Checkpointer;
 use crate::clock::ProcessClock;
@@ -68,6 +69,7 @@ impl Trainer {
             last_average: None,
             patience: Patience { measurements: 0, min_delta: 0.0 },
             best: BestLoss::default(),
+            best_weights: None,
             recovery: Recovery::default(),
             trained_before: Duration::ZERO,
             began: Instant::now(),
@@ -140,6 +142,13 @@ impl Trainer {
     /// The same, ended early where the held-out loss gets no better.
     pub fn with_patience(mut self, patience: Patience) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// The same, keeping the weights that score best, and ended early where the score gets no
+    /// better.
+    pub fn with_best_weights(mut self, best: BestWeights) -> Self {
+        self.best_weights = Some(best);
         self
     }
 

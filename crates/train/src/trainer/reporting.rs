@@ -5,7 +5,9 @@ use bert4rs_tensor_core::param::ParamStore;
 
 use super::{Due, Trainer};
 use crate::average::{WeightAverage, with_averages};
+use crate::best_weights::BestWeights;
 use crate::captured_steps::CapturedSteps;
+use crate::checkpoint::exact_weights;
 use crate::error::Result;
 use crate::evaluation::Evaluation;
 use crate::hook::Control;
@@ -52,6 +54,7 @@ impl Trainer {
         let Some(evaluation) = self.evaluate()? else { return Ok(()) };
         self.held_out_loss = evaluation.loss();
         self.hooks.iter_mut().try_for_each(|hook| hook.on_eval(&evaluation, control))?;
+        self.keep_best(&evaluation, control)?;
         if let (Some(loss), true) = (evaluation.loss(), self.patience.measurements > 0) {
             // The best is to be had later.
             control.checkpoint_now |= self.best.push(loss, self.steps, self.patience.min_delta);
@@ -70,6 +73,44 @@ impl Trainer {
             latest.held_out = Some(evaluation.means);
         }
         Ok(())
+    }
+
+    /// Keeps the weights that were measured if they are the best, and ends training where they get
+    /// no better. Ranks are given the same scores, and so decide alike.
+    fn keep_best(&mut self, evaluation: &Evaluation, control: &mut Control) -> Result<()> {
+        let Some(best) = &mut self.best_weights else { return Ok(()) };
+        if best.judge(evaluation) {
+            let TrainStep { params, optimizer, group, .. } = &self.work;
+            best.keep(exact_weights(params, optimizer, group)?);
+        }
+        control.stop |= self.is_over_by_score();
+        Ok(())
+    }
+
+    /// Whether the score has got no better for too long, before the last step.
+    pub(super) fn is_over_by_score(&mut self) -> bool {
+        let why = self.best_weights.as_ref().and_then(BestWeights::is_over);
+        let is_over = why.is_some() && self.steps < self.options.max_steps;
+        if is_over {
+            self.ended_early = why;
+        }
+        is_over
+    }
+
+    /// Puts the weights that scored best back, if any were kept: the step after which they were
+    /// measured. All ranks call it, after the last step and
+    /// [`gather_weights`](Self::gather_weights).
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn restore_best(&mut self) -> Result<Option<u64>> {
+        let Some(best) = &self.best_weights else { return Ok(None) };
+        for param in self.work.params.params_mut() {
+            if let Some(value) = best.weights().get(&param.name) {
+                param.set(value)?;
+            }
+        }
+        Ok((!best.weights().is_empty()).then_some(best.best().step))
     }
 
     pub(super) fn warn(&mut self, text: &str) {

@@ -8,6 +8,7 @@ use bert4rs_tensor_core::Error as Core;
 use bert4rs_tensor_core::distributed::ProcessGroup;
 
 use super::Trainer;
+use crate::best_weights::BestWeights;
 use crate::checkpoint::{Checkpoint, Checkpointer, RunProgress, TrainState};
 use crate::error::{Error, Result};
 use crate::hook::Control;
@@ -46,6 +47,9 @@ impl Trainer {
         self.loader.seek(progress.position)?;
         self.steps = progress.step;
         self.best = progress.best;
+        if let Some(best) = &mut self.best_weights {
+            best.go_on(progress.best_score, &state.best);
+        }
         self.trained_before = Duration::try_from_secs_f64(progress.trained_s).unwrap_or_default();
         self.recovery.restore(&progress.incidents, self.meter.losses());
         let TrainStep { params, optimizer, group, .. } = &mut self.work;
@@ -68,6 +72,7 @@ impl Trainer {
             // Only where it decides anything: the same run otherwise leaves the same bytes.
             trained_s: self.options.max_time.map_or(0.0, |_| self.trained().as_secs_f64()),
             best: self.best,
+            best_score: self.best_weights.as_ref().map(BestWeights::best).unwrap_or_default(),
             incidents: self.recovery.left_out().to_vec(),
         };
         // What was being written is told of first: the run may move then.
@@ -75,7 +80,7 @@ impl Trainer {
         let before = self.checkpointer.as_mut().and_then(|checkpointer| checkpointer.finish());
         self.checkpoint_ended(before, control)?;
         let TrainStep { params, optimizer, group, .. } = &self.work;
-        let state = (optimizer, self.average.as_ref());
+        let state = (optimizer, self.average.as_ref(), self.best_weights.as_ref());
         let capture = || TrainState::capture(progress, params, state, group);
         // One rank writes, and all give it their parts, wherever they go.
         match (&mut self.checkpointer, flushed) {

@@ -9,7 +9,7 @@ use crate::launch_flags::LaunchFlags;
 /// Where machines meet, unless --master says so: as torchrun has it.
 const PORT: u16 = 29500;
 /// What several processes can do.
-const COMMANDS: [&str; 2] = ["train", "doctor"];
+const COMMANDS: [&str; 3] = ["train", "finetune", "doctor"];
 /// Tells a process who started it, so that it ends with that one.
 pub(crate) const LAUNCHER: &str = "BERT4RS_LAUNCHER";
 /// How many threads OpenMP's loops have.
@@ -45,7 +45,10 @@ impl Plan {
             return Err(refuse("--max-restarts", reason));
         }
         if !flags.command.first().is_some_and(|command| COMMANDS.contains(&command.as_str())) {
-            return Err(refuse("-- COMMAND", "expected -- train … or -- doctor --network"));
+            return Err(refuse(
+                "-- COMMAND",
+                "expected -- train …, -- finetune … or -- doctor --network",
+            ));
         }
         let (host, port) = match &flags.master {
             Some(master) => address(master)?,

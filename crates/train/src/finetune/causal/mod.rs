@@ -6,6 +6,7 @@ mod read;
 use std::path::Path;
 
 use bert4rs_data::EncodedText;
+use bert4rs_models::loss::LossOptions;
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Kind, Reduction, Tensor};
 use serde_json::{Value, json};
@@ -25,6 +26,8 @@ use crate::scores::perplexity;
 pub struct CausalCompletion {
     model: TaskModel,
     columns: CompletionColumns,
+    /// What is learned by; what is measured is the plain loss.
+    loss: LossOptions,
 }
 
 /// Where in an example's tokens what is to be learned begins: after the prompt, and never with the
@@ -44,7 +47,12 @@ pub struct CompletionLoss {
 impl CausalCompletion {
     /// The task of a model with a head for the next token.
     pub fn new(model: TaskModel, columns: CompletionColumns) -> Self {
-        Self { model, columns }
+        Self { model, columns, loss: LossOptions::default() }
+    }
+
+    /// The task, learned by this loss.
+    pub fn with_loss(self, loss: LossOptions) -> Self {
+        Self { loss, ..self }
     }
 
     fn example(&self, path: &Path, text: &PromptedText) -> Result<Example<CompletionStart>> {
@@ -79,11 +87,11 @@ impl CausalCompletion {
         })
     }
 
-    /// The loss of each token that counts, `[m]` in FP32.
-    fn losses(&self, batch: &NamedTensors, train: bool) -> Result<Tensor> {
+    /// The loss of each token that counts, `[m]` in FP32, without dropout.
+    fn losses(&self, batch: &NamedTensors) -> Result<Tensor> {
         let rows = sequence_rows(batch)?;
         let before = batch.get("before")?;
-        let logits_mv = self.model.model.next_token_logits(&rows, before, train)?;
+        let logits_mv = self.model.model.next_token_logits(&rows, before, false)?;
         let (logits_mv, all) = (logits_mv.to_kind(Kind::Float), None::<Tensor>);
         let labels_m = batch.get("labels")?;
         let losses = logits_mv.f_cross_entropy_loss(labels_m, all, Reduction::None, -100, 0.0);
@@ -137,11 +145,13 @@ impl FinetuneTask for CausalCompletion {
     }
 
     fn loss(&self, batch: &NamedTensors) -> Result<Tensor> {
-        Ok(self.losses(batch, true)?.sum(Kind::Float))
+        let rows = sequence_rows(batch)?;
+        let places = (batch.get("before")?, batch.get("labels")?);
+        Ok(self.model.model.next_token_loss(&rows, places, &self.loss, true)?)
     }
 
     fn predict(&self, batch: &NamedTensors) -> Result<(Vec<CompletionLoss>, Option<Tensor>)> {
-        let losses_m = self.losses(batch, false)?;
+        let losses_m = self.losses(batch)?;
         let values = Vec::<f32>::try_from(losses_m.to_device(Device::Cpu));
         let values = values.during("read losses")?;
         let counts = Vec::<i64>::try_from(batch.get("label_counts")?.to_device(Device::Cpu));

@@ -120,6 +120,8 @@ pub struct Seq2Seq {
     targets: PairTokenizer,
     columns: SourceColumns,
     options: WritingOptions,
+    /// What is learned by; what is measured is the plain loss.
+    loss: LossOptions,
 }
 
 impl Seq2Seq {
@@ -129,7 +131,12 @@ impl Seq2Seq {
     /// Targets of less than a token.
     pub fn new(model: TaskModel, columns: SourceColumns, options: WritingOptions) -> Result<Self> {
         let targets = model.tokenizer.tokenizer().with_longest(options.max_target_length)?;
-        Ok(Self { model, targets, columns, options })
+        Ok(Self { model, targets, columns, options, loss: LossOptions::default() })
+    }
+
+    /// The task, learned by this loss.
+    pub fn with_loss(self, loss: LossOptions) -> Self {
+        Self { loss, ..self }
     }
 
     /// Examples of what was read.
@@ -197,7 +204,7 @@ impl Seq2Seq {
         let counted_n = Some(batch.get("counted")?);
         let labels = Labels { ids_bt: labels_bt, counted_n, divisor: Some(&one) };
         if train {
-            return Ok(model.lm_loss(&input, labels, &LossOptions::default(), true)?);
+            return Ok(model.lm_loss(&input, labels, &self.loss, true)?);
         }
         Ok(model.lm_score(&input, labels)?.loss)
     }
