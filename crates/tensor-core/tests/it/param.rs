@@ -1,9 +1,10 @@
 //! The parameter store.
 
 use bert4rs_tensor_core::param::{Init, ParamStore, Role};
+use bert4rs_tensor_core::testing::in_own_process;
 use bert4rs_tensor_core::{Device, Error, Kind, Tensor, error, random};
 
-use crate::support::{in_own_process, values};
+use crate::support::values;
 
 /// A store of `kind` with one normal matrix and one gain.
 fn small_store(kind: Kind) -> ParamStore {

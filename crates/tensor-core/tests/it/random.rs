@@ -1,10 +1,10 @@
 //! Seeds and the random state. Each test has a process of its own, as all share one generator.
 
 use bert4rs_tensor_core::random::{RandomState, seed};
-use bert4rs_tensor_core::testing::cuda_or_skip;
+use bert4rs_tensor_core::testing::{cuda_or_skip, in_own_process};
 use bert4rs_tensor_core::{Device, Kind, Tensor};
 
-use crate::support::{in_own_process, values};
+use crate::support::values;
 
 fn draw(device: Device) -> Vec<f64> {
     // An odd count of normals leaves half of a pair in the generator.

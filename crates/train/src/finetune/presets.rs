@@ -29,6 +29,9 @@ const WITHOUT_EFFECT: [(&str, &str); 3] = [
     ("data.prefetch", "examples are in memory, and batches made in the loop"),
 ];
 
+const MUON: &str = "optimizer.muon";
+const OWN_RULE: &str = "it is for pretraining; say what you want by --set optimizer.…";
+
 /// The values of several presets that `task` can use, to be laid over each other in this order, and
 /// a line about each one that has no effect.
 ///
@@ -61,6 +64,14 @@ fn overlay(preset: Preset, task: TaskName) -> Result<(Overlay, Vec<String>)> {
                 let why = "this task has no loss over the vocabulary";
                 notes.push(format!("{key} of preset {}: {why}", preset.name));
             }
+            None if key.starts_with("optimizer.") => {
+                // All of Muon's keys are one rule.
+                let rule = if key.starts_with(MUON) { MUON } else { &key };
+                let note = format!("{rule} of preset {}: {OWN_RULE}", preset.name);
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
+            }
             None => return Err(refuse(preset.name, &format!("it sets {key}, {}", about(&key)))),
         }
     }
@@ -74,7 +85,6 @@ fn overlay(preset: Preset, task: TaskName) -> Result<(Overlay, Vec<String>)> {
 fn about(key: &str) -> &'static str {
     match key.split('.').next() {
         Some("model") => "and the model is as its folder says",
-        Some("optimizer") => "at a rate for pretraining; say what you want by --set optimizer.…",
         _ => "which fine-tuning does not have",
     }
 }
@@ -153,8 +163,9 @@ mod tests {
     #[test]
     fn what_has_no_effect_is_told() {
         let (_, notes) = overlays(&["recommended"], TaskName::Classify).unwrap();
-        for key in ["compute.logits", "compute.execution", "data.prefetch", LOSS] {
-            assert!(notes.iter().any(|note| note.starts_with(key)), "{key}: {notes:?}");
+        for key in ["compute.logits", "compute.execution", "data.prefetch", LOSS, MUON] {
+            let of_key = notes.iter().filter(|note| note.starts_with(key));
+            assert_eq!(of_key.count(), 1, "{key}: {notes:?}");
         }
         assert!(overlays(&["baseline"], TaskName::Classify).unwrap().1.is_empty());
     }

@@ -1,9 +1,8 @@
 //! Activation checkpointing.
 
 use bert4rs_tensor_core::autograd::checkpoint;
+use bert4rs_tensor_core::testing::in_own_process;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor, memory, random};
-
-use crate::support::in_own_process;
 
 /// `dropout(gelu(x Wᵀ)) * y`
 fn body(x: &Tensor, y: &Tensor, weight: &Tensor) -> Tensor {

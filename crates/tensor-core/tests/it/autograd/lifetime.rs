@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bert4rs_tensor_core::autograd::{BackwardContext, ForwardContext, apply};
+use bert4rs_tensor_core::testing::in_own_process;
 use bert4rs_tensor_core::{Device, Kind, Result, Tensor, memory, no_grad};
 
 use super::{Closures, call, gradient, gradient_keeping, square, square_holding};
-use crate::support::{in_own_process, leaf};
+use crate::support::leaf;
 
 /// Counts its drops.
 struct Token(Arc<AtomicUsize>);
