@@ -157,75 +157,63 @@ pub(super) mod x86 {
         }
     }
 
-    /// AVX-VNNI.
-    pub(crate) struct Vnni256;
+    /// `vpdpbusd` on vectors of one width: the type, its lanes, and the intrinsics of that width.
+    macro_rules! vnni {
+        (
+            $(#[$doc:meta])*
+            $name:ident: $vector:ty, $lanes:literal,
+            $zero:ident, $splat:ident, $splat_bytes:ident, $load:ident, $xor:ident, $dot:ident,
+            $store:ident
+        ) => {
+            $(#[$doc])*
+            pub(crate) struct $name;
 
-    impl Dots for Vnni256 {
-        const LANES: usize = 8;
-        const OFFSET: i32 = 128;
-        type Sums = __m256i;
-        type Left = __m256i;
-        type Right = __m256i;
-        #[inline(always)]
-        unsafe fn zero() -> __m256i {
-            // SAFETY: the caller's promise.
-            unsafe { _mm256_setzero_si256() }
-        }
-        #[inline(always)]
-        unsafe fn left(from: *const u32) -> __m256i {
-            // SAFETY: the caller's promise.
-            unsafe { _mm256_set1_epi32(from.read() as i32) }
-        }
-        #[inline(always)]
-        unsafe fn right(from: *const u32) -> __m256i {
-            // SAFETY: the caller's promise.
-            unsafe { _mm256_xor_si256(_mm256_load_si256(from.cast()), _mm256_set1_epi8(-128)) }
-        }
-        #[inline(always)]
-        unsafe fn add(sums: __m256i, left: __m256i, right: __m256i) -> __m256i {
-            // SAFETY: the caller's promise.
-            unsafe { _mm256_dpbusd_avx_epi32(sums, right, left) }
-        }
-        #[inline(always)]
-        unsafe fn store(sums: __m256i, to: *mut i32) {
-            // SAFETY: the caller's promise.
-            unsafe { _mm256_storeu_si256(to.cast(), sums) };
-        }
+            impl Dots for $name {
+                const LANES: usize = $lanes;
+                const OFFSET: i32 = 128;
+                type Sums = $vector;
+                type Left = $vector;
+                type Right = $vector;
+                #[inline(always)]
+                unsafe fn zero() -> $vector {
+                    // SAFETY: the caller's promise.
+                    unsafe { $zero() }
+                }
+                #[inline(always)]
+                unsafe fn left(from: *const u32) -> $vector {
+                    // SAFETY: the caller's promise.
+                    unsafe { $splat(from.read() as i32) }
+                }
+                #[inline(always)]
+                unsafe fn right(from: *const u32) -> $vector {
+                    // SAFETY: the caller's promise.
+                    unsafe { $xor($load(from.cast()), $splat_bytes(-128)) }
+                }
+                #[inline(always)]
+                unsafe fn add(sums: $vector, left: $vector, right: $vector) -> $vector {
+                    // SAFETY: the caller's promise.
+                    unsafe { $dot(sums, right, left) }
+                }
+                #[inline(always)]
+                unsafe fn store(sums: $vector, to: *mut i32) {
+                    // SAFETY: the caller's promise.
+                    unsafe { $store(to.cast(), sums) };
+                }
+            }
+        };
     }
 
-    /// AVX-512 with VNNI.
-    pub(crate) struct Vnni512;
+    vnni! {
+        /// AVX-VNNI.
+        Vnni256: __m256i, 8,
+        _mm256_setzero_si256, _mm256_set1_epi32, _mm256_set1_epi8, _mm256_load_si256,
+        _mm256_xor_si256, _mm256_dpbusd_avx_epi32, _mm256_storeu_si256
+    }
 
-    impl Dots for Vnni512 {
-        const LANES: usize = 16;
-        const OFFSET: i32 = 128;
-        type Sums = __m512i;
-        type Left = __m512i;
-        type Right = __m512i;
-        #[inline(always)]
-        unsafe fn zero() -> __m512i {
-            // SAFETY: the caller's promise.
-            unsafe { _mm512_setzero_si512() }
-        }
-        #[inline(always)]
-        unsafe fn left(from: *const u32) -> __m512i {
-            // SAFETY: the caller's promise.
-            unsafe { _mm512_set1_epi32(from.read() as i32) }
-        }
-        #[inline(always)]
-        unsafe fn right(from: *const u32) -> __m512i {
-            // SAFETY: the caller's promise.
-            unsafe { _mm512_xor_si512(_mm512_load_si512(from.cast()), _mm512_set1_epi8(-128)) }
-        }
-        #[inline(always)]
-        unsafe fn add(sums: __m512i, left: __m512i, right: __m512i) -> __m512i {
-            // SAFETY: the caller's promise.
-            unsafe { _mm512_dpbusd_epi32(sums, right, left) }
-        }
-        #[inline(always)]
-        unsafe fn store(sums: __m512i, to: *mut i32) {
-            // SAFETY: the caller's promise.
-            unsafe { _mm512_storeu_si512(to.cast(), sums) };
-        }
+    vnni! {
+        /// AVX-512 with VNNI.
+        Vnni512: __m512i, 16,
+        _mm512_setzero_si512, _mm512_set1_epi32, _mm512_set1_epi8, _mm512_load_si512,
+        _mm512_xor_si512, _mm512_dpbusd_epi32, _mm512_storeu_si512
     }
 }

@@ -164,23 +164,24 @@ multiversioned! {
 fn pack_columns_body<T: Number>(
     task: PackingTask,
     x: &[T],
-    first: usize,
+    place: (usize, usize),
     factors: &[f32; PANEL],
     (lines, sums): (&mut [CacheLine], &mut [i32]),
 ) {
     let out = (lines, sums);
     match task.rounding {
-        Int8Rounding::Nearest => pack_columns::<T, false>(task, x, first, factors, out),
-        Int8Rounding::Stochastic => pack_columns::<T, true>(task, x, first, factors, out),
+        Int8Rounding::Nearest => pack_columns::<T, false>(task, x, place, factors, out),
+        Int8Rounding::Stochastic => pack_columns::<T, true>(task, x, place, factors, out),
     }
 }
 
-/// Packs a panel of columns of `x` from `first` on, as many as there are `sums`, and sums each up.
+/// Packs a part of a panel of columns, as many as there are `sums`, to which it adds: of the
+/// matrix `x` what begins at a group of rows and a column.
 #[inline(always)]
 fn pack_columns<T: Number, const STOCHASTIC: bool>(
     task: PackingTask,
     x: &[T],
-    first: usize,
+    (begin, first): (usize, usize),
     factors: &[f32; PANEL],
     (lines, sums): (&mut [CacheLine], &mut [i32]),
 ) {
@@ -188,7 +189,7 @@ fn pack_columns<T: Number, const STOCHASTIC: bool>(
     let mut all = [0; PANEL];
     for (group, line) in lines.iter_mut().enumerate() {
         let mut words = [0; PANEL];
-        let row = group * GROUP;
+        let row = (begin + group) * GROUP;
         // Of a fixed number of rows, so that all stays in registers.
         if row + GROUP <= rows {
             for at in 0..GROUP {
@@ -205,7 +206,9 @@ fn pack_columns<T: Number, const STOCHASTIC: bool>(
         }
         line.0 = words;
     }
-    sums.copy_from_slice(&all[..sums.len()]);
+    for (sum, part) in sums.iter_mut().zip(all) {
+        *sum = sum.wrapping_add(part);
+    }
 }
 
 /// The first `count` values, and zeros after them.
@@ -245,10 +248,10 @@ fn add_bytes<const STOCHASTIC: bool>(
 }
 
 multiversioned! {
-    /// Packs a panel of columns of `x` from `first` on, as many as there are sums, and sums each
-    /// up.
+    /// Packs a part of a panel of columns, as many as there are sums, to which it adds: of the
+    /// matrix `x` what begins at a group of rows and a column.
     pub(super) fn pack_columns_on[T: Number][T](
-        task: PackingTask, x: &[T], first: usize, factors: &[f32; PANEL],
+        task: PackingTask, x: &[T], place: (usize, usize), factors: &[f32; PANEL],
         out: (&mut [CacheLine], &mut [i32])
     ) = pack_columns_body
 }

@@ -9,6 +9,8 @@
 
 #![expect(unsafe_code, reason = "vector instructions, and blocks of one result written by many")]
 
+use std::mem::MaybeUninit;
+
 use bert4rs_tensor_core::error::Context;
 use bert4rs_tensor_core::{Device, Error, Kind, Result, Tensor, parallel};
 use half::bf16;
@@ -208,7 +210,8 @@ impl<O: Number> Product<'_, O> {
             let panel = self.right.panel((col + lane / PANEL).min(last));
             panel.as_ptr().cast::<u32>().wrapping_add(lane % PANEL)
         });
-        let mut sums = [[0i32; MOST_COLS]; ROWS];
+        let mut sums = MaybeUninit::<[[i32; MOST_COLS]; ROWS]>::uninit();
+        let to = sums.as_mut_ptr().cast::<i32>();
         // SAFETY: both operands have `groups` lines of 16 words in each panel, and lines are
         // aligned to 64 bytes; `sums` has room for all lanes.
         unsafe {
@@ -224,16 +227,20 @@ impl<O: Number> Product<'_, O> {
                     }
                 }
             }
-            for (sums, lanes) in sums.iter_mut().zip(lanes) {
+            for (row, lanes) in lanes.into_iter().enumerate() {
                 for (vector, lanes) in lanes.into_iter().enumerate() {
-                    D::store(lanes, sums.as_mut_ptr().add(vector * D::LANES));
+                    D::store(lanes, to.add(row * MOST_COLS + vector * D::LANES));
                 }
             }
         }
-        let rows = ROWS.min(self.left.inverse.len() - row);
-        for (row, sums) in (row..row + rows).zip(&sums) {
-            // SAFETY: no other thread has this part of the result.
-            unsafe { self.store(row, col * PANEL, D::OFFSET, &sums[..D::LANES * VECTORS]) };
+        for at in 0..ROWS.min(self.left.inverse.len() - row) {
+            // SAFETY: all lanes of the row were just written, and no other thread has this part
+            // of the result.
+            unsafe {
+                let sums = to.add(at * MOST_COLS).cast_const();
+                let sums = std::slice::from_raw_parts(sums, D::LANES * VECTORS);
+                self.store(row + at, col * PANEL, D::OFFSET, sums);
+            }
         }
     }
 
@@ -244,42 +251,79 @@ impl<O: Number> Product<'_, O> {
     #[inline(always)]
     unsafe fn store(&self, row: usize, col: usize, offset: i32, sums: &[i32]) {
         let cols = self.right.inverse.len();
-        let excess = self.left.sums[row].wrapping_mul(offset);
-        let inverse = self.left.inverse[row];
-        // As many at a time as fill a vector, also where there are fewer.
+        let left = LeftScale {
+            excess: self.left.sums[row].wrapping_mul(offset),
+            inverse: self.left.inverse[row],
+        };
         for (sums, col) in sums.as_chunks::<PANEL>().0.iter().zip((col..cols).step_by(PANEL)) {
-            let mut scaled = padded(&self.right.inverse[col..]);
-            for (scaled, sum) in scaled.iter_mut().zip(sums) {
-                *scaled *= sum.wrapping_sub(excess) as f32 * inverse;
-            }
-            if let Some(bias) = self.bias {
-                for (scaled, bias) in scaled.iter_mut().zip(padded(&bias[col..])) {
-                    *scaled += bias;
-                }
-            }
-            let mut rounded = [O::round(0.0); PANEL];
-            for (rounded, scaled) in rounded.iter_mut().zip(scaled) {
-                *rounded = O::round(scaled);
-            }
-            let count = PANEL.min(cols - col);
             // SAFETY: the caller's promise.
-            let out = unsafe { self.out.part(row * cols + col, count) };
-            match out.first_chunk_mut() {
-                Some(out) => *out = rounded,
-                None => out.copy_from_slice(&rounded[..count]),
+            let out = unsafe { self.out.part(row * cols + col, PANEL.min(cols - col)) };
+            let (right, bias) = (&self.right.inverse[col..], self.bias.map(|bias| &bias[col..]));
+            match (right.first_chunk(), bias.map(<[f32]>::first_chunk), out.first_chunk_mut()) {
+                (Some(right), None, Some(out)) => left.scale(sums, right, None, out),
+                (Some(right), Some(Some(bias)), Some(out)) => {
+                    left.scale(sums, right, Some(bias), out);
+                }
+                _ => left.scale_last(sums, right, bias, out),
             }
         }
     }
 }
 
-/// The first values, and zeros after the last.
-#[inline(always)]
+/// What sums of a row of the left operand are scaled with.
+#[derive(Clone, Copy)]
+struct LeftScale {
+    /// What the right operand's offset added to each sum.
+    excess: i32,
+    inverse: f32,
+}
+
+impl LeftScale {
+    /// Results of as many sums as fill a vector.
+    #[inline(always)]
+    fn scale<O: Number>(
+        self,
+        sums: &[i32; PANEL],
+        right: &[f32; PANEL],
+        bias: Option<&[f32; PANEL]>,
+        out: &mut [O; PANEL],
+    ) {
+        let mut scaled = [0.0; PANEL];
+        for ((scaled, sum), right) in scaled.iter_mut().zip(sums).zip(right) {
+            *scaled = sum.wrapping_sub(self.excess) as f32 * self.inverse * right;
+        }
+        if let Some(bias) = bias {
+            for (scaled, bias) in scaled.iter_mut().zip(bias) {
+                *scaled += bias;
+            }
+        }
+        for (out, scaled) in out.iter_mut().zip(scaled) {
+            *out = O::round(scaled);
+        }
+    }
+
+    /// The same of the last columns, fewer than fill a vector. Apart from the others, or the
+    /// compiler makes one copy of unknown length, and a call, of what both copy.
+    #[cold]
+    #[inline(never)]
+    fn scale_last<O: Number>(
+        self,
+        sums: &[i32; PANEL],
+        right: &[f32],
+        bias: Option<&[f32]>,
+        out: &mut [O],
+    ) {
+        let bias = bias.map(padded);
+        let mut all = [O::round(0.0); PANEL];
+        self.scale(sums, &padded(right), bias.as_ref(), &mut all);
+        out.copy_from_slice(&all[..out.len()]);
+    }
+}
+
+/// The values, fewer than fill a vector, and zeros after the last.
 fn padded(values: &[f32]) -> [f32; PANEL] {
     let mut all = [0.0; PANEL];
-    match values.first_chunk() {
-        Some(values) => all = *values,
-        None => all[..values.len()].copy_from_slice(values),
-    }
+    all[..values.len()].copy_from_slice(values);
     all
 }
 
