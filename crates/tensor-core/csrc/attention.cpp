@@ -20,8 +20,8 @@ constexpr int MATH = 4;
 constexpr int CUDNN = 8;
 constexpr int ALL = FLASH | EFFICIENT | MATH | CUDNN;
 
-// libtorch's switches as `allowed` says, for as long as it lives. They are the process's: calls that
-// leave them as they are run side by side, one that changes them runs alone.
+// libtorch's switches as `allowed` says, for as long as it lives. They are the process's: calls
+// that leave them as they are run side by side, one that changes them runs alone.
 class Allowed {
  public:
   explicit Allowed(int allowed) {

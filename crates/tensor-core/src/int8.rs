@@ -28,18 +28,22 @@ pub enum Int8Products {
 }
 
 impl Int8Products {
-    /// The same with `Auto` decided for `device`: all on CPUs whose vectors of 512 bits multiply
-    /// bytes, and that have no matrix units. Measured there (`docs/benchmarks.md`); vectors of 256
-    /// bits without the instruction save nothing (`docs/rejected.md`).
+    /// The same with `Auto` decided for `device`: all on CPUs whose widest vectors multiply bytes,
+    /// and that have no matrix units. Measured there (`docs/benchmarks.md`); vectors of 256 bits
+    /// without the instruction save nothing on some processors (`docs/rejected.md`).
     pub fn resolve(self, device: Device) -> Self {
-        let cpu = CpuFeatures::detect();
-        let pays = device == Device::Cpu && cpu.avx512 && cpu.avx512_vnni && !cpu.amx_bf16;
         match self {
-            Self::Auto if pays => Self::All,
+            Self::Auto if device == Device::Cpu && pays(CpuFeatures::detect()) => Self::All,
             Self::Auto => Self::Off,
             chosen => chosen,
         }
     }
+}
+
+/// Whether products of integers train faster than those of floats.
+fn pays(cpu: CpuFeatures) -> bool {
+    let widest_multiply_bytes = if cpu.avx512 { cpu.avx512_vnni } else { cpu.avx_vnni };
+    widest_multiply_bytes && !cpu.amx_bf16
 }
 
 /// How gradients are rounded to integers.
@@ -102,10 +106,14 @@ mod tests {
     fn auto_is_all_or_nothing_and_never_on_a_gpu() {
         let here = Int8Products::Auto.resolve(Device::Cpu);
         assert!(matches!(here, Int8Products::All | Int8Products::Off));
-        assert_eq!(here == Int8Products::All, {
-            let cpu = CpuFeatures::detect();
-            cpu.avx512 && cpu.avx512_vnni && !cpu.amx_bf16
-        });
+        let of = |avx512, avx512_vnni, avx_vnni, amx_bf16| {
+            let here = CpuFeatures::detect();
+            pays(CpuFeatures { avx512, avx512_vnni, avx_vnni, amx_bf16, ..here })
+        };
+        assert!(of(true, true, false, false) && of(false, false, true, false));
+        assert!(!of(false, false, false, false), "AVX2");
+        assert!(!of(true, false, true, false), "floats of 512 bits, bytes of 256");
+        assert!(!of(true, true, true, true), "matrix units");
         assert_eq!(Int8Products::Auto.resolve(Device::Cuda(0)), Int8Products::Off);
         assert_eq!(Int8Products::Forward.resolve(Device::Cpu), Int8Products::Forward);
     }
