@@ -80,14 +80,31 @@ pub(super) fn read_linux(folder: &Path) -> Result<Vec<String>> {
     pages.iter().map(|path| read_text(path)).collect()
 }
 
-/// The RFCs, each a document.
+/// The RFCs, each a document. Debian leaves the short ones uncompressed.
 pub(super) fn read_rfc(folder: &Path) -> Result<Vec<String>> {
     let is_rfc = |path: &Path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("rfc") && name.ends_with(".txt.gz")
+        let number = name.strip_prefix("rfc").map(|rest| rest.trim_start_matches(char::is_numeric));
+        matches!(number, Some(".txt" | ".txt.gz"))
     };
     let all = files_below(&folder.join("unpacked/usr/share/doc"), &is_rfc)?;
-    all.iter().map(|path| unzipped(path)).collect()
+    let read = |path: &PathBuf| if has_ending(path, "gz") { unzipped(path) } else { read_text(path) };
+    all.iter().map(|path| read(path).map(|text| without_page_breaks(&text))).collect()
+}
+
+/// The text without the lines that printing put between pages: `Crocker [Page 1]` at a page's end,
+/// and after the form feed `RFC 1 Host Software 7 April 1969`.
+fn without_page_breaks(text: &str) -> String {
+    let is_foot = |line: &str| line.contains("[Page ") && line.trim_end().ends_with(']');
+    let pages = text.split('\u{c}').enumerate().map(|(number, page)| {
+        let mut lines: Vec<&str> = page.lines().filter(|line| !is_foot(line)).collect();
+        let head = lines.iter().position(|line| !line.trim().is_empty());
+        if let Some(head) = head.filter(|&head| number > 0 && lines[head].starts_with("RFC ")) {
+            lines.remove(head);
+        }
+        lines.join("\n")
+    });
+    pages.collect::<Vec<_>>().join("\n")
 }
 
 fn has_ending(path: &Path, ending: &str) -> bool {
@@ -149,5 +166,26 @@ mod tests {
             fs::write(path, text).unwrap();
         }
         assert_eq!(read_linux(folder.path()).unwrap(), ["one", "two"]);
+    }
+
+    #[test]
+    fn short_requests_for_comments_are_read_too_and_pages_joined() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("unpacked/usr/share/doc/RFC/unclassified");
+        fs::create_dir_all(&base).unwrap();
+        for (name, text) in [
+            ("rfc10.txt", "one"),
+            ("rfc-index.txt", "no document"),
+            ("rfc11.html", "no text"),
+            ("rfc9.txt", "a\n\nCrocker        [Page 1]\n\u{c}\nRFC 9   Notes   April 1969\n\nb\n"),
+        ] {
+            fs::write(base.join(name), text).unwrap();
+        }
+        let mut gzip = Command::new("gzip");
+        fs::write(base.join("rfc8.txt"), "long").unwrap();
+        assert!(gzip.arg(base.join("rfc8.txt")).status().unwrap().success());
+        let found = read_rfc(folder.path()).unwrap();
+        let tidied: Vec<String> = found.iter().map(|text| tidy(text)).collect();
+        assert_eq!(tidied, ["one", "long", "a\nb"]);
     }
 }

@@ -136,7 +136,7 @@ static CORPORA: [PublicCorpus; 8] = [
     },
     PublicCorpus {
         name: "rfc",
-        about: "RFCs (100 MB), of Debian's component non-free; needs the apt of Debian 12",
+        about: "RFCs (41 MB), of Debian's component non-free; needs the apt of Debian 12",
         licence: "the IETF Trust's: to be passed on unchanged",
         source: CorpusSource::Packages {
             names: &["doc-rfc-std", "doc-rfc-others"],
