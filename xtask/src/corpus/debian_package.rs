@@ -88,7 +88,8 @@ pub(super) fn read_rfc(folder: &Path) -> Result<Vec<String>> {
         matches!(number, Some(".txt" | ".txt.gz"))
     };
     let all = files_below(&folder.join("unpacked/usr/share/doc"), &is_rfc)?;
-    let read = |path: &PathBuf| if has_ending(path, "gz") { unzipped(path) } else { read_text(path) };
+    let read =
+        |path: &PathBuf| if has_ending(path, "gz") { unzipped(path) } else { read_text(path) };
     all.iter().map(|path| read(path).map(|text| without_page_breaks(&text))).collect()
 }
 

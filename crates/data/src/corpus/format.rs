@@ -45,8 +45,7 @@ impl TextFormat {
     /// What a file's name says, if it says anything.
     pub(super) fn of_name(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?.to_ascii_lowercase();
-        let (_, endings) = name.split_once('.')?;
-        match endings.rsplit('.').find(|ending| !COMPRESSED.contains(ending))? {
+        match ending(&name)? {
             "txt" | "text" => Some(Self::Plain),
             "md" | "markdown" => Some(Self::Markdown),
             "tokens" | "raw" if name.starts_with("wiki.") => Some(Self::WikiText),
@@ -107,6 +106,11 @@ pub(super) fn open(path: &Path, reading: &CorpusReading) -> Result<Opened> {
         }
         Some(format) => format,
     };
+    if format == TextFormat::Plain && is_json(path) {
+        let reason = "is JSON, but has no object a line; make it so, as with `jq -c '.[]'`, or name \
+                      it .txt";
+        return Err(Error::corpus(path, reason));
+    }
     let documents: Box<dyn Documents> = match format {
         TextFormat::Plain => {
             Box::new(Lines::new(text, path, LineRule::Plain(reading.document_break)))
@@ -118,6 +122,16 @@ pub(super) fn open(path: &Path, reading: &CorpusReading) -> Result<Opened> {
         TextFormat::Parquet => return Err(Error::corpus(path, "is no Parquet file")),
     };
     Ok((documents, count))
+}
+
+/// What a file's name ends in, where that of its compression is taken off.
+fn ending(name: &str) -> Option<&str> {
+    name.split_once('.')?.1.rsplit('.').find(|ending| !COMPRESSED.contains(ending))
+}
+
+fn is_json(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    ending(&name) == Some("json")
 }
 
 fn begins_as_parquet(file: &File) -> io::Result<bool> {

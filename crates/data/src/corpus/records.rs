@@ -140,10 +140,14 @@ impl<R: Read> Table<R> {
         let mut rows = ReaderBuilder::new().delimiter(separator).flexible(true).from_reader(text);
         let names = rows.headers().map_err(|error| table_error(path, &error))?.clone();
         let column = names.iter().position(|name| name == field);
-        let Some(column) = column.or((names.len() == 1).then_some(0)) else {
+        // Several names in one are those of a table whose columns are separated otherwise.
+        let is_only = names.len() == 1 && !names[0].contains([';', '\t', '|', ',']);
+        let Some(column) = column.or(is_only.then_some(0)) else {
             let names: Vec<&str> = names.iter().collect();
+            let expected = if separator == b'\t' { "tabs" } else { "commas" };
             let reason = format!(
-                "lacks the column {field:?}; it has {}; name another by data.text_field",
+                "lacks the column {field:?}; it has {}; name another by data.text_field, or \
+                 separate columns by {expected}",
                 names.join(", ")
             );
             return Err(Error::corpus(path, reason));

@@ -216,6 +216,9 @@ fn records_without_text_are_refused_with_their_line() {
     check("a.jsonl", b"{\"text\": 3}\n", &["line 1 has no text in \"text\""]);
     check("a.jsonl", b"{\"text\": \"a\"}\nno json\n", &["line 2 is no JSON"]);
     check("a.csv", b"id,body\n1,a\n", &["lacks the column \"text\"; it has id, body"]);
+    check("a.csv", b"id;text\n1;a\n", &["lacks the column \"text\"", "id;text", "by commas"]);
+    check("a.tsv", b"id,text\n1,a\n", &["lacks the column \"text\"", "by tabs"]);
+    check("a.json", b"[{\"text\": \"a\"},\n {\"text\": \"b\"}]\n", &["no object a line", "jq"]);
     check("a.txt.gz", b"\x1f\x8b\x08 broken", &["can't read"]);
 }
 
