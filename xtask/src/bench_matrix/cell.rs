@@ -1,5 +1,7 @@
 //! The cells of the matrix: each row at each size, and the arguments that make it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::definition::{Definitions, Effort, RowDefinitions, Size};
@@ -92,6 +94,9 @@ pub(crate) fn plans<'a>(
 ) -> Result<Vec<SizePlan<'a>>> {
     let rows = selected_rows(&definitions.rows, selection)?;
     let sizes = selected_sizes(&definitions.sizes, selection)?;
+    for size in &sizes {
+        check_processes(size, &rows)?;
+    }
     let plan = |size: &'a Size| {
         let effort = if selection.quick { size.quick.as_ref() } else { Some(&size.full) };
         effort.map(|effort| {
@@ -100,6 +105,16 @@ pub(crate) fn plans<'a>(
         })
     };
     Ok(sizes.into_iter().filter_map(plan).collect())
+}
+
+/// Refuses a size whose batch some row's processes can't divide, before anything runs.
+fn check_processes(size: &Size, rows: &[MatrixRow]) -> Result<()> {
+    for row in rows {
+        if let Workload::Ours { processes: processes @ 2.., .. } = row.workload {
+            batch_share(size, processes)?;
+        }
+    }
+    Ok(())
 }
 
 fn selected_sizes<'a>(sizes: &'a [Size], selection: &Selection<'_>) -> Result<Vec<&'a Size>> {
@@ -129,8 +144,9 @@ fn selected_sizes<'a>(sizes: &'a [Size], selection: &Selection<'_>) -> Result<Ve
 
 fn selected_rows(rows: &RowDefinitions, selection: &Selection<'_>) -> Result<Vec<MatrixRow>> {
     let mut ours = rows.all();
-    let several = selection.processes.iter().filter(|processes| **processes > 1);
-    ours.extend(several.flat_map(|processes| rows.together_rows(*processes)));
+    let several = selection.processes.iter().copied().filter(|processes| *processes > 1);
+    let several: BTreeSet<u32> = several.collect();
+    ours.extend(several.into_iter().flat_map(|processes| rows.together_rows(processes)));
     let peers = if selection.peers { rows.peer_rows() } else { Vec::new() };
     let known: Vec<String> = ours.iter().chain(&peers).map(|row| row.name.clone()).collect();
     if let Some(unknown) = selection.rows.iter().find(|name| !known.contains(name)) {
@@ -233,21 +249,27 @@ pub(crate) fn arguments(
     if processes == 1 {
         return Ok(train_arguments(preset, set, size, steps, device));
     }
-    const BATCH: &str = "data.batch_size=";
-    let batch = |assignment: &String| assignment.strip_prefix(BATCH)?.parse::<u32>().ok();
-    let batch = size.set.iter().find_map(batch);
-    let share = match batch {
-        Some(batch) if batch % processes == 0 => batch / processes,
-        _ => {
-            let reason = format!("{processes} don't divide the batch of {}", size.name);
-            return Err(Error::BadFlag { flag: "--processes", reason });
-        }
-    };
+    let share = batch_share(size, processes)?;
     let set = [set, &[format!("{BATCH}{share}")]].concat();
     let launch =
         ["launch".to_owned(), "--processes".to_owned(), processes.to_string(), "--".to_owned()];
     let train = train_arguments(preset, &set, size, steps, device);
     Ok(launch.into_iter().chain(train).collect())
+}
+
+/// The assignment of a size's batch.
+const BATCH: &str = "data.batch_size=";
+
+/// Sequences of a process, of which so many together have a size's batch.
+fn batch_share(size: &Size, processes: u32) -> Result<u32> {
+    let batch = |assignment: &String| assignment.strip_prefix(BATCH)?.parse::<u32>().ok();
+    match size.set.iter().find_map(batch) {
+        Some(batch) if batch % processes == 0 => Ok(batch / processes),
+        _ => {
+            let reason = format!("{processes} don't divide the batch of {}", size.name);
+            Err(Error::BadFlag { flag: "--processes", reason })
+        }
+    }
 }
 
 /// The arguments of `bert4rs train` for a row of ours, all but corpus and folder.
@@ -342,6 +364,30 @@ mod tests {
         assert_eq!(last("data.batch_size").unwrap(), "data.batch_size=2");
         assert_eq!(of(1).unwrap()[0], "train");
         assert!(of(3).unwrap_err().to_string().contains("--processes"));
+    }
+
+    #[test]
+    fn numbers_of_processes_are_looked_at_before_anything_runs() {
+        let definitions = definitions();
+        let planned = |processes: &[u32], rows: &[&str]| {
+            let rows: Vec<String> = rows.iter().map(|row| (*row).to_owned()).collect();
+            let selection = Selection {
+                quick: false,
+                models: &[],
+                rows: &rows,
+                peers: false,
+                rounds: None,
+                processes,
+            };
+            plans(&definitions, &selection).map(|plans| {
+                let rows = plans[0].rows.iter();
+                rows.filter(|row| row.group == RowGroup::Processes).count()
+            })
+        };
+        assert_eq!(planned(&[2, 2, 1], &[]).unwrap(), 1, "a number given twice is one row");
+        let told = planned(&[2, 3], &[]).unwrap_err().to_string();
+        assert!(told.contains("--processes") && told.contains("small"), "{told}");
+        assert_eq!(planned(&[2, 3], &["bf16"]).unwrap(), 0, "rows that are not run divide nothing");
     }
 
     #[test]

@@ -104,9 +104,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
         rounds: args.rounds,
         processes: &args.processes,
     };
-    if args.processes.contains(&0) {
-        return Err(Error::BadFlag { flag: "--processes", reason: "0 train nothing".to_owned() });
-    }
+    check_processes(&args.processes, &args.device)?;
     if args.rounds == Some(0) {
         return Err(Error::BadFlag { flag: "--rounds", reason: "0 measures nothing".to_owned() });
     }
@@ -127,6 +125,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<ExitCode> {
     let machine = MeasuredMachine::of(checkout.root(), &program_hash);
     warn_if_busy(&machine);
     let device = device(&args.device, &machine)?;
+    check_processes(&args.processes, &device)?;
     let plans: Vec<_> = match device.as_str() {
         "cpu" => plans,
         _ => plans.into_iter().map(SizePlan::for_gpu).collect(),
@@ -193,6 +192,19 @@ fn device(asked: &str, machine: &MeasuredMachine) -> Result<String> {
             let reason = format!("{other:?} is none of auto, cpu, cuda, cuda:N");
             Err(Error::BadFlag { flag: "--device", reason })
         }
+    }
+}
+
+/// Refuses numbers of processes that can't train on the device, as asked for or as found.
+fn check_processes(processes: &[u32], device: &str) -> Result<()> {
+    let refused =
+        |reason: &str| Err(Error::BadFlag { flag: "--processes", reason: reason.to_owned() });
+    match processes.iter().max() {
+        _ if processes.contains(&0) => refused("0 train nothing"),
+        Some(2..) if device.starts_with("cuda") => {
+            refused("several train on CPUs alone: add --device cpu, or leave this out")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -264,5 +276,14 @@ mod tests {
         assert_eq!(device("cuda:3", &machine).unwrap(), "cuda:3");
         assert!(device("tpu", &machine).unwrap_err().to_string().contains("--device"));
         assert!(device("cuda:x", &machine).is_err());
+    }
+
+    #[test]
+    fn several_processes_are_refused_on_a_gpu() {
+        assert!(check_processes(&[1, 2], "cpu").is_ok() && check_processes(&[], "cuda:0").is_ok());
+        assert!(check_processes(&[1], "cuda:0").is_ok());
+        let told = check_processes(&[1, 2], "cuda:0").unwrap_err().to_string();
+        assert!(told.contains("--processes") && told.contains("--device cpu"), "{told}");
+        assert!(check_processes(&[0], "cpu").is_err());
     }
 }

@@ -47,14 +47,17 @@ fn wait(mut child: Child, limit: Duration) -> std::io::Result<Option<ExitStatus>
 }
 
 /// The last line that says what failed (ours begin with `error:`, Python's name an exception),
-/// else the last lines.
+/// else the last lines. Of several processes it is the first such line: the others fail because
+/// that one did.
 fn reason(output: &str, status: &str) -> String {
     let lines: Vec<&str> = output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let is_error = |line: &&&str| {
         let first = line.split(':').next().unwrap_or_default();
         first == "error" || (first.ends_with("Error") && !first.contains(' '))
     };
-    match lines.iter().rev().find(is_error) {
+    let of_rank = |line: &&&str| unmarked(line).is_some_and(|line| is_error(&&line));
+    let told = lines.iter().find(of_rank).or_else(|| lines.iter().rev().find(is_error));
+    match told {
         Some(line) => (*line).to_owned(),
         None if lines.is_empty() => status.to_owned(),
         None => {
@@ -62,6 +65,12 @@ fn reason(output: &str, status: &str) -> String {
             format!("{status}: {}", last.join(" / "))
         }
     }
+}
+
+/// What a process of `bert4rs launch` wrote, of a line that the launcher marked with its rank.
+fn unmarked(line: &str) -> Option<&str> {
+    let (rank, text) = line.strip_prefix('[')?.split_once("] ")?;
+    rank.parse::<u32>().is_ok().then_some(text)
 }
 
 #[cfg(test)]
@@ -81,6 +90,8 @@ mod tests {
         assert_eq!(told, Err("error: no such preset".to_owned()));
         let python = "echo Traceback; echo 'ValueError: bad shape' >&2; exit 1";
         assert_eq!(sh(python, limit), Err("ValueError: bad shape".to_owned()));
+        let ranks = "echo '[1] error: no such file'; echo '[0] error: rank 1 ended'; exit 1";
+        assert_eq!(sh(ranks, limit), Err("[1] error: no such file".to_owned()));
         let silent = sh("kill -9 $$", limit).unwrap_err();
         assert!(silent.contains("signal: 9"), "{silent}");
         assert!(sh("echo a; echo b; exit 3", limit).unwrap_err().ends_with("a / b"));
