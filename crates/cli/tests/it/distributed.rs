@@ -343,15 +343,16 @@ fn doctor_measures_the_network_between_processes() {
     sandbox.run(&["doctor", "--network"]).refuses(&["--network", "launch"]);
 }
 
-/// Waits until the run has a checkpoint of a later step, and returns that.
-fn wait_for_checkpoint_after(sandbox: &Sandbox, step: u64) -> u64 {
+/// The step of the run's newest checkpoint, or 0 without one.
+fn newest_checkpoint(sandbox: &Sandbox) -> u64 {
+    let names = sandbox.list("run/checkpoints").into_iter();
+    names.filter_map(|name| name.strip_prefix("step-")?.parse().ok()).max().unwrap_or(0)
+}
+
+/// Waits until the run has a checkpoint of a later step.
+fn wait_for_checkpoint_after(sandbox: &Sandbox, step: u64) {
     let began = Instant::now();
-    loop {
-        let names = sandbox.list("run/checkpoints").into_iter();
-        let steps = names.filter_map(|name| name.strip_prefix("step-")?.parse().ok());
-        if let Some(newest) = steps.max().filter(|newest| *newest > step) {
-            return newest;
-        }
+    while newest_checkpoint(sandbox) <= step {
         assert!(began.elapsed() < Duration::from_secs(300), "no checkpoint after step {step}");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -377,18 +378,18 @@ fn killed_at_random_a_run_goes_on_to_the_bits_of_an_unbroken_one() {
             random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let (rank, wait) = ((random >> 33) as usize % 2, (random >> 40) % 500);
         // Each life trains for a while: a kill that strikes its start finds nothing to lose.
-        step = wait_for_checkpoint_after(&sandbox, step);
+        wait_for_checkpoint_after(&sandbox, step);
         std::thread::sleep(Duration::from_millis(wait));
-        let process = process_of(&child, rank).unwrap();
-        println!("kill {kill}: rank {rank}, {wait} ms after the checkpoint of step {step}");
-        let _ = Command::new("kill").args(["-KILL", &process]).status();
+        let [process, other] = [rank, 1 - rank].map(|rank| process_of(&child, rank).unwrap());
+        println!("kill {kill}: rank {rank}, {wait} ms after a checkpoint past step {step}");
+        signal("-KILL", &process);
         let gone = Instant::now();
-        while process_of(&child, 1 - rank).is_some_and(|other| {
-            Path::new("/proc").join(&process).exists() && Path::new("/proc").join(other).exists()
-        }) {
-            assert!(gone.elapsed() < Duration::from_secs(10), "the others did not end in time");
+        while Path::new("/proc").join(&other).exists() {
+            assert!(gone.elapsed() < Duration::from_secs(10), "the other did not end in time");
             std::thread::sleep(Duration::from_millis(20));
         }
+        // What this life still saved after the kill was chosen is no sign of the next.
+        step = newest_checkpoint(&sandbox);
     }
     let outcome = Outcome::new(child.wait_with_output().unwrap());
     assert_eq!(outcome.code, Some(0));
