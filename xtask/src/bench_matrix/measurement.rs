@@ -72,6 +72,13 @@ impl RunSummary {
     pub(crate) fn memory(&self) -> u64 {
         self.ranks.map_or(self.peak_memory_bytes, |ranks| ranks.largest_peak_memory_bytes)
     }
+
+    /// Cores that the run could not have. A rank takes the others for other work, so that of
+    /// several only what the host took is known.
+    pub(crate) fn missing_cores(&self) -> Option<f64> {
+        let RecordedLoad { other_cores, stolen_cores } = self.machine_load?;
+        Some(if self.ranks.is_some() { stolen_cores } else { other_cores + stolen_cores })
+    }
 }
 
 /// Other work of the machine while a process ran.
@@ -81,13 +88,6 @@ pub(crate) struct RecordedLoad {
     pub(crate) other_cores: f64,
     /// Cores that the machine's host took.
     pub(crate) stolen_cores: f64,
-}
-
-impl RecordedLoad {
-    /// Cores that the process could not have.
-    pub(crate) fn missing_cores(self) -> f64 {
-        self.other_cores + self.stolen_cores
-    }
 }
 
 /// A process that did all its steps.

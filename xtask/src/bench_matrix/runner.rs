@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Args;
 use super::cell::{MatrixRow, SizePlan, Workload, arguments, train_arguments};
-use super::measurement::{Measurement, RecordedLoad};
+use super::measurement::Measurement;
 use super::peers::{PeerInputs, Python};
 use super::process;
 use super::processor::Environment;
@@ -151,8 +151,7 @@ impl<'a> Runner<'a> {
                 let rate = tokens_per_s(&measurement.steady(plan.effort.warmup_steps));
                 let ratio = rate / *self.baseline.get_or_insert(rate);
                 let loss = measurement.summary.final_loss.unwrap_or(f64::NAN);
-                let load = measurement.summary.machine_load;
-                let missing = load.map_or(0.0, RecordedLoad::missing_cores);
+                let missing = measurement.summary.missing_cores().unwrap_or(0.0);
                 let took = match took.is_zero() {
                     true => "kept".to_owned(),
                     false => console::seconds(took),

@@ -107,8 +107,8 @@ pub(super) fn open(path: &Path, reading: &CorpusReading) -> Result<Opened> {
         Some(format) => format,
     };
     if format == TextFormat::Plain && is_json(path) {
-        let reason = "is JSON, but has no object a line; make it so, as with `jq -c '.[]'`, or name \
-                      it .txt";
+        let reason = "is JSON, but has no object a line; make it so, as with `jq -c '.[]'`, or \
+                      name it .txt";
         return Err(Error::corpus(path, reason));
     }
     let documents: Box<dyn Documents> = match format {

@@ -285,7 +285,7 @@ fn note(row: &MatrixRow, ratio: Option<ConfidenceInterval>) -> Option<String> {
 
 /// Says in how many of the measurements more than a tenth of the cores did something else.
 fn busy(measured: &[&Measurement], cores: usize) -> Option<String> {
-    let missing = measured.iter().filter_map(|m| Some(m.summary.machine_load?.missing_cores()));
+    let missing = measured.iter().filter_map(|m| m.summary.missing_cores());
     let busy: Vec<f64> = missing.filter(|missing| *missing > 0.1 * cores as f64).collect();
     let most = Spread::of(&busy)?.max;
     let (count, all) = (busy.len(), measured.len());

@@ -2,7 +2,7 @@
 
 use super::super::cell::Workload;
 use super::super::definition::{Effort, Size};
-use super::super::measurement::{MeasuredStep, RecordedLoad, RunSummary};
+use super::super::measurement::{MeasuredStep, RecordedLoad, RecordedRanks, RunSummary};
 use super::*;
 
 pub(crate) fn measurement(step_time: f64, losses: &[f64]) -> Measurement {
@@ -148,6 +148,15 @@ fn other_work_is_told_for_each_row() {
     let said = report.rows[1].busy.as_deref();
     let expected = "the machine was busy in 2 of 3 rounds: up to 1.0 of 2 cores did other work";
     assert_eq!(said, Some(expected));
+}
+
+#[test]
+fn other_ranks_are_not_other_work() {
+    let mut summary = measurement(1.0, &[8.0]).summary;
+    summary.machine_load = Some(RecordedLoad { other_cores: 1.0, stolen_cores: 0.25 });
+    assert_eq!(summary.missing_cores(), Some(1.25));
+    summary.ranks = Some(RecordedRanks { communication: 0.1, largest_peak_memory_bytes: 1 });
+    assert_eq!(summary.missing_cores(), Some(0.25));
 }
 
 #[test]
