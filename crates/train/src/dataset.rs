@@ -9,6 +9,7 @@ use bert4rs_data::{
 };
 
 use crate::cache;
+use crate::config::vocabulary::TRAINED;
 use crate::config::{Config, CorpusEntry, Family};
 use crate::error::{Error, Result};
 
@@ -88,6 +89,9 @@ pub fn prepare(config: &Config, progress: &mut dyn FnMut(Progress)) -> Result<Co
     });
     let weighted: Vec<_> = weighted.collect();
     let all = options(config, corpus.iter().map(|entry| entry.path().into()).collect())?;
+    if let TokenizerChoice::Load(path) = &all.tokenizer {
+        check_room(config, &TextTokenizer::load(path)?)?;
+    }
     if weighted.is_empty() {
         let dataset = bert4rs_data::prepare(&all, progress)?;
         return fitting(config, Corpora::one(dataset));
@@ -123,7 +127,7 @@ fn options(config: &Config, corpus: Vec<PathBuf>) -> Result<DatasetOptions> {
             Family::T5 => Objective::Spans,
         },
         tokenizer: match data.tokenizer.as_str() {
-            "train" => TokenizerChoice::Train(TokenizerTraining {
+            TRAINED => TokenizerChoice::Train(TokenizerTraining {
                 vocab_size: config.model.vocab_size as usize,
                 character_coverage: data.character_coverage,
                 byte_fallback: data.byte_fallback,
@@ -171,11 +175,17 @@ fn names(paths: &[&str]) -> Vec<String> {
     all.iter().zip(paths).map(name).collect()
 }
 
-/// Refuses a tokenizer that the model has no room for.
+/// The corpora, if the model has room for their tokenizer.
 fn fitting(config: &Config, corpora: Corpora) -> Result<Corpora> {
-    let (found, vocab_size) = (corpora.tokenizer().vocab_size(), config.model.vocab_size);
+    check_room(config, corpora.tokenizer())?;
+    Ok(corpora)
+}
+
+/// Refuses a tokenizer that the model has no room for.
+fn check_room(config: &Config, tokenizer: &TextTokenizer) -> Result<()> {
+    let (found, vocab_size) = (tokenizer.vocab_size(), config.model.vocab_size);
     if found <= vocab_size as usize {
-        return Ok(corpora);
+        return Ok(());
     }
     Err(Error::Config {
         origin: config.data.tokenizer.clone(),

@@ -185,6 +185,9 @@ fn configuration_files() {
     sandbox
         .train(&["--config", "broken.toml", "--corpus", "corpus.txt"])
         .refuses(&["broken.toml", "line 1"]);
+    sandbox.write("marked.toml", "\u{feff}[model]\nhidden = 3\n");
+    sandbox.train(&["--config", "marked.toml"]).refuses(&["marked.toml", "did you mean"]);
+    sandbox.train(&["--config", "/dev/zero"]).refuses(&["/dev/zero", "NUL"]);
     sandbox
         .train(&["--config", "none.toml", "--corpus", "corpus.txt"])
         .refuses(&["none.toml", "No such file"]);

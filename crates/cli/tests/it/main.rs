@@ -33,3 +33,4 @@ mod text_choices;
 mod threads;
 mod tokenizer;
 mod train;
+mod vocabulary;

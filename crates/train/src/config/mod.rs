@@ -17,6 +17,7 @@ mod pretrained;
 mod processor;
 pub(crate) mod validate;
 mod validate_text;
+pub(crate) mod vocabulary;
 mod words;
 
 pub use corpus::{Auto, CorpusEntry, Prefetch, WeightedCorpus};

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::Config;
+use super::vocabulary::with_vocabulary;
 use super::words::explain;
 use crate::error::{Error, Result, shorten};
 use crate::presets::BASELINE;
@@ -23,10 +24,9 @@ impl Overlay {
     /// Reads a TOML file, such as the one that `--config` names.
     ///
     /// # Errors
-    /// A file that can't be read, or that is no TOML.
+    /// A file that can't be read, is no text, or is no TOML.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        Self::parse(path.display().to_string(), &text)
+        Self::parse(path.display().to_string(), &bert4rs_data::read_text(path)?)
     }
 
     /// Reads TOML text.
@@ -45,7 +45,7 @@ impl Overlay {
     }
 
     /// Its value of `key`, if it has one.
-    fn value(&self, key: &str) -> Option<&Value> {
+    pub(super) fn value(&self, key: &str) -> Option<&Value> {
         let (first, rest) = key.split_once('.').unwrap_or((key, ""));
         let found = self.values.get(first)?;
         rest.split('.')
@@ -101,7 +101,7 @@ fn nested(key: &str, value: Value) -> Table {
 /// The first unknown key with the nearest valid one, value of a wrong type, or value that can't
 /// be used, and the overlay that it came from.
 pub fn resolve(overlays: &[Overlay]) -> Result<Config> {
-    let overlays = &with_init(overlays)?[..];
+    let overlays = &with_vocabulary(with_init(overlays)?, PRETRAINING.origin)[..];
     let config: Config = lay_over(&PRETRAINING, overlays)?;
     config.validate().map_err(|fault| fault_in(&PRETRAINING, overlays, fault))?;
     Ok(config)

