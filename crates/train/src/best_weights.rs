@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bert4rs_tensor_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::shared;
 use crate::evaluation::Evaluation;
 
 /// The best score so far.
@@ -85,8 +86,7 @@ impl BestWeights {
 
     /// Goes on where `best` and the weights that had it were saved.
     pub(crate) fn go_on(&mut self, best: BestScore, weights: &BTreeMap<String, Tensor>) {
-        let own = |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.shallow_clone());
-        (self.best, self.weights) = (best, weights.iter().map(own).collect());
+        (self.best, self.weights) = (best, shared(weights));
     }
 }
 

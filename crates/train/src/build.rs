@@ -9,7 +9,6 @@ use bert4rs_models::checkpointing::ActivationCheckpointing;
 use bert4rs_optim::schedule::Schedule;
 use bert4rs_optim::{DataParallel, OptimizerConfig};
 use bert4rs_tensor_core::attention::AttentionImplementation;
-use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::distributed::ProcessGroup;
 use bert4rs_tensor_core::fp8::{Fp8Config, Fp8Mode};
 use bert4rs_tensor_core::int8::{Int8Config, Int8Products};
@@ -103,17 +102,8 @@ pub fn machine(config: &Config) -> Result<Machine> {
 pub fn machine_of(config: &Config, ranks: &Ranks) -> Result<Machine> {
     refuse_cpu_isa(config)?;
     let compute = &config.compute;
-    let device = match compute.device.parse()? {
-        device if !ranks.group().is_shared() => device,
-        DeviceChoice::Auto | DeviceChoice::Cpu => DeviceChoice::Cpu,
-        DeviceChoice::Cuda(_) => {
-            let reason = "processes that train together talk over Gloo, which takes tensors on \
-                          CPUs; choose cpu, or one process";
-            return Err(refuse("compute.device", reason));
-        }
-    };
     Machine::set_up(&MachineOptions {
-        device,
+        device: ranks.device(compute.device.parse()?)?,
         precision: compute.precision,
         threads: compute.threads,
         tf32: compute.tf32,

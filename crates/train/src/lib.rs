@@ -78,6 +78,7 @@ pub mod metrics;
 pub mod model_zoo;
 pub mod names;
 mod nearest;
+mod outlets;
 pub mod output;
 pub mod presets;
 pub mod profile;

@@ -9,7 +9,7 @@ use bert4rs_tensor_core::error::catch_torch_error;
 use crate::backends;
 use crate::build::{self, Parts, WeightSource};
 use crate::cache;
-use crate::checkpoint::{Checkpoint, Checkpointer, Retention, TrainState, compare, store};
+use crate::checkpoint::{Checkpoint, TrainState, compare, store};
 use crate::clock::ProcessClock;
 use crate::config::Config;
 use crate::console::Console;
@@ -24,11 +24,10 @@ use crate::hook::{Control, Hook};
 use crate::machine::Machine;
 use crate::metrics::StepRecord;
 use crate::names::name_of;
-use crate::run_folder::{AVERAGE, ClaimedFolder, METRICS, RunFolder, RunOutcome, TENSORBOARD};
+use crate::outlets::Outlets;
+use crate::run_folder::{AVERAGE, ClaimedFolder, METRICS, RunFolder, RunOutcome};
 use crate::stop::StopSignal;
 use crate::summary::Summary;
-use crate::tensorboard::EventFile;
-use crate::terminal::Terminal;
 use crate::trainer::Trainer;
 
 /// Where a run begins.
@@ -195,27 +194,17 @@ impl Run<'_> {
         console: &Console,
     ) -> Result<Trainer> {
         let config = self.config;
-        let terminal = Terminal::new(console, trainer.max_steps())
-            .with_light(self.machine.peak.clone(), self.facts.flops_per_token);
-        let terminal = match trainer.max_time() {
-            Some(time) => terminal.with_time(time, trainer.trained()),
-            None => terminal,
-        };
-        let (keep, must_write) = (config.checkpoint.keep as usize, config.checkpoint.must_write);
-        let retention = Retention { keep, must_write };
-        let (settings, interval) = (config.to_toml()?, config.checkpoint.every);
-        let dataset = self.facts.data_hash.clone();
-        let checkpointer = Checkpointer::new(folder.path(), settings, dataset, interval, retention);
-        let trainer = trainer
-            .with_checkpoints(checkpointer)
-            .with_sink(folder.metrics()?)
-            .with_sink(terminal.clone())
-            .with_hook(self.machine.peak.clone())
-            .with_hook(terminal);
-        if !config.train.tensorboard {
-            return Ok(trainer);
+        Outlets {
+            folder,
+            console,
+            peak: &self.machine.peak,
+            flops_per_token: self.facts.flops_per_token,
+            settings: config.to_toml()?,
+            dataset: self.facts.data_hash.clone(),
+            checkpoint: &config.checkpoint,
+            tensorboard: config.train.tensorboard,
         }
-        Ok(trainer.with_sink(EventFile::create(&folder.path().join(TENSORBOARD))?))
+        .attach(trainer)
     }
 
     /// Writes the model, and its average, to the folder.

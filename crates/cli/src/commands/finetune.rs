@@ -79,11 +79,7 @@ fn learn_together(
         let place = place(flags, config.task.name).start_of_several(restarts, console)?;
         finetune(config, &ranks, Some(place), (console, clock, &stop)).map(drop)
     };
-    let outcome = learn();
-    if let Err(error) = &outcome {
-        ranks.tell_failure(error);
-    }
-    outcome
+    learn().inspect_err(|error| ranks.tell_failure(error))
 }
 
 /// Where the run is written.
@@ -130,6 +126,7 @@ fn of_task(flags: &FinetuneTaskFlags) -> (TaskName, &FinetuneRunFlags, Vec<Overl
         FinetuneTaskFlags::Answer(flags) => (TaskName::Answer, &flags.run, answers(&flags.answers)),
     }
 }
+
 /// Presets, file, `--set`, flags: the later ones win. Also a line about each value of a preset that
 /// has no effect.
 fn settings(

@@ -77,11 +77,7 @@ fn train_together(
         say_notes(run_flags, &config, console)?;
         run::train(&config, &ranks, start, console, clock, &stop).map(drop)
     };
-    let outcome = train();
-    if let Err(error) = &outcome {
-        ranks.tell_failure(error);
-    }
-    outcome?;
+    train().inspect_err(|error| ranks.tell_failure(error))?;
     console.finish()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -119,16 +119,21 @@ fn packed_and_padded_rows_teach_the_same() {
     }
 }
 
-#[test]
-fn words_are_tagged_and_several_seeds_told() {
-    let sandbox = Sandbox::new();
-    model(&sandbox, "relative_electra", "ElectraForMaskedLM");
+/// 24 sentences whose second word tells its tag.
+pub(crate) fn words() -> String {
     let mut text = String::new();
     for number in 0..24 {
         let (word, tag) = [("film", "B-X"), ("plot", "B-Y"), ("very", "O")][number % 3];
         text += &format!("the DT O\n{word} NN {tag}\nwas VB O\n\n");
     }
-    sandbox.write("words.txt", text);
+    text
+}
+
+#[test]
+fn words_are_tagged_and_several_seeds_told() {
+    let sandbox = Sandbox::new();
+    model(&sandbox, "relative_electra", "ElectraForMaskedLM");
+    sandbox.write("words.txt", words());
     let data = ["--train", "words.txt", "--validation", "words.txt", "--epochs", "12"];
     let args = [&["--model", "relative_electra", "--out", "runs", "--seeds", "2"][..], &data];
     let outcome = finetune(&sandbox, "tag", &args.concat());

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::distributed::{distance, quiet, run, weights};
-use crate::finetune::{QUICK, finetune, json, model, table};
+use crate::finetune::{QUICK, finetune, json, model, table, words};
 use crate::support::Sandbox;
 
 /// What must be equal: metrics without times, scores, the model, and the checkpoint after `last`
@@ -75,12 +75,7 @@ fn classes_go_on_to_the_bit_with_dropout_and_the_best_weights_until_then() {
 fn tags_written_texts_and_bf16_go_on_to_the_bit() {
     let sandbox = Sandbox::new();
     model(&sandbox, "relative_electra", "ElectraForMaskedLM");
-    let mut text = String::new();
-    for number in 0..24 {
-        let (word, tag) = [("film", "B-X"), ("plot", "B-Y"), ("very", "O")][number % 3];
-        text += &format!("the DT O\n{word} NN {tag}\nwas VB O\n\n");
-    }
-    sandbox.write("words.txt", text);
+    sandbox.write("words.txt", words());
     let flags = ["--epochs", "2", "--preset", "low-memory", "--set", "lora.rank=2"];
     check("tag", "relative_electra", &sandbox, ("words.txt", 6), &flags);
 

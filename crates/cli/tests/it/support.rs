@@ -79,6 +79,7 @@ impl Sandbox {
 pub(crate) fn train_args<'a>(extra: &[&'a str]) -> Vec<&'a str> {
     let mut args = vec!["train"];
     args.extend(TINY);
+    args.extend(["--vocab-size", "400"]);
     if !extra.contains(&"--corpus") && !extra.contains(&"--config") {
         args.extend(["--corpus", "corpus.txt"]);
     }
@@ -89,7 +90,8 @@ pub(crate) fn train_args<'a>(extra: &[&'a str]) -> Vec<&'a str> {
     args
 }
 
-const TINY: [&str; 22] = [
+/// The shape and length of a run of a tiny model, whose vocabulary is left to its tokenizer.
+pub(crate) const TINY: [&str; 20] = [
     "--max-steps",
     "6",
     "--batch-size",
@@ -102,8 +104,6 @@ const TINY: [&str; 22] = [
     "1",
     "--num-heads",
     "2",
-    "--vocab-size",
-    "400",
     "--set",
     "train.log_every=2",
     "--set",

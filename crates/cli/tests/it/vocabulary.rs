@@ -2,31 +2,11 @@
 
 use serde_json::Value;
 
-use crate::support::Sandbox;
-
-const SHAPE: [&str; 17] = [
-    "--max-steps",
-    "2",
-    "--batch-size",
-    "2",
-    "--seq-len",
-    "32",
-    "--hidden-size",
-    "32",
-    "--num-layers",
-    "1",
-    "--num-heads",
-    "2",
-    "--set",
-    "train.eval_sequences=4",
-    "--device",
-    "cpu",
-    "--overwrite",
-];
+use crate::support::{Sandbox, TINY};
 
 /// The size of the vocabulary that a run with `extra` leaves.
 fn trained(sandbox: &Sandbox, extra: &[&str]) -> u64 {
-    let args = [&["train", "--out", "run"], &SHAPE[..], extra].concat();
+    let args = [&["train", "--out", "run", "--overwrite"], &TINY[..], extra].concat();
     sandbox.run(&args).succeeds();
     let config = std::fs::read_to_string(sandbox.path("run/config.json")).unwrap();
     let config: Value = serde_json::from_str(&config).unwrap();

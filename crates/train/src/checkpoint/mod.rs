@@ -30,7 +30,7 @@ pub mod writer;
 
 pub use changes::{Changes, compare};
 pub use files::Checkpoint;
-pub(crate) use state::exact_weights;
 pub use state::{RunProgress, TrainState};
+pub(crate) use state::{exact_weights, shared};
 pub use store::{locate, newest_whole, whole_or_next};
 pub use writer::{Checkpointer, Interval, Retention};

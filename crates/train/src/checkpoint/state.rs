@@ -177,7 +177,8 @@ pub(crate) fn exact_weights(
     }))
 }
 
-fn shared(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+/// The same tensors by the same names.
+pub(crate) fn shared(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
     let own = |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.shallow_clone());
     tensors.iter().map(own).collect()
 }

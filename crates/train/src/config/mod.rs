@@ -22,7 +22,7 @@ mod words;
 
 pub use corpus::{Auto, CorpusEntry, Prefetch, WeightedCorpus};
 pub use model::{Biases, Family, Head, ModelConfig, OrPublished, Positions, T5Form};
-pub(crate) use overlays::{Defaults, fault_in, lay_over};
+pub(crate) use overlays::{Defaults, fault_in, lay_over, merge, nested};
 pub use overlays::{Overlay, known_keys, leaves, parse_assignment, resolve, resolve_to_run};
 pub use processor::{BackendChoice, BackendsConfig};
 

@@ -82,7 +82,7 @@ pub fn parse_assignment(text: &str) -> Result<Overlay> {
 }
 
 /// `a.b = value` as nested tables.
-fn nested(key: &str, value: Value) -> Table {
+pub(crate) fn nested(key: &str, value: Value) -> Table {
     let mut parts = key.split('.').rev();
     let mut table = Table::new();
     if let Some(last) = parts.next() {
@@ -283,7 +283,7 @@ fn origin_of(defaults: &Defaults, key: &str, overlays: &[Overlay]) -> String {
 /// Lays `top` over `base`. A section is merged, but one that makes a choice is replaced, as the
 /// keys of the choice that was there before may not go with the new one; `"none"` removes a
 /// section that may be absent.
-fn merge(base: &mut Table, top: &Table) {
+pub(crate) fn merge(base: &mut Table, top: &Table) {
     for (name, value) in top {
         match (base.get_mut(name), value) {
             (Some(Value::Table(_)), Value::String(none)) if none == "none" => {

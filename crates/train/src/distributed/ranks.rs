@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bert4rs_optim::Sharding;
+use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::distributed::{
     Facts as SharedFacts, Gloo, GlooOptions, Launch, ProcessGroup, Store, agree,
 };
@@ -80,6 +81,24 @@ impl Ranks {
     /// Whether this process writes what the run leaves and shows: one of them does.
     pub fn leads(&self) -> bool {
         self.group.rank() == 0
+    }
+
+    /// The device of one of them, of which `asked` was asked for: of several, the CPU.
+    ///
+    /// # Errors
+    /// A GPU where there are other processes.
+    pub(crate) fn device(&self, asked: DeviceChoice) -> Result<DeviceChoice> {
+        match asked {
+            device if !self.group.is_shared() => Ok(device),
+            DeviceChoice::Auto | DeviceChoice::Cpu => Ok(DeviceChoice::Cpu),
+            DeviceChoice::Cuda(_) => Err(Error::Config {
+                origin: "configuration".into(),
+                key: "compute.device".into(),
+                reason: "processes that train together talk over Gloo, which takes tensors on \
+                         CPUs; choose cpu, or one process"
+                    .into(),
+            }),
+        }
     }
 
     /// A line for people; nothing for a process alone.

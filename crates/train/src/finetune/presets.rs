@@ -1,10 +1,10 @@
 //! What presets of pretraining say of fine-tuning: how numbers are computed and how examples lie in
 //! rows. What a preset says of models, data and update rules is not for a model that is there.
 
-use toml::{Table, Value};
+use toml::Table;
 
 use super::config::TaskName;
-use crate::config::{Overlay, leaves};
+use crate::config::{Overlay, leaves, merge, nested};
 use crate::error::{Error, Result};
 use crate::presets::{BASELINE, Preset};
 
@@ -56,7 +56,7 @@ fn overlay(preset: Preset, task: TaskName) -> Result<(Overlay, Vec<String>)> {
         let idle = WITHOUT_EFFECT.iter().find(|(idle, _)| key == *idle).map(|(_, why)| *why);
         match idle {
             _ if SHARED.contains(&&*key) || (key == LOSS && has_loss) => {
-                insert(&mut taken.values, &key, value.clone());
+                merge(&mut taken.values, &nested(&key, value.clone()));
             }
             // It holds every key there is.
             _ if preset.name == BASELINE.name => {}
@@ -93,19 +93,6 @@ fn about(key: &str) -> &'static str {
 fn refuse(name: &str, why: &str) -> Error {
     let reason = format!("{name} is for pretraining alone: {why}");
     Error::Config { origin: "command line".into(), key: "--preset".into(), reason }
-}
-
-/// Sets `key`, of the form `data.packing`, in nested tables.
-fn insert(table: &mut Table, key: &str, value: Value) {
-    match key.split_once('.') {
-        None => drop(table.insert(key.to_owned(), value)),
-        Some((section, rest)) => {
-            let inner = table.entry(section).or_insert_with(|| Table::new().into());
-            if let Some(inner) = inner.as_table_mut() {
-                insert(inner, rest, value);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use std::rc::Rc;
 
 use bert4rs_optim::schedule::Horizon;
 use bert4rs_optim::{DataParallel, OptimizerConfig, ParamGroup};
-use bert4rs_tensor_core::device::DeviceChoice;
 use bert4rs_tensor_core::distributed::ProcessGroup;
 use bert4rs_tensor_core::error::catch_torch_error;
 use bert4rs_tensor_core::param::{ParamStore, Role};
@@ -24,9 +23,8 @@ use super::measure::{ScoreMeasure, predict, scores};
 use super::prepare::{self, Start};
 use super::{FinetuneTask, preview};
 use crate::best_weights::BestWeights;
-use crate::checkpoint::{Checkpointer, Retention, store};
+use crate::checkpoint::store;
 use crate::clock::ProcessClock;
-use crate::config::CheckpointConfig;
 use crate::console::Console;
 use crate::distributed::{Ranks, hash_of_weights, share_state};
 use crate::error::{Error, Result};
@@ -34,12 +32,11 @@ use crate::execution::Execution;
 use crate::facts::Facts;
 use crate::machine::{Machine, MachineOptions};
 use crate::names::name_of;
+use crate::outlets::Outlets;
 use crate::run::{Start as Place, TakesPlace, check_settings, read as read_saved};
-use crate::run_folder::{RunFolder, RunOutcome, TENSORBOARD};
+use crate::run_folder::{RunFolder, RunOutcome};
 use crate::stop::StopSignal;
 use crate::summary::Summary;
-use crate::tensorboard::EventFile;
-use crate::terminal::Terminal;
 use crate::trainer::{TrainOptions, Trainer};
 
 /// `summary.json` of a run.
@@ -81,7 +78,7 @@ pub fn finetune(
         check_settings(&config.to_toml()?, checkpoint, surroundings.0)?;
     }
     let machine = Machine::set_up(&MachineOptions {
-        device: device(config, ranks)?,
+        device: ranks.device(config.compute.device.parse()?)?,
         precision: config.compute.precision,
         threads: config.compute.threads,
         tf32: config.compute.tf32,
@@ -105,21 +102,6 @@ pub fn finetune(
         TaskName::Causal => prepare::causal(start, params),
         TaskName::Similarity => prepare::similarity(start, params),
         TaskName::Rank => prepare::rank(start, params),
-    }
-}
-
-/// The device: of several processes, the CPU.
-fn device(config: &FinetuneConfig, ranks: &Ranks) -> Result<DeviceChoice> {
-    match config.compute.device.parse()? {
-        device if !ranks.group().is_shared() => Ok(device),
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(DeviceChoice::Cpu),
-        DeviceChoice::Cuda(_) => Err(Error::Config {
-            origin: "configuration".into(),
-            key: "compute.device".into(),
-            reason: "processes that train together talk over Gloo, which takes tensors on the \
-                     CPU; set it to cpu"
-                .into(),
-        }),
     }
 }
 
@@ -315,22 +297,17 @@ impl<T: FinetuneTask> Work<'_, T> {
         console: &Console,
     ) -> Result<Trainer> {
         let config = self.config;
-        let terminal = Terminal::new(console, trainer.max_steps())
-            .with_light(self.machine.peak.clone(), self.sizes.flops_per_token);
-        let CheckpointConfig { every, keep, must_write } = config.checkpoint;
-        let retention = Retention { keep: keep as usize, must_write };
-        let (settings, dataset) = (config.to_toml()?, self.dataset.clone());
-        let checkpointer = Checkpointer::new(folder.path(), settings, dataset, every, retention);
-        let trainer = trainer
-            .with_checkpoints(checkpointer)
-            .with_sink(folder.metrics()?)
-            .with_sink(terminal.clone())
-            .with_hook(self.machine.peak.clone())
-            .with_hook(terminal);
-        if !config.train.tensorboard {
-            return Ok(trainer);
+        Outlets {
+            folder,
+            console,
+            peak: &self.machine.peak,
+            flops_per_token: self.sizes.flops_per_token,
+            settings: config.to_toml()?,
+            dataset: self.dataset.clone(),
+            checkpoint: &config.checkpoint,
+            tensorboard: config.train.tensorboard,
         }
-        Ok(trainer.with_sink(EventFile::create(&folder.path().join(TENSORBOARD))?))
+        .attach(trainer)
     }
 
     fn trainer(
